@@ -1,0 +1,71 @@
+"""Zero-shot speech recognition for atypical speech: one frozen Whisper, adapted per utterance."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hyperasr._torchaudio import ensure_torchaudio
+
+if TYPE_CHECKING:
+    from hyperasr.errors import HyperASRError
+    from hyperasr.model import HyperASR
+    from hyperasr.types import (
+        Batch,
+        Decoded,
+        EncoderOutput,
+        LayerFactors,
+        LoRAFactors,
+        Segment,
+        Transcript,
+        Utterance,
+    )
+
+__all__ = [
+    "Batch",
+    "Decoded",
+    "EncoderOutput",
+    "HyperASR",
+    "HyperASRError",
+    "LayerFactors",
+    "LoRAFactors",
+    "Segment",
+    "Transcript",
+    "Utterance",
+]
+
+__version__ = "0.1.0"
+
+# Before anything imports transformers or peft.
+ensure_torchaudio()
+
+_HOME = {
+    "HyperASR": "hyperasr.model",
+    "HyperASRError": "hyperasr.errors",
+    **dict.fromkeys(
+        [
+            "Batch",
+            "Decoded",
+            "EncoderOutput",
+            "LayerFactors",
+            "LoRAFactors",
+            "Segment",
+            "Transcript",
+            "Utterance",
+        ],
+        "hyperasr.types",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `import hyperasr` costs next to nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'hyperasr' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

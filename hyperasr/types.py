@@ -1,0 +1,232 @@
+"""The five nouns: Utterance, Batch, LoRAFactors, Decoded, Transcript. Shape checks, no other logic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperasr.errors import ShapeError
+
+__all__ = [
+    "Batch",
+    "Decoded",
+    "EncoderOutput",
+    "LoRAFactors",
+    "LayerFactors",
+    "Segment",
+    "Transcript",
+    "Utterance",
+]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What was said, by whom, in which cohort: one row of a manifest.
+
+    Times are seconds inside the recording; `end_s=None` means to its end. `text` is the reference
+    (None where a corpus has none), `text_clean` the intended words where `text` is verbatim.
+    `severity` is in [0, 1] for simulated cohorts, None where unknown.
+    """
+
+    id: str
+    path: str
+    text: str | None = None
+    speaker: str = "unknown"
+    cohort: str = "typical"
+    start_s: float = 0.0
+    end_s: float | None = None
+    text_clean: str | None = None
+    etiology: str | None = None
+    severity: float | None = None
+    language: str = "en"
+    split: str = "test"
+    source: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain values, in the order of the fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """Encoder states of a batch.
+
+    Attributes:
+        states: final states (n_utt, n_states, d_model); exactly 0 on padding.
+        lengths: real states of each utterance (n_utt,) int64; a state is 20 ms.
+        layers: hidden states (n_utt, n_states, d_model) by index, for the layers asked for:
+            0 is the convolutional stem, i the output of encoder layer i (1-based).
+    """
+
+    states: Tensor
+    lengths: Tensor
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.states.dim() != 3 or self.lengths.shape != self.states.shape[:1]:
+            raise ShapeError(
+                f"encoder states {tuple(self.states.shape)} and lengths "
+                f"{tuple(self.lengths.shape)} do not describe one batch; "
+                "expected (n_utt, n_states, d_model) and (n_utt,)"
+            )
+
+    @property
+    def mask(self) -> Tensor:
+        """True on real states, (n_utt, n_states)."""
+        steps = torch.arange(self.states.shape[1], device=self.states.device)
+        return steps < self.lengths[:, None].to(self.states.device)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of several utterances, ready for `HyperASR.forward`.
+
+    Attributes:
+        encoded: encoder states, or None when `mel` is to be encoded.
+        mel: log-mel (n_utt, n_mels, n_frames), 10 ms a frame, or None.
+        n_frames: real mel frames (n_utt,).
+        speaker_emb: embeddings (n_utt, d_spk), or None to compute them.
+        waveforms: each (n_samples,) float32, 16 kHz, for speaker encoders that need them.
+        tokens: prompt, text and end of text (n_utt, n_tokens), padded with the pad token.
+        n_tokens: real tokens (n_utt,).
+        n_prompt: tokens of the prompt, which are given and not scored.
+        ids, speakers, cohorts: one string an utterance, for bookkeeping only.
+    """
+
+    n_frames: Tensor
+    encoded: EncoderOutput | None = None
+    mel: Tensor | None = None
+    speaker_emb: Tensor | None = None
+    waveforms: tuple[Any, ...] | None = None
+    tokens: Tensor | None = None
+    n_tokens: Tensor | None = None
+    n_prompt: int = 0
+    ids: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
+    cohorts: tuple[str, ...] = ()
+
+    @property
+    def n_utt(self) -> int:
+        """Number of utterances."""
+        return int(self.n_frames.shape[0])
+
+
+@dataclass(frozen=True)
+class LayerFactors:
+    """Low-rank factors of one target, for all its layers and all utterances of a batch.
+
+    Attributes:
+        A: down-projection (n_layer, n_utt, rank, d_in).
+        B: up-projection (n_layer, n_utt, d_out, rank).
+    """
+
+    A: Tensor
+    B: Tensor
+
+    def __post_init__(self) -> None:
+        a, b = tuple(self.A.shape), tuple(self.B.shape)
+        if len(a) != 4 or len(b) != 4 or a[:2] != b[:2] or a[2] != b[3]:
+            raise ShapeError(
+                f"factors A {a} and B {b} do not fit: expected A (n_layer, n_utt, rank, d_in) "
+                "and B (n_layer, n_utt, d_out, rank)"
+            )
+
+
+@dataclass(frozen=True)
+class LoRAFactors:
+    """Generated weights: low-rank factors by target name (such as ``decoder.fc1``).
+
+    Attributes:
+        targets: factors of each target.
+        scaling: alpha / rank; delta_weight = scaling * B @ A.
+        shared: one set of factors serves every utterance (n_utt is 1 and broadcasts).
+    """
+
+    targets: Mapping[str, LayerFactors]
+    scaling: float = 1.0
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = {name: int(f.A.shape[1]) for name, f in self.targets.items()}
+        if len(set(sizes.values())) > 1:
+            raise ShapeError(f"targets disagree on the number of utterances: {sizes}")
+        if self.shared and self.targets and self.n_utt != 1:
+            raise ShapeError(f"shared factors serve every utterance, but n_utt is {self.n_utt}")
+
+    @property
+    def n_utt(self) -> int:
+        """Number of utterances the factors are for (1 when shared)."""
+        return int(next(iter(self.targets.values())).A.shape[1])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.targets)
+
+    def __getitem__(self, name: str) -> LayerFactors:
+        return self.targets[name]
+
+    def map(self, function: Any) -> LoRAFactors:
+        """Apply `function` to every A and B."""
+        return replace(
+            self,
+            targets={
+                n: LayerFactors(function(f.A), function(f.B)) for n, f in self.targets.items()
+            },
+        )
+
+    def repeat_rows(self, k: int) -> LoRAFactors:
+        """Return the factors with every utterance repeated k times, copies adjacent."""
+        if self.shared or k == 1:
+            return self
+        return self.map(lambda t: t.repeat_interleave(k, dim=1))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Tokens and scores of a batch, one best hypothesis a row.
+
+    Attributes:
+        tokens: text tokens of each row, without prompt and end of text.
+        logprobs: natural-log probability of each of them, the same lengths.
+        finished: whether the row ended with end of text (False: it hit the limit).
+        score: average log-probability of each row, end of text included; 0 where nothing was
+            decoded. Empty where the maker gives none.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    logprobs: tuple[tuple[float, ...], ...]
+    finished: tuple[bool, ...]
+    score: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of one recording and its text; times in seconds of the whole recording."""
+
+    start_s: float
+    end_s: float
+    text: str
+    logprob: float
+    words: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a human reads: the text of one recording and its segments.
+
+    Attributes:
+        id: name of the recording as the caller gave it.
+        text: the whole text.
+        segments: its parts with times.
+        duration_s: length of the recording in seconds.
+        warnings: one line for each thing the reader should know.
+    """
+
+    id: str
+    text: str
+    segments: tuple[Segment, ...] = ()
+    duration_s: float = 0.0
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,223 @@
+"""Who may import whom: every import in the repository is read and held against the layers."""
+
+from __future__ import annotations
+
+import ast
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LINE_BUDGET = 420
+
+# A module may import its own layer and the earlier ones. A new module or package of hyperasr
+# gets its place here.
+LAYERS = [
+    {"_torchaudio", "config", "errors", "files", "tables", "types"},
+    {
+        "_speechbrain",
+        "audio",
+        "bayes",
+        "container",
+        "lora",
+        "loudness",
+        "mel",
+        "search",
+        "subspace",
+        "text",
+    },
+    {"cohorts", "metrics", "results", "sources", "speaker"},
+    {"backbone", "model"},
+    {"decode", "export"},
+    {"__main__", "cli", "transcribe"},
+]
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+
+# Packages that few rooms may import, anywhere in the file.
+ROOMS = {
+    "transformers": {
+        "hyperasr.backbone",
+        "hyperasr.decode",
+        "hyperasr.export",
+        "hyperasr.model",
+        "train.*",
+        "eval.*",
+    },
+    # Its import changes torch's arithmetic: go through hyperasr._speechbrain.speechbrain_import.
+    "speechbrain": {"hyperasr._speechbrain", "hyperasr.speaker"},
+    "accelerate": {"hyperasr.transcribe", "hyperasr.cli", "train.*", "eval.*"},
+}
+# Packages that come with an extra: only inside the function that needs them.
+OPTIONAL = {
+    "bitsandbytes",
+    "ctranslate2",
+    "faster_whisper",
+    "gradio",
+    "matplotlib",
+    "peft",
+    "sklearn",
+    "tensorboard",
+    "torchcodec",
+}
+
+Import = tuple[str, int, bool]  # dotted name, line, whether it runs when the module is imported
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of a file, relative to the repository."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = sorted(
+    path for folder in ("hyperasr", "train", "eval") for path in (ROOT / folder).rglob("*.py")
+)
+ROOM_NAMES = {name.split(".")[1] for name in map(module_name, FILES) if "hyperasr." in name}
+
+
+def imports_of(source: str, module: str, is_package: bool = False) -> list[Import]:
+    """List what a module imports; `from a import b` counts as a.b."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, at_import: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, node.lineno, at_import) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".") if is_package else module.split(".")[:-1]
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base += [node.module] if node.module else []
+            found.extend(
+                (".".join([*base, alias.name]), node.lineno, at_import) for alias in node.names
+            )
+        else:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                at_import = False
+            for child in ast.iter_child_nodes(node):
+                visit(child, at_import)
+
+    visit(ast.parse(source), True)
+    return found
+
+
+def layer_fault(module: str, target: str) -> str | None:
+    """Say why `module` must not import `target`, both dotted names in the repository."""
+    origin, goal = module.split("."), target.split(".")
+    if goal[0] == "eval" and origin[0] != "eval":
+        return "nothing imports eval"
+    if goal[0] == "train" and origin[0] == "hyperasr":
+        return "hyperasr never imports train"
+    if goal[0] != "hyperasr" or origin[0] != "hyperasr" or len(origin) == 1:
+        return None  # hyperasr itself only names its public classes, and imports them lazily
+    if len(goal) == 1 or goal[1] == "__version__":
+        return None
+    if goal[1] not in LAYER_OF and goal[1] not in ROOM_NAMES:
+        return f"inside the package, import from the module itself, not {target!r} from hyperasr"
+    if LAYER_OF.get(goal[1], 0) > LAYER_OF[origin[1]]:
+        return f"hyperasr.{goal[1]} is in a later layer than hyperasr.{origin[1]}"
+    return None
+
+
+def room_fault(module: str, target: str, at_import: bool) -> str | None:
+    """Say why `module` must not import a package from outside the repository."""
+    package = target.split(".")[0]
+    rooms = ROOMS.get(package)
+    if rooms is not None and not any(fnmatchcase(module, room) for room in rooms):
+        return f"{package} is imported only in {', '.join(sorted(rooms))}"
+    if package in OPTIONAL and at_import and module.startswith("hyperasr"):
+        return f"{package} is optional: import it inside the function that needs it"
+    return None
+
+
+def test_every_room_has_a_layer() -> None:
+    lost = sorted(ROOM_NAMES - set(LAYER_OF))
+    assert not lost, (
+        f"give hyperasr.{', hyperasr.'.join(lost)} a place in LAYERS of tests/test_layers.py: "
+        "the first layer that holds everything it imports"
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_point_one_way(path: Path) -> None:
+    module = module_name(path)
+    if module.startswith("hyperasr.") and module.split(".")[1] not in LAYER_OF:
+        pytest.skip("reported by test_every_room_has_a_layer")
+    imports = imports_of(path.read_text(encoding="utf-8"), module, path.stem == "__init__")
+    faults = [
+        f"{path.relative_to(ROOT)}:{line}: {fault}"
+        for target, line, at_import in imports
+        for fault in (layer_fault(module, target), room_fault(module, target, at_import))
+        if fault
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_a_file_fits_its_budget(path: Path) -> None:
+    n_lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert n_lines <= LINE_BUDGET, f"{n_lines} lines: split it, one idea a file"
+
+
+def test_files_are_found() -> None:
+    assert {"hyperasr", "hyperasr.types", "train", "eval"} <= {module_name(path) for path in FILES}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import a.b, c", [("a.b", 1, True), ("c", 1, True)]),
+        ("from a.b import c", [("a.b.c", 1, True)]),
+        ("from . import c", [("hyperasr.cohorts.c", 1, True)]),
+        ("from ..text import c", [("hyperasr.text.c", 1, True)]),
+        ("def f():\n    import a", [("a", 2, False)]),
+        ("class F:\n    import a", [("a", 2, True)]),
+        ("try:\n    import a\nexcept ImportError: pass", [("a", 2, True)]),
+    ],
+)
+def test_imports_are_read(source: str, expected: list[Import]) -> None:
+    assert imports_of(source, "hyperasr.cohorts.cache") == expected
+
+
+def test_relative_imports_of_a_package_start_in_it() -> None:
+    expected = [("hyperasr.sources.static.X", 1, True)]
+    assert imports_of("from .static import X", "hyperasr.sources", is_package=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "allowed"),
+    [
+        ("hyperasr.audio", "hyperasr.types.Batch", True),
+        ("hyperasr.audio", "hyperasr.model.HyperASR", False),
+        ("hyperasr.sources.hypernet", "hyperasr.backbone.Backbone", False),
+        ("hyperasr.model", "hyperasr.backbone.Backbone", True),
+        ("hyperasr.model", "hyperasr.HyperASR", False),
+        ("hyperasr.model", "hyperasr.__version__", True),
+        ("hyperasr.cli", "train.meta", False),
+        ("hyperasr", "hyperasr.model.HyperASR", True),
+        ("hyperasr", "eval.report", False),
+        ("train.meta", "eval.report", False),
+        ("train.meta", "hyperasr.HyperASR", True),
+        ("eval.report", "train.meta", True),
+        ("eval.report", "eval.speed", True),
+    ],
+)
+def test_layers_tell_right_from_wrong(module: str, target: str, allowed: bool) -> None:
+    assert (layer_fault(module, target) is None) == allowed
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "at_import", "allowed"),
+    [
+        ("hyperasr.text", "transformers.WhisperTokenizer", False, False),
+        ("hyperasr.backbone", "transformers.WhisperTokenizer", False, True),
+        ("train.tokenizer", "transformers.WhisperTokenizer", True, True),
+        ("hyperasr.audio", "speechbrain.augment", False, False),
+        ("hyperasr.export", "peft", True, False),
+        ("hyperasr.export", "peft", False, True),
+        ("hyperasr.audio", "numpy", True, True),
+    ],
+)
+def test_rooms_tell_right_from_wrong(
+    module: str, target: str, at_import: bool, allowed: bool
+) -> None:
+    assert (room_fault(module, target, at_import) is None) == allowed
