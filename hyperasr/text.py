@@ -1,0 +1,173 @@
+"""Normalisers by name: what two texts must share to count as the same words."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from hyperasr.errors import ConfigError
+
+__all__ = ["NORMALISERS", "Normaliser", "normaliser"]
+
+# Raise it with every change of what `spoken` or `verbatim` return: the hash in each result file
+# then says that its error rates are not to be compared with older ones.
+VERSION = "1"
+
+# NFKC leaves these alone, or (the acute accent) turns them into a blank, so they are mapped first.
+APOSTROPHES = {"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00b4": "'", "`": "'"}
+HYPHENS = {"\u2010": "-", "\u2011": "-"}
+_TRANSLATION = {ord(char): plain for char, plain in (APOSTROPHES | HYPHENS).items()}
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """A text normaliser that can be called, named and told apart from its other versions.
+
+    Attributes:
+        name: the name it was asked for by.
+        hash: first 12 hexadecimal digits of the SHA-256 of name, version and mapping; two result
+            files with the same hash were scored by the same rules.
+        function: text -> normalised text, words separated by single spaces.
+    """
+
+    name: str
+    hash: str
+    function: Callable[[str], str] = field(repr=False, compare=False)
+
+    def __call__(self, text: str) -> str:
+        """Return the normalised text; words are separated by one space."""
+        return " ".join(self.function(text).split())
+
+
+@cache
+def normaliser(name: str) -> Normaliser:
+    """Return the normaliser of that name.
+
+    - ``spoken``: the default. NFKC, lower case, punctuation and symbols become spaces, apostrophes
+      inside words stay. No word is deleted and none is respelled: fillers count, digits stay as
+      written ("3.5" becomes "3 5").
+    - ``verbatim``: as ``spoken``, but a word broken off keeps its hyphen ("l- light"); a chain
+      whose parts begin its last word is taken apart ("l-l-light" becomes "l- l- light"), other
+      hyphens become spaces ("twenty-one", "bye-bye").
+    - ``whisper``: the English normaliser published with Whisper. It **deletes the fillers**
+      ``hmm, mm, mhm, mmm, uh, um`` and everything in brackets, expands contractions, turns number
+      words into digits and British spellings into American ones. Right for comparison with
+      published tables of typical speech, wrong for verbatim transcripts of stuttered speech.
+    - ``whisper_basic``: Whisper's normaliser for other languages. Lower case, no brackets, marks,
+      symbols and punctuation (also apostrophes) become spaces.
+
+    Raises:
+        ConfigError: no normaliser has this name.
+    Source: Radford et al. 2022, Robust Speech Recognition via Large-Scale Weak Supervision,
+        appendix C, for the two Whisper normalisers (package whisper-normalizer).
+    """
+    if name not in NORMALISERS:
+        close = difflib.get_close_matches(str(name), NORMALISERS, n=1, cutoff=0.0)[0]
+        known = ", ".join(NORMALISERS)
+        raise ConfigError(f"no normaliser is called {name!r}; did you mean {close!r}? ({known})")
+    function, version, mapping = NORMALISERS[name]()
+    return Normaliser(name, _digest(name, version, mapping), function)
+
+
+def _digest(name: str, version: str, mapping: Mapping[str, Any]) -> str:
+    text = json.dumps([name, version, mapping], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _spoken(text: str) -> str:
+    return _words(_plain(text).replace("-", " "))
+
+
+def _verbatim(text: str) -> str:
+    # Two hyphens or more are a dash between phrases, not a word broken off.
+    text = re.sub(r"-{2,}", " ", _plain(text))
+    return _words(" ".join(_part_words(chain) for chain in text.split()))
+
+
+def _part_words(chain: str) -> str:
+    """Separate the parts of one hyphenated chain, with a hyphen after each part-word."""
+    chain = chain.strip("'")
+    parts = [part for part in chain.split("-") if part]
+    if not parts:
+        return ""
+    last, broken_off = parts[-1], chain.endswith("-")
+    marked = [
+        f"{part}-" if last.startswith(part) and (broken_off or part != last) else part
+        for part in parts
+    ]
+    return " ".join(marked)
+
+
+def _plain(text: str) -> str:
+    """Lower-case the text and leave letters, marks, numbers, apostrophes and hyphens only."""
+    text = text.translate(_TRANSLATION)
+    # Lower-casing can undo NFKC (dotted capital I), so the form is restored after it.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    return "".join(map(_character, text))
+
+
+def _character(char: str) -> str:
+    kind = unicodedata.category(char)
+    if kind[0] in "LMN" or char in "'-":
+        return char
+    # Format characters (soft hyphen, byte order mark) stand inside words and are not seen.
+    return HYPHENS.get(char, "" if kind == "Cf" else " ")
+
+
+def _words(text: str) -> str:
+    """Drop apostrophes that are quotation marks: at the border of a word, or doubled."""
+    words = (_unquote(word) for word in re.sub(r"'{2,}", " ", text).split())
+    return " ".join(word for word in words if word)
+
+
+def _unquote(word: str) -> str:
+    if word.endswith("-"):
+        stem = word[:-1].strip("'")
+        return f"{stem}-" if stem else ""
+    return word.strip("'")
+
+
+_Rules = tuple[Callable[[str], str], str, Mapping[str, Any]]
+
+
+def _spoken_rules() -> _Rules:
+    return _spoken, VERSION, APOSTROPHES | HYPHENS
+
+
+def _verbatim_rules() -> _Rules:
+    return _verbatim, VERSION, APOSTROPHES | HYPHENS
+
+
+def _whisper_rules() -> _Rules:
+    import whisper_normalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    function = EnglishTextNormalizer()
+    mapping = {
+        "deleted": function.ignore_patterns,
+        "replaced": function.replacers,
+        "spelling": function.standardize_spellings.mapping,
+    }
+    return function, whisper_normalizer.__version__, mapping
+
+
+def _whisper_basic_rules() -> _Rules:
+    import whisper_normalizer
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    return BasicTextNormalizer(), whisper_normalizer.__version__, {}
+
+
+NORMALISERS: dict[str, Callable[[], _Rules]] = {
+    "spoken": _spoken_rules,
+    "verbatim": _verbatim_rules,
+    "whisper": _whisper_rules,
+    "whisper_basic": _whisper_basic_rules,
+}

@@ -1,0 +1,298 @@
+"""Result files: the contract's fields, one spelling of one content, and tables from them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hyperasr import results
+from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.metrics import EditCounts, Interval
+from hyperasr.results import (
+    difference_row,
+    error_row,
+    head,
+    markdown_table,
+    print_table,
+    read,
+    speed_row,
+    write,
+)
+from hyperasr.text import normaliser
+
+COUNTS = [EditCounts(8, 1, 1, 0), EditCounts(2, 0, 0, 50)]
+HEAD = {
+    "command", "git_commit", "created", "versions", "machine", "config", "seed", "protocol",
+    "normaliser",
+}  # fmt: skip
+MEASURED = {
+    "system", "cohort", "domain", "metric", "value", "low", "high", "n_utterances", "n_speakers"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    learning_rate: float = 1e-8
+    data: Path = Path("shared")
+    ranks: tuple[int, ...] = (1, 2)
+
+
+def rate(value: float, n_speakers: int = 12) -> Interval:
+    return Interval(value, value - 0.02, value + 0.03, 2, n_speakers)
+
+
+def error(system: str, cohort: str, value: float, domain: str = "real", **more: Any) -> dict:
+    return error_row(system, cohort, domain, rate(value), COUNTS, "wer", **more)
+
+
+def some_rows() -> list[dict[str, Any]]:
+    return [
+        error("backbone", "stuttering", 0.5),
+        error("backbone", "typical", 0.1),
+        error("hypernet", "stuttering", 0.2512),
+        error("hypernet", "stuttering", 0.9, severity=0.75),
+        error_row("hypernet", "stuttering", "real", rate(0.08), COUNTS, "cer"),
+        difference_row("hypernet", "backbone", "stuttering", "real", rate(-0.2488), "wer"),
+        speed_row("over_peft_swap", 12.345, 11.0, 13.5, 9, "peft", "batch of 16"),
+    ]
+
+
+def test_head_has_the_fields_of_the_contract() -> None:
+    made = head("python -m eval.zero_shot", Config(), 7, "zero-shot", normaliser("spoken"))
+    assert set(made) == HEAD
+    assert made["normaliser"] == {"name": "spoken", "hash": normaliser("spoken").hash}
+    assert set(made["versions"]) == {"python", *results.PACKAGES}
+    assert made["versions"]["numpy"] == np.__version__
+    assert made["config"] == {"learning_rate": 1e-8, "data": "shared", "ranks": [1, 2]}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", made["created"])
+    assert made["machine"]["cores"] >= 1
+    assert made["machine"]["cpu"]
+    assert head("", {}, 0, "", None)["normaliser"] is None
+
+
+def test_head_tells_nobody_whose_machine_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path / "ann" / "clone")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    paths = {
+        "inside": tmp_path / "ann" / "clone" / "x",
+        "beside": str(tmp_path / "ann" / "shared" / "data"),
+        "home": [str(tmp_path / "home" / "speech")],
+        "other": ["relative/x", "/", "/data"],
+    }
+    made = head("command", paths, 0, "protocol", None)
+    assert made["config"] == {
+        "inside": "x",
+        "beside": "../shared/data",
+        "home": ["~/speech"],
+        "other": ["relative/x", "/", "/data"],
+    }
+    assert set(made["machine"]) == {"cpu", "cores", "accelerator"}
+    assert str(tmp_path) not in json.dumps(made)
+    monkeypatch.setattr(results, "ROOT", Path("/clone"))
+    made = head("command", {"inside": "/clone/x", "other": "/data/x"}, 0, "protocol", None)
+    assert made["config"] == {"inside": "x", "other": "/data/x"}
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+
+
+def test_git_commit_of_clean_dirty_and_foreign_trees(tmp_path: Path) -> None:
+    assert results._git_commit(tmp_path) is None
+    git(tmp_path, "init", "-q")
+    (tmp_path / "hyperasr").mkdir()
+    (tmp_path / "hyperasr" / "results.py").write_text("")
+    assert results._git_commit(tmp_path) is None
+    # Installed inside somebody else's repository: the hash there is not ours.
+    (tmp_path / "thesis.tex").write_text("")
+    git(tmp_path, "add", "thesis.tex")
+    git(tmp_path, "commit", "-q", "-m", "thesis")
+    assert results._git_commit(tmp_path) is None
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "code")
+    clean = results._git_commit(tmp_path)
+    assert clean is not None
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    # A result written by this run is no change of the code; a new module is.
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "speed.json").write_text("{}")
+    assert results._git_commit(tmp_path) == clean
+    (tmp_path / "hyperasr" / "new.py").write_text("")
+    assert results._git_commit(tmp_path) == f"{clean}-dirty"
+
+
+def test_error_row_has_the_fields_of_the_contract() -> None:
+    row = error("hypernet", "stuttering", 0.25)
+    assert set(row) == MEASURED | {"errors", "clipped"}
+    assert row["errors"] == {"hits": 10, "substitutions": 1, "deletions": 1, "insertions": 50}
+    assert row["clipped"] == 4 / 12
+    assert error("hypernet", "stuttering", 0.25, severity=0.5)["severity"] == 0.5
+
+
+def test_other_rows_have_the_fields_of_the_contract() -> None:
+    rows = some_rows()
+    assert set(rows[-2]) == MEASURED | {"against"}
+    assert set(rows[-1]) == {
+        "benchmark", "ratio", "low", "high", "rounds", "peer", "setting"
+    }  # fmt: skip
+
+
+def test_rows_refuse_what_the_contract_does_not_know() -> None:
+    with pytest.raises(ConfigError, match="domain is one of synthetic, real, all, not 'an4'"):
+        error("backbone", "typical", 0.1, domain="an4")
+    with pytest.raises(ConfigError, match="metric is one of wer, cer, not 'per'"):
+        error_row("backbone", "typical", "real", rate(0.1), COUNTS, "per")
+    with pytest.raises(ConfigError, match="no benchmark is called 'over_peft'"):
+        speed_row("over_peft", 1, 1, 1, 1, "", "")
+    with pytest.raises(ShapeError, match="interval is of 2 utterances, the edit counts of 1"):
+        error_row("backbone", "typical", "real", rate(0.1), COUNTS[:1], "wer")
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "zero_shot.json"
+    made = head("command", Config(), 7, "protocol", normaliser("spoken"))
+    assert write(path, made, some_rows()) == path
+    found = read(path)
+    assert {key: value for key, value in found.items() if key != "rows"} == made
+    assert found["config"]["learning_rate"] == 1e-8
+    for row, original in zip(found["rows"], some_rows(), strict=True):
+        assert set(row) == set(original)
+        for key, value in original.items():
+            assert row[key] == (round(value, 6) if isinstance(value, float) else value)
+    assert found["rows"][0]["clipped"] == 0.333333
+
+
+def test_one_content_has_one_spelling(tmp_path: Path) -> None:
+    made = {"zeta": 1, **head("command", {"b": 1, "a": 2}, 7, "protocol", None)}
+    rows = some_rows()
+    first = write(tmp_path / "a.json", made, rows).read_bytes()
+    backwards = [dict(reversed(row.items())) for row in rows]
+    turned = dict(reversed(made.items())) | {"config": {"a": 2, "b": 1}}
+    assert write(tmp_path / "b.json", turned, backwards).read_bytes() == first
+    lines = first.decode().splitlines()
+    assert [line.split('"')[1] for line in lines[1:10]] == list(results.HEAD_FIELDS)
+    assert lines[-len(rows) - 3].strip() == '"rows": ['
+    assert lines[12].strip().startswith('{"system": "backbone", "cohort": "stuttering"')
+    assert json.loads(write(tmp_path / "c.json", made, []).read_text())["rows"] == []
+
+
+def test_numbers_of_numpy_and_missing_numbers(tmp_path: Path) -> None:
+    row = {"value": np.float32(0.1), "n": np.int64(3), "low": float("nan"), "high": float("inf")}
+    row["zero"] = -1e-9
+    path = write(tmp_path / "a.json", {"config": {"x": np.arange(2)}}, [row])
+    content = read(path)
+    assert content["rows"] == [{"value": 0.1, "n": 3, "low": None, "high": None, "zero": 0.0}]
+    assert "-0.0" not in path.read_text()
+    assert content["config"] == {"x": [0, 1]}
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", {"seed": 1}, [])
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="object cannot be written"):
+        write(path, {"seed": object()}, [])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        ("{", "not valid JSON"),
+        ("[]", "not a result file"),
+        ("{}", "no list"),
+    ],
+)
+def test_what_is_no_result_file_says_so(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_markdown_pivots_systems_and_cohorts() -> None:
+    assert markdown_table(some_rows()) == "\n".join(
+        [
+            "| system | stuttering (12 speakers) | typical (12 speakers) |",
+            "| --- | ---: | ---: |",
+            "| backbone | 50.0 [48.0, 53.0] | 10.0 [8.0, 13.0] |",
+            "| hypernet | 25.1 [23.1, 28.1] |  |",
+        ]
+    )
+
+
+def test_other_views_of_the_rows() -> None:
+    rows = some_rows()
+    assert "| hypernet | 8.0 [6.0, 11.0] |" in markdown_table(rows, metric="cer")
+    assert "| hypernet | 33.3 |" in markdown_table(rows, show="clipped", cohort="stuttering")
+    assert "| backbone | 416.7 | 416.7 |" in markdown_table(rows, show="insertions")
+    severe = markdown_table(rows, ("cohort", "severity"))
+    assert severe.splitlines()[0] == "| system | stuttering, 0.75 (12 speakers) |"
+    assert "| hypernet | 90.0 [88.0, 93.0] |" in severe
+    assert severe.splitlines()[2:] == markdown_table(rows, severity=0.75).splitlines()[2:]
+    both = markdown_table(rows, ("metric",), cohort="stuttering", system="hypernet")
+    assert both.splitlines()[0] == "| system | wer (12 speakers) | cer (12 speakers) |"
+    swapped = markdown_table(rows, cohort=["typical", "stuttering"], system="backbone")
+    assert swapped.splitlines()[0].startswith("| system | typical")
+    difference = markdown_table(rows, differences=True)
+    assert "| hypernet \u2212 backbone | -24.9 [-26.9, -21.9] |" in difference
+
+
+def test_speed_rows_are_listed() -> None:
+    lines = markdown_table(some_rows()[-1:]).splitlines()
+    assert lines[0] == "| benchmark | peer | setting | ratio | rounds |"
+    assert lines[2] == "| over_peft_swap | peft | batch of 16 | 12.35 [11.00, 13.50] | 9 |"
+
+
+def test_missing_intervals_and_mixed_speakers() -> None:
+    one = error_row("a|b", "typical", "real", Interval(0.1, None, None, 2, 1), COUNTS, "wer")
+    lines = markdown_table([one]).splitlines()
+    assert lines[0] == "| system | typical (1 speaker) |"
+    assert lines[2] == "| a\\|b | 10.0 |"
+    mixed = markdown_table([one, error("hypernet", "typical", 0.2)])
+    assert mixed.splitlines()[0] == "| system | typical |"
+    none = difference_row("a", "b", "typical", "real", rate(-0.0001), "wer")
+    assert "| a \u2212 b | +0.0 [-2.0, +3.0] |" in markdown_table([none], differences=True)
+    assert "| a\\|b | n/a |" in markdown_table([one | {"value": None}])
+
+
+def test_ambiguous_and_empty_tables_say_so() -> None:
+    rows = [*some_rows(), error("backbone", "typical", 0.3, domain="synthetic")]
+    with pytest.raises(ConfigError, match="two rows for backbone at typical"):
+        markdown_table(rows)
+    header = markdown_table(rows, ("domain", "cohort")).splitlines()[0]
+    assert "synthetic, typical" in header
+    with pytest.raises(ConfigError, match="no row has cohort 'nobody'"):
+        markdown_table(rows, cohort="nobody")
+    with pytest.raises(ConfigError, match="cannot show 'deletions'"):
+        markdown_table(rows, show="deletions")
+
+
+def test_printed_table_has_the_cells_of_the_markdown() -> None:
+    out = io.StringIO()
+    print_table(some_rows(), title="Zero-shot", console=Console(file=out, width=120))
+    text = out.getvalue()
+    assert "Zero-shot" in text
+    for cell in markdown_table(some_rows()).replace("---:", "").replace("---", "").split("|"):
+        assert cell.strip() in text
+
+
+def test_printed_table_is_whole_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [error("hypernet_encoder_decoder", f"cohort {i}", 0.5) for i in range(6)]
+    print_table(rows)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "hypernet" in line]
+    assert lines[0].count("50.0 [48.0, 53.0]") == 6
