@@ -1,0 +1,97 @@
+"""Fixtures for every test: no network, a tiny random Whisper, the shared corpora where present."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hyperasr  # noqa: F401  (before transformers: it makes torchaudio importable)
+
+LOCAL_HOSTS = {"", "localhost"}
+
+
+def _is_local(address: Any) -> bool:
+    """True for unix sockets and this machine, which tests of several processes need."""
+    if not isinstance(address, tuple):
+        return True
+    host = address[0]
+    try:
+        return host in LOCAL_HOSTS or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every attempt to reach another machine fail at once."""
+    resolve = socket.getaddrinfo
+
+    def guard(name: str) -> Callable[..., Any]:
+        original = getattr(socket.socket, name)
+
+        def call(self: socket.socket, address: Any) -> Any:
+            if not _is_local(address):
+                raise RuntimeError(f"a test tried to reach the network: {address}")
+            return original(self, address)
+
+        return call
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host is not None and not _is_local((host,)):
+            raise RuntimeError(f"a test tried to resolve a name on the network: {host}")
+        return resolve(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", guard("connect"))
+    monkeypatch.setattr(socket.socket, "connect_ex", guard("connect_ex"))
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A seeded source of random numbers of the test's own."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def tiny_whisper() -> Any:
+    """A random Whisper: 2 + 2 layers, d_model 32, 4 heads, d_ff 128, 200 tokens; new each test."""
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    config = WhisperConfig(
+        vocab_size=200,
+        num_mel_bins=80,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
+        max_source_positions=1500,
+        max_target_positions=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=3,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        init_std=0.2,  # large enough that logits depend on the audio
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return WhisperForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the shared corpora, beside the repository; skips where it is absent."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("needs the corpora in ../shared/data")
+    return path
