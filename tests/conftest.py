@@ -95,3 +95,47 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("needs the corpora in ../shared/data")
     return path
+
+
+@pytest.fixture(scope="session")
+def random_backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random backbone with a tokenizer: 2 + 2 layers, d_model 32, trimmed context."""
+    from train.backbone import BackboneConfig, new_backbone
+
+    shape = BackboneConfig(d_model=32, n_heads=4, encoder_layers=2, decoder_layers=2, n_merged=64)
+    folder = tmp_path_factory.mktemp("models") / "backbone"
+    with torch.random.fork_rng(devices=[]):
+        backbone = new_backbone(shape)
+        # Large enough that the decoded text depends on the audio.
+        torch.manual_seed(0)
+        for name, weight in backbone.whisper.named_parameters():
+            if weight.dim() > 1 and "embed_positions" not in name:
+                weight.data.normal_(0, 0.3)
+    backbone.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_backbone(random_backbone_folder: Path) -> Any:
+    """The `hyperasr.backbone.Backbone` of `random_backbone_folder`; frozen, do not change it."""
+    from hyperasr.backbone import Backbone
+
+    return Backbone.from_pretrained(random_backbone_folder, offline=True)
+
+
+@pytest.fixture(scope="session")
+def random_model_folder(random_backbone: Any, random_backbone_folder: Path) -> Path:
+    """Folder of a `HyperASR` on `random_backbone` whose random hypernetwork does adapt."""
+    from hyperasr.model import HyperASR, SourceConfig
+    from hyperasr.speaker import SpeakerConfig
+
+    settings = {"rank": 2, "d_hidden": 16, "d_layer_emb": 4, "n_hidden": 1}
+    model = HyperASR(random_backbone, SpeakerConfig(), SourceConfig(settings=settings))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in [*model.source.heads.parameters(), *model.source.bias_B.parameters()]:
+            weight.normal_(0, 0.5, generator=generator)
+    folder = random_backbone_folder.parent / "hypernet"
+    # Relative to the folder, as in the embedded model.
+    model.save_pretrained(folder, backbone="../backbone", training={"note": "random weights"})
+    return folder

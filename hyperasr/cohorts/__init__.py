@@ -1,0 +1,1 @@
+"""Cohorts: manifests, simulated cohorts, splits, sampling and caches."""

@@ -1,0 +1,96 @@
+"""Manifests: JSON lines, one utterance a row, validated on reading."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hyperasr.errors import ManifestError
+from hyperasr.files import atomic_write_text
+from hyperasr.types import Utterance
+
+__all__ = ["read_manifest", "write_manifest"]
+
+_FIELDS = {field.name for field in dataclasses.fields(Utterance)}
+_TEXT = {"id", "path", "speaker", "cohort", "language", "split", "source"}
+_OPTIONAL_TEXT = {"text", "text_clean", "etiology"}
+_NUMBERS = {"start_s"}
+_OPTIONAL_NUMBERS = {"end_s", "severity"}
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
+    """Read a manifest; relative audio paths are taken from the manifest's folder.
+
+    Raises:
+        ManifestError: names the file, the line, the field and the reason.
+    """
+    path = Path(path)
+    try:
+        # Not splitlines(), which also splits at U+0085 and U+2028 inside a text.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read as a manifest ({error})") from error
+    rows: list[Utterance] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row = _row(line, f"{path}, line {number}", path.parent)
+        if row.id in seen:
+            raise ManifestError(
+                f"{path}, line {number}: id {row.id!r} was already used in line {seen[row.id]}"
+            )
+        seen[row.id] = number
+        rows.append(row)
+    if not rows:
+        raise ManifestError(f"{path}: the manifest has no row")
+    return rows
+
+
+def write_manifest(path: str | os.PathLike[str], rows: Iterable[Utterance]) -> None:
+    """Write a manifest in one rename; fields that are None are left out."""
+    lines = [
+        json.dumps({k: v for k, v in row.to_dict().items() if v is not None}, ensure_ascii=False)
+        for row in rows
+    ]
+    atomic_write_text(Path(path), "\n".join(lines) + "\n")
+
+
+def _row(line: str, where: str, folder: Path) -> Utterance:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise ManifestError(f"{where}: not a JSON object ({error})") from error
+    if not isinstance(values, dict):
+        raise ManifestError(f"{where}: a row must be a JSON object, not {type(values).__name__}")
+    unknown = sorted(set(values) - _FIELDS)
+    if unknown:
+        raise ManifestError(f"{where}: unknown field {unknown[0]!r}; known are {sorted(_FIELDS)}")
+    for name in ("id", "path"):
+        if not values.get(name):
+            raise ManifestError(f"{where}: field {name!r} is missing or empty")
+    for name, value in values.items():
+        _check(name, value, where)
+    end_s = values.get("end_s")
+    if end_s is not None and end_s <= values.get("start_s", 0.0):
+        raise ManifestError(f"{where}: end_s {end_s} is not after start_s")
+    audio = Path(values["path"])
+    if not audio.is_absolute():
+        values["path"] = str(folder / audio)
+    return Utterance(**values)
+
+
+def _check(name: str, value: Any, where: str) -> None:
+    if name in _TEXT and not isinstance(value, str):
+        raise ManifestError(f"{where}: field {name!r} must be text, not {value!r}")
+    if name in _OPTIONAL_TEXT and not (value is None or isinstance(value, str)):
+        raise ManifestError(f"{where}: field {name!r} must be text or null, not {value!r}")
+    if name in _NUMBERS or (name in _OPTIONAL_NUMBERS and value is not None):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0:
+            raise ManifestError(f"{where}: field {name!r} must be a number >= 0, not {value!r}")

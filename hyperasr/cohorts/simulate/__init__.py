@@ -1,0 +1,113 @@
+"""Simulated cohorts: make a recording of atypical speech from a typical one, on the fly.
+
+`simulate` turns any recording and its text into one of a *simulated* person who stutters, has
+dysarthria or has Parkinson's disease. A speaker seed fixes who the person is (`profile`), an
+utterance seed what happens in this recording. These are simulations after published clinical
+descriptions, made to train and test models; they are not recordings of patients.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hyperasr.cohorts.simulate import dysarthria, parkinson, stuttering
+from hyperasr.cohorts.simulate.align import word_spans
+from hyperasr.cohorts.simulate.analysis import SAMPLE_RATE, analyse
+from hyperasr.cohorts.simulate.dysarthria import DysarthriaProfile
+from hyperasr.cohorts.simulate.labels import Event, Simulated, WordTime
+from hyperasr.cohorts.simulate.parkinson import ParkinsonProfile
+from hyperasr.cohorts.simulate.stuttering import StutteringProfile
+from hyperasr.cohorts.simulate.synthesis import finish
+from hyperasr.errors import AudioError, ConfigError
+
+__all__ = [
+    "COHORTS",
+    "SAMPLE_RATE",
+    "DysarthriaProfile",
+    "Event",
+    "ParkinsonProfile",
+    "Simulated",
+    "StutteringProfile",
+    "WordTime",
+    "profile",
+    "simulate",
+]
+
+COHORTS = ("stuttering", "dysarthria", "parkinson")
+_ROOMS = {"stuttering": stuttering, "dysarthria": dysarthria, "parkinson": parkinson}
+
+
+def _check(cohort: str, severity: float) -> float:
+    if cohort not in COHORTS:
+        raise ConfigError(f"unknown simulated cohort {cohort!r}; use one of {', '.join(COHORTS)}")
+    if not (isinstance(severity, (int, float, np.number)) and 0.0 <= float(severity) <= 1.0):
+        raise ConfigError(f"severity is {severity!r}; give a number from 0 to 1")
+    return float(severity)
+
+
+def profile(
+    cohort: str, speaker: str | int, severity: float
+) -> StutteringProfile | DysarthriaProfile | ParkinsonProfile:
+    """Return the traits of one simulated speaker.
+
+    Args:
+        cohort: one of `COHORTS`.
+        speaker: any string or integer; the same one is the same person in every process.
+        severity: in [0, 1]; traits grow with it.
+    Raises:
+        ConfigError: unknown cohort or severity outside [0, 1].
+    """
+    severity = _check(cohort, severity)
+    result: StutteringProfile | DysarthriaProfile | ParkinsonProfile = _ROOMS[cohort].profile(
+        speaker, severity
+    )
+    return result
+
+
+def simulate(
+    waveform: np.ndarray,
+    text: str,
+    cohort: str,
+    severity: float,
+    *,
+    seed: int,
+    speaker: str | int = 0,
+) -> Simulated:
+    """Make a recording of a simulated speaker out of a typical recording.
+
+    Args:
+        waveform: (n_samples,) float, 16 kHz mono, in [-1, 1].
+        text: what is said in it; may be empty, which leaves out everything that needs words.
+        cohort: one of `COHORTS`.
+        severity: in [0, 1]; 0 gives the recording back.
+        seed: moment-to-moment variation; the same seed gives the same result in every process.
+        speaker: who it is, see `profile`.
+    Returns:
+        Simulated, with times in the new recording. Word times are estimates, see `align`.
+    Raises:
+        ConfigError: unknown cohort or severity outside [0, 1].
+        AudioError: waveform is not one-dimensional, is empty, or has NaN or infinite samples.
+    """
+    severity = _check(cohort, severity)
+    waveform = np.ascontiguousarray(waveform, dtype=np.float32)
+    if waveform.ndim != 1 or not len(waveform):
+        raise AudioError(f"simulate needs mono samples (n_samples,), got shape {waveform.shape}")
+    if not np.isfinite(waveform).all():
+        raise AudioError("simulate got NaN or infinite samples; repair or leave out the recording")
+    words, analysis = text.split(), analyse(waveform)
+    if severity == 0.0:
+        spans = word_spans(analysis, words)
+        times = tuple(WordTime(w, *map(float, s)) for w, s in zip(words, spans, strict=True))
+        return Simulated(finish(waveform), text, text, (), cohort, severity, times)
+    out, timeline, heard, events = _ROOMS[cohort].perform(analysis, words, severity, speaker, seed)
+    limit = len(out) / SAMPLE_RATE
+    times = tuple(
+        WordTime(w.word, min(float(w.start_s), limit), min(float(w.end_s), limit))
+        for w in timeline.words(words)
+    )
+    bounded = tuple(
+        Event(e.kind, min(float(e.start_s), limit), min(float(e.end_s), limit), e.word_index)
+        for e in events
+    )
+    verbatim = " ".join(heard)
+    return Simulated(finish(out), text, verbatim, bounded, cohort, severity, times)

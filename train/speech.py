@@ -1,0 +1,132 @@
+"""The training speech of the embedded model: synthesised and AN4, as log-mel features on disk.
+
+One folder a voice or speaker, written atomically, so that an interrupted run goes on. Usage:
+
+    python -m train.speech --out runs/speech [--an4 ../shared/data/an4-train]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from hyperasr.audio import load
+from hyperasr.mel import log_mel
+from hyperasr.files import atomic_folder
+from train.augment import augment_waveform
+from train.domain import sample_text
+from train.voices import Voice, synthesise, voices
+
+__all__ = ["FeatureSet", "an4_splits"]
+
+AN4_SPLITS = Path(__file__).parent / "configs" / "an4_splits.json"
+COPIES_OF_AN4 = 16
+UTTERANCES_PER_VOICE = 200
+HELD_OUT_UTTERANCES = 20
+
+
+def an4_splits() -> dict[str, list[str]]:
+    """Return the committed lists of AN4 speakers: train, dev and test."""
+    return json.loads(AN4_SPLITS.read_text())
+
+
+class FeatureSet:
+    """Log-mel features of one voice or speaker: a float16 array of frames and its rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.frames = np.load(folder / "frames.npy", mmap_mode="r")
+        self.rows = json.loads((folder / "rows.json").read_text())
+
+    def mel(self, index: int) -> np.ndarray:
+        """Return (n_frames, n_mels) float32 of one utterance."""
+        row = self.rows[index]
+        return np.asarray(
+            self.frames[row["start"] : row["start"] + row["n_frames"]], dtype=np.float32
+        )
+
+
+def write_features(folder: Path, items: list[tuple[np.ndarray, str]], **common: str) -> None:
+    """Write the features of `items` (waveform, text) as one feature set."""
+    rows, frames, start = [], [], 0
+    for waveform, text in items:
+        mel = log_mel(waveform).numpy().T.astype(np.float16)
+        rows.append({"text": text, "start": start, "n_frames": len(mel), **common})
+        frames.append(mel)
+        start += len(mel)
+    with atomic_folder(folder) as temporary:
+        np.save(temporary / "frames.npy", np.concatenate(frames))
+        (temporary / "rows.json").write_text(json.dumps(rows))
+
+
+def make_voice(voice: Voice, out: Path, seed: int) -> None:
+    """Synthesise, augment (training voices only) and write one voice."""
+    if (out / voice.name).exists():
+        return
+    train = voice.split == "train"
+    rng = random.Random(f"{voice.name}-{seed}")
+    texts = [sample_text(rng) for _ in range(UTTERANCES_PER_VOICE if train else HELD_OUT_UTTERANCES)]
+    noise = np.random.default_rng(rng.getrandbits(32))
+    spoken = [
+        (wave, text)
+        for wave, text in zip(synthesise(voice, texts, seed), texts, strict=True)
+        if len(wave) > 1_600
+    ]
+    if train:
+        for i in range(0, len(spoken) - 1, 12):  # some long utterances, so that positions are seen
+            (a, text_a), (b, text_b) = spoken[i : i + 2]
+            spoken.append((np.concatenate([a, b]), f"{text_a} {text_b}"))
+        spoken = [(augment_waveform(wave, noise), text) for wave, text in spoken]
+    write_features(out / voice.name, spoken, speaker=voice.name, split=voice.split)
+
+
+def make_an4(speaker: str, split: str, root: Path, out: Path, seed: int) -> None:
+    """Write one AN4 speaker; training speakers in several augmented copies."""
+    if (out / f"an4-{speaker}").exists():
+        return
+    with (root / "manifest.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["speaker"] == speaker]
+    noise = np.random.default_rng([seed, *speaker.encode()])
+    items = [(load(root / row["path"]), row["text"].lower()) for row in rows]
+    if split == "train":
+        copies = list(items)
+        for _ in range(COPIES_OF_AN4 - 1):
+            (a, text_a), (b, text_b) = (items[i] for i in noise.integers(len(items), size=2))
+            joined = (np.concatenate([a, b]), f"{text_a} {text_b}")
+            copies += [
+                (augment_waveform(wave, noise, speed=(0.85, 1.18)), text)
+                for wave, text in [*items, joined]
+            ]
+        items = copies
+    write_features(out / f"an4-{speaker}", items, speaker=f"an4-{speaker}", split=split)
+
+
+def main() -> None:
+    """Write every voice and speaker that is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--an4", type=Path, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(args.workers) as pool:
+        jobs = [pool.submit(make_voice, voice, args.out, args.seed) for voice in voices(args.seed)]
+        if args.an4:
+            for split, names in an4_splits().items():
+                jobs += [
+                    pool.submit(make_an4, name, split, args.an4, args.out, args.seed)
+                    for name in names
+                ]
+        for job in track(jobs, "speech"):
+            job.result()
+
+
+if __name__ == "__main__":
+    main()
