@@ -77,9 +77,7 @@ def alternate(ours: Callable[[], None], peer: Callable[[], None], rounds: int) -
     return np.array(times)
 
 
-def ratio_row(
-    name: str, times: np.ndarray, peer: str, setting: str, seed: int
-) -> dict[str, Any]:
+def ratio_row(name: str, times: np.ndarray, peer: str, setting: str, seed: int) -> dict[str, Any]:
     """Return the row of our throughput over the peer's."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(times), size=(2_000, len(times)))
@@ -101,8 +99,13 @@ def simulation_row(seconds: float, rounds: int, seed: int) -> dict[str, Any]:
             rates.append(seconds / (time.process_time() - started))
     low, high = np.quantile(rates, [0.025, 0.975])
     return results.speed_row(
-        "simulate_over_real_time", statistics.median(rates), float(low), float(high), len(rates),
-        "real time", f"{seconds:g} s utterances, severity 0.7, CPU time, range of single calls",
+        "simulate_over_real_time",
+        statistics.median(rates),
+        float(low),
+        float(high),
+        len(rates),
+        "real time",
+        f"{seconds:g} s utterances, severity 0.7, CPU time, range of single calls",
     )
 
 
@@ -143,7 +146,8 @@ def main() -> None:
         config.rounds,
     )
     extra = {
-        "batch_s": float(np.median(times[:, 0])), "one_utterance_s": float(np.median(single[:, 0]))
+        "batch_s": float(np.median(times[:, 0])),
+        "one_utterance_s": float(np.median(single[:, 0])),
     }
     head = results.head(
         "python -m eval.speed " + " ".join(sys.argv[1:]), config, config.seed, "speed", None

@@ -135,6 +135,8 @@ def rows_of(test: TestSet, counts: dict[str, list[EditCounts]], seed: int) -> li
     rows: list[dict[str, Any]] = []
 
     def add(chosen: list[int], name: str, domain: str, **extra: Any) -> None:
+        if not chosen:
+            return
         level = extra.pop("severity", None)
         who = [speakers[i] for i in chosen]
         for system, values in counts.items():
@@ -144,7 +146,9 @@ def rows_of(test: TestSet, counts: dict[str, list[EditCounts]], seed: int) -> li
             rows.append({**row, **extra})
         for system, against in differences(counts):
             interval = bootstrap_difference(
-                [counts[system][i] for i in chosen], [counts[against][i] for i in chosen], who,
+                [counts[system][i] for i in chosen],
+                [counts[against][i] for i in chosen],
+                who,
                 seed=seed,
             )
             row = results.difference_row(system, against, name, domain, interval, "wer", level)
@@ -158,18 +162,15 @@ def rows_of(test: TestSet, counts: dict[str, list[EditCounts]], seed: int) -> li
         ("real", {"corpus": "fsdd"}, lambda i: source[i] == "fsdd"),
     ]
     for domain, extra, here in places:
-        if not test.pick(here):
-            continue
-        add(test.pick(lambda i: here(i) and cohort[i] != TYPICAL), "atypical", domain, **extra)
+        near = test.pick(here)
+        add([i for i in near if cohort[i] != TYPICAL], "atypical", domain, **extra)
         for name in (*COHORTS, TYPICAL):
-            add(test.pick(lambda i: here(i) and cohort[i] == name), name, domain, **extra)  # noqa: B023
+            own = [i for i in near if cohort[i] == name]
+            add(own, name, domain, **extra)
             if extra or name == TYPICAL:
                 continue
             for level in SEVERITIES:
-                add(
-                    test.pick(lambda i: here(i) and cohort[i] == name and severity[i] == level),  # noqa: B023
-                    name, domain, severity=level,
-                )
+                add([i for i in own if severity[i] == level], name, domain, severity=level)
     return rows
 
 
@@ -188,8 +189,11 @@ def main() -> None:
     any_model = HyperASR.from_pretrained(next(iter(config.models.values())), backbone=backbone)
     views = plan_views(read_manifest(config.test), seed=TEST_SEED, severities=SEVERITIES)
     folder = build_cache(
-        config.cache, views, config.backbone,
-        CacheConfig(any_model.speaker_config, keep_mel=True), workers=config.workers,
+        config.cache,
+        views,
+        config.backbone,
+        CacheConfig(any_model.speaker_config, keep_mel=True),
+        workers=config.workers,
         progress=lambda done, n: print(f"cache: {done} of {n} parts", file=sys.stderr),
     )
     cache = Cache([folder], backbone)
@@ -205,10 +209,14 @@ def main() -> None:
     results.write(config.out, head, rows)
     for domain in ("all", "synthetic", "real"):
         results.print_table(
-            rows, title=f"word error rate in percent, {domain} recordings", domain=domain,
+            rows,
+            title=f"word error rate in percent, {domain} recordings",
+            domain=domain,
             corpus=None,
         )
-    results.print_table(rows, differences=True, title="paired differences", domain="all", corpus=None)
+    results.print_table(
+        rows, differences=True, title="paired differences", domain="all", corpus=None
+    )
 
 
 if __name__ == "__main__":

@@ -290,7 +290,7 @@ def _read(
                 rescued += n_read
     except (soundfile.LibsndfileError, RuntimeError):
         pass
-    return buffer[:rescued], True
+    return buffer[:rescued], rescued < n_frames
 
 
 def _resampled(blocks: Iterator[np.ndarray], rate: float) -> Iterator[np.ndarray]:

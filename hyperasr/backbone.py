@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,17 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.audio import CHUNK_S, FRAMES_PER_SECOND
-from hyperasr.mel import log_mel_batch
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
+from hyperasr.mel import log_mel_batch
 from hyperasr.search import SearchConfig, beam, greedy
 from hyperasr.types import Decoded, EncoderOutput
 
-__all__ = ["ASSETS", "DecoderStep", "Backbone"]
+__all__ = ["ASSETS", "Backbone", "DecoderStep"]
 
 ASSETS = Path(__file__).parent / "assets"
 FRAMES_PER_STATE = 2  # the second convolution has stride 2
 _FULL_FRAMES = CHUNK_S * FRAMES_PER_SECOND
 _FINGERPRINT_SAMPLES = 1024
+_MULTILINGUAL_VOCABULARY = 51_865  # tokens of the first multilingual Whisper
 
 
 class Backbone(nn.Module):
@@ -45,6 +48,8 @@ class Backbone(nn.Module):
     def __init__(self, whisper: Any, tokenizer: Any, audio_context: str | None = None) -> None:
         super().__init__()
         self.whisper = whisper.requires_grad_(False).eval()
+        # Without a mask only this implementation is causal in the decoder.
+        self.whisper.set_attn_implementation("sdpa")
         self.tokenizer = tokenizer
         self.audio_context = audio_context or getattr(whisper.config, "audio_context", "full")
         if self.audio_context not in ("trimmed", "full"):
@@ -54,7 +59,10 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | os.PathLike[str] = "micro", *, offline: bool = False,
+        cls,
+        name: str | os.PathLike[str] = "micro",
+        *,
+        offline: bool = False,
         audio_context: str | None = None,
     ) -> Backbone:
         """Load a frozen Whisper.
@@ -73,18 +81,26 @@ class Backbone(nn.Module):
         local = Path(source).is_dir()
         if not local and (Path(source).is_absolute() or str(source).startswith(".")):
             raise ConfigError(f"no model folder at {source}")
-        options = {"local_files_only": offline or local}
+        options: dict[str, Any] = {"local_files_only": offline or local}
         try:
-            whisper = WhisperForConditionalGeneration.from_pretrained(
-                source, dtype=torch.float32, **options
-            )
+            with _no_progress_bars():
+                whisper, report = WhisperForConditionalGeneration.from_pretrained(
+                    source, dtype=torch.float32, output_loading_info=True, **options
+                )
             tokenizer = WhisperTokenizer.from_pretrained(source, **options)
-        except (OSError, ValueError) as error:
-            hint = "it is not in the local cache and --offline is set" if offline else (
-                "give 'micro', a folder in the Hugging Face layout, or a hub name"
+        except Exception as error:  # transformers and safetensors raise of every kind
+            hint = "give 'micro', a folder in the Hugging Face layout, or a hub name"
+            if offline and not local:
+                hint = "it is not in the local cache and --offline is set"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(
+                f"cannot load the Whisper {str(name)!r}: {hint} ({reason})"
+            ) from error
+        if report["missing_keys"]:  # transformers fills them with random numbers
+            raise ConfigError(
+                f"cannot load the Whisper {str(name)!r}: it is incomplete or no Whisper "
+                f"(it lacks {min(report['missing_keys'])})"
             )
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"cannot load the Whisper {str(name)!r}: {hint} ({reason})") from error
         return cls(whisper, tokenizer, audio_context)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -116,6 +132,14 @@ class Backbone(nn.Module):
         return sum(p.numel() for p in self.whisper.parameters())
 
     @property
+    def is_multilingual(self) -> bool:
+        """Whether the prompt names language and task."""
+        known = getattr(self.whisper.generation_config, "is_multilingual", None)
+        # Old checkpoints do not say; OpenAI's code goes by the size of the vocabulary.
+        size = int(self.whisper.config.vocab_size)
+        return size >= _MULTILINGUAL_VOCABULARY if known is None else bool(known)
+
+    @property
     def eos(self) -> int:
         """Token id of end of text, which is also the padding."""
         return int(self.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
@@ -128,15 +152,17 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         """Return 16 hex digits that identify weights and shape of this model.
 
-        Hashes every weight's name and shape and up to 1,024 evenly spaced values of it in
-        float16, so that it is the same after a round trip through fp16 and cheap for large models.
+        Hashes each tensor's name, shape, checksum and some evenly spaced values, in float16: it is
+        the same after a round trip through fp16, quick, and no single changed value escapes it.
         """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.whisper.state_dict().items()):
             flat = tensor.detach().flatten()
             step = max(1, flat.numel() // _FINGERPRINT_SAMPLES)
-            values = flat[::step].to(torch.float16).cpu().numpy()
-            digest.update(json.dumps([name, list(tensor.shape)]).encode() + values.tobytes())
+            half = flat.to(torch.float16)
+            checksum = int(half.view(torch.int16).sum(dtype=torch.int64))
+            digest.update(json.dumps([name, list(tensor.shape), checksum]).encode())
+            digest.update(half[::step].cpu().numpy().tobytes())
         digest.update(self.audio_context.encode())
         return digest.hexdigest()[:16]
 
@@ -208,18 +234,24 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: the model does not know the language or the task.
         """
-        names = ["<|startoftranscript|>"]
-        if self.whisper.generation_config.is_multilingual is not False:
-            names += [f"<|{language}|>", f"<|{task}|>"]
         vocabulary = self.tokenizer.get_vocab()
-        missing = [name for name in [*names, "<|notimestamps|>"] if name not in vocabulary]
-        if missing:
-            raise ConfigError(f"this model has no token {missing[0]}; try language='en'")
-        return [vocabulary[name] for name in [*names, "<|notimestamps|>"]]
+        names = ["<|startoftranscript|>"]
+        if self.is_multilingual:
+            languages = getattr(self.whisper.generation_config, "lang_to_id", None) or vocabulary
+            known = f"<|{language}|>" in languages and task in ("transcribe", "translate")
+            names += [f"<|{language}|>", f"<|{task}|>"]
+        else:
+            known = (language, task) == ("en", "transcribe")
+        names.append("<|notimestamps|>")
+        missing = [name for name in names if name not in vocabulary]
+        if missing or not known:
+            raise ConfigError(f"this model cannot {task} {language!r}; try language='en'")
+        return [vocabulary[name] for name in names]
 
     def text_ids(self, text: str) -> list[int]:
         """Return the tokens of a text, with the leading blank Whisper's targets have."""
-        return list(self.tokenizer(" " + text.strip(), add_special_tokens=False).input_ids)
+        text = text.strip()
+        return list(self.tokenizer(f" {text}", add_special_tokens=False).input_ids) if text else []
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of decoded tokens."""
@@ -268,20 +300,25 @@ class Backbone(nn.Module):
 
         Args:
             encoded: encoder states of n_utt utterances; rows of posterior samples count as such.
-            config: search settings.
+            config: search settings; what the checkpoint itself suppresses comes on top.
             language: language of the prompt, for multilingual models.
             max_tokens: a limit for each utterance (n_utt,), on top of the config's.
         """
-        config = config or SearchConfig()
+        config = self._with_suppressed(config or SearchConfig())
         prompt = torch.tensor(self.prompt_ids(language), device=self.device)
         prompt = prompt.expand(encoded.states.shape[0], -1)
         if config.beam_size == 1:
             step = DecoderStep(self.whisper, encoded)
             return greedy(step, prompt, eos=self.eos, config=config, max_tokens=max_tokens)
         step = DecoderStep(self.whisper, encoded, rows_per_utt=config.beam_size)
-        return beam(
-            step, step.reorder, prompt, eos=self.eos, config=config, max_tokens=max_tokens
-        )
+        return beam(step, step.reorder, prompt, eos=self.eos, config=config, max_tokens=max_tokens)
+
+    def _with_suppressed(self, config: SearchConfig) -> SearchConfig:
+        """Add the tokens that the checkpoint's generation config rules out."""
+        generation = self.whisper.generation_config
+        always = (*config.suppress, *(generation.suppress_tokens or ()))
+        first = (*config.begin_suppress, *(generation.begin_suppress_tokens or ()))
+        return replace(config, suppress=always, begin_suppress=first)
 
 
 class DecoderStep:
@@ -321,7 +358,7 @@ class DecoderStep:
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on from what was row `rows[i]`, always within one utterance."""
         assert self.cache is not None
-        self.cache.self_attention_cache.reorder_cache(rows)
+        self.cache.self_attention_cache.reorder_cache(cast(torch.LongTensor, rows))
 
     def _hidden(self, tokens: Tensor) -> Tensor:
         decoder, n_new = self.decoder, tokens.shape[1]
@@ -345,6 +382,20 @@ class DecoderStep:
             )
         self.n_past += n_new if self.cache is not None else 0
         return decoder.layer_norm(hidden)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar for a model that loads in milliseconds."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _zero_padding(x: Tensor, lengths: Tensor, dim: int) -> Tensor:

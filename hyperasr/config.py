@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import json
 import re
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -32,9 +31,9 @@ def parse(kind: type[T], argv: list[str]) -> T:
     parser.add_class_arguments(kind, as_group=False)
     try:
         namespace = parser.parse_args(argv)
-    except (ArgumentError, TypeError, OSError, yaml.YAMLError) as error:
-        raise ConfigError(_readable(str(error), kind)) from error
-    values = parser.instantiate(namespace)
+        values = parser.instantiate(namespace)
+    except (ArgumentError, TypeError, ValueError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(_readable(str(error), kind, argv)) from error
     values.pop("config", None)
     return kind(**values.as_dict() if hasattr(values, "as_dict") else vars(values))
 
@@ -43,14 +42,19 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str) -> T:
     """Build a config from plain values, such as a saved JSON; `where` names their source.
 
     Raises:
-        ConfigError: unknown key, or a value out of range.
+        ConfigError: unknown key, a missing value, or one of the wrong type or out of range.
     """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected settings by name, not {values!r}")
     names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}{_closest(key, names)}")
     ready = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return kind(**ready)
+    try:
+        return kind(**ready)
+    except TypeError as error:
+        raise ConfigError(f"{where}: a value is missing or of the wrong type ({error})") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -77,18 +81,39 @@ def _closest(key: str, names: set[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _readable(message: str, kind: Any) -> str:
-    unknown = re.search(r"(?:[Kk]ey|[Oo]ption|arguments?:?)\W+'?(?:--)?([\w.]+)'?[^\n]*", message)
-    first = " ".join(message.split())
-    if unknown and ("not accepted" in first or "does not exist" in first or "nrecognized" in first):
-        key = unknown.group(1)
-        return f"unknown configuration key {key!r}{_closest(key, valid_keys(kind))}"
-    return f"configuration: {first}"
+_UNKNOWN = (
+    re.compile(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.]+)'"),
+    re.compile(r"[Kk]ey\W+'(?P<key>[\w.]+)' is not expected"),
+    re.compile(r"(?:[Oo]ption|[Uu]nrecognized arguments:)\W+(?:--)?(?P<key>[\w.]+)"),
+)
+_WRONG_TYPE = re.compile(
+    r'Parser key "(?P<key>[\w.]+)": Expected a (?P<type>.+?)\. Got value: (?P<value>.*)'
+)
+_TYPES = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "text",
+}
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of values."""
-    try:
-        return yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+def _readable(message: str, kind: Any, argv: list[str]) -> str:
+    """Say in one line of our own what jsonargparse found."""
+    message = " ".join(message.split())
+    if wrong := _WRONG_TYPE.search(message):
+        expected = _TYPES.get(wrong["type"], wrong["type"])
+        return f"{wrong['key']} is {wrong['value']!r}; it must be {expected}"
+    for pattern in _UNKNOWN:
+        if unknown := pattern.search(message):
+            group = unknown.groupdict().get("group")
+            key = f"{group}.{unknown['key']}" if group else unknown["key"]
+            return f"unknown configuration key {key!r}{_closest(key, valid_keys(kind))}"
+    if "must be a mapping, not" in message:
+        return "a group of settings is given as one value; give its settings by name"
+    given = [arg.partition("=") for arg in argv]
+    files = [value or argv[i + 1] for i, (key, _, value) in enumerate(given) if key == "--config"]
+    if "Unexpected config" in message:
+        return f"configuration {' '.join(files)}: it holds no settings by name"
+    if "parsing config" in message or 'key "config"' in message:
+        return f"configuration {' '.join(files)}: {message.split(': ', 1)[1]}"
+    return f"configuration: {message}"

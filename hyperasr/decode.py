@@ -16,9 +16,10 @@ from hyperasr.types import Batch, Decoded
 
 __all__ = ["decode", "decode_rows", "token_limits"]
 
-# Nobody says more than about ten tokens a second; beyond that a decoder is running away.
-_TOKENS_PER_STATE = 0.25
-_SPARE_TOKENS = 4
+# Fast speech has up to 24 characters a second, and a token is a character or more; a decoder that
+# writes more than 30 a second is running away.
+_TOKENS_PER_STATE = 0.6
+_SPARE_TOKENS = 8
 
 
 def token_limits(lengths: Tensor) -> Tensor:

@@ -23,13 +23,18 @@ from hyperasr.files import atomic_folder
 from hyperasr.sources import HyperNet, HyperNetConfig, StaticLoRA, StaticLoRAConfig
 from hyperasr.sources.base import AdapterSource
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
-from hyperasr.types import Batch, EncoderOutput, LoRAFactors
+from hyperasr.types import Batch, EncoderOutput, LoRAFactors, Transcript
 
 __all__ = ["HyperASR", "SourceConfig", "build_source"]
 
 FORMAT_VERSION = 1
 _HEAD = {
-    "format_version", "backbone", "backbone_fingerprint", "audio_context", "speaker", "source",
+    "format_version",
+    "backbone",
+    "backbone_fingerprint",
+    "audio_context",
+    "speaker",
+    "source",
     "training",
 }
 _SOURCES: dict[str, tuple[type[Any], type[Any]]] = {
@@ -55,7 +60,9 @@ class SourceConfig:
         object.__setattr__(self, "targets", tuple(self.targets))
 
 
-def build_source(config: SourceConfig, backbone: Backbone, d_spk: int, seed: int = 0) -> AdapterSource:
+def build_source(
+    config: SourceConfig, backbone: Backbone, d_spk: int, seed: int = 0
+) -> AdapterSource:
     """Build an untrained source for a backbone and embeddings of size `d_spk`.
 
     Raises:
@@ -176,12 +183,36 @@ class HyperASR(nn.Module):
             nll, n_scored = self.backbone.nll(states, batch.tokens, batch.n_tokens, batch.n_prompt)
         return ELBO(nll.sum() / n_scored.sum(), nll.new_zeros(()))
 
+    def transcribe(
+        self, source: Any, sample_rate: float | None = None, **options: Any
+    ) -> Transcript:
+        """Transcribe one recording of any length.
+
+        Args:
+            source: path of a recording, or samples: (n,), (n, channels) or (channels, n), numpy,
+                torch or lists.
+            sample_rate: of samples, in hertz; None for a path.
+            options: fields of `hyperasr.options.TranscribeOptions`, such as `beam_size`.
+        Returns:
+            Text, segments with times and words with probabilities; empty where nobody speaks.
+        Raises:
+            AudioError: the recording cannot be read, or samples come without a sample rate.
+            ConfigError: an unknown option, or a value out of range.
+        """
+        from hyperasr.transcribe import transcribe_one
+
+        return transcribe_one(self, source, sample_rate, **options)
+
     def budget(self) -> str:
-        """Return one line: parameters of the source and per utterance, as shares of the backbone."""
+        """Return one line: parameters of the source and per utterance, and their shares."""
         return str(self.source.budget(self.backbone.n_parameters))
 
     def save_pretrained(
-        self, folder: str | os.PathLike[str], *, backbone: str, training: dict[str, Any] | None = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        backbone: str,
+        training: dict[str, Any] | None = None,
     ) -> None:
         """Write source and speaker encoder: config.json and model.safetensors (fp16).
 
@@ -200,7 +231,7 @@ class HyperASR(nn.Module):
             "source": to_dict(self.source_config),
             "training": training or {},
         }
-        with atomic_folder(folder, replaces=("config.json",)) as temporary:
+        with atomic_folder(Path(folder), replaces=("config.json",)) as temporary:
             trained = {n for n, _ in self.named_parameters()}
             stored = {n: _stored(t, half=n in trained) for n, t in weights.items()}
             save_file(stored, temporary / "model.safetensors")
@@ -230,7 +261,8 @@ class HyperASR(nn.Module):
             name = head["backbone"]
             local = path / name
             backbone = Backbone.from_pretrained(
-                local if local.is_dir() else name, offline=offline,
+                local if local.is_dir() else name,
+                offline=offline,
                 audio_context=head["audio_context"],
             )
         backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {path}")
@@ -277,7 +309,8 @@ def _load_strictly(model: HyperASR, path: Path) -> None:
     missing, surplus = sorted(set(own) - set(saved)), sorted(set(saved) - set(own))
     wrong = [
         f"{n} is {tuple(saved[n].shape)}, not {tuple(own[n].shape)}"
-        for n in own if n in saved and saved[n].shape != own[n].shape
+        for n in own
+        if n in saved and saved[n].shape != own[n].shape
     ]
     if missing or surplus or wrong:
         raise CheckpointMismatch(

@@ -1,4 +1,4 @@
-"""The five nouns: Utterance, Batch, LoRAFactors, Decoded, Transcript. Shape checks, no other logic."""
+"""The five nouns: Utterance, Batch, LoRAFactors, Decoded, Transcript; shape checks only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = [
     "Batch",
     "Decoded",
     "EncoderOutput",
-    "LoRAFactors",
     "LayerFactors",
+    "LoRAFactors",
     "Segment",
     "Transcript",
     "Utterance",

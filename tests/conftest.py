@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,6 +112,8 @@ def random_backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, weight in backbone.whisper.named_parameters():
             if weight.dim() > 1 and "embed_positions" not in name:
                 weight.data.normal_(0, 0.3)
+        # Texts of letters and words that end: neither single bytes nor markers.
+        backbone.whisper.model.decoder.embed_tokens.weight.data[256:321] *= 2.0
     backbone.save_pretrained(folder)
     return folder
 
@@ -139,3 +142,20 @@ def random_model_folder(random_backbone: Any, random_backbone_folder: Path) -> P
     # Relative to the folder, as in the embedded model.
     model.save_pretrained(folder, backbone="../backbone", training={"note": "random weights"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def voice() -> Callable[..., np.ndarray]:
+    """Make speech-like sound: harmonics in syllables; (n_samples,) float32, 16 kHz.
+
+    Call it with seconds, pitch (Hz) and level (peak).
+    """
+
+    def make(seconds: float, pitch_hz: float = 120.0, level: float = 0.3) -> np.ndarray:
+        t = np.arange(round(seconds * 16_000)) / 16_000
+        buzz = sum(np.sin(2 * np.pi * k * pitch_hz * t) / k for k in range(1, 15))
+        syllables = 0.55 + 0.45 * np.sin(2 * np.pi * 3.0 * t + pitch_hz)
+        noise = np.random.default_rng(round(pitch_hz)).normal(0, 0.01, len(t))
+        return (level * (0.5 * buzz * syllables + noise)).astype(np.float32)
+
+    return make

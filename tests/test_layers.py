@@ -14,7 +14,7 @@ LINE_BUDGET = 420
 # A module may import its own layer and the earlier ones. A new module or package of hyperasr
 # gets its place here.
 LAYERS = [
-    {"_torchaudio", "config", "errors", "files", "tables", "types"},
+    {"_torchaudio", "config", "errors", "files", "options", "tables", "types"},
     {
         "_speechbrain",
         "audio",
@@ -24,14 +24,17 @@ LAYERS = [
         "loudness",
         "mel",
         "search",
+        "segment",
         "subspace",
         "text",
     },
-    {"cohorts", "metrics", "results", "sources", "speaker"},
+    {"cohorts", "metrics", "recordings", "results", "sources", "speaker"},
     {"backbone", "model"},
     {"decode", "export"},
-    {"__main__", "cli", "transcribe"},
+    {"__main__", "cli", "commands", "formats", "terminal", "transcribe"},
 ]
+# The one way up: a method that offers a later room, imported when it is called.
+UPWARD = {("hyperasr.model", "hyperasr.transcribe.transcribe_one")}
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
 # Packages that few rooms may import, anywhere in the file.
@@ -147,7 +150,7 @@ def test_imports_point_one_way(path: Path) -> None:
         f"{path.relative_to(ROOT)}:{line}: {fault}"
         for target, line, at_import in imports
         for fault in (layer_fault(module, target), room_fault(module, target, at_import))
-        if fault
+        if fault and (at_import or (module, target) not in UPWARD)
     ]
     assert not faults, "\n".join(faults)
 

@@ -33,7 +33,9 @@ def add_noise(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     noise = lfilter([1.0], [1.0, -rng.uniform(0.0, 0.97)], rng.standard_normal(n))
     if rng.random() < 0.2:
         mains_hz = rng.choice([50.0, 60.0]) * rng.integers(1, 4)
-        noise = noise + 3 * np.std(noise) * np.sin(2 * np.pi * mains_hz * np.arange(n) / SAMPLE_RATE)
+        noise = noise + 3 * np.std(noise) * np.sin(
+            2 * np.pi * mains_hz * np.arange(n) / SAMPLE_RATE
+        )
     snr_db = rng.uniform(5, 40)
     gain = np.sqrt(np.mean(waveform**2) / max(np.mean(noise**2), 1e-12)) * 10 ** (-snr_db / 20)
     return (waveform + gain * noise).astype(np.float32)
@@ -89,7 +91,7 @@ def warp_frequency(mel: np.ndarray, factor: float) -> np.ndarray:
 
 
 def mask_features(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """SpecAugment: two frequency masks of up to 16 channels, time masks of up to 0.2 s.
+    """SpecAugment: two frequency masks of up to 16 channels, time masks of up to 0.1 s.
 
     Args:
         mel: (n_frames, n_mels); a changed copy is returned.
@@ -103,7 +105,7 @@ def mask_features(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         start = int(rng.integers(0, n_mels - width + 1))
         out[:, start : start + width] = fill
     for _ in range(max(1, n_frames // 100)):
-        width = int(rng.integers(0, min(20, n_frames // 8) + 1))
+        width = int(rng.integers(0, min(10, n_frames // 8) + 1))
         start = int(rng.integers(0, n_frames - width + 1))
         out[start : start + width] = fill
     return out

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.backbone import Backbone, DecoderStep
+from hyperasr.decode import token_limits
 from hyperasr.files import atomic_folder
 from hyperasr.metrics import error_rate, score
 from hyperasr.text import normaliser
@@ -95,8 +96,12 @@ class Recognizer(nn.Module):
         log_probs = self.ctc_head(encoded.states).float().log_softmax(-1).transpose(0, 1)
         n_text = n_tokens - n_prompt - 1
         ctc = F.ctc_loss(
-            log_probs, tokens[:, n_prompt:], encoded.lengths, n_text,
-            blank=self.backbone.eos, zero_infinity=True,
+            log_probs,
+            tokens[:, n_prompt:],
+            encoded.lengths,
+            n_text,
+            blank=self.backbone.eos,
+            zero_infinity=True,
         )
         weight = self.config.ctc_weight
         return {"total": (1 - weight) * ce + weight * ctc, "ce": ce, "ctc": ctc}
@@ -166,8 +171,11 @@ def collate(mels: list[np.ndarray], texts: list[str], backbone: Backbone) -> dic
     for row, values in zip(mel, mels, strict=True):
         row[:, : len(values)] = torch.from_numpy(np.ascontiguousarray(values.T))
     return {
-        "mel": mel, "n_frames": n_frames, "tokens": tokens,
-        "n_tokens": torch.tensor([len(values) for values in ids]), "n_prompt": len(prompt),
+        "mel": mel,
+        "n_frames": n_frames,
+        "tokens": tokens,
+        "n_tokens": torch.tensor([len(values) for values in ids]),
+        "n_prompt": len(prompt),
     }
 
 
@@ -176,11 +184,13 @@ def transcribe_set(backbone: Backbone, items: list[tuple[FeatureSet, int]]) -> l
     """Decode greedily in batches of similar length; texts in the order given."""
     order = sorted(range(len(items)), key=lambda k: items[k][0].rows[items[k][1]]["n_frames"])
     texts = [""] * len(items)
-    for start in range(0, len(order), 32):
-        chosen = order[start : start + 32]
-        batch = collate([items[k][0].mel(items[k][1]) for k in chosen], [""] * len(chosen), backbone)
+    for first in range(0, len(order), 32):
+        chosen = order[first : first + 32]
+        batch = collate(
+            [items[k][0].mel(items[k][1]) for k in chosen], [""] * len(chosen), backbone
+        )
         encoded = backbone.encode(batch["mel"], batch["n_frames"])
-        decoded = backbone.generate(encoded, max_tokens=encoded.lengths // 4 + 4)
+        decoded = backbone.generate(encoded, max_tokens=token_limits(encoded.lengths))
         for k, tokens in zip(chosen, decoded.tokens, strict=True):
             texts[k] = backbone.text(tokens)
     return texts
@@ -191,7 +201,9 @@ def evaluate(model: nn.Module, sets: list[FeatureSet]) -> dict[str, float]:
     measures = {}
     for name, real in (("synthetic", False), ("an4", True)):
         items = [
-            (s, i) for s in sets for i in range(len(s.rows))
+            (s, i)
+            for s in sets
+            for i in range(len(s.rows))
             if s.rows[i]["speaker"].startswith("an4-") == real
         ]
         if items:
@@ -213,13 +225,23 @@ def new_backbone(config: BackboneConfig) -> Backbone:
     torch.manual_seed(config.loop.seed)
     whisper = WhisperForConditionalGeneration(
         WhisperConfig(
-            vocab_size=len(tokenizer), d_model=config.d_model,
-            encoder_layers=config.encoder_layers, decoder_layers=config.decoder_layers,
-            encoder_attention_heads=config.n_heads, decoder_attention_heads=config.n_heads,
-            encoder_ffn_dim=4 * config.d_model, decoder_ffn_dim=4 * config.d_model,
-            dropout=config.dropout, max_target_positions=224, pad_token_id=eos, bos_token_id=eos,
-            eos_token_id=eos, decoder_start_token_id=sot, suppress_tokens=None,
-            begin_suppress_tokens=None, audio_context="trimmed",
+            vocab_size=len(tokenizer),
+            d_model=config.d_model,
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            encoder_attention_heads=config.n_heads,
+            decoder_attention_heads=config.n_heads,
+            encoder_ffn_dim=4 * config.d_model,
+            decoder_ffn_dim=4 * config.d_model,
+            dropout=config.dropout,
+            max_target_positions=224,
+            pad_token_id=eos,
+            bos_token_id=eos,
+            eos_token_id=eos,
+            decoder_start_token_id=sot,
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
+            audio_context="trimmed",
             init_std=config.d_model**-0.5,
         )
     )
@@ -244,15 +266,21 @@ def main() -> None:
     sets = [FeatureSet(folder) for folder in sorted(config.speech.iterdir()) if folder.is_dir()]
     by_split = {s: [f for f in sets if f.rows[0]["split"] == s] for s in ("train", "dev")}
     backbone = new_backbone(config)
-    log.info("%d training voices, %.1f M weights", len(by_split["train"]), backbone.n_parameters / 1e6)
+    log.info(
+        "%d training voices, %.1f M weights", len(by_split["train"]), backbone.n_parameters / 1e6
+    )
 
     def save_best(model: nn.Module) -> None:
         with atomic_folder(config.out / "best") as temporary:
             model.backbone.save_pretrained(temporary)
 
     best = fit(
-        Recognizer(backbone, config), Batches(by_split["train"], backbone, config),
-        lambda model: evaluate(model, by_split["dev"]), save_best, config.loop, config.out,
+        Recognizer(backbone, config),
+        Batches(by_split["train"], backbone, config),
+        lambda model: evaluate(model, by_split["dev"]),
+        save_best,
+        config.loop,
+        config.out,
         accelerator,
     )
     print(json.dumps(best))

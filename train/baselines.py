@@ -49,7 +49,8 @@ class DecoderObjective(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy, mean over the scored tokens."""
-        assert batch.encoded is not None and batch.tokens is not None
+        assert batch.encoded is not None
+        assert batch.tokens is not None
         assert batch.n_tokens is not None
         nll, n_scored = self.backbone.nll(
             batch.encoded, batch.tokens, batch.n_tokens, batch.n_prompt
@@ -67,8 +68,11 @@ def main() -> None:
     with accelerator.main_process_first():
         views = Views(config.data, backbone)
         dev_folder = build_cache(
-            config.data.cache, development_views(config.data.dev), config.data.backbone,
-            CacheConfig(config.data.speaker), workers=config.data.workers,
+            config.data.cache,
+            development_views(config.data.dev),
+            config.data.backbone,
+            CacheConfig(config.data.speaker, views.drawing[1].keeps_mel),
+            workers=config.data.workers,
         )
     dev = Cache([dev_folder], backbone)
 
@@ -77,8 +81,12 @@ def main() -> None:
             objective.backbone.save_pretrained(temporary)
 
     best = fit(
-        DecoderObjective(backbone), views,
-        lambda objective: evaluate(frozen, dev, adapt=False), save_best, config.loop, config.out,
+        DecoderObjective(backbone),
+        views,
+        lambda objective: evaluate(frozen, dev, adapt=False),
+        save_best,
+        config.loop,
+        config.out,
         accelerator,
     )
     print(json.dumps(best))

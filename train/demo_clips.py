@@ -66,8 +66,12 @@ def main() -> None:
             name = f"{number:02d}-{view.cohort}.ogg"
             sf.write(temporary / name, waveform, SAMPLE_RATE, format="OGG", subtype="VORBIS")
             row = Utterance(
-                id=name.removesuffix(".ogg"), path=name, text=text, speaker=view.utterance.speaker,
-                cohort=view.cohort, source="simulated" if view.severity else "synthetic",
+                id=name.removesuffix(".ogg"),
+                path=name,
+                text=text,
+                speaker=view.utterance.speaker,
+                cohort=view.cohort,
+                source="simulated" if view.severity else "synthetic",
             )
             rows.append(replace(row, severity=round(view.severity, 2) or None))
         write_manifest(temporary / "manifest.jsonl", rows)

@@ -14,9 +14,7 @@ from collections.abc import Callable
 __all__ = ["domain_words", "number_words", "sample_text"]
 
 DIGITS = "zero one two three four five six seven eight nine".split()
-TEENS = (
-    "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-).split()
+TEENS = ("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen").split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 ORDINALS = (
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth "
@@ -79,7 +77,9 @@ def number_words(value: int, rng: random.Random) -> str:
     if value < 1000:
         hundreds, rest = divmod(value, 100)
         middle = " and " if rest and rng.random() < 0.3 else " "
-        return f"{DIGITS[hundreds]} hundred{middle}{number_words(rest, rng) if rest else ''}".strip()
+        return (
+            f"{DIGITS[hundreds]} hundred{middle}{number_words(rest, rng) if rest else ''}".strip()
+        )
     thousands, rest = divmod(value, 1000)
     return f"{DIGITS[thousands]} thousand {number_words(rest, rng) if rest else ''}".strip()
 
@@ -102,7 +102,11 @@ def _alphanumeric(rng: random.Random) -> str:
     head = rng.choice(["", "", "erase ", "rubout ", "enter "])
     letters = " ".join(rng.choice(LETTERS) for _ in range(rng.randint(2, 5)))
     tail = rng.choice(
-        [_digits(rng, 1, 3), number_words(rng.randint(10, 99), rng), number_words(rng.randint(0, 9), rng)]
+        [
+            _digits(rng, 1, 3),
+            number_words(rng.randint(10, 99), rng),
+            number_words(rng.randint(0, 9), rng),
+        ]
     )
     return f"{head}{letters} {tail}"
 
@@ -148,8 +152,9 @@ def _date(rng: random.Random) -> str:
     if style < 0.6:
         return f"{month} {day} {_year(rng)}"
     if style < 0.8:
-        return f"{number_words(rng.randint(1, 12), rng)} {number_words(rng.randint(1, 31), rng)} " + (
-            number_words(rng.randint(30, 99), rng)
+        return (
+            f"{number_words(rng.randint(1, 12), rng)} {number_words(rng.randint(1, 31), rng)} "
+            + (number_words(rng.randint(30, 99), rng))
         )
     return f"{rng.choice(DAYS[:7])} the {_ordinal(rng)} of {month}"
 
@@ -169,7 +174,9 @@ def _device(rng: random.Random) -> str:
     verb = rng.choice(["turn on", "turn off", "switch on", "switch off"])
     place = rng.choice(["", f"in the {rng.choice(ROOMS)}", f"{rng.choice(ROOMS)}"])
     device = rng.choice(DEVICES)
-    return f"{verb} the {device} {place}" if place.startswith("in") else f"{verb} the {place} {device}"
+    return (
+        f"{verb} the {device} {place}" if place.startswith("in") else f"{verb} the {place} {device}"
+    )
 
 
 def _assistant(rng: random.Random) -> str:

@@ -39,7 +39,7 @@ class LoopConfig:
     warmup: float = 0.05
     """Share of the steps with rising learning rate, in [0, 1)."""
     cooldown: float = 0.5
-    """Share of the steps at the end in which the learning rate falls linearly to 1 %."""
+    """Share of the steps at the end in which the learning rate falls to 1 %, in [0, 1]."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay, at least 0."""
     clip_norm: float = 1.0
@@ -67,6 +67,10 @@ class LoopConfig:
         for name in ("warmup", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if not 0 <= self.cooldown <= 1:
+            raise ConfigError(f"cooldown is {self.cooldown}; it must be in [0, 1]")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay is {self.weight_decay}; it must be at least 0")
 
 
 def learning_rate_factor(step: int, config: LoopConfig) -> float:
@@ -178,14 +182,18 @@ def _evaluated(
     measures = evaluate(model)
     accelerator.log({f"dev/{k}": v for k, v in measures.items()}, step=step)
     log.info("step %d: dev %s", step, _line(measures))
-    if measures["score"] >= best.get("score", math.inf):
+    if not measures["score"] < best.get("score", math.inf):  # NaN is never the best
         return best
     save_best(model)
     return {**measures, "step": step}
 
 
 def _report(
-    accelerator: Accelerator, folder: Path, step: int, losses: dict[str, Tensor], norm: Tensor,
+    accelerator: Accelerator,
+    folder: Path,
+    step: int,
+    losses: dict[str, Tensor],
+    norm: Tensor,
     step_s: float,
 ) -> None:
     values = {name: float(value.detach()) for name, value in losses.items()}

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hyperasr import lora
 from hyperasr.backbone import Backbone
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
@@ -67,6 +66,8 @@ class MetaConfig:
     """Share of the recordings that also count as they are, in [0, 1]."""
     workers: int = 2
     """Processes that build caches."""
+    keep_mel: bool = False
+    """Cache log-mel too where it is not needed, to share a cache with encoder targets."""
     view_seed: int = 0
     """Seed of the simulated people."""
     init_from: Path | None = None
@@ -111,8 +112,10 @@ class Views:
         """Return the views of set `index`."""
         config = self.config
         return plan_views(
-            self.recordings, seed=config.view_seed + index,
-            people_per_speaker=config.people_per_speaker, typical_share=config.typical_share,
+            self.recordings,
+            seed=config.view_seed + index,
+            people_per_speaker=config.people_per_speaker,
+            typical_share=config.typical_share,
         )
 
     def __call__(self, number: int) -> Batch:
@@ -137,10 +140,13 @@ class Views:
 
     def _build(self, index: int) -> Path:
         config = self.config
-        keep_mel = any(t.startswith("encoder.") for t in config.source.targets)
-        keep_mel = keep_mel or config.speaker.kind == "ecapa"
+        needed = any(t.startswith("encoder.") for t in config.source.targets)
+        keep_mel = config.keep_mel or needed or config.speaker.kind == "ecapa"
         return build_cache(
-            config.cache, self.plan(index), config.backbone, CacheConfig(config.speaker, keep_mel),
+            config.cache,
+            self.plan(index),
+            config.backbone,
+            CacheConfig(config.speaker, keep_mel),
             workers=config.workers if index == 0 else 1,
             progress=lambda done, n: log.info("view set %d: %d of %d parts", index, done, n),
         )
@@ -189,7 +195,10 @@ def main() -> None:
         views = Views(config, backbone)
         dev_config = CacheConfig(config.speaker, views.drawing[1].keeps_mel)
         dev_folder = build_cache(
-            config.cache, development_views(config.dev), config.backbone, dev_config,
+            config.cache,
+            development_views(config.dev),
+            config.backbone,
+            dev_config,
             workers=config.workers,
         )
     dev = Cache([dev_folder], backbone)
@@ -212,8 +221,13 @@ def main() -> None:
         )
 
     best = fit(
-        Objective(model), views, lambda objective: evaluate(objective.model, dev), save_best,
-        config.loop, config.out, accelerator,
+        Objective(model),
+        views,
+        lambda objective: evaluate(objective.model, dev),
+        save_best,
+        config.loop,
+        config.out,
+        accelerator,
     )
     print(json.dumps(best))
     accelerator.end_training()

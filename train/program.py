@@ -30,13 +30,17 @@ def start(name: str, folder: Path, mixed_precision: str = "no") -> Accelerator:
     folder.mkdir(parents=True, exist_ok=True)
     # Without cpu=True Accelerate ignores torchrun's processes on a machine that has no GPU.
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision,
-        log_with="tensorboard", project_dir=folder,
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=mixed_precision,
+        log_with="tensorboard",
+        project_dir=folder,
     )
     if accelerator.is_main_process:
         handlers = [logging.StreamHandler(), logging.FileHandler(folder / "log.txt")]
         logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S",
+            level=logging.INFO,
+            format="%(asctime)s %(message)s",
+            datefmt="%H:%M:%S",
             handlers=handlers,
         )
     accelerator.init_trackers(name)

@@ -63,8 +63,12 @@ def write_voice(voice: Voice, config: RecordingsConfig) -> list[Utterance]:
                 sf.write(temporary / f"{i:03d}.flac", waveform * level, SAMPLE_RATE)
     return [
         Utterance(
-            id=f"{voice.name}/{i:03d}", path=f"synthetic/{voice.name}/{i:03d}.flac", text=text,
-            speaker=voice.name, split=voice.split, source="synthetic",
+            id=f"{voice.name}/{i:03d}",
+            path=f"synthetic/{voice.name}/{i:03d}.flac",
+            text=text,
+            speaker=voice.name,
+            split=voice.split,
+            source="synthetic",
         )
         for i, text in enumerate(texts)
     ]
@@ -76,9 +80,12 @@ def an4_utterances(root: Path) -> list[Utterance]:
     with (root / "manifest.csv").open() as file:
         return [
             Utterance(
-                id=f"an4/{row['path']}", path=str((root / row["path"]).resolve()),
-                text=row["text"].lower(), speaker=f"an4-{row['speaker']}",
-                split=split_of[row["speaker"]], source="an4",
+                id=f"an4/{row['path']}",
+                path=str((root / row["path"]).resolve()),
+                text=row["text"].lower(),
+                speaker=f"an4-{row['speaker']}",
+                split=split_of[row["speaker"]],
+                source="an4",
             )
             for row in csv.DictReader(file)
         ]
@@ -97,8 +104,12 @@ def fsdd_utterances(root: Path, takes: int = 3) -> list[Utterance]:
             chosen.append(row)
     return [
         Utterance(
-            id=f"fsdd/{row['path']}", path=str((root / row["path"]).resolve()),
-            text=row["text"].lower(), speaker=f"fsdd-{row['speaker']}", split="test", source="fsdd",
+            id=f"fsdd/{row['path']}",
+            path=str((root / row["path"]).resolve()),
+            text=row["text"].lower(),
+            speaker=f"fsdd-{row['speaker']}",
+            split="test",
+            source="fsdd",
         )
         for row in chosen
     ]

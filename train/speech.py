@@ -18,8 +18,8 @@ import numpy as np
 from rich.progress import track
 
 from hyperasr.audio import load
-from hyperasr.mel import log_mel
 from hyperasr.files import atomic_folder
+from hyperasr.mel import log_mel
 from train.augment import augment_waveform
 from train.domain import sample_text
 from train.voices import Voice, synthesise, voices
@@ -71,7 +71,9 @@ def make_voice(voice: Voice, out: Path, seed: int) -> None:
         return
     train = voice.split == "train"
     rng = random.Random(f"{voice.name}-{seed}")
-    texts = [sample_text(rng) for _ in range(UTTERANCES_PER_VOICE if train else HELD_OUT_UTTERANCES)]
+    texts = [
+        sample_text(rng) for _ in range(UTTERANCES_PER_VOICE if train else HELD_OUT_UTTERANCES)
+    ]
     noise = np.random.default_rng(rng.getrandbits(32))
     spoken = [
         (wave, text)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import hyperasr  # noqa: F401  (before transformers: it keeps torchaudio importable)
+
 __all__ = ["build_tokenizer"]
 
 N_TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 20 ms, as in every Whisper
@@ -28,7 +30,6 @@ def build_tokenizer(texts: Iterable[str], n_merged: int) -> Any:
         texts: text of the domain; every one is seen with a leading blank.
         n_merged: tokens above the single bytes.
     """
-    import hyperasr  # noqa: F401  (before transformers: it keeps torchaudio importable)
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
     from transformers import WhisperTokenizer
 

@@ -32,8 +32,8 @@ VARIANTS = (
     "adam Alex Alicia Andrea Andy anika Annie antonio aunty belinda benjamin boris caleb david "
     "Denis Diogo ed edward edward2 f1 f2 f3 f4 f5 Gene Gene2 grandma grandpa gustave Henrique Hugo "
     "iven iven2 iven3 iven4 Jacky john kaukovalta klatt klatt2 klatt3 klatt4 Lee linda m1 m2 m3 m4 "
-    "m5 m6 m7 m8 marcelo Marco Mario max michel Michael miguel Mike norbert pablo paul pedro quincy "
-    "rob robert sandro shelby steph steph2 steph3 Storm travis Tweaky victor zac"
+    "m5 m6 m7 m8 marcelo Marco Mario max michel Michael miguel Mike norbert pablo paul pedro "
+    "quincy rob robert sandro shelby steph steph2 steph3 Storm travis Tweaky victor zac"
 ).split()
 DEV_VARIANTS = frozenset("Annie Gene Hugo iven2 m3 steph2".split())
 TEST_VARIANTS = frozenset(
@@ -96,7 +96,9 @@ def voices(seed: int = 0) -> list[Voice]:
 
 def _spoken(text: str) -> str:
     """Write single letters in capitals with full pauses off, so that engines spell them."""
-    return " ".join(word.upper() if len(word) == 1 and word != "i" else word for word in text.split())
+    return " ".join(
+        word.upper() if len(word) == 1 and word != "i" else word for word in text.split()
+    )
 
 
 def _espeak(voice: Voice, text: str, rate: float, pitch: float) -> bytes:
@@ -125,11 +127,14 @@ def _run(command: list[str]) -> bytes:
 def _festival(voice: Voice, texts: list[str]) -> list[bytes]:
     """Synthesise many texts in one festival process; loading a voice takes a second."""
     with tempfile.TemporaryDirectory() as folder:
-        lines = [f"(voice_{voice.voice})", f"(Parameter.set 'Duration_Stretch {1 / voice.rate:.3f})"]
+        lines = [
+            f"(voice_{voice.voice})",
+            f"(Parameter.set 'Duration_Stretch {1 / voice.rate:.3f})",
+        ]
         for i, text in enumerate(texts):
             lines.append(
                 f'(utt.save.wave (utt.synth (Utterance Text "{_spoken(text)}")) '
-                f"\"{folder}/{i}.wav\" 'riff)"
+                f'"{folder}/{i}.wav" \'riff)'
             )
         script = Path(folder) / "say.scm"
         script.write_text("\n".join(lines))
@@ -156,4 +161,6 @@ def synthesise(voice: Voice, texts: list[str], seed: int) -> Iterator[np.ndarray
     for text in texts:
         rate = voice.rate * rng.uniform(0.9, 1.1)
         pitch = voice.pitch * rng.uniform(0.9, 1.1)
-        yield _decode(speak(voice, text, rate, min(pitch, 99) if voice.engine == "espeak" else pitch))
+        yield _decode(
+            speak(voice, text, rate, min(pitch, 99) if voice.engine == "espeak" else pitch)
+        )

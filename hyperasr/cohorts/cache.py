@@ -45,7 +45,9 @@ class CacheConfig:
     """Store log-mel too, for encoder targets and trained speaker encoders."""
 
 
-def cache_folder(root: Path, views: Sequence[View], backbone: Backbone, config: CacheConfig) -> Path:
+def cache_folder(
+    root: Path, views: Sequence[View], backbone: Backbone, config: CacheConfig
+) -> Path:
     """Return the folder of the cache with exactly this content."""
     parts = [plan_key(views), backbone.fingerprint(), json.dumps(to_dict(config), sort_keys=True)]
     return Path(root) / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -107,6 +109,9 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(backbone_name: str, config: CacheConfig) -> None:
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()
     torch.set_num_threads(1)
     backbone = Backbone.from_pretrained(backbone_name, offline=True)
     _worker.update(
@@ -144,10 +149,15 @@ def _rows(views: list[View]) -> list[dict[str, Any]]:
     for i, (view, (waveform, text)) in enumerate(zip(views, made, strict=True)):
         n_states = int(encoded.lengths[i])
         row = {
-            "id": view.id, "text": text, "speaker": view.utterance.speaker,
-            "cohort": view.cohort, "severity": float(view.severity),
-            "source": view.utterance.source, "duration_s": len(waveform) / 16_000,
-            "n_frames": int(n_frames[i]), "n_states": n_states,
+            "id": view.id,
+            "text": text,
+            "speaker": view.utterance.speaker,
+            "cohort": view.cohort,
+            "severity": float(view.severity),
+            "source": view.utterance.source,
+            "duration_s": len(waveform) / 16_000,
+            "n_frames": int(n_frames[i]),
+            "n_states": n_states,
             "states": _bytes(encoded.states[i, :n_states]),
         }
         if embs is not None:
@@ -173,7 +183,9 @@ class Cache:
             raise ConfigError(f"no cache in {[str(f) for f in folders]}: its plan has no views")
         self.rows = concatenate_datasets(parts)
         self.backbone = backbone
-        columns = self.rows.select_columns(["speaker", "cohort", "severity", "text", "source", "id"])
+        columns = self.rows.select_columns(
+            ["speaker", "cohort", "severity", "text", "source", "id"]
+        )
         self.meta: dict[str, list[Any]] = {name: columns[name][:] for name in columns.column_names}
 
         self.n_frames: list[int] = self.rows["n_frames"][:]
@@ -212,10 +224,16 @@ class Cache:
         for target, values in zip(tokens, ids, strict=True):
             target[: len(values)] = torch.tensor(values)
         return Batch(
-            n_frames=torch.tensor(rows["n_frames"]), encoded=EncoderOutput(states, lengths),
-            mel=mel, speaker_emb=emb, tokens=tokens,
-            n_tokens=torch.tensor([len(values) for values in ids]), n_prompt=len(prompt),
-            ids=tuple(rows["id"]), speakers=tuple(rows["speaker"]), cohorts=tuple(rows["cohort"]),
+            n_frames=torch.tensor(rows["n_frames"]),
+            encoded=EncoderOutput(states, lengths),
+            mel=mel,
+            speaker_emb=emb,
+            tokens=tokens,
+            n_tokens=torch.tensor([len(values) for values in ids]),
+            n_prompt=len(prompt),
+            ids=tuple(rows["id"]),
+            speakers=tuple(rows["speaker"]),
+            cohorts=tuple(rows["cohort"]),
         )
 
 

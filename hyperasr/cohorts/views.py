@@ -101,9 +101,7 @@ def _check_plan(
 ) -> None:
     unknown = [cohort for cohort in cohorts if cohort not in (*COHORTS, TYPICAL)]
     if unknown:
-        raise ConfigError(
-            f"no cohort {unknown[0]!r}; there are {', '.join((*COHORTS, TYPICAL))}"
-        )
+        raise ConfigError(f"no cohort {unknown[0]!r}; there are {', '.join((*COHORTS, TYPICAL))}")
     if severities is not None and not (severities and all(0 <= s <= 1 for s in severities)):
         raise ConfigError(f"severities are {list(severities)}; give some, each in [0, 1]")
     if people_per_speaker < 1:
@@ -117,9 +115,7 @@ def realise(view: View) -> tuple[np.ndarray, str]:
     text = u.text_clean or u.text or ""
     if view.cohort == TYPICAL:
         return waveform, text
-    made = simulate(
-        waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person
-    )
+    made = simulate(waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person)
     return made.waveform, made.text
 
 

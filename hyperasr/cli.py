@@ -1,0 +1,232 @@
+"""The command line: what can be typed. What it does is in `hyperasr.commands`, loaded when needed.
+
+Nothing here imports torch, so that `--help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from hyperasr import __version__
+from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.options import TranscribeOptions
+
+__all__ = ["build_parser", "main"]
+
+DESCRIPTION = (
+    "Transcribe atypical speech (stuttering, dysarthria, Parkinson's) with one frozen Whisper "
+    "whose weights are adapted to every utterance. Runs on this machine; not a medical device."
+)
+_FAILED = 2
+_INTERRUPTED = 128 + signal.SIGINT
+_BROKEN_PIPE = 128 + 13  # SIGPIPE, which not every system names
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    0: done. 1: some recordings failed. 2: a mistake in the call, or nothing could be done. 130:
+    interrupted.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show
+    try:
+        return _run(sys.argv[1:] if argv is None else list(argv))
+    except HyperASRError as error:
+        print(f"hyperasr: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return _FAILED
+    except KeyboardInterrupt:
+        print("hyperasr: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has what it wants. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+
+
+def build_parser() -> Any:
+    """Build the parser of `hyperasr` and its subcommands (a `jsonargparse.ArgumentParser`)."""
+    parser = _parser(DESCRIPTION, prog="hyperasr", version=__version__)
+    commands = parser.add_subcommands(required=False, dest="command", metavar="COMMAND")
+    for name, (build, help_text) in _COMMANDS.items():
+        commands.add_subcommand(name, build(), help=help_text)
+    return parser
+
+
+def _transcribe() -> Any:
+    parser = _parser("Transcribe recordings; texts go to standard output, in the order given.")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        type=str,
+        metavar="SOURCE",
+        help="recordings, folders (searched for recordings), manifests (.jsonl)",
+    )
+    _add_model(parser)
+    parser.add_argument(
+        "--format", type=Literal["txt", "json", "srt", "vtt"], default="txt", help="of the output"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        default=None,
+        metavar="FOLDER",
+        help="write a file for each recording there, replacing older ones",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with values of these options")
+    _add_dataclass(parser, TranscribeOptions)
+    return parser
+
+
+def _inspect() -> Any:
+    parser = _parser("Say what a model is: backbone, adapted matrices, budget, training.")
+    parser.add_argument("model", nargs="?", type=str, default="micro", help="micro or a folder")
+    _add_offline(parser)
+    return parser
+
+
+def _simulate() -> Any:
+    parser = _parser(
+        "Make a recording of simulated atypical speech from a typical one. A simulation after "
+        "published clinical descriptions, not a patient."
+    )
+    parser.add_argument("file", type=str, metavar="FILE", help="a recording of typical speech")
+    parser.add_argument(
+        "--cohort", type=str, required=True, help="stuttering, dysarthria or parkinson"
+    )
+    parser.add_argument("--severity", type=float, default=0.5, help="0 (none) to 1")
+    parser.add_argument("--text", type=str, default="", help="what is said in the recording")
+    parser.add_argument("--seed", type=int, default=0, help="another seed is another moment")
+    parser.add_argument("--person", type=str, default="0", help="another name is another person")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write into")
+    return parser
+
+
+def _demo() -> Any:
+    parser = _parser("Transcribe the bundled clips with the unadapted and the personalised model.")
+    parser.add_argument(
+        "--folder", type=Path | None, default=None, help="other clips, with a manifest.jsonl"
+    )
+    _add_model(parser)
+    return parser
+
+
+_COMMANDS = {
+    "transcribe": (_transcribe, "transcribe recordings, folders and manifests"),
+    "demo": (_demo, "transcribe the bundled clips, unadapted beside personalised"),
+    "simulate": (_simulate, "make a simulated atypical recording"),
+    "inspect": (_inspect, "say what a model is"),
+}
+
+
+def _run(argv: list[str]) -> int:
+    from jsonargparse import ArgumentError
+
+    parser = build_parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # after --help and --version
+        return int(stop.code or 0)
+    except (ArgumentError, TypeError, ValueError, OSError) as error:
+        raise ConfigError(_readable(str(error), argv)) from error
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return _FAILED
+    values = args[args.command]
+    if values.get("offline"):
+        # Read by Hugging Face's libraries when they are imported, which is from here on.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from hyperasr import commands
+
+    status = int(getattr(commands, args.command)(values))
+    sys.stdout.flush()
+    return status
+
+
+def _parser(description: str, **options: Any) -> Any:
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        print_config=None,
+        **options,
+    )
+
+
+def _add_model(parser: Any) -> None:
+    parser.add_argument(
+        "--model", type=str, default="micro", help="micro (embedded) or the folder of a model"
+    )
+    _add_offline(parser)
+
+
+def _add_offline(parser: Any) -> None:
+    parser.add_argument("--offline", action="store_true", help="never touch the network")
+
+
+def _add_dataclass(parser: Any, kind: type[Any]) -> None:
+    """Add an option for each field, with the docstring under the field as its help."""
+    from docstring_parser import parse_from_object
+    from jsonargparse import ActionYesNo
+
+    helps = {param.arg_name: param.description for param in parse_from_object(kind).params}
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        flag = f"--{field.name.replace('_', '-')}"
+        options = {"default": field.default, "help": " ".join((helps[field.name] or "").split())}
+        if hints[field.name] is bool:
+            parser.add_argument(flag, action=ActionYesNo(no_prefix="no-"), **options)
+        else:
+            parser.add_argument(flag, type=hints[field.name], **options)
+
+
+def _readable(message: str, argv: Sequence[str]) -> str:
+    """Say in one line what is wrong with the call, with the closest name that is right."""
+    line = " ".join(message.split())
+    found = re.search(r"invalid choice: '([^']*)'", line)
+    if found and "COMMAND" in line.split(":")[0]:
+        return f"no command {found[1]!r}{_closest(found[1], _COMMANDS)}"
+    command = next((word for word in argv if word in _COMMANDS), None)
+    options = _options(command)
+    found = re.search(r"unrecognized arguments: (\S+)", line)
+    if found:
+        name = found[1].split("=")[0]
+        if not name.startswith("-"):
+            return f"{name!r} is one argument too many; see hyperasr {command or ''} --help"
+        return f"unknown option {name}{_closest(name, options)}"
+    found = re.search(r"does not accept option '([^']*)'", line)
+    if found:
+        keys = [option.removeprefix("--").replace("-", "_") for option in options]
+        return f"unknown configuration key {found[1]!r}{_closest(found[1], keys)}"
+    found = re.search(r"following arguments are required: (.*)", line)
+    if found:
+        needed = [name.removeprefix(f"{command}.") for name in found[1].split(", ")]
+        named = [f"--{name}" if f"--{name}" in options else name.upper() for name in needed]
+        return f"{command} needs {', '.join(named)}; see hyperasr {command} --help"
+    found = re.search(r'[Pp]arser key "([^"]*)": (.*)', line)
+    if found:
+        reason = re.sub(r"<class '(\w+)'>|typing\.Literal\[(.*?)\]", r"\1\2", found[2])
+        return f"--{found[1].split('.')[-1].replace('_', '-')}: {reason}"
+    return line
+
+
+def _options(command: str | None) -> list[str]:
+    parser = _parser("") if command is None else _COMMANDS[command][0]()
+    return [name for name in parser._option_string_actions if name.startswith("--")]
+
+
+def _closest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"; did you mean {close[0]}?" if close else ""

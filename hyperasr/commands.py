@@ -1,0 +1,287 @@
+"""What each subcommand does; `hyperasr.cli` parses, this runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from rich.table import Table
+from rich.text import Text
+
+from hyperasr import audio
+from hyperasr.backbone import ASSETS
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.simulate import simulate as make_simulated
+from hyperasr.errors import ConfigError
+from hyperasr.files import atomic_write_bytes, atomic_write_text
+from hyperasr.formats import file_names, render, to_dict
+from hyperasr.metrics import EditCounts, score
+from hyperasr.model import HyperASR
+from hyperasr.options import TranscribeOptions
+from hyperasr.recordings import find_recordings
+from hyperasr.terminal import UNCERTAIN, UNCERTAIN_STYLE, Reporter, marked, output
+from hyperasr.text import normaliser
+from hyperasr.transcribe import Result
+from hyperasr.transcribe import transcribe as results_of
+from hyperasr.types import Transcript
+
+__all__ = ["demo", "inspect", "simulate", "transcribe"]
+
+NOT_A_MEDICAL_DEVICE = (
+    "The atypical cohorts are simulated from synthetic voices. This is not a medical device and "
+    "states nothing about a person's health."
+)
+
+
+def transcribe(args: Any) -> int:
+    """Transcribe, print or write each result, and return 0, or 1 where some failed.
+
+    Raises:
+        HyperASRError: the call or the model is wrong, or no recording could be transcribed.
+    """
+    options = _options(args)
+    recordings = find_recordings(args.sources)
+    if args.out is None and args.format in ("srt", "vtt") and len(recordings) > 1:
+        raise ConfigError(
+            f"{len(recordings)} recordings do not fit into one {args.format}; give --out FOLDER"
+        )
+    names = file_names(recordings, args.format)
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise ConfigError(f"--out {args.out} is a file; give a folder")
+    if len(recordings) == 1 and recordings[0].error is not None:
+        raise recordings[0].error
+    model = HyperASR.from_pretrained(args.model, offline=args.offline)
+    tally, errors = _Tally(options), []
+    with Reporter() as reporter:
+        results = results_of(model, recordings, options, progress=reporter.progress)
+        for name, result in zip(names, results, strict=True):
+            if result.transcript is None:
+                assert result.error is not None
+                errors.append(result.error)
+                if len(recordings) > 1:
+                    reporter.say("error", [_blame(result)])
+                continue
+            reporter.say("warning", [f"{result.id}: {w}" for w in result.transcript.warnings])
+            line = tally.add(result)
+            if args.out is not None:
+                atomic_write_text(args.out / name, _file(result, args.format, line))
+                continue
+            with reporter.paused():
+                _print_result(result, args.format, line, len(recordings))
+    if tally.n_scored:
+        print(tally.total(), file=sys.stderr if args.format != "txt" else sys.stdout)
+    if len(errors) == len(recordings):
+        if len(recordings) == 1:
+            raise errors[0]
+        raise ConfigError(f"none of {len(recordings)} recordings could be transcribed")
+    return 1 if errors else 0
+
+
+def demo(args: Any) -> int:
+    """Transcribe the bundled clips, unadapted beside personalised, as one table."""
+    folder = args.folder or ASSETS / "demo"
+    manifest = folder / "manifest.jsonl"
+    if not manifest.is_file():
+        raise ConfigError(f"no clips in {folder}: it has no manifest.jsonl")
+    options = TranscribeOptions(compare=True)
+    model = HyperASR.from_pretrained(args.model, offline=args.offline)
+    tally, failed = _Tally(options), 0
+    table = Table(title="Unadapted and personalised transcripts", show_lines=True)
+    for name in ("clip", "cohort (simulated), severity", "reference", "unadapted", "personalised"):
+        table.add_column(name, overflow="fold")
+    for name in ("WER, %", "WER, %"):
+        table.add_column(name, justify="right")
+    with Reporter("clips") as reporter:
+        for result in results_of(model, [manifest], options, progress=reporter.progress):
+            if result.transcript is None or result.base is None:
+                reporter.say("error", [_blame(result)])
+                failed += 1
+                continue
+            tally.add(result)
+            table.add_row(*_demo_row(result))
+    console = output()
+    table.add_row("all", "", "", "", "", *(_percent(c) for c in tally.sums()))
+    console.print(table, soft_wrap=False)
+    console.print(tally.total())
+    console.print(
+        Text.assemble(("Marked words", UNCERTAIN_STYLE), f" are less than {UNCERTAIN:.0%} sure.")
+    )
+    console.print(NOT_A_MEDICAL_DEVICE)
+    return 1 if failed else 0
+
+
+def inspect(args: Any) -> int:
+    """Print what a model is made of and how it was trained."""
+    model = HyperASR.from_pretrained(args.model, offline=args.offline)
+    backbone, source = model.backbone, model.source
+    shapes = ", ".join(
+        f"{name} ({s.n_layer} layers, {s.d_in} to {s.d_out})" for name, s in source.targets.items()
+    )
+    whisper = backbone.whisper.config
+    rows = {
+        "model": args.model,
+        "backbone": f"{backbone.n_parameters:,} parameters, {whisper.encoder_layers} encoder and "
+        f"{whisper.decoder_layers} decoder layers of width {backbone.d_model}",
+        "fingerprint": backbone.fingerprint(),
+        "audio context": backbone.audio_context,
+        "speaker encoder": f"{model.speaker_config.kind}, {model.speaker.d_spk} values",
+        "source": model.source_config.kind,
+        "targets": shapes,
+        "rank": f"{source.rank}, alpha {source.alpha:g}",
+        "budget": model.budget().removeprefix("budget: "),
+    }
+    folder = ASSETS / "micro" / "hypernet" if args.model == "micro" else Path(args.model)
+    training = json.loads((folder / "config.json").read_text(encoding="utf-8"))["training"]
+    rows |= {f"training, {key}": json.dumps(value) for key, value in training.items()}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def simulate(args: Any) -> int:
+    """Write a simulated recording, what is heard in it, what was meant, and its events."""
+    if args.cohort not in COHORTS:
+        raise ConfigError(f"no cohort {args.cohort!r} to simulate; there are {', '.join(COHORTS)}")
+    waveform = audio.load(args.file)
+    made = make_simulated(
+        waveform, args.text, args.cohort, args.severity, seed=args.seed, speaker=args.person
+    )
+    stem = f"{Path(args.file).stem}-{args.cohort}-{args.severity:g}-{args.seed}"
+    wav = io.BytesIO()
+    soundfile.write(wav, made.waveform, audio.SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    notes = {
+        "simulated": True,
+        "cohort": made.cohort,
+        "severity": made.severity,
+        "person": args.person,
+        "seed": args.seed,
+        "duration_s": round(len(made.waveform) / audio.SAMPLE_RATE, 3),
+        "text_clean": made.text,
+        "text_verbatim": made.verbatim,
+        "events": [dataclasses.asdict(event) for event in made.events],
+        "words": [dataclasses.asdict(word) for word in made.words],
+    }
+    written = [
+        atomic_write_bytes(args.out / f"{stem}.wav", wav.getvalue()),
+        atomic_write_text(args.out / f"{stem}.verbatim.txt", f"{made.verbatim}\n"),
+        atomic_write_text(args.out / f"{stem}.clean.txt", f"{made.text}\n"),
+        atomic_write_text(
+            args.out / f"{stem}.json", json.dumps(notes, ensure_ascii=False, indent=2) + "\n"
+        ),
+    ]
+    for path in written:
+        print(path)
+    return 0
+
+
+class _Tally:
+    """Word edits of the results with a reference: of the base where compared, then of the model."""
+
+    def __init__(self, options: TranscribeOptions) -> None:
+        adapted = "personalised" if options.adapt else "unadapted"
+        self.systems = ["unadapted", adapted] if options.compare else [adapted]
+        self._counts: list[list[EditCounts]] = []
+
+    @property
+    def n_scored(self) -> int:
+        return len(self._counts)
+
+    def add(self, result: Result) -> str | None:
+        """Count one result and return its line of error rates; None without a reference."""
+        counts = counts_of(result)
+        if counts is None:
+            return None
+        self._counts.append(counts)
+        return self._line(counts)
+
+    def sums(self) -> list[EditCounts]:
+        if not self._counts:
+            return [EditCounts() for _ in self.systems]
+        return [sum(column, EditCounts()) for column in zip(*self._counts, strict=True)]
+
+    def total(self) -> str:
+        plural = "" if self.n_scored == 1 else "s"
+        return f"{self._line(self.sums())} ({self.n_scored} recording{plural} with a reference)"
+
+    def _line(self, counts: Iterable[EditCounts]) -> str:
+        rates = zip(self.systems, counts, strict=True)
+        return "WER " + ", ".join(f"{name} {_percent(c)} %" for name, c in rates)
+
+
+def counts_of(result: Result) -> list[EditCounts] | None:
+    """Return the word edits of base (where there is one) and transcript; None without reference."""
+    if result.reference is None or result.transcript is None:
+        return None
+    systems = [result.base, result.transcript] if result.base is not None else [result.transcript]
+    hypotheses = [transcript.text for transcript in systems]
+    return score([result.reference] * len(systems), hypotheses, normaliser("spoken"))
+
+
+def _options(args: Any) -> TranscribeOptions:
+    names = [field.name for field in dataclasses.fields(TranscribeOptions)]
+    return TranscribeOptions(**{name: args[name] for name in names})
+
+
+def _percent(counts: EditCounts) -> str:
+    return f"{100 * counts.rate:.1f}" if counts.n_reference else "n/a"
+
+
+def _file(result: Result, form: str, line: str | None) -> str:
+    text = render(result, form)
+    return f"{text}{line}\n" if form == "txt" and line and result.base is not None else text
+
+
+def _print_result(result: Result, form: str, line: str | None, n_recordings: int) -> None:
+    assert result.transcript is not None
+    if form == "json":  # one object a line, so that many can be told apart
+        print(json.dumps(to_dict(result), ensure_ascii=False), flush=True)
+        return
+    if form != "txt":
+        print(render(result, form), end="", flush=True)
+        return
+    lines = []
+    if result.base is None:
+        text = _shown(result.transcript)
+        lines.append(Text.assemble(f"{result.id}\t", text) if n_recordings > 1 else text)
+    else:
+        lines.append(Text(result.id, style="bold"))
+        if result.reference is not None:
+            lines.append(Text(f"  reference:    {result.reference}"))
+        lines.append(Text.assemble("  unadapted:    ", _shown(result.base)))
+        lines.append(Text.assemble("  personalised: ", _shown(result.transcript)))
+        if line is not None:
+            lines.append(Text(f"  {line}"))
+    for shown in lines:
+        if sys.stdout.isatty():
+            output().print(shown)
+        else:
+            print(shown.plain)
+    sys.stdout.flush()
+
+
+def _blame(result: Result) -> str:
+    """Return the error of a result, with the recording's name where the message lacks it."""
+    reason = str(result.error)
+    return reason if str(result.recording.path) in reason else f"{result.id}: {reason}"
+
+
+def _shown(transcript: Transcript) -> Text:
+    return marked(transcript) if sys.stdout.isatty() else Text(transcript.text)
+
+
+def _demo_row(result: Result) -> list[Text]:
+    assert result.transcript is not None
+    assert result.base is not None
+    r = result.recording
+    cohort = r.cohort if r.severity is None else f"{r.cohort} {r.severity:.2f}"
+    counts = counts_of(result)
+    rates = ["", ""] if counts is None else [_percent(c) for c in counts]
+    cells = [Text(r.id), Text(cohort), Text(r.reference or "")]
+    return [*cells, marked(result.base), marked(result.transcript), *map(Text, rates)]

@@ -1,0 +1,107 @@
+"""The embedded model: it is what the package ships, so it is tested as a user would meet it."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hyperasr.audio import load
+from hyperasr.backbone import ASSETS
+from hyperasr.cohorts.manifest import read_manifest
+from hyperasr.cohorts.simulate import COHORTS, simulate
+from hyperasr.decode import decode
+from hyperasr.metrics import error_rate, score
+from hyperasr.model import HyperASR
+from hyperasr.text import normaliser
+from hyperasr.types import Batch
+from train.speech import an4_splits
+
+
+@pytest.fixture(scope="module")
+def model() -> HyperASR:
+    return HyperASR.from_pretrained("micro", offline=True)
+
+
+@pytest.fixture(scope="module")
+def an4_test(shared_data: Path) -> list[tuple[np.ndarray, str, str]]:
+    """Three utterances of each AN4 test speaker: waveform, text, speaker."""
+    folder = shared_data / "an4-train"
+    with (folder / "manifest.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    chosen = []
+    for speaker in an4_splits()["test"]:
+        own = [row for row in rows if row["speaker"] == speaker][:9:3]
+        chosen += [(load(folder / r["path"]), r["text"].lower(), speaker) for r in own]
+    return chosen
+
+
+def wer(
+    model: HyperASR,
+    items: list[tuple[np.ndarray, str, str]],
+    cohort: str,
+    severity: float,
+    adapt: bool,
+) -> float:
+    made = [
+        simulate(wave, text, cohort, severity, seed=i, speaker=f"{speaker}-{cohort}").waveform
+        for i, (wave, text, speaker) in enumerate(items)
+    ]
+    hypotheses = []
+    for start in range(0, len(made), 16):
+        mel, n_frames = model.backbone.features(made[start : start + 16])
+        decoded = decode(model, Batch(n_frames=n_frames, mel=mel), adapt=adapt)
+        hypotheses += [model.backbone.text(tokens) for tokens in decoded.tokens]
+    return error_rate(score([t for _, t, _ in items], hypotheses, normaliser("spoken"), "wer"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cohort", COHORTS)
+def test_errors_of_the_unadapted_model_rise_with_severity(model, an4_test, cohort) -> None:
+    rates = [wer(model, an4_test, cohort, s, adapt=False) for s in (0.0, 0.5, 1.0)]
+    assert rates[0] < rates[1] < rates[2], rates
+
+
+@pytest.mark.slow
+def test_adaptation_helps_unseen_real_speakers_in_every_simulated_cohort(model, an4_test) -> None:
+    for cohort in COHORTS:
+        base = wer(model, an4_test, cohort, 0.8, adapt=False)
+        adapted = wer(model, an4_test, cohort, 0.8, adapt=True)
+        assert adapted < base, (cohort, base, adapted)
+
+
+def test_bundled_clips_are_held_out_voices_and_mostly_understood(model) -> None:
+    rows = read_manifest(ASSETS / "demo" / "manifest.jsonl")
+    assert {row.cohort for row in rows} == {*COHORTS, "typical"}
+    mel, n_frames = model.backbone.features([load(row.path) for row in rows])
+    decoded = decode(model, Batch(n_frames=n_frames, mel=mel))
+    hypotheses = [model.backbone.text(tokens) for tokens in decoded.tokens]
+    counts = score([row.text or "" for row in rows], hypotheses, normaliser("spoken"), "wer")
+    assert error_rate(counts) < 0.6
+    typical = [c for c, row in zip(counts, rows, strict=True) if row.cohort == "typical"]
+    assert error_rate(typical) < 0.35
+
+
+def test_three_seconds_take_well_under_a_second(model) -> None:
+    rng = np.random.default_rng(0)
+    mel, n_frames = model.backbone.features([rng.normal(0, 0.1, 48_000).astype(np.float32)])
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        decode(model, Batch(n_frames=n_frames, mel=mel))
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.6  # eval/speed.py measures it properly
+
+
+def test_the_embedded_model_is_small_and_free_of_pickle() -> None:
+    files = [f for f in (ASSETS / "micro").rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) <= 24 * 2**20
+    assert {f.suffix for f in files} <= {".json", ".safetensors"}
+
+
+def test_every_weight_is_finite(model) -> None:
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())

@@ -1,0 +1,148 @@
+"""Text, JSON, SRT and WebVTT of a result, and file names that never clash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperasr.errors import AudioError, ConfigError
+from hyperasr.formats import FORMATS, file_names, render, to_dict
+from hyperasr.recordings import Recording
+from hyperasr.transcribe import Result
+from hyperasr.types import Segment, Transcript
+
+SEGMENTS = (
+    Segment(0.0, 2.5, "turn on", -0.1, (("turn", 0.9), ("on", 0.4))),
+    Segment(2.5, 3.0, "", 0.0),
+    Segment(3661.0016, 3725.5, "the <light> --> & more", -0.5, (("the", 0.99),)),
+)
+TRANSCRIPT = Transcript("a.wav", "turn on the <light>", SEGMENTS, 3726.0, ("it is clipped",))
+RESULT = Result(Recording("a.wav", "a.wav", reference="turn on the light"), TRANSCRIPT)
+COMPARED = Result(RESULT.recording, TRANSCRIPT, base=Transcript("a.wav", "turn of"))
+
+
+def files(*paths: str) -> list[Recording]:
+    return [Recording(path, path) for path in paths]
+
+
+def test_text_is_the_text() -> None:
+    assert render(RESULT, "txt") == "turn on the <light>\n"
+
+
+def test_text_of_a_comparison_names_each_system() -> None:
+    assert render(COMPARED, "txt").splitlines() == [
+        "reference: turn on the light",
+        "unadapted: turn of",
+        "personalised: turn on the <light>",
+    ]
+
+
+def test_json_holds_everything() -> None:
+    values = json.loads(render(COMPARED, "json"))
+    assert values == to_dict(COMPARED)
+    assert values["id"] == "a.wav"
+    assert values["text"] == TRANSCRIPT.text
+    assert values["duration_s"] == 3726.0
+    assert values["warnings"] == ["it is clipped"]
+    assert values["reference"] == "turn on the light"
+    assert values["base"]["text"] == "turn of"
+    assert values["segments"][0] == {
+        "start_s": 0.0,
+        "end_s": 2.5,
+        "text": "turn on",
+        "logprob": -0.1,
+        "words": [{"word": "turn", "probability": 0.9}, {"word": "on", "probability": 0.4}],
+    }
+
+
+def test_json_keeps_letters_as_they_are() -> None:
+    result = Result(Recording("å.wav", "å.wav"), Transcript("å.wav", "grün"))
+    assert '"text": "grün"' in render(result, "json")
+
+
+def test_srt() -> None:
+    assert render(RESULT, "srt") == (
+        "1\n00:00:00,000 --> 00:00:02,500\nturn on\n\n"
+        "2\n01:01:01,002 --> 01:02:05,500\nthe <light> -> & more\n"
+    )
+
+
+def test_vtt_escapes_markup() -> None:
+    assert render(RESULT, "vtt") == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:02.500\nturn on\n\n"
+        "01:01:01.002 --> 01:02:05.500\nthe &lt;light&gt; -&gt; &amp; more\n"
+    )
+
+
+def test_silence_in_every_format() -> None:
+    silent = Result(Recording("s", "s"), Transcript("s", "", (), 1.0))
+    assert render(silent, "txt") == "\n"
+    assert render(silent, "srt") == ""
+    assert render(silent, "vtt") == "WEBVTT\n"
+    assert json.loads(render(silent, "json"))["segments"] == []
+
+
+def test_what_cannot_be_written_says_so() -> None:
+    with pytest.raises(ConfigError, match="txt, json, srt, vtt"):
+        render(RESULT, "doc")
+    with pytest.raises(ConfigError, match=r"a\.wav has no transcript"):
+        render(Result(RESULT.recording, error=AudioError("x")), "txt")
+
+
+def test_a_file_is_named_by_its_stem() -> None:
+    assert file_names(files("x/a.wav", "y/b b.flac", "./x/c.mp3"), "srt") == [
+        "a.srt",
+        "b b.srt",
+        "c.srt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (("x/a.wav", "x/a.flac"), ["a.wav.txt", "a.flac.txt"]),
+        (("x/a.wav", "y/a.wav"), ["x/a.wav.txt", "y/a.wav.txt"]),
+        (("x/a.wav", "x/A.wav"), ["a.wav.txt", "A.wav-2.txt"]),
+        (("x/a.wav", "x/a.wav", "b.wav"), ["x/a.wav.txt", "x/a.wav-2.txt", "b.txt"]),
+        (("a.wav", "x/a.wav", "a"), ["a.wav.txt", "x/a.wav.txt", "a.txt"]),
+        (("../x/a.wav", "../y/a.wav"), ["x/a.wav.txt", "y/a.wav.txt"]),
+    ],
+)
+def test_one_stem_two_files(paths: tuple[str, ...], expected: list[str]) -> None:
+    assert file_names(files(*paths), "txt") == expected
+
+
+def test_rows_of_a_manifest_are_named_by_id_and_stay_in_the_folder() -> None:
+    rows = [Recording(id, "x.wav") for id in ("u1", "../../etc/passwd", "a/b", "..", "n" * 900)]
+    names = file_names(rows, "json")
+    assert names[0] == "u1.json"
+    assert all(PurePosixPath(name).parts == (name,) for name in names)
+    assert not any(name.startswith(".") for name in names)
+    assert max(len(name) for name in names) < 200
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(lambda i: Recording(i, "x.wav"), st.text(min_size=1, max_size=6)),
+            st.builds(
+                lambda parts: files("/".join(parts))[0],
+                st.lists(st.sampled_from(["a", "A", "b.wav", "a.wav", "a-2"]), min_size=1),
+            ),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from(FORMATS),
+)
+def test_names_never_clash_or_leave_the_folder(recordings: list[Recording], form: str) -> None:
+    names = file_names(recordings, form)
+    assert len({name.casefold() for name in names}) == len(recordings)
+    for name in names:
+        assert name.endswith(f".{form}")
+        assert not PurePosixPath(name).is_absolute()
+        assert ".." not in PurePosixPath(name).parts
