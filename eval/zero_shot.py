@@ -19,7 +19,7 @@ from rich.progress import track
 
 from hyperasr import results
 from hyperasr.backbone import Backbone
-from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
+from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, plan_views

@@ -404,7 +404,8 @@ def _zero_padding(x: Tensor, lengths: Tensor, dim: int) -> Tensor:
     if bool((lengths >= size).all()):
         return x
     real = torch.arange(size, device=x.device) < lengths[:, None]
-    return x * real.unsqueeze(1 if dim in (-1, x.dim() - 1) else -1)
+    # Filled, not multiplied: 0 * NaN is NaN.
+    return x.masked_fill(~real.unsqueeze(1 if dim in (-1, x.dim() - 1) else -1), 0.0)
 
 
 def _attention_bias(lengths: Tensor, size: int, dtype: torch.dtype) -> Tensor | None:

@@ -76,7 +76,7 @@ def decode_rows(
 
     Args:
         model: the model.
-        cache: a `hyperasr.cohorts.cache.Cache`.
+        cache: a `hyperasr.cache.Cache`.
         indices: which rows; None for all.
         batch_size: utterances decoded together; the result does not depend on it.
         search: greedy by default.

@@ -136,7 +136,7 @@ def test_full_context_features_are_padded_with_silence(full: Backbone) -> None:
 def test_padding_never_changes_a_state(
     random_backbone: Backbone, rows: list[Tensor], fill: float, spare: int
 ) -> None:
-    mel, n_frames = padded(rows, 0.0 if np.isnan(fill) else fill, spare)
+    mel, n_frames = padded(rows, fill, spare)
     together = random_backbone.encode(mel, n_frames, keep_layers=(0, 1, 2))
     for i, row in enumerate(rows):
         alone = random_backbone.encode(row[None], n_frames[i : i + 1], keep_layers=(0, 1, 2))
@@ -146,7 +146,7 @@ def test_padding_never_changes_a_state(
         assert torch.equal(together.states[i, n:], torch.zeros_like(together.states[i, n:]))
         for layer in (0, 1, 2):
             torch.testing.assert_close(
-                together.layers[layer][i, :n], alone.layers[layer][0], rtol=0, atol=1e-5
+                together.layers[layer][i, :n], alone.layers[layer][0], rtol=1e-5, atol=1e-5
             )
 
 
@@ -260,9 +260,7 @@ def test_weights_are_frozen(random_backbone: Backbone) -> None:
 
 
 @torch.no_grad()
-def test_round_trip(
-    random_backbone: Backbone, rows: list[Tensor], tmp_path: Path
-) -> None:
+def test_round_trip(random_backbone: Backbone, rows: list[Tensor], tmp_path: Path) -> None:
     random_backbone.save_pretrained(tmp_path)
     loaded = Backbone.from_pretrained(tmp_path, offline=True)
     assert loaded.audio_context == "trimmed"
@@ -308,7 +306,9 @@ def test_the_fingerprint_survives_fp16_storage(random_backbone: Backbone, tmp_pa
 
 def test_another_backbone_is_refused(random_backbone: Backbone) -> None:
     random_backbone.require_fingerprint(random_backbone.fingerprint(), "the adapter")
-    with pytest.raises(CheckpointMismatch, match=r"the adapter belongs to the backbone 0123.*") as e:
+    with pytest.raises(
+        CheckpointMismatch, match=r"the adapter belongs to the backbone 0123.*"
+    ) as e:
         random_backbone.require_fingerprint("0123", "the adapter")
     assert random_backbone.fingerprint() in str(e.value)
 
@@ -427,11 +427,17 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
     facts = PUBLISHED[request.param]
-    shape = {f"{p}_{n}": v for p in ("encoder", "decoder") for n, v in
-             (("layers", 1), ("attention_heads", 1), ("ffn_dim", 8))}
+    shape = {
+        f"{p}_{n}": v
+        for p in ("encoder", "decoder")
+        for n, v in (("layers", 1), ("attention_heads", 1), ("ffn_dim", 8))
+    }
     ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), facts["eos"])
     config = WhisperConfig(
-        vocab_size=facts["vocab_size"], d_model=8, **shape, **ends,
+        vocab_size=facts["vocab_size"],
+        d_model=8,
+        **shape,
+        **ends,
         decoder_start_token_id=facts["prompt"][0],
         num_mel_bins=128 if request.param == "whisper-v3" else 80,
     )

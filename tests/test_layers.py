@@ -30,7 +30,7 @@ LAYERS = [
     },
     {"cohorts", "metrics", "recordings", "results", "sources", "speaker"},
     {"backbone", "model"},
-    {"decode", "export"},
+    {"cache", "decode", "export"},
     {"__main__", "cli", "commands", "formats", "terminal", "transcribe"},
 ]
 # The one way up: a method that offers a later room, imported when it is called.

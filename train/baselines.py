@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from hyperasr.backbone import Backbone
-from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
+from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.files import atomic_folder
 from hyperasr.model import HyperASR
 from hyperasr.types import Batch

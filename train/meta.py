@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperasr.backbone import Backbone
-from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
+from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.sampler import BalancedSampler
 from hyperasr.cohorts.views import View, plan_views

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperasr.audio import load
-from hyperasr.cohorts.simulate import COHORTS, simulate
+from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.types import Utterance
 
@@ -49,7 +49,7 @@ class View:
         """What the view's content depends on, for caches."""
         u = self.utterance
         said = (u.id, u.text_clean or u.text, u.start_s, u.end_s, u.speaker, u.source)
-        return repr((*said, self.cohort, self.severity, self.person, self.seed))
+        return repr((*said, self.cohort, self.severity, self.person, self.seed, VERSION))
 
 
 def plan_views(

@@ -23,6 +23,7 @@ from hyperasr.errors import AudioError, ConfigError
 __all__ = [
     "COHORTS",
     "SAMPLE_RATE",
+    "VERSION",
     "DysarthriaProfile",
     "Event",
     "ParkinsonProfile",
@@ -33,6 +34,8 @@ __all__ = [
     "simulate",
 ]
 
+# Raise it whenever the same arguments give another waveform: caches depend on it.
+VERSION = 1
 COHORTS = ("stuttering", "dysarthria", "parkinson")
 _ROOMS = {"stuttering": stuttering, "dysarthria": dysarthria, "parkinson": parkinson}
 
