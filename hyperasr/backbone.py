@@ -96,10 +96,13 @@ class Backbone(nn.Module):
             raise ConfigError(
                 f"cannot load the Whisper {str(name)!r}: {hint} ({reason})"
             ) from error
-        if report["missing_keys"]:  # transformers fills them with random numbers
+        # transformers makes up for both: with random numbers, and with an empty vocabulary.
+        lacks = sorted(report["missing_keys"])
+        lacks += [t for t in ("<|startoftranscript|>",) if t not in tokenizer.get_vocab()]
+        if lacks:
             raise ConfigError(
-                f"cannot load the Whisper {str(name)!r}: it is incomplete or no Whisper "
-                f"(it lacks {min(report['missing_keys'])})"
+                f"cannot load the Whisper {str(name)!r}: it is incomplete or no Whisper, "
+                f"without {lacks[0]}"
             )
         return cls(whisper, tokenizer, audio_context)
 

@@ -59,6 +59,7 @@ def build_cache(
     backbone_name: str | Path,
     config: CacheConfig,
     *,
+    backbone: Backbone | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -69,10 +70,13 @@ def build_cache(
         views: the plan, in the order of the rows.
         backbone_name: as for `Backbone.from_pretrained`; each worker loads its own.
         config: what to store.
+        backbone: the same one, already loaded; in a thread it must be given, because
+            transformers cannot load two models at a time.
         workers: processes, one core each.
         progress: called with parts done and parts in total.
     """
-    folder = cache_folder(root, views, Backbone.from_pretrained(backbone_name), config)
+    backbone = backbone or Backbone.from_pretrained(backbone_name)
+    folder = cache_folder(root, views, backbone, config)
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(views), _PART)
     todo = [s for s in starts if not _part(folder, s // _PART).exists()]

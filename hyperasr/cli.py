@@ -217,13 +217,14 @@ def _readable(message: str, argv: Sequence[str]) -> str:
         return f"{command} needs {', '.join(named)}; see hyperasr {command} --help"
     found = re.search(r'[Pp]arser key "([^"]*)": (.*)', line)
     if found:
-        reason = re.sub(r"<class '(\w+)'>|typing\.Literal\[(.*?)\]", r"\1\2", found[2])
+        reason = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", found[2])
+        reason = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", reason)
         return f"--{found[1].split('.')[-1].replace('_', '-')}: {reason}"
     return line
 
 
 def _options(command: str | None) -> list[str]:
-    parser = _parser("") if command is None else _COMMANDS[command][0]()
+    parser = _parser("", version="") if command is None else _COMMANDS[command][0]()
     return [name for name in parser._option_string_actions if name.startswith("--")]
 
 

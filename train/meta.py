@@ -147,6 +147,7 @@ class Views:
             self.plan(index),
             config.backbone,
             CacheConfig(config.speaker, keep_mel),
+            backbone=self.backbone,
             workers=config.workers if index == 0 else 1,
             progress=lambda done, n: log.info("view set %d: %d of %d parts", index, done, n),
         )

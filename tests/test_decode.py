@@ -1,0 +1,151 @@
+"""Adapted generation: every utterance alone, whatever else is in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperasr import lora
+from hyperasr.backbone import Backbone
+from hyperasr.decode import decode, decode_rows, token_limits
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.search import SearchConfig
+from hyperasr.speaker import SpeakerConfig
+from hyperasr.types import Batch, EncoderOutput
+
+LENGTHS = (61, 20, 93, 44, 7)  # mel frames
+
+
+@pytest.fixture(scope="module")
+def model(random_model_folder: Path) -> HyperASR:
+    return HyperASR.from_pretrained(random_model_folder, offline=True)
+
+
+class Rows:
+    """What `decode_rows` needs of a cache, over random encoder states."""
+
+    def __init__(self, model: HyperASR) -> None:
+        generator = torch.Generator().manual_seed(4)
+        mels = [torch.randn(80, n, generator=generator) for n in LENGTHS]
+        self.n_frames = list(LENGTHS)
+        self.encoded: list[Tensor] = []
+        self.embs: list[Tensor] = []
+        with torch.no_grad():
+            for mel, n in zip(mels, LENGTHS, strict=True):
+                emb, encoded = model.embed(Batch(torch.tensor([n]), mel=mel[None]))
+                self.encoded.append(encoded.states[0])
+                self.embs.append(emb[0])
+
+    def __len__(self) -> int:
+        return len(self.n_frames)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        lengths = torch.tensor([len(self.encoded[i]) for i in indices])
+        states = torch.zeros(len(indices), int(lengths.max()), 32)
+        for row, i in zip(states, indices, strict=True):
+            row[: len(self.encoded[i])] = self.encoded[i]
+        return Batch(
+            n_frames=torch.tensor([self.n_frames[i] for i in indices]),
+            encoded=EncoderOutput(states, lengths),
+            speaker_emb=torch.stack([self.embs[i] for i in indices]),
+        )
+
+
+@pytest.fixture(scope="module")
+def rows(model: HyperASR) -> Rows:
+    return Rows(model)
+
+
+@pytest.mark.parametrize("search", [None, SearchConfig(beam_size=3)], ids=["greedy", "beam"])
+def test_a_transcript_does_not_depend_on_its_batch(
+    model: HyperASR, rows: Rows, search: SearchConfig | None
+) -> None:
+    # The slow twin: one utterance, its factors merged into the weights, nothing else around.
+    alone: list[Any] = []
+    for i in range(len(rows)):
+        batch = rows.batch([i])
+        assert batch.encoded is not None
+        assert batch.speaker_emb is not None
+        with lora.merged(model.backbone.whisper, model.factors(batch.speaker_emb)):
+            limits = token_limits(batch.encoded.lengths)
+            decoded = model.backbone.generate(batch.encoded, search, max_tokens=limits)
+        alone.append(model.backbone.text(decoded.tokens[0]))
+    assert len(set(alone)) > 3, "the utterances differ"
+    for batch_size in (1, 2, 5, 64):
+        assert decode_rows(model, rows, batch_size=batch_size, search=search) == alone
+    order = [3, 0, 4, 1, 2, 3]
+    expected = [alone[i] for i in order]
+    assert decode_rows(model, rows, order, batch_size=4, search=search) == expected
+    together = decode(model, rows.batch(order), search).tokens
+    assert [model.backbone.text(t) for t in together] == expected
+
+
+def test_unadapted_is_the_backbone_alone(model: HyperASR, rows: Rows) -> None:
+    batch = rows.batch(range(5))
+    assert batch.encoded is not None
+    limits = token_limits(batch.encoded.lengths)
+    plain = model.backbone.generate(batch.encoded, max_tokens=limits)
+    assert decode(model, batch, adapt=False) == plain
+    assert decode(model, batch).tokens != plain.tokens
+    texts = [model.backbone.text(t) for t in plain.tokens]
+    assert decode_rows(model, rows, adapt=False) == texts
+
+
+@pytest.mark.parametrize("search", [None, SearchConfig(beam_size=3)], ids=["greedy", "beam"])
+def test_zero_factors_are_the_backbone(
+    random_backbone: Backbone, rows: Rows, search: SearchConfig | None
+) -> None:
+    untrained = HyperASR(random_backbone, SpeakerConfig(), SourceConfig()).eval()
+    batch = rows.batch(range(5))
+    assert decode(untrained, batch, search) == decode(untrained, batch, search, adapt=False)
+
+
+def test_controls_take_other_embeddings(model: HyperASR, rows: Rows) -> None:
+    own = torch.stack(rows.embs)
+    assert decode_rows(model, rows, embeddings=own) == decode_rows(model, rows)
+    shuffled = own.roll(1, 0)
+    control = decode_rows(model, rows, batch_size=2, embeddings=shuffled)
+    assert control != decode_rows(model, rows)
+    # Embedding k belongs to row indices[k], however the rows are sorted for decoding.
+    for k, i in enumerate([4, 0, 2]):
+        batch = replace(rows.batch([i]), speaker_emb=shuffled[i : i + 1])
+        expected = model.backbone.text(decode(model, batch).tokens[0])
+        chosen = shuffled[[4, 0, 2]]
+        assert decode_rows(model, rows, [4, 0, 2], embeddings=chosen)[k] == expected
+
+
+def test_mel_and_cached_states_give_the_same(model: HyperASR) -> None:
+    generator = torch.Generator().manual_seed(4)
+    mel = torch.randn(1, 80, 61, generator=generator)
+    fresh = Batch(torch.tensor([61]), mel=mel)
+    with torch.no_grad():
+        emb, encoded = model.embed(fresh)
+    assert decode(model, fresh) == decode(model, replace(fresh, encoded=encoded, speaker_emb=emb))
+    plain = decode(model, fresh, adapt=False)
+    assert plain == decode(model, replace(fresh, encoded=encoded), adapt=False)
+
+
+def test_no_row_has_more_tokens_than_its_limit(model: HyperASR, rows: Rows) -> None:
+    batch = rows.batch(range(5))
+    assert batch.encoded is not None
+    limits = token_limits(batch.encoded.lengths).tolist()
+    assert limits == [11, 6, 15, 9, 5]  # a quarter of the states of 20 ms, and four
+    decoded = decode(model, batch)
+    for tokens, finished, limit in zip(decoded.tokens, decoded.finished, limits, strict=True):
+        assert len(tokens) <= limit
+        assert finished or len(tokens) == limit
+    assert not all(decoded.finished), "some row runs into its limit, or this tests nothing"
+
+
+def test_the_limit_follows_the_real_length_in_full_context(random_backbone_folder: Path) -> None:
+    full = Backbone.from_pretrained(random_backbone_folder, offline=True, audio_context="full")
+    model = HyperASR(full, SpeakerConfig(), SourceConfig()).eval()
+    batch = Batch(torch.tensor([40]), mel=torch.randn(1, 80, 3000))
+    decoded = decode(model, batch)
+    assert len(decoded.tokens[0]) <= 40 // 2 // 4 + 4

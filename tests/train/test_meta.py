@@ -1,0 +1,147 @@
+"""Every kind of meta-training, for two steps on a random backbone: cache, train, save, load, go on."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from hyperasr.backbone import Backbone
+from hyperasr.cohorts.manifest import write_manifest
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.model import HyperASR
+from hyperasr.types import Utterance
+from train import baselines, meta
+from train.domain import sample_text
+
+pytestmark = pytest.mark.slow
+
+KINDS = {
+    "hypernet": {"kind": "hypernet", "targets": ["decoder.fc1"], "settings": {"rank": 2}},
+    "global": {
+        "kind": "static",
+        "targets": ["decoder.fc1"],
+        "settings": {"by": "global", "rank": 2},
+    },
+    "cohort": {"kind": "static", "targets": ["decoder.fc1"], "settings": {"by": "cohort"}},
+    "encoder": {
+        "kind": "hypernet",
+        "targets": ["encoder.fc1", "decoder.fc1"],
+        "settings": {"rank": 1, "generate": "B"},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifests of three training and one development speaker: buzzing noise with a text each."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng, numbers = random.Random(0), np.random.default_rng(0)
+    for split, speakers in (("train", "abc"), ("dev", "d")):
+        rows = []
+        for speaker in speakers:
+            for i in range(2):
+                time_s = np.arange(16_000) / 16_000
+                wave = 0.2 * np.sign(np.sin(2 * np.pi * (100 + 20 * i) * time_s))
+                wave = wave * (np.sin(2 * np.pi * 2 * time_s) > 0) + numbers.normal(0, 0.01, 16_000)
+                sf.write(folder / f"{speaker}{i}.wav", wave, 16_000)
+                rows.append(
+                    Utterance(
+                        id=f"{speaker}{i}",
+                        path=f"{speaker}{i}.wav",
+                        text=sample_text(rng),
+                        speaker=speaker,
+                        split=split,
+                    )
+                )
+        write_manifest(folder / f"{split}.jsonl", rows)
+    return folder
+
+
+def run(program, monkeypatch, capsys, corpus: Path, backbone: Path, out: Path, **values) -> dict:
+    config = {
+        "backbone": str(backbone),
+        "train": str(corpus / "train.jsonl"),
+        "dev": str(corpus / "dev.jsonl"),
+        "cache": str(corpus / "cache"),
+        "batch_size": 4,
+        "workers": 1,
+        "keep_mel": True,
+        "typical_share": 1.0,
+    }
+    loop = {"steps": 2, "eval_every": 1, "log_every": 1, "save_every": 1, **values.pop("loop", {})}
+    config = {"data": config} if program is baselines else {**config, **values}
+    out.mkdir(exist_ok=True)
+    path = out / "config.yaml"
+    path.write_text(json.dumps({**config, "out": str(out), "loop": loop}))  # JSON is YAML
+    monkeypatch.setattr(sys, "argv", ["program", "--config", str(path)])
+    program.main()
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_steps_leave_a_model_that_loads(
+    kind, corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    best = run(
+        meta, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, source=KINDS[kind]
+    )
+    assert set(best) == {"stuttering", "dysarthria", "parkinson", TYPICAL, "score", "step"}
+    model = HyperASR.from_pretrained(tmp_path / "best")
+    emb = torch.zeros(2, model.speaker.d_spk)
+    factors = model.factors(emb, ["stuttering", TYPICAL])
+    assert list(factors) == list(KINDS[kind]["targets"])
+    assert any(bool(f.B.abs().sum() > 0) for f in factors.targets.values()), "nothing was learned"
+
+
+def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
+    corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    speaker = {"kind": "ecapa", "d_spk": 8, "channels": 8}
+    # The head is zero at the start, so the first step teaches the speaker encoder nothing yet.
+    run(
+        meta,
+        monkeypatch,
+        capsys,
+        corpus,
+        random_backbone_folder,
+        tmp_path,
+        source=KINDS["hypernet"],
+        speaker=speaker,
+        loop={"steps": 3, "lr": 0.02, "eval_every": 3},
+    )
+    trained = HyperASR.from_pretrained(tmp_path / "best")
+    fresh = HyperASR(trained.backbone, trained.speaker_config, trained.source_config)
+    weights = dict(fresh.speaker.named_parameters())
+    moved = [
+        float((p - weights[name]).abs().max()) for name, p in trained.speaker.named_parameters()
+    ]
+    assert max(moved) > 5e-3  # storing in fp16 alone moves them by less than 1e-3
+
+
+def test_later_view_sets_are_made_in_the_background_and_a_finished_run_returns_at_once(
+    corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    values = {"source": KINDS["hypernet"], "view_sets": 2}
+    first = run(meta, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, **values)
+    notes = json.loads((tmp_path / "best" / "config.json").read_text())["training"]
+    again = run(meta, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, **values)
+    assert again == first
+    assert notes["rows"] in (24, 48)
+
+
+def test_fine_tuning_changes_the_decoder_and_nothing_else(
+    corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    run(baselines, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, loop={"lr": 0.01})
+    before = Backbone.from_pretrained(random_backbone_folder).whisper.state_dict()
+    after = Backbone.from_pretrained(tmp_path / "best").whisper.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("model.decoder.layer") for name in changed)
