@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.audio import CHUNK_S, FRAMES_PER_SECOND
+from hyperasr.decoder import DecoderStep, attention_bias, zero_padding
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.mel import log_mel_batch
 from hyperasr.search import SearchConfig, beam, greedy
 from hyperasr.types import Decoded, EncoderOutput
 
-__all__ = ["ASSETS", "Backbone", "DecoderStep"]
+__all__ = ["ASSETS", "Backbone"]
 
 ASSETS = Path(__file__).parent / "assets"
 FRAMES_PER_STATE = 2  # the second convolution has stride 2
@@ -51,7 +52,8 @@ class Backbone(nn.Module):
         # Without a mask only this implementation is causal in the decoder.
         self.whisper.set_attn_implementation("sdpa")
         self.tokenizer = tokenizer
-        self.audio_context = audio_context or getattr(whisper.config, "audio_context", "full")
+        recorded = getattr(whisper.config, "audio_context", "full")
+        self.audio_context: str = audio_context or str(recorded)
         if self.audio_context not in ("trimmed", "full"):
             raise ConfigError(
                 f"audio_context is {self.audio_context!r}; it must be 'trimmed' or 'full'"
@@ -84,9 +86,10 @@ class Backbone(nn.Module):
         options: dict[str, Any] = {"local_files_only": offline or local}
         try:
             with _no_progress_bars():
-                whisper, report = WhisperForConditionalGeneration.from_pretrained(
+                loaded: Any = WhisperForConditionalGeneration.from_pretrained(
                     source, dtype=torch.float32, output_loading_info=True, **options
                 )
+            whisper, report = loaded
             tokenizer = WhisperTokenizer.from_pretrained(source, **options)
         except Exception as error:  # transformers and safetensors raise of every kind
             hint = "give 'micro', a folder in the Hugging Face layout, or a hub name"
@@ -217,18 +220,18 @@ class Backbone(nn.Module):
         if not trimmed:
             n_frames = torch.full_like(n_frames, limit)
         dtype = encoder.conv1.weight.dtype
-        hidden = F.gelu(encoder.conv1(_zero_padding(mel.to(dtype), n_frames, dim=-1)))
-        hidden = F.gelu(encoder.conv2(_zero_padding(hidden, n_frames, dim=-1)))
+        hidden = F.gelu(encoder.conv1(zero_padding(mel.to(dtype), n_frames, dim=-1)))
+        hidden = F.gelu(encoder.conv2(zero_padding(hidden, n_frames, dim=-1)))
         lengths = (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
         hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight[: hidden.shape[-1]]
         hidden = F.dropout(hidden, p=encoder.dropout, training=encoder.training)
-        bias = _attention_bias(lengths, hidden.shape[1], hidden.dtype)
+        bias = attention_bias(lengths, hidden.shape[1], hidden.dtype)
         kept = {0: hidden} if 0 in keep_layers else {}
         for index, layer in enumerate(encoder.layers, start=1):
             hidden = layer(hidden, bias)
             if index in keep_layers:
                 kept[index] = hidden
-        states = _zero_padding(encoder.layer_norm(hidden), lengths, dim=1)
+        states = zero_padding(encoder.layer_norm(hidden), lengths, dim=1)
         return EncoderOutput(states, lengths, kept)
 
     def prompt_ids(self, language: str = "en", task: str = "transcribe") -> list[int]:
@@ -309,6 +312,9 @@ class Backbone(nn.Module):
         """
         config = self._with_suppressed(config or SearchConfig())
         prompt = torch.tensor(self.prompt_ids(language), device=self.device)
+        # The last token decoded is never fed back, so it needs no position.
+        n_most = int(self.whisper.config.max_target_positions) - len(prompt) + 1
+        config = replace(config, max_tokens=min(config.max_tokens, n_most))
         prompt = prompt.expand(encoded.states.shape[0], -1)
         if config.beam_size == 1:
             step = DecoderStep(self.whisper, encoded)
@@ -319,72 +325,14 @@ class Backbone(nn.Module):
     def _with_suppressed(self, config: SearchConfig) -> SearchConfig:
         """Add the tokens that the checkpoint's generation config rules out."""
         generation = self.whisper.generation_config
-        always = (*config.suppress, *(generation.suppress_tokens or ()))
-        first = (*config.begin_suppress, *(generation.begin_suppress_tokens or ()))
-        return replace(config, suppress=always, begin_suppress=first)
-
-
-class DecoderStep:
-    """Whisper's decoder as a step function over a fixed batch of rows.
-
-    Calls the decoder's layers directly, because the published forward takes no mask for the
-    encoder states.
-
-    Args:
-        whisper: the model.
-        encoded: encoder states of n_utt utterances.
-        rows_per_utt: beams of each utterance; rows of one utterance are adjacent.
-        cached: keep keys and values between calls.
-    """
-
-    def __init__(
-        self, whisper: Any, encoded: EncoderOutput, rows_per_utt: int = 1, cached: bool = True
-    ) -> None:
-        from transformers import DynamicCache, EncoderDecoderCache
-
-        self.whisper = whisper
-        self.decoder = whisper.model.decoder
-        self.states = encoded.states.repeat_interleave(rows_per_utt, dim=0)
-        lengths = encoded.lengths.repeat_interleave(rows_per_utt, dim=0)
-        self.bias = _attention_bias(lengths, self.states.shape[1], self.states.dtype)
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if cached else None
-        self.n_past = 0
-
-    def all_logits(self, tokens: Tensor) -> Tensor:
-        """Return the logits after each of the given tokens (n_rows, n_new, n_vocab)."""
-        return self.whisper.proj_out(self._hidden(tokens))
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the logits after the last of the given tokens (n_rows, n_vocab)."""
-        return self.whisper.proj_out(self._hidden(tokens)[:, -1])
-
-    def reorder(self, rows: Tensor) -> None:
-        """Let row i go on from what was row `rows[i]`, always within one utterance."""
-        assert self.cache is not None
-        self.cache.self_attention_cache.reorder_cache(cast(torch.LongTensor, rows))
-
-    def _hidden(self, tokens: Tensor) -> Tensor:
-        decoder, n_new = self.decoder, tokens.shape[1]
-        positions = decoder.embed_positions.weight[self.n_past : self.n_past + n_new]
-        if positions.shape[0] < n_new:
-            raise ShapeError(
-                f"{self.n_past + n_new} tokens are more than the decoder's "
-                f"{decoder.max_target_positions} positions"
-            )
-        hidden = decoder.embed_tokens(tokens) + positions
-        hidden = F.dropout(hidden, p=decoder.dropout, training=decoder.training)
-        # Without a mask the self-attention is causal, also for one new token after a cache.
-        for layer in decoder.layers:
-            hidden = layer(
-                hidden,
-                attention_mask=None,
-                encoder_hidden_states=self.states,
-                encoder_attention_mask=self.bias,
-                past_key_values=self.cache,
-                use_cache=self.cache is not None,
-            )
-        self.n_past += n_new if self.cache is not None else 0
-        return decoder.layer_norm(hidden)
+        # The published configs mark "the default list" by -1, which is no token.
+        always = [token for token in generation.suppress_tokens or () if token >= 0]
+        first = [token for token in generation.begin_suppress_tokens or () if token >= 0]
+        return replace(
+            config,
+            suppress=(*config.suppress, *always),
+            begin_suppress=(*config.begin_suppress, *first),
+        )
 
 
 @contextmanager
@@ -399,22 +347,3 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _zero_padding(x: Tensor, lengths: Tensor, dim: int) -> Tensor:
-    """Set everything beyond each row's length along `dim` to zero."""
-    size = x.shape[dim]
-    if bool((lengths >= size).all()):
-        return x
-    real = torch.arange(size, device=x.device) < lengths[:, None]
-    # Filled, not multiplied: 0 * NaN is NaN.
-    return x.masked_fill(~real.unsqueeze(1 if dim in (-1, x.dim() - 1) else -1), 0.0)
-
-
-def _attention_bias(lengths: Tensor, size: int, dtype: torch.dtype) -> Tensor | None:
-    """Return (n_rows, 1, 1, size), 0 on real states and the lowest number on padding."""
-    if bool((lengths >= size).all()):
-        return None
-    real = torch.arange(size, device=lengths.device) < lengths[:, None]
-    bias = torch.zeros(real.shape, dtype=dtype, device=lengths.device)
-    return bias.masked_fill(~real, torch.finfo(dtype).min)[:, None, None, :]

@@ -34,7 +34,7 @@ from hyperasr.types import Transcript
 __all__ = ["demo", "inspect", "simulate", "transcribe"]
 
 NOT_A_MEDICAL_DEVICE = (
-    "The atypical cohorts are simulated from synthetic voices. This is not a medical device and "
+    "The atypical cohorts are simulated, not recorded. This is not a medical device and "
     "states nothing about a person's health."
 )
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import re
+import typing
 from typing import Any, TypeVar
 
 import yaml
@@ -26,7 +27,10 @@ def parse(kind: type[T], argv: list[str]) -> T:
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    parser = ArgumentParser(exit_on_error=False, description=(kind.__doc__ or "").splitlines()[0])
+    # Without abbreviations, which would take a misspelt key for a valid one.
+    parser = ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description=(kind.__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--config", action="config", help="YAML file with values")
     parser.add_class_arguments(kind, as_group=False)
     try:
@@ -47,9 +51,13 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str) -> T:
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected settings by name, not {values!r}")
     names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in values:
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}{_closest(key, names)}")
+        if hints[key] in _PLAIN_TYPES and not _is_a(value, hints[key]):
+            expected = _TYPES[str(hints[key])]
+            raise ConfigError(f"{where}: {key} is {value!r}; it must be {expected}")
     ready = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
         return kind(**ready)
@@ -64,8 +72,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def valid_keys(kind: Any, prefix: str = "") -> set[str]:
     """Return all dotted keys of a config dataclass."""
-    import typing
-
     hints = typing.get_type_hints(kind)
     keys: set[str] = set()
     for field in dataclasses.fields(kind):
@@ -76,7 +82,17 @@ def valid_keys(kind: Any, prefix: str = "") -> set[str]:
     return keys
 
 
+def _is_a(value: Any, kind: type) -> bool:
+    """Tell whole numbers from booleans, and take them for numbers."""
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
 def _closest(key: str, names: set[str]) -> str:
+    # A right name in the wrong group is closer than a similar name.
+    alike = {name for name in names if name.rpartition(".")[2] == key.rpartition(".")[2]}
+    names = alike or names
     close = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.0)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -87,7 +103,7 @@ _UNKNOWN = (
     re.compile(r"(?:[Oo]ption|[Uu]nrecognized arguments:)\W+(?:--)?(?P<key>[\w.]+)"),
 )
 _WRONG_TYPE = re.compile(
-    r'Parser key "(?P<key>[\w.]+)": Expected a (?P<type>.+?)\. Got value: (?P<value>.*)'
+    r'Parser key "(?P<key>[\w.]+)": Expected a (?P<type>.+?)\. Got value: ?(?P<value>.*)'
 )
 _TYPES = {
     "<class 'int'>": "a whole number",
@@ -95,6 +111,7 @@ _TYPES = {
     "<class 'bool'>": "true or false",
     "<class 'str'>": "text",
 }
+_PLAIN_TYPES = (int, float, bool, str)
 
 
 def _readable(message: str, kind: Any, argv: list[str]) -> str:

@@ -187,8 +187,8 @@ class _Run:
             raise ConfigError(
                 f"max_segment_s is {self.segment_s:g}, but this model hears {hears_s:g} s at once"
             )
-        n_prompt = len(model.backbone.prompt_ids(options.language))
-        self.search = _search(model.backbone, options.beam_size, n_prompt)
+        model.backbone.prompt_ids(options.language)  # raises where it does not know the language
+        self.search = _search(model.backbone, options.beam_size)
         self.window: list[_Piece] = []
         self.jobs: deque[_Job] = deque()
 
@@ -304,25 +304,11 @@ class _Run:
         )
 
 
-def _search(backbone: Backbone, beam_size: int, n_prompt: int) -> SearchConfig:
-    """Search for text alone: no timestamps and markers, nor what the checkpoint rules out."""
-    whisper = backbone.whisper
-    generation = whisper.generation_config
+def _search(backbone: Backbone, beam_size: int) -> SearchConfig:
+    """Search for text alone, without timestamps and markers."""
     # In every Whisper the ids above end of text are markers and timestamps.
-    markers = range(backbone.eos + 1, whisper.config.vocab_size)
-    suppress = {*_ids(generation.suppress_tokens), *markers}
-    # The last token decoded is never fed back, so it needs no position.
-    n_positions = int(whisper.config.max_target_positions) - n_prompt + 1
-    return SearchConfig(
-        beam_size=beam_size,
-        max_tokens=min(SearchConfig.max_tokens, n_positions),
-        suppress=tuple(sorted(suppress)),
-        begin_suppress=_ids(generation.begin_suppress_tokens),
-    )
-
-
-def _ids(tokens: Sequence[int] | None) -> tuple[int, ...]:
-    return tuple(int(token) for token in tokens or () if token >= 0)
+    markers = range(backbone.eos + 1, backbone.whisper.config.vocab_size)
+    return SearchConfig(beam_size=beam_size, suppress=tuple(markers))
 
 
 def _clean(text: str) -> str:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperasr.backbone import Backbone, DecoderStep
+from hyperasr.backbone import Backbone
+from hyperasr.decoder import DecoderStep
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.mel import SAMPLE_RATE
 from hyperasr.search import SearchConfig

@@ -135,7 +135,7 @@ def test_no_row_has_more_tokens_than_its_limit(model: HyperASR, rows: Rows) -> N
     batch = rows.batch(range(5))
     assert batch.encoded is not None
     limits = token_limits(batch.encoded.lengths).tolist()
-    assert limits == [11, 6, 15, 9, 5]  # a quarter of the states of 20 ms, and four
+    assert len(set(limits)) == 5, "each has its own"
     decoded = decode(model, batch)
     for tokens, finished, limit in zip(decoded.tokens, decoded.finished, limits, strict=True):
         assert len(tokens) <= limit
@@ -143,9 +143,17 @@ def test_no_row_has_more_tokens_than_its_limit(model: HyperASR, rows: Rows) -> N
     assert not all(decoded.finished), "some row runs into its limit, or this tests nothing"
 
 
+def test_limits_leave_room_for_fast_speech_and_none_for_loops() -> None:
+    seconds = torch.tensor([0, 1, 10, 30])
+    limits = token_limits(seconds * 50)
+    assert (limits >= 24 * seconds).all(), "24 characters a second is fast speech"
+    assert (limits <= 32 * seconds + 8).all()
+    assert limits[0] > 0
+
+
 def test_the_limit_follows_the_real_length_in_full_context(random_backbone_folder: Path) -> None:
     full = Backbone.from_pretrained(random_backbone_folder, offline=True, audio_context="full")
     model = HyperASR(full, SpeakerConfig(), SourceConfig()).eval()
-    batch = Batch(torch.tensor([40]), mel=torch.randn(1, 80, 3000))
-    decoded = decode(model, batch)
-    assert len(decoded.tokens[0]) <= 40 // 2 // 4 + 4
+    mel = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
+    decoded = decode(model, Batch(torch.tensor([40]), mel=mel))
+    assert len(decoded.tokens[0]) <= int(token_limits(torch.tensor([20])))

@@ -29,7 +29,7 @@ LAYERS = [
         "text",
     },
     {"cohorts", "metrics", "recordings", "results", "sources", "speaker"},
-    {"backbone", "model"},
+    {"backbone", "decoder", "model"},
     {"cache", "decode", "export"},
     {"__main__", "cli", "commands", "formats", "terminal", "transcribe"},
 ]
@@ -42,6 +42,7 @@ ROOMS = {
     "transformers": {
         "hyperasr.backbone",
         "hyperasr.decode",
+        "hyperasr.decoder",
         "hyperasr.export",
         "hyperasr.model",
         "train.*",

@@ -241,7 +241,7 @@ def test_the_objective_is_what_is_logged() -> None:
     [
         ({"kind": "hypernt"}, "no adapter source 'hypernt'"),
         ({"settings": {"rnk": 2}}, "unknown key 'rnk'; did you mean 'rank'"),
-        ({"settings": {"rank": "two"}}, "rank"),
+        ({"settings": {"rank": "two"}}, "rank is 'two'; it must be a whole number"),
         ({"settings": {"rank": 0}}, "rank"),
         ({"targets": ("decoder.fc9",)}, "decoder.fc9"),
     ],

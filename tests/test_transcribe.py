@@ -345,4 +345,4 @@ def test_three_hours_in_flat_memory(model: HyperASR, voice: Voice, tmp_path: Pat
     assert len(transcript.segments) == 60 * hours
     assert all(abs(s.start_s % 60 - 60) < 1 or s.start_s % 60 < 1 for s in transcript.segments)
     # Whole it would take 660 MiB.
-    assert grown_mib < 250
+    assert grown_mib < 350

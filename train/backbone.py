@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from hyperasr.backbone import Backbone, DecoderStep
+from hyperasr.backbone import Backbone
 from hyperasr.decode import token_limits
+from hyperasr.decoder import DecoderStep
 from hyperasr.files import atomic_folder
 from hyperasr.metrics import error_rate, score
 from hyperasr.text import normaliser

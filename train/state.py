@@ -34,7 +34,8 @@ def save_state(
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
-    old = [path for _, path in _states(folder)]
+    # Older states, and what a run that was killed while writing one has left.
+    old = [*folder.glob("state*"), *folder.glob(".state-*")]
     new = folder / f"state-{step:08d}"
     with atomic_folder(new) as temporary:
         # Cloned, because safetensors refuses tensors that share memory.

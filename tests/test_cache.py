@@ -1,0 +1,297 @@
+"""The cache of encoder states: the rows of the plan, the losses of no cache, resumable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from torch import Tensor
+
+import hyperasr.cache as room
+from hyperasr.backbone import Backbone
+from hyperasr.cache import Cache, CacheConfig, build_cache, cache_folder
+from hyperasr.cohorts.views import View, plan_views, realise
+from hyperasr.errors import AudioError, ConfigError
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.speaker import SpeakerConfig
+from hyperasr.types import Batch, Utterance
+
+POOLED = CacheConfig(SpeakerConfig())
+WITH_MEL = CacheConfig(SpeakerConfig(layers=(0, 1)), keep_mel=True)
+ECAPA = CacheConfig(SpeakerConfig(kind="ecapa", d_spk=8, channels=8), keep_mel=True)
+
+
+class InThisProcess:
+    """Stands in for ProcessPoolExecutor: the same work, without starting interpreters."""
+
+    def __init__(self, workers: int, context: Any, initializer: Any, initargs: Any) -> None:
+        initializer(*initargs)
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def shutdown(self, **_: object) -> None: ...
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(room, "_PART", 3)
+    monkeypatch.setattr(room, "_BATCH", 2)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
+    """Recordings of two people: syllables of a buzz, each of another length."""
+    folder = tmp_path_factory.mktemp("recordings")
+    numbers = np.random.default_rng(0)
+    rows = []
+    for i, (speaker, text) in enumerate([("anna", "go"), ("ben", "stop it"), ("anna", "seven")]):
+        time_s = np.arange(8_000 + 1_500 * i) / 16_000
+        wave = 0.3 * np.sign(np.sin(2 * np.pi * (110 + 40 * i) * time_s))
+        wave = wave * (np.sin(2 * np.pi * 4 * time_s) > 0) + numbers.normal(0, 0.01, len(time_s))
+        path = folder / f"{i}.wav"
+        sf.write(path, wave, 16_000)
+        rows.append(Utterance(f"u{i}", str(path), text, speaker, source="buzz"))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def views(recordings: list[Utterance]) -> list[View]:
+    return plan_views(recordings, seed=3, cohorts=("stuttering", "parkinson", "typical"))
+
+
+@pytest.fixture
+def build(
+    in_this_process: None, tmp_path: Path, random_backbone_folder: Path
+) -> Callable[..., Path]:
+    def build_one(views: list[View], config: CacheConfig = POOLED, **options: Any) -> Path:
+        return build_cache(tmp_path / "cache", views, random_backbone_folder, config, **options)
+
+    return build_one
+
+
+def uncached(backbone: Backbone, view: View) -> tuple[Tensor, Tensor, str]:
+    """Return log-mel, its real frames and the text of one view, with no cache."""
+    waveform, text = realise(view)
+    mel, n_frames = backbone.features([waveform])
+    return mel, n_frames, text
+
+
+@torch.no_grad()
+def test_rows_are_the_plan(
+    build: Callable[..., Path], views: list[View], random_backbone: Backbone
+) -> None:
+    cache = Cache([build(views, WITH_MEL)], random_backbone)
+    assert cache.meta["id"] == [view.id for view in views]
+    assert cache.meta["cohort"] == [view.cohort for view in views]
+    assert cache.meta["speaker"] == [view.utterance.speaker for view in views]
+    assert cache.meta["severity"] == [view.severity for view in views]
+    assert cache.meta["source"] == ["buzz"] * len(views)
+    assert len(cache) == len(views) == 9
+    embs = cache.embeddings()
+    order = [7, 0, 4]
+    batch = cache.batch(order)
+    assert batch.ids == tuple(views[i].id for i in order)
+    assert batch.cohorts == tuple(views[i].cohort for i in order)
+    assert batch.speakers == tuple(views[i].utterance.speaker for i in order)
+    for k, i in enumerate(order):
+        # The slow twin: this view, encoded alone; states are stored in fp16.
+        mel, n_frames, text = uncached(random_backbone, views[i])
+        encoded = random_backbone.encode(mel, n_frames, (0, 1))
+        n = int(encoded.lengths[0])
+        assert batch.encoded is not None
+        assert batch.mel is not None
+        assert batch.tokens is not None
+        assert batch.n_tokens is not None
+        assert batch.n_frames[k] == n_frames[0] == cache.n_frames[i]
+        assert batch.encoded.lengths[k] == n
+        close = {"rtol": 2**-11, "atol": 2e-5}  # half a unit of fp16's last place
+        torch.testing.assert_close(batch.encoded.states[k, :n], encoded.states[0], **close)
+        assert not batch.encoded.states[k, n:].any()
+        torch.testing.assert_close(batch.mel[k, :, : int(n_frames[0])], mel[0], **close)
+        assert not batch.mel[k, :, int(n_frames[0]) :].any()
+        assert torch.equal(embs[i], batch.speaker_emb[k])
+        tokens = batch.tokens[k, : int(batch.n_tokens[k])].tolist()
+        prompt = random_backbone.prompt_ids()
+        assert batch.n_prompt == len(prompt)
+        assert tokens == [*prompt, *random_backbone.text_ids(text), random_backbone.eos]
+        assert set(batch.tokens[k, int(batch.n_tokens[k]) :].tolist()) <= {random_backbone.eos}
+
+
+@torch.no_grad()
+def test_cached_losses_are_the_uncached_ones(
+    build: Callable[..., Path], views: list[View], random_model_folder: Path
+) -> None:
+    model = HyperASR.from_pretrained(random_model_folder, offline=True)
+    cache = Cache([build(views)], model.backbone)
+    for i, view in enumerate(views):
+        cached = cache.batch([i])
+        mel, n_frames, _ = uncached(model.backbone, view)
+        fresh = replace(cached, encoded=None, speaker_emb=None, mel=mel, n_frames=n_frames)
+        emb, encoded = model.embed(fresh)
+        torch.testing.assert_close(cached.speaker_emb, emb, rtol=1e-5, atol=1e-4)
+        # With the same rounding of the states the losses are equal up to float32 ...
+        rounded = replace(encoded, states=encoded.states.half().float())
+        same = model(replace(fresh, encoded=rounded, speaker_emb=emb)).nll
+        assert float(model(cached).nll) == pytest.approx(float(same), rel=1e-4)
+        # ... and fp16 itself (11 bits) moves this model's loss by less than a hundredth.
+        assert float(same) == pytest.approx(float(model(fresh).nll), rel=1e-2)
+
+
+def test_batches_do_not_depend_on_the_parts(
+    build: Callable[..., Path], views: list[View], random_backbone: Backbone, monkeypatch: Any
+) -> None:
+    in_parts = build(views)
+    assert sorted(p.name for p in in_parts.iterdir()) == [f"part-{i:05d}" for i in range(3)]
+    parted = Cache([in_parts], random_backbone).batch(range(9))
+    for part in in_parts.iterdir():
+        part.rename(in_parts.parent / f"old-{part.name}")
+    monkeypatch.setattr(room, "_PART", 100)
+    monkeypatch.setattr(room, "_BATCH", 100)
+    whole = Cache([build(views)], random_backbone).batch(range(9))
+    assert parted.encoded is not None
+    assert whole.encoded is not None
+    torch.testing.assert_close(parted.encoded.states, whole.encoded.states, rtol=2**-10, atol=1e-4)
+    torch.testing.assert_close(parted.speaker_emb, whole.speaker_emb, rtol=1e-5, atol=1e-4)
+
+
+def test_an_interrupted_build_goes_on(build: Callable[..., Path], views: list[View]) -> None:
+    seen: list[tuple[int, int]] = []
+    folder = build(views, progress=lambda *counts: seen.append(counts))
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    parts = [folder / f"part-{i:05d}" for i in range(3)]
+    content = (parts[1] / "data-00000-of-00001.arrow").read_bytes()
+    for path in parts[1].iterdir():
+        path.unlink()
+    parts[1].rmdir()
+    for part in (parts[0], parts[2]):
+        os.utime(part, (1, 1))
+    seen.clear()
+    assert build(views, progress=lambda *counts: seen.append(counts)) == folder
+    assert seen == [(2, 3), (3, 3)]
+    assert [p.stat().st_mtime == 1 for p in parts] == [True, False, True]
+    assert (parts[1] / "data-00000-of-00001.arrow").read_bytes() == content
+    seen.clear()
+    build(views, progress=lambda *counts: seen.append(counts))
+    assert seen == [(3, 3)], "what is complete is not built again"
+
+
+def test_a_part_that_fails_leaves_no_part(
+    build: Callable[..., Path], views: list[View], recordings: list[Utterance], tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty.wav"
+    sf.write(empty, np.zeros(0), 16_000)
+    bad = View(replace(recordings[0], path=str(empty)), "typical", 0.0, "anna", 0)
+    with pytest.raises(AudioError, match=r"empty\.wav"):
+        build([*views[:3], bad])
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert [p.name for p in folder.iterdir()] == ["part-00000"]
+
+
+def test_each_content_has_its_own_folder(
+    views: list[View], random_backbone: Backbone, random_backbone_folder: Path, tmp_path: Path
+) -> None:
+    def folder(views: list[View], backbone: Backbone = random_backbone, config: Any = POOLED):
+        return cache_folder(tmp_path, views, backbone, config)
+
+    first = views[0]
+    other = Backbone.from_pretrained(random_backbone_folder, offline=True)
+    other.whisper.model.encoder.conv1.bias.data[0] += 0.1
+    moved = tmp_path / "elsewhere.wav"
+    moved.write_bytes(Path(first.utterance.path).read_bytes())
+    again = [replace(first, utterance=replace(first.utterance, path=str(moved))), *views[1:]]
+    assert folder(views) == folder(list(views)) == folder(again)
+    moved.write_bytes(moved.read_bytes()[:-2])  # one sample less
+    different = {
+        "plan": folder(views),
+        "a view less": folder(views[:-1]),
+        "order": folder(views[::-1]),
+        "backbone": folder(views, other),
+        "mel": folder(views, config=replace(POOLED, keep_mel=True)),
+        "speaker encoder": folder(views, config=CacheConfig(SpeakerConfig(layers=(1,)))),
+        "recording": folder(again),
+    }
+    changes = {"text": "other", "text_clean": "clean", "start_s": 0.1, "speaker": "zoe"}
+    for name, value in changes.items():
+        changed = replace(first, utterance=replace(first.utterance, **{name: value}))
+        different[name] = folder([changed, *views[1:]])
+    for name, value in (("severity", 0.2), ("seed", 99), ("person", "zoe"), ("cohort", "typical")):
+        different[f"view {name}"] = folder([replace(first, **{name: value}), *views[1:]])
+    assert len(set(different.values())) == len(different), different
+
+
+def test_a_missing_recording_is_named(
+    views: list[View], random_backbone: Backbone, tmp_path: Path
+) -> None:
+    lost = replace(views[0], utterance=replace(views[0].utterance, path="/nowhere/x.wav"))
+    with pytest.raises(AudioError, match=r"/nowhere/x\.wav: cannot be read"):
+        cache_folder(tmp_path, [lost], random_backbone, POOLED)
+
+
+def test_several_caches_are_one(
+    build: Callable[..., Path], views: list[View], recordings: list[Utterance], random_backbone: Any
+) -> None:
+    others = plan_views(recordings[:1], seed=4, cohorts=("stuttering",))
+    cache = Cache([build(views), build(others)], random_backbone)
+    assert cache.meta["id"] == [view.id for view in [*views, *others]]
+    assert cache.batch([9]).ids == (others[0].id,)
+
+
+def test_no_views_are_no_cache(build: Callable[..., Path], random_backbone: Backbone) -> None:
+    with pytest.raises(ConfigError, match="no views"):
+        Cache([build([])], random_backbone)
+
+
+def test_a_speaker_encoder_that_is_trained_is_not_cached(
+    build: Callable[..., Path], views: list[View], random_backbone: Backbone
+) -> None:
+    cache = Cache([build(views[:3], ECAPA)], random_backbone)
+    assert not cache.keeps_embeddings
+    with pytest.raises(ConfigError, match="no embeddings"):
+        cache.embeddings()
+    batch = cache.batch([0, 2])
+    assert batch.speaker_emb is None
+    settings = {"rank": 1, "d_hidden": 8, "d_layer_emb": 2, "n_hidden": 0}
+    model = HyperASR(random_backbone, ECAPA.speaker, SourceConfig(settings=settings)).train()
+    for head in model.source.heads.parameters():
+        head.data.normal_()
+    model(batch).total.backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.speaker.parameters())
+
+
+@pytest.mark.slow
+def test_processes_of_their_own_write_the_same(
+    views: list[View],
+    random_backbone_folder: Path,
+    random_backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "_PART", 1)
+    folder = build_cache(tmp_path / "a", views[:2], random_backbone_folder, POOLED, workers=1)
+    monkeypatch.setattr(room, "ProcessPoolExecutor", InThisProcess)
+    here = build_cache(tmp_path / "b", views[:2], random_backbone_folder, POOLED)
+    assert here.name == folder.name
+    batches: list[Batch] = [Cache([f], random_backbone).batch([0, 1]) for f in (folder, here)]
+    assert batches[0].ids == batches[1].ids
+    states = [b.encoded.states for b in batches if b.encoded is not None]
+    torch.testing.assert_close(states[0], states[1], rtol=2**-10, atol=1e-4)
