@@ -136,7 +136,8 @@ class Views:
     def _rows(self, last: int) -> tuple[Cache, BalancedSampler]:
         cache = Cache(self.caches[: last + 1], self.backbone)
         speakers = [str(s) for s in cache.meta["speaker"]]
-        return cache, BalancedSampler(cache.meta["cohort"], speakers, self.config.loop.seed)
+        seed = self.config.loop.seed
+        return cache, BalancedSampler(cache.meta["cohort"], speakers, seed, cache.n_frames)
 
     def _build(self, index: int) -> Path:
         config = self.config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections import Counter
 
 import pytest
@@ -68,6 +70,40 @@ def test_a_batch_is_its_number_and_the_seed(sampler: BalancedSampler) -> None:
     assert later != other.batch(7, 16)
 
 
+def test_batches_of_like_length_keep_the_balance() -> None:
+    lengths = [float(i * 7919 % 997) for i in range(len(ROWS))]
+    sampler = BalancedSampler([c for c, _ in ROWS], [s for _, s in ROWS], seed=1, lengths=lengths)
+    for block in range(3):
+        batches = [sampler.batch(8 * block + i, 12) for i in range(8)]
+        assert [sampler.batch(8 * block + i, 12) for i in range(8)] == batches
+        counts = Counter(ROWS[row][0] for batch in batches for row in batch)
+        assert set(counts.values()) == {32}, "over eight batches"
+        # No two batches of a block overlap in length, and short ones do not come first.
+        spans = [(min(lengths[r] for r in b), max(lengths[r] for r in b)) for b in batches]
+        ordered = sorted(spans)
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered))
+        assert spans != ordered
+
+
 def test_nothing_to_sample() -> None:
     with pytest.raises(ConfigError, match="no rows"):
         BalancedSampler([], [])
+
+
+def test_batches_dealt_by_length_are_balanced_over_eight_and_hardly_padded() -> None:
+    rng = random.Random(3)
+    cohorts = [rng.choice("xyz") for _ in range(600)]
+    speakers = [rng.choice("abcdef") for _ in range(600)]
+    lengths = [rng.randint(50, 900) for _ in range(600)]
+    plain = BalancedSampler(cohorts, speakers, seed=1)
+    dealt = BalancedSampler(cohorts, speakers, seed=1, lengths=lengths)
+    eight = [dealt.batch(number, 24) for number in range(8, 16)]
+    assert eight == [dealt.batch(number, 24) for number in range(8, 16)]
+    rows = [row for batch in eight for row in batch]
+    assert sorted(rows) == sorted(plain.batch(1, 24 * 8))  # the same draw, dealt out differently
+    counts = Counter(cohorts[row] for row in rows)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    padded = sum(max(lengths[r] for r in batch) * len(batch) for batch in eight)
+    unsorted = sum(max(lengths[r] for r in plain.batch(number, 24)) * 24 for number in range(8, 16))
+    assert padded / sum(lengths[r] for r in rows) < 1.2
+    assert unsorted / sum(lengths[r] for r in rows) > 1.5

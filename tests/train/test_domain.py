@@ -15,8 +15,8 @@ WORDS = set(
         [
             *(" ".join(value) for value in vars(domain).values() if isinstance(value, list)),
             # What the sentences are made of, besides the lists.
-            "oh hundred thousand and an area code nineteen thirtieth the of a m p turn switch on off",
-            "in set timer alarm for minutes seconds hours wake me up at remind call my send",
+            "oh hundred thousand and an area code nineteen thirtieth the of a m p turn switch on",
+            "off in set timer alarm for minutes seconds hours wake me up at remind call my send",
             "message to play some i want order volume temperature heater how is weather add",
             "shopping list open door window garage",
         ]
