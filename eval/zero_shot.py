@@ -106,7 +106,7 @@ def run_systems(config: ZeroShotConfig, test: TestSet, backbone: Backbone) -> di
     jobs.append(("backbone", lambda: decode_rows(first, test.cache, search=search, adapt=False)))
     for name, model in models.items():
         jobs.append((name, lambda model=model: decode_rows(model, test.cache, search=search)))
-    if "hypernet" in models:
+    if "hypernet" in models and test.cache.keeps_embeddings:
         model, embs = models["hypernet"], test.cache.embeddings()
         partner = shuffled_across_speakers(test.column("speaker"), config.seed)
         mean = training_mean(model).expand(test.n_rows, -1)

@@ -227,7 +227,7 @@ class Cache:
         tokens = torch.full((len(ids), max(map(len, ids))), self.backbone.eos)
         for target, values in zip(tokens, ids, strict=True):
             target[: len(values)] = torch.tensor(values)
-        return Batch(
+        batch = Batch(
             n_frames=torch.tensor(rows["n_frames"]),
             encoded=EncoderOutput(states, lengths),
             mel=mel,
@@ -239,6 +239,7 @@ class Cache:
             speakers=tuple(rows["speaker"]),
             cohorts=tuple(rows["cohort"]),
         )
+        return batch.to(self.backbone.device)
 
 
 def _tensor(data: bytes, *shape: int) -> torch.Tensor:

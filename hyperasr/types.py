@@ -74,6 +74,11 @@ class EncoderOutput:
                 "expected (n_utt, n_states, d_model) and (n_utt,)"
             )
 
+    def to(self, device: torch.device) -> EncoderOutput:
+        """Return the same on another device."""
+        layers = {index: states.to(device) for index, states in self.layers.items()}
+        return EncoderOutput(self.states.to(device), self.lengths.to(device), layers)
+
     @property
     def mask(self) -> Tensor:
         """True on real states, (n_utt, n_states)."""
@@ -108,6 +113,15 @@ class Batch:
     ids: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
     cohorts: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the same with its tensors on another device; waveforms stay where they are."""
+        moved: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor | EncoderOutput)
+        }
+        return replace(self, **moved)
 
     @property
     def n_utt(self) -> int:

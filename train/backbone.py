@@ -89,7 +89,8 @@ class Recognizer(nn.Module):
         step = DecoderStep(self.backbone.whisper, encoded, cached=False)
         logits = step.all_logits(tokens[:, :-1])[:, n_prompt - 1 :].float()
         target = tokens[:, n_prompt:].clone()
-        scored = torch.arange(n_prompt, tokens.shape[1]) < n_tokens[:, None]
+        scored = torch.arange(n_prompt, tokens.shape[1], device=tokens.device)
+        scored = scored < n_tokens[:, None]
         target[~scored] = -100
         ce = F.cross_entropy(
             logits.transpose(1, 2), target, label_smoothing=self.config.label_smoothing
@@ -171,11 +172,12 @@ def collate(mels: list[np.ndarray], texts: list[str], backbone: Backbone) -> dic
     mel = torch.zeros(len(mels), mels[0].shape[1], int(n_frames.max()))
     for row, values in zip(mel, mels, strict=True):
         row[:, : len(values)] = torch.from_numpy(np.ascontiguousarray(values.T))
+    device = backbone.device
     return {
-        "mel": mel,
-        "n_frames": n_frames,
-        "tokens": tokens,
-        "n_tokens": torch.tensor([len(values) for values in ids]),
+        "mel": mel.to(device),
+        "n_frames": n_frames.to(device),
+        "tokens": tokens.to(device),
+        "n_tokens": torch.tensor([len(values) for values in ids], device=device),
         "n_prompt": len(prompt),
     }
 

@@ -64,7 +64,6 @@ def main() -> None:
     config = read_config(FineTuneConfig)
     accelerator = start("decoder_ft", config.out)
     backbone = Backbone.from_pretrained(config.data.backbone)
-    frozen = HyperASR(backbone, config.data.speaker, config.data.source)
     with accelerator.main_process_first():
         views = Views(config.data, backbone)
         dev_folder = build_cache(
@@ -80,10 +79,14 @@ def main() -> None:
         with atomic_folder(config.out / "best") as temporary:
             objective.backbone.save_pretrained(temporary)
 
+    def score_of(objective: nn.Module) -> dict[str, float]:
+        model = HyperASR(objective.backbone, config.data.speaker, config.data.source)
+        return evaluate(model, dev, adapt=False)
+
     best = fit(
         DecoderObjective(backbone),
         views,
-        lambda objective: evaluate(frozen, dev, adapt=False),
+        score_of,
         save_best,
         config.loop,
         config.out,

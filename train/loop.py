@@ -131,12 +131,13 @@ def fit(
     Returns:
         The measures of the best evaluation.
     """
+    # First, so that optimiser and average find the weights on their device.
+    wrapped = accelerator.prepare(model)
     parameters = [p for _, p in _trained(model)]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     averager = Averager(model, config.ema) if config.ema else None
     average = averager.weights if averager else None
     start, best = load_state(folder, model, optimizer, average)
-    wrapped = accelerator.prepare(model)
     n_processes, rank = accelerator.num_processes, accelerator.process_index
     started, seen = time.monotonic(), 0
     for step in range(start, config.steps):

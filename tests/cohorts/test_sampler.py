@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections import Counter
 
@@ -68,21 +67,6 @@ def test_a_batch_is_its_number_and_the_seed(sampler: BalancedSampler) -> None:
     assert again.batch(7, 16) == later, "whatever was drawn before"
     assert later != sampler.batch(3, 16)
     assert later != other.batch(7, 16)
-
-
-def test_batches_of_like_length_keep_the_balance() -> None:
-    lengths = [float(i * 7919 % 997) for i in range(len(ROWS))]
-    sampler = BalancedSampler([c for c, _ in ROWS], [s for _, s in ROWS], seed=1, lengths=lengths)
-    for block in range(3):
-        batches = [sampler.batch(8 * block + i, 12) for i in range(8)]
-        assert [sampler.batch(8 * block + i, 12) for i in range(8)] == batches
-        counts = Counter(ROWS[row][0] for batch in batches for row in batch)
-        assert set(counts.values()) == {32}, "over eight batches"
-        # No two batches of a block overlap in length, and short ones do not come first.
-        spans = [(min(lengths[r] for r in b), max(lengths[r] for r in b)) for b in batches]
-        ordered = sorted(spans)
-        assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered))
-        assert spans != ordered
 
 
 def test_nothing_to_sample() -> None:
