@@ -199,6 +199,10 @@ class Cache:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def person(self, row: int) -> str:
+        """Return who speaks a row: the simulated person, or the speaker of a typical view."""
+        return str(self.meta["id"][row]).split("/")[-3]  # see View.id
+
     def embeddings(self) -> torch.Tensor:
         """Return all embeddings (n_rows, d_spk) float32.
 

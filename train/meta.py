@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +65,9 @@ class MetaConfig:
     """Simulated people that share a real voice in each cohort and set."""
     typical_share: float = 0.5
     """Share of the recordings that also count as they are, in [0, 1]."""
+    same_person_share: float = 0.0
+    """Share of the utterances that train with the embedding of another utterance of the same
+    simulated person, in [0, 1]: an embedding of one's own can be learned by heart."""
     workers: int = 2
     """Processes that build caches."""
     keep_mel: bool = False
@@ -76,6 +80,10 @@ class MetaConfig:
     """The training loop."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.same_person_share <= 1:
+            raise ConfigError(
+                f"same_person_share is {self.same_person_share}; it must be in [0, 1]"
+            )
         if self.batch_size < 1 or self.view_sets < 1:
             raise ConfigError(
                 f"batch_size and view_sets must be at least 1, not {self.batch_size} and "
@@ -131,10 +139,26 @@ class Views:
                     raise ConfigError(f"view set {wanted} could not be made; see the log")
             self.drawing = (wanted, *self._rows(wanted))
         _, cache, sampler = self.drawing
-        return cache.batch(sampler.batch(number, config.batch_size))
+        rows = sampler.batch(number, config.batch_size)
+        batch = cache.batch(rows)
+        if not config.same_person_share:
+            return batch
+        rng = random.Random(f"{config.loop.seed}/{number}/person")
+        chosen = [
+            rng.choice(self.people[cache.person(row)])
+            if rng.random() < config.same_person_share
+            else row
+            for row in rows
+        ]
+        return replace(batch, speaker_emb=self.embeddings[chosen].to(self.backbone.device))
 
     def _rows(self, last: int) -> tuple[Cache, BalancedSampler]:
         cache = Cache(self.caches[: last + 1], self.backbone)
+        if self.config.same_person_share:
+            self.embeddings = cache.embeddings()
+            self.people: dict[str, list[int]] = {}
+            for row in range(len(cache)):
+                self.people.setdefault(cache.person(row), []).append(row)
         speakers = [str(s) for s in cache.meta["speaker"]]
         seed = self.config.loop.seed
         return cache, BalancedSampler(cache.meta["cohort"], speakers, seed, cache.n_frames)
