@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,18 @@ def speechbrain_import() -> Iterator[None]:
             del os.environ[switch]
         else:
             os.environ[switch] = before
+        _forget_redirects()
+
+
+def _forget_redirects() -> None:
+    """Take SpeechBrain's stand-ins for renamed modules out of `sys.modules`.
+
+    They import what they stand for at any look at them, so whatever walks `sys.modules` (the
+    hypothesis package, for one) fails for want of an optional package such as k2.
+    """
+    for name, module in list(sys.modules.items()):
+        if type(module).__module__ == "speechbrain.utils.importutils":
+            del sys.modules[name]
 
 
 def _no_noise(shape: Any, device: Any = "cpu") -> Tensor:

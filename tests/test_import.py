@@ -163,3 +163,18 @@ def test_main_class_is_the_one_of_its_module() -> None:
     from hyperasr.model import HyperASR
 
     assert hyperasr.HyperASR is HyperASR
+
+
+def test_speechbrain_leaves_no_module_that_breaks_whoever_looks_at_it() -> None:
+    code = """
+import sys
+import hyperasr
+from hyperasr._speechbrain import speechbrain_import
+with speechbrain_import():
+    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+for name, module in list(sys.modules.items()):
+    if name.startswith("speechbrain"):
+        getattr(module, "no_such_name", None)
+print("looked")
+"""
+    assert run_fresh(code).strip() == "looked"
