@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hyperasr import lora, results
+from hyperasr import results
 from hyperasr.cohorts.simulate import COHORTS, simulate
+from hyperasr.decode import decode
 from hyperasr.model import HyperASR
 from hyperasr.search import SearchConfig
 from hyperasr.types import Batch
@@ -51,19 +52,7 @@ class SpeedConfig:
     """Of the audio and the bootstrap."""
 
 
-def decode_batch(model: HyperASR, batch: Batch, search: SearchConfig, adapt: bool) -> None:
-    """Encode and decode a batch, with or without adaptation."""
-    backbone = model.backbone
-    if not adapt:
-        assert batch.mel is not None
-        backbone.generate(backbone.encode(batch.mel, batch.n_frames), search)
-        return
-    emb, encoded = model.embed(batch)
-    with lora.using(backbone.whisper, model.factors(emb)):
-        backbone.generate(model.adapted_states(batch, encoded), search)
-
-
-def alternate(ours: Callable[[], None], peer: Callable[[], None], rounds: int) -> np.ndarray:
+def alternate(ours: Callable[[], Any], peer: Callable[[], Any], rounds: int) -> np.ndarray:
     """Time both in turn; returns seconds (rounds, 2) after three rounds of warming up."""
     times = []
     for index in range(rounds + 3):
@@ -127,8 +116,8 @@ def main() -> None:
     batch = Batch(n_frames=n_frames, mel=mel)
     search = SearchConfig(max_tokens=config.n_tokens, suppress=(model.backbone.eos,))
     times = alternate(
-        lambda: decode_batch(model, batch, search, adapt=True),
-        lambda: decode_batch(model, batch, search, adapt=False),
+        lambda: decode(model, batch, search),
+        lambda: decode(model, batch, search, adapt=False),
         config.rounds,
     )
     setting = (
@@ -141,8 +130,8 @@ def main() -> None:
     ]
     one = Batch(n_frames=n_frames[:1], mel=mel[:1])
     single = alternate(
-        lambda: decode_batch(model, one, search, adapt=True),
-        lambda: decode_batch(model, one, search, adapt=False),
+        lambda: decode(model, one, search),
+        lambda: decode(model, one, search, adapt=False),
         config.rounds,
     )
     extra = {

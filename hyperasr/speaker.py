@@ -347,9 +347,10 @@ def _require_frames(lengths: Tensor, size: torch.Size) -> None:
 
 def _mean_std(states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Pool (n_utt, n_frames, d) over the real frames into two (n_utt, d); one frame has std 0."""
-    real, n = mask[..., None], mask.sum(dim=1, keepdim=True)
-    states = states.float()
-    mean = states.masked_fill(~real, 0).sum(dim=1) / n
+    states, n = states.float(), mask.sum(dim=1, keepdim=True)
+    # A product with the mask reads the states once, where filling and summing reads them thrice.
+    real = mask[:, None].to(states.dtype) / n[:, None]
+    mean = torch.bmm(real, states)
     # Two passes: E[x^2] - E[x]^2 cancels where the mean is large.
-    deviation = (states - mean[:, None]).masked_fill(~real, 0)
-    return mean, (deviation.square().sum(dim=1) / n).sqrt()
+    variance = torch.bmm(real, (states - mean).square_())
+    return mean[:, 0], variance[:, 0].sqrt()
