@@ -289,7 +289,7 @@ def test_results_do_not_wait_for_the_last_recording(
 def test_beams(model: HyperASR, voice: Voice) -> None:
     greedy = model.transcribe(voice(1.0), RATE)
     beams = model.transcribe(voice(1.0), RATE, beam_size=3)
-    assert beams.segments[0].logprob >= greedy.segments[0].logprob
+    assert beams.segments[0].logprob >= greedy.segments[0].logprob - 1e-4  # rounding
 
 
 @pytest.mark.parametrize(
