@@ -1,0 +1,29 @@
+"""Every notebook runs from top to bottom on the embedded model, and its outputs are committed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs_and_says_what_it_said(path) -> None:
+    committed = nbformat.read(path, as_version=4)
+    fresh = nbformat.read(path, as_version=4)
+    where = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(fresh, timeout=300, kernel_name="python3", resources=where).execute()
+    for old, new in zip(committed.cells, fresh.cells, strict=True):
+        if old.cell_type != "code":
+            continue
+        assert old.outputs, f"not executed: {old.source[:60]!r}"
+        assert {o.output_type for o in old.outputs} <= {o.output_type for o in new.outputs}
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS
