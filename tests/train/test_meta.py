@@ -120,7 +120,8 @@ def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
     fresh = HyperASR(trained.backbone, trained.speaker_config, trained.source_config)
     weights = dict(fresh.speaker.named_parameters())
     moved = [
-        float((p - weights[name]).abs().max()) for name, p in trained.speaker.named_parameters()
+        float((p - weights[name]).detach().abs().max())
+        for name, p in trained.speaker.named_parameters()
     ]
     assert max(moved) > 5e-3  # storing in fp16 alone moves them by less than 1e-3
 
