@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class HyperASR(nn.Module):
         self.backbone = backbone
         self.speaker_config = speaker_config
         self.source_config = source_config
-        self.speaker = speaker_encoder(speaker_config, backbone)
+        self.speaker = speaker_encoder(speaker_config, backbone, seed)
         self.source = build_source(source_config, backbone, self.speaker.d_spk, seed)
 
     @property
@@ -320,8 +320,3 @@ def _load_strictly(model: HyperASR, path: Path) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved[name])
-
-
-def with_embedding(batch: Batch, speaker_emb: Tensor) -> Batch:
-    """Return the batch with other speaker embeddings, for controls."""
-    return replace(batch, speaker_emb=speaker_emb)

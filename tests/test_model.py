@@ -19,7 +19,7 @@ from hyperasr.backbone import Backbone
 from hyperasr.bayes import ELBO
 from hyperasr.decode import decode
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
-from hyperasr.model import HyperASR, SourceConfig, with_embedding
+from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch
 
@@ -215,7 +215,11 @@ def test_embeddings_given_are_used(random_backbone: Backbone, batch: Batch) -> N
     with torch.no_grad():
         own, same, other = (
             model(b).nll
-            for b in (batch, with_embedding(batch, emb), with_embedding(batch, emb.roll(1, 0)))
+            for b in (
+                batch,
+                replace(batch, speaker_emb=emb),
+                replace(batch, speaker_emb=emb.roll(1, 0)),
+            )
         )
     assert torch.equal(own, same)
     assert not torch.isclose(own, other)
@@ -410,3 +414,12 @@ def test_a_folder_of_somebody_else_is_not_replaced(
     with pytest.raises(ConfigError, match="will not replace"):
         model.save_pretrained(tmp_path, backbone="micro")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_seed_also_decides_a_trained_speaker_encoder(random_backbone: Backbone) -> None:
+    def weights(seed: int) -> Tensor:
+        model = HyperASR(random_backbone, ECAPA, SOURCES["hypernet"], seed=seed)
+        return torch.cat([p.detach().flatten() for p in model.speaker.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
