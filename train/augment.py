@@ -1,54 +1,15 @@
-"""Rooms, noises, channels and speeds for waveforms; masking and warping for log-mel features."""
+"""Copies of waveforms that sound otherwise; masking, warping and timing of log-mel features."""
 
 from __future__ import annotations
 
 import numpy as np
-import soxr
-from scipy.signal import fftconvolve, lfilter
 
 from hyperasr.audio import SAMPLE_RATE
+from hyperasr.cohorts.acoustics import add_noise, change_speed, colour_channel, reverberate
 
-__all__ = ["augment_waveform", "mask_features", "warp_frequency"]
+__all__ = ["augment_waveform", "change_margins", "change_rate", "mask_features", "warp_frequency"]
 
-
-def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
-    """Play `factor` times as fast; pitch and formants move along (Ko et al., Interspeech 2015)."""
-    return soxr.resample(waveform, SAMPLE_RATE * factor, SAMPLE_RATE, quality="LQ")
-
-
-def reverberate(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Convolve with a synthetic room: a direct path and an exponentially decaying noise tail."""
-    t60_s = rng.uniform(0.1, 0.6)
-    time_s = np.arange(int(t60_s * SAMPLE_RATE)) / SAMPLE_RATE
-    tail = rng.standard_normal(len(time_s)) * np.exp(-6.9 * time_s / t60_s)
-    tail[: int(0.002 * SAMPLE_RATE)] = 0.0
-    tail *= 10 ** (rng.uniform(-15, -2) / 20) / max(np.sqrt((tail**2).sum()), 1e-9)
-    tail[0] = 1.0
-    return fftconvolve(waveform, tail)[: len(waveform)].astype(np.float32)
-
-
-def add_noise(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add noise of a random colour at 5 to 40 dB below the speech, or a faint mains hum."""
-    n = len(waveform)
-    noise = lfilter([1.0], [1.0, -rng.uniform(0.0, 0.97)], rng.standard_normal(n))
-    if rng.random() < 0.2:
-        mains_hz = rng.choice([50.0, 60.0]) * rng.integers(1, 4)
-        noise = noise + 3 * np.std(noise) * np.sin(
-            2 * np.pi * mains_hz * np.arange(n) / SAMPLE_RATE
-        )
-    snr_db = rng.uniform(5, 40)
-    gain = np.sqrt(np.mean(waveform**2) / max(np.mean(noise**2), 1e-12)) * 10 ** (-snr_db / 20)
-    return (waveform + gain * noise).astype(np.float32)
-
-
-def colour_channel(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Tilt and band-limit, as microphones and telephone lines do."""
-    tilt = rng.uniform(-0.6, 0.6)
-    out = lfilter([1.0, -tilt], [1.0], waveform)
-    if rng.random() < 0.15:  # telephone band
-        narrow = soxr.resample(out.astype(np.float32), SAMPLE_RATE, 8_000, quality="LQ")
-        out = soxr.resample(narrow, 8_000, SAMPLE_RATE, quality="LQ")
-    return out.astype(np.float32)
+_DYNAMIC_RANGE = 2.0  # of Whisper's log-mel: 8 decades, divided by 4
 
 
 def augment_waveform(
@@ -88,6 +49,40 @@ def warp_frequency(mel: np.ndarray, factor: float) -> np.ndarray:
     low = np.minimum(position.astype(int), n_mels - 2)
     part = (position - low).astype(np.float32)
     return mel[:, low] * (1 - part) + mel[:, low + 1] * part
+
+
+def change_rate(mel: np.ndarray, factor: float) -> np.ndarray:
+    """Speak `factor` times as fast with pitch and formants kept, by interpolation of frames.
+
+    Args:
+        mel: (n_frames, n_mels).
+        factor: above 0; the result has round(n_frames / factor) frames, at least 2.
+    """
+    n_frames = len(mel)
+    position = np.linspace(0, n_frames - 1, max(2, round(n_frames / factor)))
+    low = np.minimum(position.astype(int), n_frames - 2)
+    part = (position - low).astype(np.float32)[:, None]
+    return mel[low] * (1 - part) + mel[low + 1] * part
+
+
+def change_margins(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Take silence off both ends, put other silence there, or both: recordings are cut at will.
+
+    Args:
+        mel: (n_frames, n_mels), Whisper's log-mel; digital silence is 2 below its maximum.
+    """
+    floor = mel.max() - _DYNAMIC_RANGE
+    out = mel
+    if rng.random() < 0.5:
+        energy = mel.mean(axis=1)
+        threshold = np.quantile(energy, 0.05) + 0.2 * np.ptp(energy)
+        loud = np.flatnonzero(energy > threshold)
+        first, last = loud[0] - int(rng.integers(0, 6)), loud[-1] + 1 + int(rng.integers(0, 6))
+        out = mel[max(0, first) : last]
+    if rng.random() < 0.5:
+        before, after = rng.integers(0, 45, size=2)
+        out = np.pad(out, ((before, after), (0, 0)), constant_values=floor)
+    return out
 
 
 def mask_features(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -27,11 +27,12 @@ from hyperasr.decoder import DecoderStep
 from hyperasr.files import atomic_folder
 from hyperasr.metrics import error_rate, score
 from hyperasr.text import normaliser
-from train.augment import mask_features, warp_frequency
+from train.augment import change_margins, change_rate, mask_features, warp_frequency
 from train.domain import sample_text
 from train.loop import LoopConfig, fit
 from train.program import read_config, start
 from train.speech import FeatureSet
+from train.state import load_average
 from train.tokenizer import build_tokenizer
 
 log = logging.getLogger("train.backbone")
@@ -67,6 +68,12 @@ class BackboneConfig:
     """Batches with short utterances first and without masking, at least 0."""
     an4_share: float = 0.35
     """Share of the utterances that are AN4's, in [0, 1]; 0 where there is none."""
+    rate_range: tuple[float, float] | None = None
+    """Half of the utterances are spoken this much faster or slower; None leaves them as they are."""
+    margins: bool = False
+    """Take silence off the ends of utterances, or put some there."""
+    init_from: Path | None = None
+    """Run folder of the same shape whose averaged weights this run starts from."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 
@@ -149,13 +156,19 @@ class Batches:
         easy = max(1, self.config.easy_batches)
         return 130 + 350 * number // easy if number < easy else 3_000
 
+    def retimed(self, mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Change rate and margins, where the configuration says so."""
+        if self.config.rate_range and rng.random() < 0.5:
+            mel = change_rate(mel, rng.uniform(*self.config.rate_range))
+        return change_margins(mel, rng) if self.config.margins else mel
+
     def __call__(self, number: int) -> dict[str, Any]:
         """Return batch `number`."""
         rng = np.random.default_rng([self.config.loop.seed, number])
         mels, texts = [], []
         for features, index in self.plan(number // 32)[number % 32]:
             mel = warp_frequency(features.mel(index), rng.uniform(0.9, 1.11))
-            mel = mel + rng.normal(0, 0.08)
+            mel = self.retimed(mel, rng) + rng.normal(0, 0.08)
             mels.append(mel if number < self.config.easy_batches else mask_features(mel, rng))
             texts.append(features.rows[index]["text"])
         return collate(mels, texts, self.backbone)
@@ -277,8 +290,11 @@ def main() -> None:
         with atomic_folder(config.out / "best") as temporary:
             model.backbone.save_pretrained(temporary)
 
+    recognizer = Recognizer(backbone, config)
+    if config.init_from:
+        load_average(config.init_from, recognizer)
     best = fit(
-        Recognizer(backbone, config),
+        recognizer,
         Batches(by_split["train"], backbone, config),
         lambda model: evaluate(model, by_split["dev"]),
         save_best,

@@ -23,7 +23,7 @@ from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.sampler import BalancedSampler
-from hyperasr.cohorts.views import View, plan_views
+from hyperasr.cohorts.views import Variety, View, plan_views
 from hyperasr.config import to_dict
 from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError
@@ -68,6 +68,8 @@ class MetaConfig:
     same_person_share: float = 0.0
     """Share of the utterances that train with the embedding of another utterance of the same
     simulated person, in [0, 1]: an embedding of one's own can be learned by heart."""
+    variety: Variety = field(default_factory=Variety)
+    """More speakers and places made out of the training recordings."""
     workers: int = 2
     """Processes that build caches."""
     keep_mel: bool = False
@@ -124,6 +126,7 @@ class Views:
             seed=config.view_seed + index,
             people_per_speaker=config.people_per_speaker,
             typical_share=config.typical_share,
+            variety=config.variety,
         )
 
     def __call__(self, number: int) -> Batch:

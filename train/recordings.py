@@ -56,8 +56,8 @@ def write_voice(voice: Voice, config: RecordingsConfig) -> list[Utterance]:
     count = config.per_voice if voice.split == "train" else config.per_held_out_voice
     texts = [sample_text(rng) for _ in range(count)]
     folder = config.out / "synthetic" / voice.name
-    if not folder.exists():
-        with atomic_folder(folder) as temporary:
+    if len(list(folder.glob("*.flac"))) != count:
+        with atomic_folder(folder, replaces=("*.flac",)) as temporary:
             for i, waveform in enumerate(synthesise(voice, texts, config.seed)):
                 level = 0.3 / max(float(np.abs(waveform).max(initial=0.0)), 1e-5)
                 sf.write(temporary / f"{i:03d}.flac", waveform * level, SAMPLE_RATE)

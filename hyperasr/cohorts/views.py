@@ -6,19 +6,46 @@ import hashlib
 import os
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from hyperasr.audio import load
+from hyperasr.cohorts.acoustics import change_place, change_speed
 from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.types import Utterance
 
-__all__ = ["TYPICAL", "View", "plan_views", "realise"]
+__all__ = ["TYPICAL", "Variety", "View", "plan_views", "realise"]
 
 TYPICAL = "typical"
 _CONTENT_BYTES = 2**18  # 8 s of 16-bit samples at 16 kHz
+
+
+@dataclass(frozen=True)
+class Variety:
+    """What makes more speakers and places out of the recordings of a training plan."""
+
+    speed: tuple[float, float] = (1.0, 1.0)
+    """Range of the playback speed, one for each person: other pitch and vocal tract, [0.5, 2]."""
+    place_share: float = 0.0
+    """Share of the views in another room, noise and channel, in [0, 1]."""
+    copies: dict[str, int] = field(default_factory=dict)
+    """Views of each recording in each cohort, by the recording's source; 1 where not named."""
+    cohort_share: float = 1.0
+    """Chance of a recording to be simulated in each cohort, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        low, high = self.speed
+        if not 0.5 <= low <= high <= 2.0:
+            raise ConfigError(f"speed is {self.speed}; give a range within [0.5, 2]")
+        if not 0 <= self.place_share <= 1 or not 0 < self.cohort_share <= 1:
+            raise ConfigError(
+                f"place_share must be in [0, 1] and cohort_share in (0, 1], not "
+                f"{self.place_share} and {self.cohort_share}"
+            )
+        if any(n < 1 for n in self.copies.values()):
+            raise ConfigError(f"copies must be at least 1, not {self.copies}")
 
 
 @dataclass(frozen=True)
@@ -31,6 +58,8 @@ class View:
         severity: in [0, 1].
         person: names the simulated person, whose traits all of their utterances share.
         seed: of what varies from utterance to utterance.
+        speed: playback speed of the recording, before anything else.
+        elsewhere: whether it is moved to another room, noise and channel, after all else.
     """
 
     utterance: Utterance
@@ -38,6 +67,8 @@ class View:
     severity: float
     person: str
     seed: int
+    speed: float = 1.0
+    elsewhere: bool = False
 
     @property
     def id(self) -> str:
@@ -49,7 +80,8 @@ class View:
         """What the view's content depends on, for caches."""
         u = self.utterance
         said = (u.id, u.text_clean or u.text, u.start_s, u.end_s, u.speaker, u.source)
-        return repr((*said, self.cohort, self.severity, self.person, self.seed, VERSION))
+        how = (self.cohort, self.severity, self.person, self.seed, self.speed, self.elsewhere)
+        return repr((*said, *how, VERSION))
 
 
 def plan_views(
@@ -60,8 +92,9 @@ def plan_views(
     severities: Sequence[float] | None = None,
     people_per_speaker: int = 1,
     typical_share: float = 1.0,
+    variety: Variety | None = None,
 ) -> list[View]:
-    """Plan one view of every utterance in every cohort.
+    """Plan views of every utterance in every cohort; one each, where `variety` does not say more.
 
     Args:
         utterances: typical recordings with text.
@@ -71,29 +104,45 @@ def plan_views(
             from [0.1, 1] for each person, so that a person keeps their severity.
         people_per_speaker: simulated people that share one real voice in each cohort.
         typical_share: share of the utterances that also get their typical view, in [0, 1].
+        variety: for training; None takes every recording as it is, once a cohort.
     Raises:
         ConfigError: an unknown cohort, a severity outside [0, 1], or nobody to simulate.
     """
     _check_plan(cohorts, severities, people_per_speaker)
+    variety = variety or Variety()
     views: list[View] = []
     turn: dict[tuple[str, str], int] = {}
     for utterance in utterances:
-        for cohort in cohorts:
-            rng = random.Random(f"{seed}/{utterance.id}/{cohort}")
-            if cohort == TYPICAL:
-                if rng.random() < typical_share:
-                    views.append(View(utterance, TYPICAL, 0.0, utterance.speaker, 0))
+        copies = variety.copies.get(utterance.source, 1)
+        for cohort, copy in ((c, k) for c in cohorts for k in range(copies)):
+            rng = random.Random(f"{seed}/{utterance.id}/{cohort}" + (f"/{copy}" if copy else ""))
+            share = typical_share if cohort == TYPICAL else variety.cohort_share
+            if share < 1 and rng.random() >= share:
                 continue
-            k = rng.randrange(people_per_speaker)
-            person = f"{utterance.speaker}-{cohort}-{seed}-{k}"
-            if severities is None:
-                severity = random.Random(person).uniform(0.1, 1.0)
+            if cohort == TYPICAL:
+                view = View(utterance, TYPICAL, 0.0, utterance.speaker, copy)
             else:
-                index = turn.get((utterance.speaker, cohort), 0)
-                turn[utterance.speaker, cohort] = index + 1
-                severity = severities[index % len(severities)]
-            views.append(View(utterance, cohort, severity, person, rng.getrandbits(31)))
+                k = rng.randrange(people_per_speaker * copies)
+                person = f"{utterance.speaker}-{cohort}-{seed}-{k}"
+                if severities is None:
+                    severity = random.Random(person).uniform(0.1, 1.0)
+                else:
+                    index = turn.get((utterance.speaker, cohort), 0)
+                    turn[utterance.speaker, cohort] = index + 1
+                    severity = severities[index % len(severities)]
+                view = View(utterance, cohort, severity, person, rng.getrandbits(31))
+            views.append(_varied(view, variety, seed, rng))
     return views
+
+
+def _varied(view: View, variety: Variety, seed: int, rng: random.Random) -> View:
+    """Give a planned view its voice and place; a typical speaker sounds otherwise in each copy."""
+    if variety.speed != (1.0, 1.0):
+        if view.cohort == TYPICAL:
+            view = replace(view, person=f"{view.person}-{TYPICAL}-{seed}-{view.seed}")
+        speed = random.Random(f"{view.person}/speed").uniform(*variety.speed)
+        view = replace(view, speed=round(speed, 4))
+    return replace(view, elsewhere=rng.random() < variety.place_share)
 
 
 def _check_plan(
@@ -113,10 +162,20 @@ def realise(view: View) -> tuple[np.ndarray, str]:
     u = view.utterance
     waveform = load(u.path, start_s=u.start_s, end_s=u.end_s)
     text = u.text_clean or u.text or ""
-    if view.cohort == TYPICAL:
-        return waveform, text
-    made = simulate(waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person)
-    return made.waveform, made.text
+    if view.speed != 1.0:
+        waveform = change_speed(waveform, view.speed)
+    if view.cohort != TYPICAL:
+        made = simulate(
+            waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person
+        )
+        waveform, text = made.waveform, made.text
+    if view.elsewhere:
+        waveform = change_place(waveform, np.random.default_rng(_number(view.id)))
+    return waveform, text
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def plan_key(views: Sequence[View]) -> str:

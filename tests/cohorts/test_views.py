@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 import soundfile as sf
 
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, realise
+from hyperasr.cohorts.views import TYPICAL, Variety, View, plan_key, plan_views, realise
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.types import Utterance
 
@@ -145,3 +145,56 @@ def test_the_key_of_a_plan_follows_its_recordings(recording: Utterance, tmp_path
     Path(recording.path).unlink()
     with pytest.raises(AudioError, match=r"a\.wav: cannot be read"):
         plan_key(views)
+
+
+def test_variety_makes_more_people_and_places() -> None:
+    variety = Variety(speed=(0.8, 1.2), place_share=0.5, copies={"club": 3}, cohort_share=0.5)
+    twice = [replace(u, source="club") for u in UTTERANCES[:12]]
+    views = plan_views(UTTERANCES[12:] + twice, seed=0, people_per_speaker=2, variety=variety)
+    assert len({view.id for view in views}) == len(views)
+    by_cohort = Counter((v.cohort, v.utterance.source) for v in views)
+    assert by_cohort[TYPICAL, "club"] == 12 * 3
+    assert by_cohort[TYPICAL, ""] == 12
+    assert 0.3 * 36 < by_cohort["stuttering", "club"] < 0.7 * 36
+    assert 0.3 < np.mean([v.elsewhere for v in views]) < 0.7
+    speeds = defaultdict(set)
+    for view in views:
+        speeds[view.person].add(view.speed)
+        assert 0.8 <= view.speed <= 1.2
+    assert all(len(s) == 1 for s in speeds.values()), "a person keeps their voice"
+    assert len({next(iter(s)) for s in speeds.values()}) == len(speeds)
+    plain = plan_views(UTTERANCES, seed=0, variety=Variety())
+    assert plain == plan_views(UTTERANCES, seed=0), "nothing asked for, nothing changed"
+
+
+def test_speed_comes_before_the_cohort_and_the_place_after_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    rng = np.random.default_rng(0)
+    sf.write(path, rng.normal(0, 0.1, 16_000).astype(np.float32), 16_000)
+    view = View(Utterance("a", str(path), "words", "anna"), TYPICAL, 0.0, "anna", 0)
+    plain, _ = realise(view)
+    fast, text = realise(replace(view, speed=1.25))
+    assert len(fast) == pytest.approx(len(plain) / 1.25, abs=2)
+    assert text == "words"
+    moved, _ = realise(replace(view, elsewhere=True))
+    again, _ = realise(replace(view, elsewhere=True))
+    assert np.array_equal(moved, again)
+    assert moved.shape == plain.shape
+    assert not np.allclose(moved, plain)
+    keys = {replace(view, **c).key for c in ({}, {"speed": 1.25}, {"elsewhere": True})}
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"speed": (0.1, 1.0)}, "speed"),
+        ({"speed": (1.2, 0.9)}, "speed"),
+        ({"place_share": 1.5}, "place_share"),
+        ({"cohort_share": 0.0}, "cohort_share"),
+        ({"copies": {"an4": 0}}, "copies"),
+    ],
+)
+def test_senseless_variety_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Variety(**changes)
