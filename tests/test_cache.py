@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -17,9 +18,9 @@ from torch import Tensor
 
 import hyperasr.cache as room
 from hyperasr.backbone import Backbone
-from hyperasr.cache import Cache, CacheConfig, build_cache, cache_folder
+from hyperasr.cache import Cache, CacheConfig, build_cache, cache_folder, estimate_bytes
 from hyperasr.cohorts.views import View, plan_views, realise
-from hyperasr.errors import AudioError, ConfigError
+from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch, Utterance
@@ -161,9 +162,10 @@ def test_batches_do_not_depend_on_the_parts(
     build: Callable[..., Path], views: list[View], random_backbone: Backbone, monkeypatch: Any
 ) -> None:
     in_parts = build(views)
-    assert sorted(p.name for p in in_parts.iterdir()) == [f"part-{i:05d}" for i in range(3)]
+    parts = sorted(in_parts.glob("part-*"))
+    assert [p.name for p in parts] == [f"part-{i:05d}" for i in range(3)]
     parted = Cache([in_parts], random_backbone).batch(range(9))
-    for part in in_parts.iterdir():
+    for part in parts:
         part.rename(in_parts.parent / f"old-{part.name}")
     monkeypatch.setattr(room, "_PART", 100)
     monkeypatch.setattr(room, "_BATCH", 100)
@@ -203,8 +205,12 @@ def test_a_part_that_fails_leaves_no_part(
     bad = View(replace(recordings[0], path=str(empty)), "typical", 0.0, "anna", 0)
     with pytest.raises(AudioError, match=r"empty\.wav"):
         build([*views[:3], bad])
+    assert not (tmp_path / "cache").exists(), "its header says so before any work is done"
+    bad = replace(bad, utterance=replace(bad.utterance, end_s=0.4))
+    with pytest.raises(AudioError, match=r"empty\.wav"):
+        build([*views[:3], bad])
     (folder,) = (tmp_path / "cache").iterdir()
-    assert [p.name for p in folder.iterdir()] == ["part-00000"]
+    assert [p.name for p in folder.glob("part-*")] == ["part-00000"]
 
 
 def test_each_content_has_its_own_folder(
@@ -276,6 +282,98 @@ def test_a_speaker_encoder_that_is_trained_is_not_cached(
         head.data.normal_()
     model(batch).total.backward()
     assert any(p.grad is not None and p.grad.any() for p in model.speaker.parameters())
+
+
+def test_a_part_of_the_rows_is_a_cache(
+    build: Callable[..., Path], views: list[View], random_backbone: Backbone
+) -> None:
+    whole = Cache([build(views)], random_backbone)
+    chosen = [i for i, view in enumerate(views) if view.cohort != "stuttering"]
+    part = whole.where(lambda row: whole.meta["cohort"][row] != "stuttering")
+    assert part.meta["id"] == [views[i].id for i in chosen]
+    assert part.n_frames == [whole.n_frames[i] for i in chosen]
+    assert torch.equal(part.embeddings(), whole.embeddings()[chosen])
+    assert torch.equal(part.embeddings([3, 1]), whole.embeddings([chosen[3], chosen[1]]))
+    assert part.batch([2]).ids == whole.batch([chosen[2]]).ids
+    twice = part.where(lambda row: part.meta["cohort"][row] == "typical")
+    assert {twice.meta["cohort"][row] for row in range(len(twice))} == {"typical"}
+    assert twice.batch([0]).cohorts == ("typical",)
+    with pytest.raises(ConfigError, match="no row"):
+        whole.where(lambda row: False)
+
+
+def test_states_of_another_backbone_are_refused(
+    build: Callable[..., Path],
+    views: list[View],
+    random_backbone: Backbone,
+    random_backbone_folder: Path,
+) -> None:
+    folder = build(views)
+    other = Backbone.from_pretrained(random_backbone_folder, offline=True)
+    other.whisper.model.encoder.conv1.bias.data[0] += 0.1
+    with pytest.raises(CheckpointMismatch, match="build the cache again"):
+        Cache([folder], other)
+    (folder / "cache.json").unlink()
+    with pytest.raises(ConfigError, match=r"no cache\.json"):
+        Cache([folder], random_backbone)
+
+
+def test_damaged_parts_are_refused(
+    build: Callable[..., Path], views: list[View], random_backbone: Backbone
+) -> None:
+    folder = build(views)
+    file = folder / "part-00001" / "data-00000-of-00001.arrow"
+    data = bytearray(file.read_bytes())
+    Cache([folder], random_backbone, verify=True)
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    Cache([folder], random_backbone)  # sizes alone are looked at
+    with pytest.raises(ConfigError, match="is not what was written"):
+        Cache([folder], random_backbone, verify=True)
+    file.write_bytes(data[:-8])
+    with pytest.raises(ConfigError, match="is not what was written"):
+        Cache([folder], random_backbone)
+    file.unlink()
+    with pytest.raises(ConfigError, match="is damaged"):
+        Cache([folder], random_backbone)
+
+
+@pytest.mark.parametrize("config", [POOLED, WITH_MEL], ids=["states", "with mel"])
+def test_the_size_is_estimated_before(
+    build: Callable[..., Path], views: list[View], random_backbone: Backbone, config: CacheConfig
+) -> None:
+    folder = build(views, config)
+    written = sum(p.stat().st_size for p in folder.rglob("*.arrow"))
+    # Nine rows of half a second: the columns' own frame of some kilobytes weighs here.
+    assert estimate_bytes(views, random_backbone, config) == pytest.approx(written, rel=0.5)
+
+
+def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the_parts(
+    build: Callable[..., Path],
+    views: list[View],
+    random_backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    usage = room.shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=1_000))
+        with pytest.raises(HyperASRError, match="make room or choose another folder"):
+            build(views)
+    assert not list(tmp_path.rglob("part-*"))
+    write, written = room._write_part, []
+
+    def fills_up(chosen: list[View], folder: str) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(folder)
+        write(chosen, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_write_part", fills_up)
+        with pytest.raises(HyperASRError, match=r"is full; 1 of 3 parts are done and stay"):
+            build(views)
+    assert len(Cache([build(views)], random_backbone, verify=True)) == 9, "goes on, and is whole"
 
 
 @pytest.mark.slow
