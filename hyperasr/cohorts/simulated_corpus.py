@@ -1,0 +1,187 @@
+"""A whole corpus of simulated atypical speech from a manifest of typical speech, on disk.
+
+Every view is a FLAC file with a JSON file of its labels beside it (both transcripts, events, word
+times). The labels are written last, so an interrupted run goes on where it stopped, and what the
+files hold depends on the manifest and the seed alone, not on how many processes made them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from hyperasr.audio import SAMPLE_RATE, load
+from hyperasr.cohorts.manifest import write_manifest
+from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
+from hyperasr.cohorts.views import View, plan_views
+from hyperasr.errors import ConfigError, HyperASRError, ManifestError
+from hyperasr.files import atomic_write_bytes, atomic_write_text
+from hyperasr.types import Utterance
+
+__all__ = ["CorpusMade", "simulate_corpus"]
+
+
+@dataclass(frozen=True)
+class CorpusMade:
+    """What came of a corpus.
+
+    Attributes:
+        manifest: of all simulated recordings.
+        n_written: recordings made now; n_kept: those that an earlier run had made.
+        failed: id of the recording and why, for those that could not be read.
+    """
+
+    manifest: Path
+    n_written: int
+    n_kept: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def simulate_corpus(
+    utterances: Sequence[Utterance],
+    out: Path,
+    *,
+    cohorts: Sequence[str] = COHORTS,
+    severities: Sequence[float] | None = None,
+    people_per_speaker: int = 1,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> CorpusMade:
+    """Simulate every utterance in every cohort, and write recordings, labels and a manifest.
+
+    Args:
+        utterances: typical recordings; one without text loses what needs words.
+        out: folder of ``manifest.jsonl`` and a folder for each cohort.
+        cohorts, severities, people_per_speaker, seed: as for `plan_views`; None for severities
+            draws one for each simulated person.
+        workers: processes.
+        progress: called with recordings done and recordings in all.
+    Raises:
+        ConfigError: an unknown cohort or an impossible severity.
+        ManifestError: not one recording could be made.
+    """
+    unknown = [cohort for cohort in cohorts if cohort not in COHORTS]
+    if unknown:
+        raise ConfigError(f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}")
+    views = plan_views(
+        utterances,
+        seed=seed,
+        cohorts=cohorts,
+        severities=severities,
+        people_per_speaker=people_per_speaker,
+    )
+    done = {view.id: labels for view in views if (labels := _finished(view, out)) is not None}
+    n_kept = len(done)
+    failed: list[tuple[str, str]] = []
+    todo = [view for view in views if view.id not in done]
+    if progress:
+        progress(n_kept, len(views))
+    for view, labels, error in _made(todo, out, workers):
+        if labels is not None:
+            done[view.id] = labels
+        else:
+            failed.append((view.utterance.id, error))
+        if progress:
+            progress(len(done) + len(failed), len(views))
+    if not done:
+        raise ManifestError(
+            f"no recording could be simulated; the first is {failed[0][0]}: {failed[0][1]}"
+            if failed
+            else "the manifest has no recording to simulate"
+        )
+    rows = [_row(view, done[view.id]) for view in views if view.id in done]
+    write_manifest(out / "manifest.jsonl", rows)
+    return CorpusMade(out / "manifest.jsonl", len(done) - n_kept, n_kept, tuple(failed))
+
+
+def _made(
+    views: Sequence[View], out: Path, workers: int
+) -> Iterator[tuple[View, dict[str, Any] | None, str]]:
+    if workers <= 1 or len(views) < 2:
+        for view in views:
+            yield (view, *_make(view, out))
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        # In chunks, because sending a view costs as much as a tenth of simulating it.
+        results = pool.map(_make, views, [out] * len(views), chunksize=16)
+        for view, result in zip(views, results, strict=True):
+            yield (view, *result)
+
+
+def _make(view: View, out: Path) -> tuple[dict[str, Any] | None, str]:
+    """Write one recording and then its labels; returns the labels, or why there are none."""
+    u = view.utterance
+    try:
+        waveform = load(u.path, start_s=u.start_s, end_s=u.end_s)
+        text = u.text_clean or u.text or ""
+        made = simulate(
+            waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person
+        )
+    except HyperASRError as error:
+        return None, str(error)
+    labels = {
+        "simulated": True,
+        "version": VERSION,
+        "key": view.key,
+        "cohort": made.cohort,
+        "severity": made.severity,
+        "person": view.person,
+        "duration_s": round(len(made.waveform) / SAMPLE_RATE, 3),
+        "text_clean": made.text,
+        "text_verbatim": made.verbatim,
+        "events": [dataclasses.asdict(event) for event in made.events],
+        "words": [dataclasses.asdict(word) for word in made.words],
+    }
+    flac = io.BytesIO()
+    soundfile.write(flac, made.waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    path = out / _name(view)
+    atomic_write_bytes(path.with_suffix(".flac"), flac.getvalue())
+    atomic_write_text(path.with_suffix(".json"), json.dumps(labels, ensure_ascii=False) + "\n")
+    return labels, ""
+
+
+def _finished(view: View, out: Path) -> dict[str, Any] | None:
+    """Return the labels of a recording that an earlier run has made of the very same view."""
+    path = out / _name(view)
+    try:
+        labels = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = isinstance(labels, dict) and labels.get("key") == view.key
+    return labels if same and path.with_suffix(".flac").is_file() else None
+
+
+def _name(view: View) -> Path:
+    """Name a view's files: readable, safe on every disk, and unique."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", view.utterance.id).strip("-")[-60:]
+    mark = hashlib.sha256(view.id.encode()).hexdigest()[:8]
+    return Path(view.cohort) / f"{readable}-{mark}"
+
+
+def _row(view: View, labels: dict[str, Any]) -> Utterance:
+    clean, verbatim = labels["text_clean"], labels["text_verbatim"]
+    return dataclasses.replace(
+        view.utterance,
+        id=view.id,
+        path=str(_name(view).with_suffix(".flac")),
+        text=verbatim or None,
+        text_clean=clean or None,
+        speaker=view.person,
+        cohort=view.cohort,
+        severity=round(float(view.severity), 4),
+        start_s=0.0,
+        end_s=None,
+        source=f"simulated from {view.utterance.source}".strip(),
+    )
