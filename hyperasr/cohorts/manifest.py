@@ -14,11 +14,12 @@ from hyperasr.errors import ManifestError
 from hyperasr.files import atomic_write_text
 from hyperasr.types import Utterance
 
-__all__ = ["read_manifest", "write_manifest"]
+__all__ = ["check_row", "read_manifest", "write_manifest"]
 
 _FIELDS = {field.name for field in dataclasses.fields(Utterance)}
 _TEXT = {"id", "path", "speaker", "cohort", "language", "split", "source"}
 _OPTIONAL_TEXT = {"text", "text_clean", "etiology"}
+_NAMES = {"id", "path", "speaker", "cohort"}
 _NUMBERS = {"start_s"}
 _OPTIONAL_NUMBERS = {"end_s", "severity"}
 
@@ -36,16 +37,18 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest ({error})") from error
     rows: list[Utterance] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, str]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         row = _row(line, f"{path}, line {number}", path.parent)
         if row.id in seen:
+            first, speaker = seen[row.id]
+            other = "" if speaker == row.speaker else f", by another speaker ({speaker!r})"
             raise ManifestError(
-                f"{path}, line {number}: id {row.id!r} was already used in line {seen[row.id]}"
+                f"{path}, line {number}: id {row.id!r} was already used in line {first}{other}"
             )
-        seen[row.id] = number
+        seen[row.id] = number, row.speaker
         rows.append(row)
     if not rows:
         raise ManifestError(f"{path}: the manifest has no row")
@@ -68,6 +71,19 @@ def _row(line: str, where: str, folder: Path) -> Utterance:
         raise ManifestError(f"{where}: not a JSON object ({error})") from error
     if not isinstance(values, dict):
         raise ManifestError(f"{where}: a row must be a JSON object, not {type(values).__name__}")
+    return check_row(values, where, folder)
+
+
+def check_row(values: dict[str, Any], where: str, folder: Path) -> Utterance:
+    """Return one row of a manifest, checked field by field.
+
+    Args:
+        values: by field; what is left out takes `Utterance`'s default.
+        where: what an error begins with, such as the file and the line.
+        folder: which a relative path starts from.
+    Raises:
+        ManifestError: an unknown field, one that is missing, or a value that cannot be.
+    """
     unknown = sorted(set(values) - _FIELDS)
     if unknown:
         raise ManifestError(f"{where}: unknown field {unknown[0]!r}; known are {sorted(_FIELDS)}")
@@ -79,10 +95,7 @@ def _row(line: str, where: str, folder: Path) -> Utterance:
     end_s = values.get("end_s")
     if end_s is not None and end_s <= values.get("start_s", 0.0):
         raise ManifestError(f"{where}: end_s {end_s} is not after start_s")
-    audio = Path(values["path"])
-    if not audio.is_absolute():
-        values["path"] = str(folder / audio)
-    return Utterance(**values)
+    return Utterance(**{**values, "path": str(folder / values["path"])})
 
 
 def _check(name: str, value: Any, where: str) -> None:
@@ -94,3 +107,10 @@ def _check(name: str, value: Any, where: str) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value < 0:
             raise ManifestError(f"{where}: field {name!r} must be a number >= 0, not {value!r}")
+    if name in _NAMES and not value.strip():
+        raise ManifestError(f"{where}: field {name!r} is empty; leave it out where it is unknown")
+    if name == "severity" and value is not None and value > 1:
+        raise ManifestError(f"{where}: field 'severity' must be from 0 to 1, not {value!r}")
+    if name == "extra" and value is not None:
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise ManifestError(f"{where}: field 'extra' must map names to text, not {value!r}")

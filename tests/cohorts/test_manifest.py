@@ -102,7 +102,16 @@ GOOD = {"id": "a", "path": "/a.wav"}
         ({**GOOD, "end_s": 0}, "end_s 0 is not after start_s"),
         ('{"id": "a", "path": "/a.wav", "severity": NaN}', "field 'severity' must be a number"),
         ('{"id": "a", "path": "/a.wav", "end_s": 1e999}', "field 'end_s' must be a number"),
+        ({**GOOD, "severity": 2}, "field 'severity' must be from 0 to 1, not 2"),
+        ({**GOOD, "speaker": " "}, "field 'speaker' is empty; leave it out"),
+        ({**GOOD, "cohort": ""}, "field 'cohort' is empty; leave it out"),
+        ({**GOOD, "id": " "}, "field 'id' is empty"),
+        ({**GOOD, "extra": {"mic": 2}}, "field 'extra' must map names to text"),
         ({"id": "first", "path": "/a.wav"}, "id 'first' was already used in line 1"),
+        (
+            {"id": "first", "path": "/a.wav", "speaker": "b"},
+            "id 'first' was already used in line 1, by another speaker ('unknown')",
+        ),
     ],
 )
 def test_a_bad_row_is_named(row: Any, reason: str, tmp_path: Path) -> None:

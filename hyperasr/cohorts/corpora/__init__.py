@@ -1,0 +1,83 @@
+"""Readers of speech corpora as they are distributed; one module each, looked up by name.
+
+Every reader has two functions:
+
+- ``describe() -> Description``: licence, how to get it, citation, languages, cohorts, speakers;
+- ``prepare(root, **options) -> Prepared``: iterate over it for `Utterance` rows, then read its
+  ``report`` for what was skipped, with reasons.
+
+A module of this package is a reader unless it is `base` or its name starts with an underscore.
+No reader changes or copies a corpus.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import pkgutil
+from typing import Any, Protocol, cast
+
+from hyperasr.cohorts.corpora.base import Description, Prepared, Report
+from hyperasr.errors import ConfigError
+
+__all__ = ["Corpus", "Description", "Prepared", "Report", "corpora", "corpus", "names", "prepare"]
+
+
+class Corpus(Protocol):
+    """What a reader module offers."""
+
+    def describe(self) -> Description:
+        """Say what the corpus is and how to get it."""
+
+    def prepare(self, root: str | os.PathLike[str], **options: Any) -> Prepared:
+        """Read a copy of the corpus below `root`."""
+
+
+def names() -> list[str]:
+    """Return the names of all readers, sorted; none is imported."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in found if name != "base" and not name.startswith("_"))
+
+
+def corpus(name: str) -> Corpus:
+    """Return the reader of a corpus; case, blanks, hyphens and underscores do not matter.
+
+    Raises:
+        ConfigError: there is none of this name; the closest one is named.
+    """
+    known = {_plain(n): n for n in names()}
+    if _plain(name) not in known:
+        close = difflib.get_close_matches(_plain(name), known, n=1, cutoff=0.5)
+        hint = f"did you mean {known[close[0]]!r}? " if close else ""
+        raise ConfigError(f"there is no corpus {name!r}; {hint}known are {', '.join(names())}")
+    return cast(Corpus, importlib.import_module(f"{__name__}.{known[_plain(name)]}"))
+
+
+def corpora() -> dict[str, Corpus]:
+    """Return every reader by name, in alphabetical order; this imports them all."""
+    return {name: corpus(name) for name in names()}
+
+
+def prepare(name: str, root: str | os.PathLike[str], **options: Any) -> Prepared:
+    """Read the corpus `name` below `root`; see `Prepared` and the options of the reader.
+
+    Raises:
+        ConfigError: no such corpus, no such folder, or an option that this reader does not have.
+    """
+    reader = corpus(name)
+    known = set(inspect.signature(reader.prepare).parameters) - {"root"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], sorted(known), n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"the reader of {name} has no option {unknown[0]!r}; {hint}"
+            f"it has {', '.join(sorted(known)) or 'none'}"
+        )
+    return reader.prepare(root, **options)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

@@ -1,0 +1,277 @@
+"""Files of a corpus, safely: nothing outside of its root, no loops, encodings that are stated."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+from hyperasr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hyperasr.cohorts.corpora.base import Report
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "corpus_root",
+    "find_named",
+    "listed_path",
+    "read_table",
+    "read_text",
+    "walk",
+]
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".sph")
+
+_BLOCK_BYTES = 1 << 20
+
+
+def corpus_root(root: str | os.PathLike[str]) -> Path:
+    """Return the folder of a corpus as an absolute path.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    path = Path(os.path.abspath(os.path.expanduser(root)))
+    if not path.is_dir():
+        raise ConfigError(f"there is no folder {root}; give the folder of the unpacked corpus")
+    return path
+
+
+def walk(
+    root: Path, report: Report, suffixes: Iterable[str] = (), *, within: Path | None = None
+) -> Iterator[Path]:
+    """Yield the files below `root`, folder by folder, sorted without regard to case.
+
+    Hidden files and folders and ``__MACOSX`` are left out. Links to folders are not followed, so
+    there are no loops: what lies below the root is found under its own name. Links to files count
+    as long as they end below the root. What is refused is counted in `report`.
+
+    Args:
+        root: where to begin, as `corpus_root` returns it (or a folder below it).
+        report: for links that are not followed and folders that cannot be read.
+        suffixes: such as ``.wav``, in lower case; empty means all files.
+        within: root of the corpus, where links may end; None means `root`.
+    """
+    wanted = tuple(suffixes)
+    real_root = os.path.realpath(within or root)
+    yield from _walk(str(root), real_root, report, wanted)
+
+
+def _walk(folder: str, real_root: str, report: Report, wanted: tuple[str, ...]) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            found = [(e.name.lower(), e.name, _is_folder(e), e.is_symlink()) for e in entries]
+    except OSError as error:
+        report.skip(f"a folder cannot be read ({error.strerror})", folder)
+        return
+    for _, name, is_dir, is_link in sorted(found):
+        path = f"{folder}{os.sep}{name}"
+        if name.startswith(".") or name == "__MACOSX":
+            continue
+        if is_link and (is_dir or not wanted or name.lower().endswith(wanted)):
+            refusal = _link_fault(path, real_root, is_dir)
+            if refusal:
+                report.skip(refusal, path)
+                continue
+        if is_dir:
+            yield from _walk(path, real_root, report, wanted)
+        elif not wanted or name.lower().endswith(wanted):
+            yield Path(path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _link_fault(path: str, real_root: str, is_dir: bool) -> str | None:
+    try:
+        target = os.path.realpath(path, strict=True)
+    except OSError:
+        return "a link that leads nowhere or round in a loop"
+    if target != real_root and not target.startswith(real_root.rstrip(os.sep) + os.sep):
+        return "a link that leaves the root"
+    return "a link to a folder of the corpus, which is read under its own name" if is_dir else None
+
+
+def find_named(
+    root: Path,
+    name: str,
+    report: Report | None = None,
+    *,
+    depth: int = 4,
+    within: Path | None = None,
+) -> list[Path]:
+    """List files and folders called `name`, in any case, at most `depth` levels below `root`.
+
+    Upper levels come first. Links are treated as by `walk`; those that are refused are counted
+    where a `report` is given.
+    """
+    found: list[Path] = []
+    level = [root]
+    real_root = os.path.realpath(within or root)
+    for _ in range(depth):
+        deeper: list[Path] = []
+        for folder in level:
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError:  # `walk` reports it
+                continue
+            for entry in entries:
+                if entry.name.lower() != name.lower():
+                    continue
+                is_link = entry.is_symlink()
+                fault = _link_fault(entry.path, real_root, _is_folder(entry)) if is_link else None
+                if not fault:
+                    found.append(Path(entry.path))
+                elif report is not None:
+                    report.skip(fault, entry.path)
+            deeper += [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)]
+        level = deeper
+    return found
+
+
+def listed_path(
+    root: Path, listed: str, report: Report, *, below: Path | None = None
+) -> Path | None:
+    """Return the file that a corpus's list names, or None with the reason counted.
+
+    Absolute paths, ``..`` and links that leave `root` are refused. Whether the file exists is left
+    to `Prepared`, which counts it as listed but absent.
+
+    Args:
+        root: of the corpus.
+        listed: as the list has it; backslashes are taken for slashes.
+        report: where a refusal is counted.
+        below: folder that the list's paths start from; None means `root`.
+    """
+    name = listed.strip().replace("\\", "/")
+    if not name:
+        report.skip("a listed path is empty", listed)
+        return None
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+        report.skip("a listed path is absolute", listed)
+        return None
+    path = Path(os.path.normpath((below or root) / name))
+    real = os.path.realpath(path)
+    if not path.is_relative_to(root) or not Path(real).is_relative_to(os.path.realpath(root)):
+        report.skip("a listed path leaves the root", listed)
+        return None
+    return path
+
+
+def read_text(path: Path, report: Report, *, fallback: str = "cp1252") -> str | None:
+    """Return a text file with plain line ends, or None with the reason counted in `report`.
+
+    UTF-8 with or without byte order mark, or UTF-16 with one; else `fallback`, which is noted.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        report.skip(f"a text cannot be read ({error.strerror})", path)
+        return None
+    for encoding in _encodings(raw[:4], fallback):
+        try:
+            text = raw.decode(encoding)
+        except UnicodeError:
+            continue
+        if encoding == fallback:
+            report.note(f"a text that is no UTF-8 was read as {fallback}")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    report.skip(f"a text is neither UTF-8 nor {fallback}", path)
+    return None
+
+
+def read_table(
+    path: Path,
+    report: Report,
+    *,
+    delimiter: str = ",",
+    header: Iterable[str] | None = None,
+    quoted: bool = True,
+    fallback: str = "cp1252",
+) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV or TSV file by column name, in flat memory; values are stripped.
+
+    Rows with more or fewer fields than columns are skipped with a reason; an empty unnamed last
+    column, as some writers leave it, is not. Encodings as `read_text`.
+
+    Args:
+        path: the file.
+        report: for what is skipped.
+        delimiter: between fields.
+        header: column names of a file without a header.
+        quoted: whether double quotes group; False where they are part of the text.
+        fallback: encoding of a file that is no UTF-8.
+    """
+    encoding = _encoding_of(path, report, fallback)
+    if encoding is None:
+        return
+    columns = None if header is None else [name.strip() for name in header]
+    with path.open(encoding=encoding, newline="") as file:
+        reader = csv.reader(
+            file,
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            skipinitialspace=quoted,
+        )
+        for fields in _records(reader, path, report):
+            if not any(value.strip() for value in fields):
+                continue
+            if columns is None:
+                columns = [name.strip() for name in fields]
+                while columns and not columns[-1]:
+                    columns.pop()
+                continue
+            n = len(columns)
+            if len(fields) < n or any(value.strip() for value in fields[n:]):
+                where = f"{path.name}, line {reader.line_num}"
+                report.skip("a row of a table has too many or too few fields", where)
+                continue
+            yield dict(zip(columns, (value.strip() for value in fields), strict=False))
+
+
+def _records(reader: Iterator[list[str]], path: Path, report: Report) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:  # such as a field without end
+        report.skip(f"a table cannot be read to its end ({error})", path.name)
+
+
+def _encoding_of(path: Path, report: Report, fallback: str) -> str | None:
+    """Return the encoding of a text file by reading it through once; None with a reason."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        for encoding in _encodings(head, fallback):
+            if _decodes(path, encoding):
+                if encoding == fallback:
+                    report.note(f"a text that is no UTF-8 was read as {fallback}")
+                return encoding
+    except OSError as error:
+        report.skip(f"a text cannot be read ({error.strerror})", path)
+        return None
+    report.skip(f"a text is neither UTF-8 nor {fallback}", path)
+    return None
+
+
+def _encodings(head: bytes, fallback: str) -> tuple[str, ...]:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return ("utf-16",)
+    return ("utf-8-sig", fallback)
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    try:
+        with path.open(encoding=encoding) as file:
+            while file.read(_BLOCK_BYTES):
+                pass
+    except UnicodeError:
+        return False
+    return True

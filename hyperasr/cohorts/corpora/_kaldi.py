@@ -1,0 +1,127 @@
+"""Kaldi folders: wav.scp, text, segments, utt2spk."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hyperasr.cohorts.corpora._layouts import SPLITS, Defaults, inside
+from hyperasr.cohorts.corpora.base import AUDIO_SUFFIXES, Report, read_text
+from hyperasr.types import Utterance
+
+__all__ = ["kaldi_rows"]
+
+_DECODERS = ("flac", "sox", "sph2pipe", "ffmpeg")
+# Not sox -c, which is the number of channels to make.
+_CHANNEL = re.compile(r"sph2pipe\s.*\s-c\s+([12])\s|sox\s.*\sremix\s+(\d+)\s")
+
+
+def kaldi_rows(folder: Path, defaults: Defaults, report: Report) -> Iterator[Utterance]:
+    """Yield the utterances of one Kaldi folder.
+
+    No command of ``wav.scp`` is ever run. Where one only decodes a recording (flac, sox, sph2pipe
+    or ffmpeg with a single recording among its words), that recording is taken; other commands
+    are skipped. Besides Kaldi's own files, ``utt2cohort`` and ``utt2lang`` are read, and
+    ``spk2gender``.
+    """
+    recordings = _recordings(folder, defaults, report)
+    texts = _pairs(folder / "text", report)
+    people = {name: _pairs(folder / name, report) for name in ("utt2spk", "utt2cohort", "utt2lang")}
+    genders = _pairs(folder / "spk2gender", report)
+    split = defaults.split or SPLITS.get(folder.name.lower())
+    for name, recording, start_s, end_s in _segments(folder, recordings, report):
+        found = recordings[recording]
+        if found is None:
+            continue
+        path, channel = found
+        speaker = people["utt2spk"].get(name) or defaults.speaker or "unknown"
+        extra = {} if channel is None else {"channel": channel}
+        if speaker in genders:
+            extra["gender"] = genders[speaker]
+        known: dict[str, Any] = {
+            "speaker": speaker,
+            "cohort": people["utt2cohort"].get(name),
+            "language": people["utt2lang"].get(name),
+            "start_s": start_s,
+            "end_s": end_s,
+            "split": split,
+            "extra": extra,
+        }
+        row = defaults.row(path, name, texts.pop(name, None), report, **known)
+        if row is not None:
+            yield row
+    for name in texts:
+        report.skip("a text without a recording or a segment", name)
+
+
+def _segments(
+    folder: Path, recordings: dict[str, Any], report: Report
+) -> Iterator[tuple[str, str, float | None, float | None]]:
+    """Yield utterance, recording, start and end in seconds."""
+    if not (folder / "segments").is_file():
+        for name in recordings:
+            yield name, name, None, None
+        return
+    for name, rest in _pairs(folder / "segments", report).items():
+        fields = rest.split()
+        try:
+            recording, start_s, end_s = fields[0], float(fields[1]), float(fields[2])
+        except (IndexError, ValueError):
+            report.skip("a segment without recording, start and end", name)
+            continue
+        if recording not in recordings:
+            report.skip("the recording is listed but absent", name)
+        else:
+            # An end of -1 is Kaldi's way of saying: to the end.
+            yield name, recording, start_s, None if end_s < 0 else end_s
+
+
+def _recordings(
+    folder: Path, defaults: Defaults, report: Report
+) -> dict[str, tuple[Path, str | None] | None]:
+    """Return file and channel of each recording; None where it was refused, with a reason."""
+    found: dict[str, tuple[Path, str | None] | None] = {}
+    for name, source in _pairs(folder / "wav.scp", report).items():
+        channel = None
+        if source.endswith("|") or source.startswith("|"):
+            side = _CHANNEL.search(source)
+            channel = str(int(side[1] or side[2]) - 1) if side else None
+            decoded = _decoded(source)
+            if decoded is None:
+                report.skip("a command in wav.scp that does more than decode a file", name)
+                found[name] = None
+                continue
+            source = decoded
+        path = inside(defaults, source, report, folder)
+        if path is not None and not path.exists():
+            # Relative paths of Kaldi start from where it was run.
+            other = inside(defaults, source, Report(), defaults.audio_root)
+            path = other if other is not None and other.exists() else path
+        found[name] = None if path is None else (path, channel)
+    return found
+
+
+def _decoded(command: str) -> str | None:
+    """Return the one recording that a command of a known program decodes."""
+    try:
+        words = shlex.split(command.strip("| "))
+    except ValueError:
+        return None
+    audio = [word for word in words if word.lower().endswith(AUDIO_SUFFIXES)]
+    known = bool(words) and Path(words[0]).name in _DECODERS
+    return audio[0] if known and len(audio) == 1 and "|" not in words else None
+
+
+def _pairs(path: Path, report: Report) -> dict[str, str]:
+    """Return the lines of a Kaldi file by their first field; none where there is no such file."""
+    pairs: dict[str, str] = {}
+    for line in (read_text(path, report) or "").split("\n") if path.is_file() else ():
+        name, _, rest = line.strip().replace("\t", " ", 1).partition(" ")
+        if name in pairs:
+            report.skip(f"a second line of the same id in {path.name}", name)
+        elif name:
+            pairs[name] = rest.strip()
+    return pairs

@@ -1,0 +1,230 @@
+"""FluencyBank: interviews and readings of people who stutter, transcribed in CHAT."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from hyperasr.cohorts.corpora._chat import Turn, parse_line, read_chat, read_ids
+from hyperasr.cohorts.corpora.base import (
+    AUDIO_SUFFIXES,
+    NO_SPLIT,
+    Description,
+    Prepared,
+    Report,
+    corpus_root,
+    read_table,
+    read_text,
+    walk,
+)
+from hyperasr.types import Utterance
+
+__all__ = ["describe", "prepare"]
+
+_VIDEO_SUFFIXES = (".mp4", ".m4a", ".mov")
+_STEM = re.compile(r"(\d+)([mf])([a-z]?)", re.IGNORECASE)
+_COLLECTION = re.compile(r"voices-\w+", re.IGNORECASE)
+_TASKS = ("interview", "reading", "stuttering")
+_PARTICIPANTS = ("PAR", "PAR0", "CHI")
+_LANGUAGES = {"eng": "en", "spa": "es", "fra": "fr", "deu": "de", "nld": "nl"}
+_CASA_COLUMNS = {"media_file", "annotator", "start", "end", "label"}
+_CODE_OF_CASA = "PAR"
+
+
+def describe() -> Description:
+    """Say what the corpus is and how to get it."""
+    return Description(
+        name="fluencybank",
+        title="FluencyBank (Voices-AWS and its siblings), transcripts in CHAT",
+        licence="TalkBank: CC BY-NC-SA and its ground rules (from memory); research only",
+        how_to_get="talkbank.org/fluency, with a login; convert the media to WAV",
+        citation=(
+            "Bernstein Ratner and MacWhinney: Fluency Bank: a new resource for fluency research "
+            "and practice. Journal of Fluency Disorders, 2018"
+        ),
+        languages=("en",),
+        cohorts=("stuttering",),
+        n_speakers=None,
+        has_text=True,
+    )
+
+
+def prepare(root: str | os.PathLike[str], *, check_audio: bool = True) -> Prepared:
+    """Read CHAT files (``.cha``) and the recordings of the same stem below `root`.
+
+    A row is an utterance of the participant with a time mark: `text` as it was said, `text_clean`
+    as it was meant. The interviewer is left out. Where a recording has no CHAT file but rows in
+    CASA's ``transcripts.csv``, these are read in its place. The letter at the end of a stem such
+    as ``24fa`` counts as the take: ``24fa`` and ``24fb`` are one speaker.
+
+    Args:
+        root: folder with transcripts and recordings, in any folders; where a stem stands for an
+            interview and a reading, both kinds of file must lie in folders of these names.
+        check_audio: see `Prepared`.
+    Raises:
+        ConfigError: no such folder.
+    """
+    folder = corpus_root(root)
+    return Prepared(
+        folder,
+        lambda report: _rows(folder, report),
+        expects="Voices-AWS/interview/24fa.cha and a recording 24fa.wav",
+        check_audio=check_audio,
+    )
+
+
+def _rows(root: Path, report: Report) -> Iterator[Utterance]:
+    files = list(walk(root, report, (".cha",)))
+    media = _Media(root, report, Counter(path.stem.lower() for path in files))
+    transcribed: set[Path] = set()
+    for path in files:
+        task = _task(path, root)
+        audio = media.find(path.stem, task, report)
+        text = None if audio is None else read_text(path, report)
+        if audio is None or text is None:
+            continue
+        transcribed.add(audio)
+        ids = read_ids(text)
+        turns = (turn for turn in read_chat(text) if turn.code in _PARTICIPANTS)
+        yield from _utterances(turns, audio, _collection(path, root), task, ids, report)
+    for path in walk(root, report, (".csv",)):
+        if path.name.lower() == "transcripts.csv":
+            yield from _casa_rows(path, root, media, transcribed, report)
+
+
+def _utterances(
+    turns: Iterator[Turn],
+    audio: Path,
+    collection: str,
+    task: str,
+    ids: dict[str, tuple[str, ...]],
+    report: Report,
+) -> Iterator[Utterance]:
+    stem = audio.stem.lower()
+    place = "/".join(["fluencybank", collection, *([task] if task else []), stem])
+    for number, turn in enumerate(turns, start=1):
+        spoken = parse_line(turn.line)
+        name = f"{place}/{number:04d}"
+        if turn.start_s is None or turn.end_s is None:
+            report.skip("an utterance has no time mark", name)
+        elif spoken.unintelligible:
+            report.skip("an utterance is unintelligible in part (xxx, yyy, www)", name)
+        elif not spoken.verbatim:
+            report.skip("an utterance has no words (events and pauses only)", name)
+        else:
+            fields = (*ids.get(turn.code, ()), *[""] * 6)
+            yield Utterance(
+                id=name,
+                path=str(audio),
+                text=spoken.verbatim,
+                text_clean=spoken.intended or None,
+                start_s=turn.start_s,
+                end_s=turn.end_s,
+                speaker=_speaker(stem, collection),
+                cohort="stuttering",
+                etiology=fields[5] or None,
+                language=_LANGUAGES.get(fields[0].partition(",")[0].strip(), "en"),
+                split=NO_SPLIT,
+                source="fluencybank",
+                extra=_extra(stem, task, turn, fields),
+            )
+
+
+def _extra(stem: str, task: str, turn: Turn, fields: tuple[str, ...]) -> dict[str, str]:
+    named = _STEM.fullmatch(stem)
+    extra = {"text_source": "human", "session": stem, "raw_text": turn.line, "task": task}
+    extra["gender"] = fields[4][:1].lower() or (named[2].lower() if named else "")
+    extra["age"] = fields[3].partition(";")[0]
+    return {key: value for key, value in extra.items() if value}
+
+
+def _casa_rows(
+    path: Path, root: Path, media: _Media, transcribed: set[Path], report: Report
+) -> Iterator[Utterance]:
+    turns: dict[str, list[Turn]] = {}
+    for row in read_table(path, report):
+        if not row.keys() >= _CASA_COLUMNS:
+            report.skip("a transcripts.csv is not CASA's", path.name)
+            return
+        if row["annotator"] != _CODE_OF_CASA:
+            continue
+        try:
+            start_s, end_s = float(row["start"]) / 1000, float(row["end"]) / 1000
+        except ValueError:
+            report.skip("a row's times are no numbers", f"{path.name}: {row['media_file']}")
+            continue
+        turn = Turn(_CODE_OF_CASA, row["label"], start_s, end_s)
+        turns.setdefault(row["media_file"], []).append(turn)
+    for name, found in turns.items():
+        parts = name.lower().replace("\\", "/").split("/")
+        stem = parts[-1].partition(".")[0]
+        task = next((part for part in parts if part in _TASKS), "")
+        audio = media.find(stem, _task(path, root) or task, report)
+        if audio is None:
+            continue
+        if audio in transcribed:
+            report.note("CASA's rows are left aside where there is a CHAT file")
+            continue
+        task = _task(audio, root)
+        yield from _utterances(iter(found), audio, _collection(audio, root), task, {}, report)
+
+
+class _Media:
+    """Recordings by stem; there are a few hundred."""
+
+    def __init__(self, root: Path, report: Report, transcripts: Counter[str]) -> None:
+        self.root, self.transcripts = root, transcripts
+        self.audio: dict[str, list[Path]] = {}
+        self.video: set[str] = set()
+        for path in walk(root, report, (*AUDIO_SUFFIXES, *_VIDEO_SUFFIXES)):
+            if path.suffix.lower() in _VIDEO_SUFFIXES:
+                self.video.add(path.stem.lower())
+                continue
+            found = self.audio.setdefault(path.stem.lower(), [])
+            # One recording in two formats: the first of AUDIO_SUFFIXES is taken.
+            twin = next((p for p in found if p.parent == path.parent), None)
+            if twin is None:
+                found.append(path)
+            elif _rank(path) < _rank(twin):
+                found[found.index(twin)] = path
+
+    def find(self, stem: str, task: str, report: Report) -> Path | None:
+        """Return the one recording of a transcript, or None with the reason counted."""
+        found = self.audio.get(stem.lower(), [])
+        tasks = [_task(path, self.root) for path in found]
+        same = [path for path, of in zip(found, tasks, strict=True) if of == task]
+        # A folder that names no task may hold the recording of any.
+        loose = [path for path, of in zip(found, tasks, strict=True) if not (task and of)]
+        if len(same) == 1 and (task or self.transcripts[stem.lower()] <= 1):
+            return same[0]
+        if len(loose) == 1 and not same and self.transcripts[stem.lower()] <= 1:
+            return loose[0]
+        if same or loose:
+            report.skip("a transcript and a recording cannot be told to belong together", stem)
+        elif stem.lower() in self.video:
+            report.skip("the media is MPEG-4: convert it (ffmpeg -i IN.mp4 OUT.wav)", stem)
+        else:
+            report.skip("there is no recording for a transcript", stem)
+        return None
+
+
+def _rank(path: Path) -> int:
+    return AUDIO_SUFFIXES.index(path.suffix.lower())
+
+
+def _task(path: Path, root: Path) -> str:
+    folders = (root.name, *path.relative_to(root).parts[:-1])
+    return next((part.lower() for part in folders[::-1] if part.lower() in _TASKS), "")
+
+
+def _collection(path: Path, root: Path) -> str:
+    parts = (root.name, *path.relative_to(root).parts)
+    return next((part for part in parts if _COLLECTION.fullmatch(part)), "Voices")
+
+
+def _speaker(stem: str, collection: str) -> str:
+    named = _STEM.fullmatch(stem)
+    return f"{collection}-{named[1]}{named[2].lower()}" if named else f"{collection}-{stem}"

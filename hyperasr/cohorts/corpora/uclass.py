@@ -1,0 +1,206 @@
+"""UCLASS: recordings of children and adults who stutter; a part of them is transcribed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hyperasr.cohorts.corpora._chat import parse_line, read_chat
+from hyperasr.cohorts.corpora._sheets import user_table
+from hyperasr.cohorts.corpora._textgrid import phrases, read_textgrid
+from hyperasr.cohorts.corpora.base import (
+    NO_SPLIT,
+    Description,
+    Prepared,
+    Report,
+    corpus_root,
+    read_text,
+    walk,
+)
+from hyperasr.types import Utterance
+
+__all__ = ["describe", "prepare"]
+
+_STEM = re.compile(
+    r"(?P<sex>[MF])_(?P<id>\d{4})_(?P<years>\d+)y(?P<months>\d+)m[_-](?P<take>\d+)"
+    r"(?P<clip>_\w+)?",
+    re.IGNORECASE,
+)
+_TRANSCRIPTS = (".cha", ".textgrid", ".grid", ".orth")
+_TASKS = ("monologue", "reading", "conversation")
+_WORD_TIERS = ("utt", "sent", "phrase", "orth", "text", "word")
+_CHILD = re.compile(r"PAR\d?|CHI|SUB|S", re.IGNORECASE)
+
+_Piece = tuple[str, str | None, float, float | None]
+"""Text as said, text as meant, start and end in seconds."""
+
+
+def describe() -> Description:
+    """Say what the corpus is and how to get it."""
+    return Description(
+        name="uclass",
+        title="UCLASS archive of stuttered speech, releases 1 and 2",
+        licence="free for research with citation and credit to the Wellcome Trust",
+        how_to_get="University College London, Speech Research Group",
+        citation=(
+            "Howell, Davis and Bartrip: The University College London Archive of Stuttered Speech "
+            "(UCLASS). Journal of Speech, Language, and Hearing Research, 2009"
+        ),
+        languages=("en",),
+        cohorts=("stuttering",),
+        n_speakers=120,
+        has_text=True,
+    )
+
+
+def prepare(
+    root: str | os.PathLike[str],
+    *,
+    texts: Mapping[str, str] | str | os.PathLike[str] | None = None,
+    check_audio: bool = True,
+) -> Prepared:
+    """Read recordings and the transcripts of the same stem below `root`.
+
+    The best transcript is taken: CHAT with times, TextGrid (rows are phrases), CHAT without times
+    or ``.orth`` (a row is the recording). Most recordings have none: their rows have no text.
+    Speakers are the same over both releases; those of release 2 who speak another language are
+    not marked in the corpus.
+
+    Args:
+        root: folder with both releases or one.
+        texts: of recordings whose text is known, such as a passage read: a mapping or a CSV
+            ``stem,text``.
+        check_audio: see `Prepared`.
+    Raises:
+        ConfigError: no such folder or table.
+    """
+    folder = corpus_root(root)
+    table = {_key(stem): text for stem, text in user_table(texts, "texts").items()}
+    return Prepared(
+        folder,
+        lambda report: _rows(folder, report, table),
+        expects="recordings such as M_0030_16y4m_1.wav, with .orth, .cha or .TextGrid",
+        check_audio=check_audio,
+    )
+
+
+def _rows(root: Path, report: Report, table: dict[str, str]) -> Iterator[Utterance]:
+    transcripts: dict[str, list[Path]] = {}
+    for path in walk(root, report, _TRANSCRIPTS):
+        transcripts.setdefault(_key(path.stem), []).append(path)
+    for path in walk(root, report, (".wav", ".mp3", ".sfs")):
+        if path.suffix.lower() == ".sfs":
+            report.skip("a file of the Speech Filing System; export it as WAV", path)
+            continue
+        named = _STEM.fullmatch(path.stem)
+        if named is None:
+            report.skip("the name is not SEX_ID_AGE_TAKE, such as M_0030_16y4m_1", path)
+            continue
+        key = _key(path.stem)
+        pieces, kind = _pieces(transcripts.get(key, []), report)
+        if key in table:
+            pieces, kind = [(table[key], None, 0.0, None)], "passage"
+        place = _place(path, root)
+        for number, piece in enumerate(pieces, start=1):
+            suffix = f"/{number:04d}" if len(pieces) > 1 else ""
+            yield _row(path, named, place, piece, kind, f"uclass/{place}{key}{suffix}")
+
+
+def _row(
+    path: Path, named: re.Match[str], place: str, piece: _Piece, kind: str, name: str
+) -> Utterance:
+    said, meant, start_s, end_s = piece
+    extra = {
+        "text_source": kind,
+        "gender": named["sex"].lower(),
+        "age": named["years"],
+        "session": named["take"],
+        "task": next((task for task in _TASKS if task in place), ""),
+        "clip": (named["clip"] or "").lstrip("_"),
+    }
+    return Utterance(
+        id=name,
+        path=str(path),
+        text=said or None,
+        text_clean=meant,
+        start_s=start_s,
+        end_s=end_s,
+        speaker=f"{named['sex'].upper()}_{named['id']}",
+        cohort="stuttering",
+        language="en",
+        split=NO_SPLIT,
+        source="uclass",
+        extra={key: value for key, value in extra.items() if value},
+    )
+
+
+def _pieces(files: list[Path], report: Report) -> tuple[list[_Piece], str]:
+    """Return the parts of a recording with their texts, by the best transcript there is."""
+    by_suffix = {path.suffix.lower(): path for path in files}
+    whole: list[_Piece] = []
+    if (path := by_suffix.get(".cha")) and (text := read_text(path, report)):
+        timed, flat = _from_chat(text, path, report)
+        if timed:
+            return timed, "human"
+        whole = flat
+    if path := by_suffix.get(".textgrid") or by_suffix.get(".grid"):
+        text = read_text(path, report)
+        if text and (timed := _from_textgrid(text, path, report)):
+            return timed, "human"
+    if not whole and (path := by_suffix.get(".orth")) and (text := read_text(path, report)):
+        whole = [(" ".join(text.split()), None, 0.0, None)]
+    return (whole, "human") if whole else ([("", None, 0.0, None)], "none")
+
+
+def _from_chat(text: str, path: Path, report: Report) -> tuple[list[_Piece], list[_Piece]]:
+    """Return the child's utterances with times, and their texts as one piece without."""
+    timed: list[_Piece] = []
+    said: list[str] = []
+    meant: list[str] = []
+    turns = list(read_chat(text))
+    alone = len({turn.code for turn in turns}) == 1
+    for turn in turns:
+        if not alone and not _CHILD.fullmatch(turn.code):
+            continue
+        spoken = parse_line(turn.line)
+        if spoken.unintelligible:
+            report.skip("an utterance is unintelligible in part (xxx, yyy, www)", path.name)
+        elif spoken.verbatim:
+            said.append(spoken.verbatim)
+            meant.append(spoken.intended)
+            if turn.start_s is not None and turn.end_s is not None:
+                piece = (spoken.verbatim, spoken.intended or None, turn.start_s, turn.end_s)
+                timed.append(piece)
+    # A text of the whole must be whole: with other voices or gaps in it, it is not.
+    complete = said and len(said) == len(turns)
+    flat: _Piece = (" ".join(said), " ".join(filter(None, meant)) or None, 0.0, None)
+    return timed, [flat] if complete else []
+
+
+def _from_textgrid(text: str, path: Path, report: Report) -> list[_Piece]:
+    try:
+        tiers = read_textgrid(text)
+    except ValueError as error:
+        report.skip(f"a TextGrid cannot be read ({error})", path.name)
+        return []
+    for wanted in _WORD_TIERS:
+        for name, tier in tiers.items():
+            if wanted in name.lower():
+                return [(p.text, None, p.start_s, p.end_s) for p in phrases(tier)]
+    report.skip("a TextGrid has no tier of words", path.name)
+    return []
+
+
+def _key(stem: str) -> str:
+    return stem.replace("-", "_").upper()
+
+
+def _place(path: Path, root: Path) -> str:
+    """Return release and task as a prefix for ids: a stem may stand for several tasks."""
+    folders = " ".join((root.name, *path.relative_to(root).parts[:-1])).lower()
+    release = re.search(r"release[ _-]*(\w+)", folders)
+    task = next((task for task in _TASKS if task in folders), "")
+    number = {"one": "1", "two": "2"}.get(release[1], release[1]) if release else ""
+    return "/".join([*([f"release{number}"] if number else []), *([task] if task else []), ""])
