@@ -5,9 +5,12 @@
 
 A marker is a comment with the file and what to show of it:
 
-    <!-- table: results/zero_shot.json domain=all -->
+    <!-- table: results/zero_shot.json domain=all cohort=stuttering,typical -->
     ...
     <!-- end -->
+
+Options are fields and their values (several with commas, in their order); `columns`, `show` and
+`differences=true` are those of `hyperasr.tables.table`.
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ from hyperasr import results
 from hyperasr.files import atomic_write_text
 
 ROOT = Path(__file__).parents[1]
+STAR = "\\* p < 0.05, permutation of speakers, adjusted for the table by Holm's method."
 MARKER = re.compile(r"(<!-- table: (\S+)([^>]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def table(path: str, options: str) -> str:
     """Return one table as Markdown, with the command that made its file."""
-    where: dict[str, object] = {"corpus": None}
+    where: dict[str, object] = {"corpus": None, "subset": None}
     columns = ["cohort"]
     shown: dict[str, object] = {}
     for option in options.split():
@@ -37,10 +41,12 @@ def table(path: str, options: str) -> str:
         elif key == "show":
             shown[key] = value
         else:
-            where[key] = float(value) if key == "severity" else value
+            values = [float(v) if key == "severity" else v for v in value.split(",")]
+            where[key] = values if len(values) > 1 else values[0]
     content = results.read(ROOT / path)
     made = results.markdown_table(content["rows"], columns, **shown, **where)  # type: ignore[arg-type]
-    return f"{made}\n\n`{content['command'].strip()}` → `{path}`\n"
+    star = f"{STAR}\n\n" if "]*" in made else ""
+    return f"{made}\n\n{star}`{content['command'].strip()}` → `{path}`\n"
 
 
 def rendered(text: str) -> str:

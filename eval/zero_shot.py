@@ -3,221 +3,102 @@
     python -m eval.zero_shot --config eval/configs/zero_shot.yaml
 
 The cohorts are simulated. Rows: by cohort, by severity, on typical speech; synthetic voices and
-real recordings apart, and within the real ones AN4 and FSDD apart (field ``corpus``).
+real recordings apart, and within the real ones each corpus apart (field ``corpus``). Systems that
+listen to an embedding are also run with the controls of `eval.controls`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.progress import track
-
+from eval.bench import SEVERITIES, Bench, BenchConfig
+from eval.scores import ATYPICAL, Scores, places
 from hyperasr import results
-from hyperasr.backbone import Backbone
-from hyperasr.cache import Cache, CacheConfig, build_cache
-from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import TYPICAL, plan_views
-from hyperasr.decode import decode_rows
-from hyperasr.metrics import EditCounts, bootstrap, bootstrap_difference, score
-from hyperasr.model import HyperASR
-from hyperasr.search import SearchConfig
-from hyperasr.text import normaliser
-from train.program import read_config
+from hyperasr.cohorts.views import TYPICAL
+from train.program import read_config, run_program
 
-SEVERITIES = (0.25, 0.5, 0.75, 1.0)
-TEST_SEED = 9_000  # no training or development set of views uses it
+MAIN = "hypernet"  # the system that every other one is compared with
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """Which models to compare, on what."""
+    """Which systems to compare, on what."""
 
-    test: Path = Path("runs/recordings/test.jsonl")
-    """Manifest of typical recordings of held-out speakers."""
-    backbone: str = "micro"
-    """The frozen Whisper of all adapted models."""
-    models: dict[str, Path] = field(default_factory=dict)
-    """Model folders by system name; the one called ``hypernet`` also gets the controls."""
-    decoder_ft: Path | None = None
-    """A backbone folder whose decoder was fine-tuned, the upper line, or none."""
-    cache: Path = Path("runs/cache")
-    """Folder of all caches."""
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Systems, test set and protocol."""
     out: Path = Path("results/zero_shot.json")
     """Result file."""
-    beam_size: int = 1
-    """Beams, at least 1."""
-    workers: int = 2
-    """Processes that build the cache."""
-    seed: int = 0
-    """Of shuffling and bootstrap."""
 
 
-@dataclass(frozen=True)
-class TestSet:
-    """The rows of the test cache, with what tables group them by."""
+def rows_of(scores: Scores, *, severities: bool = True) -> list[dict[str, Any]]:
+    """Return all rows of the result file for one metric.
 
-    cache: Cache
-    n_rows: int
-
-    def pick(self, test: Callable[[int], bool]) -> list[int]:
-        """Return the rows that pass a test."""
-        return [i for i in range(self.n_rows) if test(i)]
-
-    def column(self, name: str) -> list[Any]:
-        """Return a column of the cache."""
-        return self.cache.meta[name]
-
-
-def shuffled_across_speakers(speakers: Sequence[str], seed: int) -> list[int]:
-    """Return for each row another row, of another speaker, each used once where possible."""
-    generator = torch.Generator().manual_seed(seed)
-    order = sorted(range(len(speakers)), key=lambda i: speakers[i])
-    # Rotating rows sorted by speaker by more than the largest speaker always changes the speaker.
-    largest = max(speakers.count(s) for s in set(speakers))
-    span = max(len(order) - 2 * largest + 1, 1)
-    shift = largest + int(torch.randint(span, (1,), generator=generator))
-    partner = [0] * len(order)
-    for position, row in enumerate(order):
-        partner[row] = order[(position + shift) % len(order)]
-    return partner
-
-
-def training_mean(model: HyperASR) -> torch.Tensor:
-    """Return the mean embedding of the training rows, which the hypernetwork keeps."""
-    return model.source.emb_mean  # type: ignore[return-value]
-
-
-def run_systems(config: ZeroShotConfig, test: TestSet, backbone: Backbone) -> dict[str, list[str]]:
-    """Decode every row with every system."""
-    search = SearchConfig(beam_size=config.beam_size)
-    texts: dict[str, list[str]] = {}
-    models = {
-        name: HyperASR.from_pretrained(folder, backbone=backbone)
-        for name, folder in config.models.items()
-    }
-    jobs: list[tuple[str, Callable[[], list[str]]]] = []
-    first = next(iter(models.values()))
-    jobs.append(("backbone", lambda: decode_rows(first, test.cache, search=search, adapt=False)))
-    for name, model in models.items():
-        jobs.append((name, lambda model=model: decode_rows(model, test.cache, search=search)))
-    if "hypernet" in models and test.cache.keeps_embeddings:
-        model, embs = models["hypernet"], test.cache.embeddings()
-        partner = shuffled_across_speakers(test.column("speaker"), config.seed)
-        mean = training_mean(model).expand(test.n_rows, -1)
-        for name, changed in (("shuffled", embs[partner]), ("mean", mean)):
-            jobs.append(
-                (
-                    f"hypernet_{name}",
-                    lambda changed=changed: decode_rows(
-                        model, test.cache, search=search, embeddings=changed
-                    ),
-                )
-            )
-    for name, job in track(jobs, "systems"):
-        texts[name] = job()
-    if config.decoder_ft:
-        tuned = Backbone.from_pretrained(config.decoder_ft)
-        model = HyperASR(tuned, first.speaker_config, first.source_config)
-        texts["decoder_ft"] = decode_rows(model, test.cache, search=search, adapt=False)
-    return texts
-
-
-def rows_of(test: TestSet, counts: dict[str, list[EditCounts]], seed: int) -> list[dict[str, Any]]:
-    """Return all rows of the result file."""
-    cohort, source = test.column("cohort"), test.column("source")
-    severity, speakers = test.column("severity"), test.column("speaker")
+    Args:
+        scores: of every system.
+        severities: also a row for each severity of a simulated cohort.
+    """
+    pairs = differences(scores.counts)
     rows: list[dict[str, Any]] = []
-
-    def add(chosen: list[int], name: str, domain: str, **extra: Any) -> None:
-        if not chosen:
-            return
-        level = extra.pop("severity", None)
-        who = [speakers[i] for i in chosen]
-        for system, values in counts.items():
-            picked = [values[i] for i in chosen]
-            interval = bootstrap(picked, who, seed=seed)
-            row = results.error_row(system, name, domain, interval, picked, "wer", level)
-            rows.append({**row, **extra})
-        for system, against in differences(counts):
-            interval = bootstrap_difference(
-                [counts[system][i] for i in chosen],
-                [counts[against][i] for i in chosen],
-                who,
-                seed=seed,
-            )
-            row = results.difference_row(system, against, name, domain, interval, "wer", level)
-            rows.append({**row, **extra})
-
-    places: list[tuple[str, dict[str, str], Callable[[int], bool]]] = [
-        ("all", {}, lambda i: True),
-        ("synthetic", {}, lambda i: source[i] == "synthetic"),
-        ("real", {}, lambda i: source[i] != "synthetic"),
-        ("real", {"corpus": "an4"}, lambda i: source[i] == "an4"),
-        ("real", {"corpus": "fsdd"}, lambda i: source[i] == "fsdd"),
-    ]
-    for domain, extra, here in places:
-        near = test.pick(here)
-        add([i for i in near if cohort[i] != TYPICAL], "atypical", domain, **extra)
-        for name in (*COHORTS, TYPICAL):
-            own = [i for i in near if cohort[i] == name]
-            add(own, name, domain, **extra)
-            if extra or name == TYPICAL:
+    for domain, extra, here in places(scores.meta["source"]):
+        rows += scores.rows(
+            scores.pick(source=here, cohort=lambda c: c != TYPICAL),
+            ATYPICAL,
+            domain,
+            pairs=pairs,
+            **extra,
+        )
+        for cohort in (*COHORTS, TYPICAL):
+            own = scores.pick(source=here, cohort=cohort)
+            rows += scores.rows(own, cohort, domain, pairs=pairs, **extra)
+            if extra or cohort == TYPICAL or not severities:
                 continue
             for level in SEVERITIES:
-                add([i for i in own if severity[i] == level], name, domain, severity=level)
-    return rows
+                chosen = [i for i in own if scores.meta["severity"][i] == level]
+                rows += scores.rows(chosen, cohort, domain, pairs=pairs, severity=level)
+    # Each printed table of differences is one family of comparisons.
+    return results.with_holm(rows, ("domain", "corpus", "metric", "severity"))
 
 
-def differences(systems: Sequence[str] | dict[str, Any]) -> list[tuple[str, str]]:
+def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
     """Return the pairs that the paper's claims rest on, as far as the systems are there."""
-    pairs = [("hypernet", other) for other in systems if other != "hypernet"]
+    known = list(systems)
+    pairs = [(MAIN, other) for other in known if other != MAIN]
     pairs += [("global_lora", "backbone"), ("hypernet_encoder_decoder", "backbone")]
-    pairs += [("hypernet_encoder_decoder", "hypernet")]
-    return [(a, b) for a, b in pairs if a in systems and b in systems]
+    pairs += [("hypernet_encoder_decoder", MAIN)]
+    return [(a, b) for a, b in pairs if a in known and b in known]
 
 
 def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(ZeroShotConfig)
-    backbone = Backbone.from_pretrained(config.backbone)
-    any_model = HyperASR.from_pretrained(next(iter(config.models.values())), backbone=backbone)
-    views = plan_views(read_manifest(config.test), seed=TEST_SEED, severities=SEVERITIES)
-    folder = build_cache(
-        config.cache,
-        views,
-        config.backbone,
-        CacheConfig(any_model.speaker_config, keep_mel=True),
-        workers=config.workers,
-        progress=lambda done, n: print(f"cache: {done} of {n} parts", file=sys.stderr),
-    )
-    cache = Cache([folder], backbone)
-    test = TestSet(cache, len(cache))
-    texts = run_systems(config, test, backbone)
-    norm = normaliser("spoken")
-    counts = {s: score(test.column("text"), hyps, norm, "wer") for s, hyps in texts.items()}
-    rows = rows_of(test, counts, config.seed)
+    bench = Bench(config.bench)
+    first, *others = bench.protocol.metrics
+    rows = []
+    for metric in (first, *others):
+        scores = bench.scores(bench.names(), metric=metric)
+        scores.save(bench.store.folder / f"counts-zero_shot-{bench.protocol.name}-{metric}.json")
+        rows += rows_of(scores, severities=metric == first)
     command = "python -m eval.zero_shot " + " ".join(sys.argv[1:])
-    head = results.head(
-        command, config, config.seed, "simulated cohorts, held-out speakers, spoken", norm
-    )
+    described = f"simulated cohorts, held-out speakers, {bench.protocol.name}"
+    head = results.head(command, config, config.bench.seed, described, bench.protocol.normaliser)
     results.write(config.out, head, rows)
-    for domain in ("all", "synthetic", "real"):
-        results.print_table(
-            rows,
-            title=f"word error rate in percent, {domain} recordings",
-            domain=domain,
-            corpus=None,
-        )
+    for domain in sorted({row["domain"] for row in rows}):
+        title = f"{first} in percent, {domain} recordings"
+        results.print_table(rows, title=title, domain=domain, corpus=None, metric=first)
     results.print_table(
-        rows, differences=True, title="paired differences", domain="all", corpus=None
+        rows,
+        differences=True,
+        title="paired differences",
+        domain="all",
+        corpus=None,
+        metric=first,
     )
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

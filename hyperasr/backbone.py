@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +13,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from hyperasr.audio import CHUNK_S, FRAMES_PER_SECOND
 from hyperasr.decoder import DecoderStep, attention_bias, zero_padding
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
-from hyperasr.mel import log_mel_batch
+from hyperasr.languages import language_tokens, prompt_tokens
+from hyperasr.mel import CHUNK_S, FRAMES_PER_STATE, SAMPLE_RATE, log_mel_batch
+from hyperasr.quantize import quantize_linears
 from hyperasr.search import SearchConfig, beam, greedy
 from hyperasr.types import Decoded, EncoderOutput
+from hyperasr.whisper import (
+    checked_device,
+    checked_dtype,
+    load_whisper,
+    quiet_transformers,
+    weights_digest,
+)
 
-__all__ = ["ASSETS", "Backbone"]
+__all__ = ["ASSETS", "SHORTEST_S", "Backbone"]
 
 ASSETS = Path(__file__).parent / "assets"
-FRAMES_PER_STATE = 2  # the second convolution has stride 2
-_FULL_FRAMES = CHUNK_S * FRAMES_PER_SECOND
-_FINGERPRINT_SAMPLES = 1024
+SHORTEST_S = 1.2
+"""Seconds that a model of trimmed context hears at least. Its training utterances have silence
+around their words; a digit of 0.4 s cut without any loses its edges or the whole word."""
+_SHORTEST = round(SHORTEST_S * SAMPLE_RATE)
 _MULTILINGUAL_VOCABULARY = 51_865  # tokens of the first multilingual Whisper
 
 
@@ -58,6 +64,8 @@ class Backbone(nn.Module):
             raise ConfigError(
                 f"audio_context is {self.audio_context!r}; it must be 'trimmed' or 'full'"
             )
+        self.dtype = "float32"
+        self._full_precision: Any = None  # digest and size from before a reduction of precision
 
     @classmethod
     def from_pretrained(
@@ -66,6 +74,8 @@ class Backbone(nn.Module):
         *,
         offline: bool = False,
         audio_context: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
     ) -> Backbone:
         """Load a frozen Whisper.
 
@@ -74,48 +84,56 @@ class Backbone(nn.Module):
                 such as ``openai/whisper-small``.
             offline: never touch the network; a hub name must then be in the local cache.
             audio_context: see the class.
+            device: ``cpu``, ``cuda``, ``cuda:1``, ...
+            dtype: of the weights: ``float32``, ``bfloat16``, ``float16`` or, on the CPU, ``int8``.
+                Adapters are always computed in float32.
         Raises:
-            ConfigError: there is no such model, or it is no Whisper.
+            ConfigError: there is no such model, device or dtype, or it is no Whisper.
         """
-        from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+        target = checked_device(device)
+        checked_dtype(dtype)
+        source = ASSETS / "micro" / "backbone" if str(name) == "micro" else Path(name)
+        # A hub name must not go through Path, which turns its slash round on Windows.
+        whisper, tokenizer = load_whisper(
+            source if source.is_dir() else str(name), str(name), offline
+        )
+        return cls(whisper, tokenizer, audio_context).reduced(dtype).to(target)
 
-        source = ASSETS / "micro" / "backbone" if str(name) == "micro" else name
-        local = Path(source).is_dir()
-        if not local and (Path(source).is_absolute() or str(source).startswith(".")):
-            raise ConfigError(f"no model folder at {source}")
-        options: dict[str, Any] = {"local_files_only": offline or local}
-        try:
-            with _no_progress_bars():
-                loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-                    source, dtype=torch.float32, output_loading_info=True, **options
-                )
-            whisper, report = loaded
-            tokenizer = WhisperTokenizer.from_pretrained(source, **options)
-        except Exception as error:  # transformers and safetensors raise of every kind
-            hint = "give 'micro', a folder in the Hugging Face layout, or a hub name"
-            if offline and not local:
-                hint = "it is not in the local cache and --offline is set"
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(
-                f"cannot load the Whisper {str(name)!r}: {hint} ({reason})"
-            ) from error
-        # transformers makes up for both: with random numbers, and with an empty vocabulary.
-        lacks = sorted(report["missing_keys"])
-        lacks += [t for t in ("<|startoftranscript|>",) if t not in tokenizer.get_vocab()]
-        if lacks:
-            raise ConfigError(
-                f"cannot load the Whisper {str(name)!r}: it is incomplete or no Whisper, "
-                f"without {lacks[0]}"
-            )
-        return cls(whisper, tokenizer, audio_context)
+    def reduced(self, dtype: str) -> Backbone:
+        """Bring the weights to another number format, in place; the fingerprint stays.
+
+        Args:
+            dtype: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+        Raises:
+            ConfigError: no such format, or the weights have lost precision already.
+        """
+        target = checked_dtype(dtype)
+        if dtype == self.dtype:
+            return self
+        if self._full_precision is not None:
+            raise ConfigError(f"weights in {self.dtype} cannot become {dtype}; load them again")
+        self._full_precision = weights_digest(self.whisper), self.n_parameters
+        if target is None:
+            quantize_linears(self.whisper)
+        else:
+            self.whisper.to(target)
+        self.dtype = dtype
+        return self
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write config, weights and tokenizer in the Hugging Face layout into `folder`."""
+        """Write config, weights and tokenizer in the Hugging Face layout into `folder`.
+
+        Raises:
+            ConfigError: the weights were loaded in int8, which no other program reads.
+        """
+        if self.dtype == "int8":
+            raise ConfigError("weights in int8 are for this process only; load float32 to save")
         self.whisper.config.audio_context = self.audio_context
         # transformers drops lang_to_id on reload from a config that came from a model config.
         self.whisper.generation_config._from_model_config = False
-        self.whisper.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            self.whisper.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
     @property
     def d_model(self) -> int:
@@ -135,6 +153,8 @@ class Backbone(nn.Module):
     @property
     def n_parameters(self) -> int:
         """Number of weights, tied ones once."""
+        if self._full_precision is not None:
+            return int(self._full_precision[1])
         return sum(p.numel() for p in self.whisper.parameters())
 
     @property
@@ -158,19 +178,13 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         """Return 16 hex digits that identify weights and shape of this model.
 
-        Hashes each tensor's name, shape, checksum and some evenly spaced values, in float16: it is
-        the same after a round trip through fp16, quick, and no single changed value escapes it.
+        It is the same after a round trip through fp16, and whatever number format the weights were
+        brought to after loading; see `hyperasr.whisper.weights_digest`.
         """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.whisper.state_dict().items()):
-            flat = tensor.detach().flatten()
-            step = max(1, flat.numel() // _FINGERPRINT_SAMPLES)
-            half = flat.to(torch.float16)
-            checksum = int(half.view(torch.int16).sum(dtype=torch.int64))
-            digest.update(json.dumps([name, list(tensor.shape), checksum]).encode())
-            digest.update(half[::step].cpu().numpy().tobytes())
+        known = self._full_precision
+        digest = weights_digest(self.whisper) if known is None else known[0].copy()
         digest.update(self.audio_context.encode())
-        return digest.hexdigest()[:16]
+        return str(digest.hexdigest()[:16])
 
     def require_fingerprint(self, expected: str, what: str) -> None:
         """Raise `CheckpointMismatch` where `what` was made for another backbone."""
@@ -184,6 +198,9 @@ class Backbone(nn.Module):
     def features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Compute the log-mel input of several waveforms.
 
+        With trimmed context less than `SHORTEST_S` gets digital silence on both sides alike, as
+        part of the utterance: frames, and word times made of them, then begin `lead_s` too early.
+
         Args:
             waveforms: each (n_samples,) float32, 16 kHz, at most 30 s.
         Returns:
@@ -191,8 +208,27 @@ class Backbone(nn.Module):
             audio context; and the real frames (n_utt,), 10 ms each.
         """
         pad_to_s = CHUNK_S if self.audio_context == "full" else None
+        waveforms = [self._long_enough(waveform) for waveform in waveforms]
         mel, n_frames = log_mel_batch(waveforms, n_mels=self.n_mels, pad_to_s=pad_to_s)
         return mel.to(self.device), n_frames.to(self.device)
+
+    def lead_s(self, n_samples: int) -> float:
+        """Return the seconds of silence that `features` puts before so many samples.
+
+        Take them off every time that is counted in frames or encoder states.
+        """
+        return self._lead(n_samples) / SAMPLE_RATE
+
+    def _lead(self, n_samples: int) -> int:
+        if self.audio_context == "full":
+            return 0  # the model was trained on silence to 30 s after the words
+        return max(0, _SHORTEST - n_samples) // 2
+
+    def _long_enough(self, waveform: np.ndarray) -> np.ndarray:
+        if self.audio_context == "full" or not 0 < len(waveform) < _SHORTEST:
+            return waveform  # an empty one is refused, as ever
+        lead = self._lead(len(waveform))
+        return np.pad(waveform, (lead, _SHORTEST - len(waveform) - lead))
 
     def encode(
         self, mel: Tensor, n_frames: Tensor, keep_layers: Sequence[int] = ()
@@ -237,22 +273,37 @@ class Backbone(nn.Module):
     def prompt_ids(self, language: str = "en", task: str = "transcribe") -> list[int]:
         """Return the decoder's prompt: start, language and task (multilingual), no timestamps.
 
+        Args:
+            language: its code (``de``) or English name (``german``).
+            task: ``transcribe``, or ``translate`` into English.
         Raises:
             ConfigError: the model does not know the language or the task.
         """
-        vocabulary = self.tokenizer.get_vocab()
-        names = ["<|startoftranscript|>"]
-        if self.is_multilingual:
-            languages = getattr(self.whisper.generation_config, "lang_to_id", None) or vocabulary
-            known = f"<|{language}|>" in languages and task in ("transcribe", "translate")
-            names += [f"<|{language}|>", f"<|{task}|>"]
-        else:
-            known = (language, task) == ("en", "transcribe")
-        names.append("<|notimestamps|>")
-        missing = [name for name in names if name not in vocabulary]
-        if missing or not known:
-            raise ConfigError(f"this model cannot {task} {language!r}; try language='en'")
-        return [vocabulary[name] for name in names]
+        return prompt_tokens(self.tokenizer.get_vocab(), self.language_ids, language, task)
+
+    @property
+    def language_ids(self) -> dict[str, int]:
+        """Token of each language that the model knows; none for a model of English alone."""
+        if not self.is_multilingual:
+            return {}
+        recorded = getattr(self.whisper.generation_config, "lang_to_id", None)
+        return language_tokens(self.tokenizer.get_vocab(), recorded)
+
+    @torch.inference_mode()
+    def detect_language(self, encoded: EncoderOutput) -> list[tuple[str, float]]:
+        """Return the most probable language of each utterance, and its probability.
+
+        One step of the decoder after the start token, over the languages alone, as Whisper does
+        (arXiv 2212.04356, section 2.3). A model of English alone says ``en``.
+        """
+        ids = self.language_ids
+        if len(ids) < 2:
+            return [(next(iter(ids), "en"), 1.0)] * encoded.states.shape[0]
+        start = self.tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
+        tokens = torch.full((encoded.states.shape[0], 1), start, device=self.device)
+        codes, columns = list(ids), torch.tensor(list(ids.values()), device=self.device)
+        chances, best = self.logits(encoded, tokens)[:, -1, columns].float().softmax(-1).max(-1)
+        return [(codes[i], p) for i, p in zip(best.tolist(), chances.tolist(), strict=True)]
 
     def text_ids(self, text: str) -> list[int]:
         """Return the tokens of a text, with the leading blank Whisper's targets have."""
@@ -299,7 +350,8 @@ class Backbone(nn.Module):
         encoded: EncoderOutput,
         config: SearchConfig | None = None,
         *,
-        language: str = "en",
+        language: str | Sequence[str] = "en",
+        task: str = "transcribe",
         max_tokens: Tensor | None = None,
     ) -> Decoded:
         """Decode each utterance of a fixed batch, greedy or with beams.
@@ -307,22 +359,31 @@ class Backbone(nn.Module):
         Args:
             encoded: encoder states of n_utt utterances; rows of posterior samples count as such.
             config: search settings; what the checkpoint itself suppresses comes on top.
-            language: language of the prompt, for multilingual models.
+            language: of the prompt, or of each row's, for multilingual models.
+            task: ``transcribe``, or ``translate`` into English.
             max_tokens: a limit for each utterance (n_utt,), on top of the config's.
         """
-        config = self._with_suppressed(config or SearchConfig())
-        prompt = torch.tensor(self.prompt_ids(language), device=self.device)
+        config = self.suppressed(config or SearchConfig())
+        prompt = self._prompts(language, task, encoded.states.shape[0])
         # The last token decoded is never fed back, so it needs no position.
-        n_most = int(self.whisper.config.max_target_positions) - len(prompt) + 1
+        n_most = int(self.whisper.config.max_target_positions) - prompt.shape[1] + 1
         config = replace(config, max_tokens=min(config.max_tokens, n_most))
-        prompt = prompt.expand(encoded.states.shape[0], -1)
         if config.beam_size == 1:
             step = DecoderStep(self.whisper, encoded)
             return greedy(step, prompt, eos=self.eos, config=config, max_tokens=max_tokens)
         step = DecoderStep(self.whisper, encoded, rows_per_utt=config.beam_size)
         return beam(step, step.reorder, prompt, eos=self.eos, config=config, max_tokens=max_tokens)
 
-    def _with_suppressed(self, config: SearchConfig) -> SearchConfig:
+    def _prompts(self, language: str | Sequence[str], task: str, n_rows: int) -> Tensor:
+        """Return the prompt of each row (n_rows, n_prompt); all are equally long."""
+        if isinstance(language, str):
+            ids = torch.tensor(self.prompt_ids(language, task), device=self.device)
+            return ids.expand(n_rows, -1)
+        if len(language) != n_rows:
+            raise ShapeError(f"{len(language)} languages do not fit {n_rows} rows; give one a row")
+        return torch.tensor([self.prompt_ids(one, task) for one in language], device=self.device)
+
+    def suppressed(self, config: SearchConfig) -> SearchConfig:
         """Add the tokens that the checkpoint's generation config rules out."""
         generation = self.whisper.generation_config
         # The published configs mark "the default list" by -1, which is no token.
@@ -333,17 +394,3 @@ class Backbone(nn.Module):
             suppress=(*config.suppress, *always),
             begin_suppress=(*config.begin_suppress, *first),
         )
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing a bar for a model that loads in milliseconds."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

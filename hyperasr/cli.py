@@ -17,6 +17,7 @@ from typing import Any, Literal, get_type_hints
 
 from hyperasr import __version__
 from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.export_config import ExportConfig
 from hyperasr.options import TranscribeOptions
 
 __all__ = ["build_parser", "main"]
@@ -25,6 +26,7 @@ DESCRIPTION = (
     "Transcribe atypical speech (stuttering, dysarthria, Parkinson's) with one frozen Whisper "
     "whose weights are adapted to every utterance. Runs on this machine; not a medical device."
 )
+_MODEL_HELP = "micro (embedded), a folder or a hub name; a plain Whisper transcribes unadapted"
 _FAILED = 2
 _INTERRUPTED = 128 + signal.SIGINT
 _BROKEN_PIPE = 128 + 13  # SIGPIPE, which not every system names
@@ -72,7 +74,10 @@ def _transcribe() -> Any:
     )
     _add_model(parser)
     parser.add_argument(
-        "--format", type=Literal["txt", "json", "srt", "vtt"], default="txt", help="of the output"
+        "--format",
+        type=Literal["txt", "json", "srt", "vtt", "csv", "textgrid", "chat"],
+        default="txt",
+        help="of the output; json, csv, textgrid (Praat) and chat (TalkBank) hold word times",
     )
     parser.add_argument(
         "--out",
@@ -110,6 +115,27 @@ def _simulate() -> Any:
     return parser
 
 
+def _export() -> Any:
+    parser = _parser(
+        "Write one static adapter, of a speaker or a cohort, for another program; made of a few "
+        "clips without transcripts. What is written is checked against the model."
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        type=str,
+        metavar="CLIP",
+        help="recordings of one speaker or cohort, folders, manifests (.jsonl)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write")
+    parser.add_argument("--model", type=str, default="micro", help=_MODEL_HELP)
+    _add_offline(parser)
+    _add_device(parser)
+    parser.add_argument("--config", action="config", help="YAML file with values of these options")
+    _add_dataclass(parser, ExportConfig)
+    return parser
+
+
 def _demo() -> Any:
     parser = _parser("Transcribe the bundled clips with the unadapted and the personalised model.")
     parser.add_argument(
@@ -122,6 +148,7 @@ def _demo() -> Any:
 _COMMANDS = {
     "transcribe": (_transcribe, "transcribe recordings, folders and manifests"),
     "demo": (_demo, "transcribe the bundled clips, unadapted beside personalised"),
+    "export": (_export, "write a static adapter for another program"),
     "simulate": (_simulate, "make a simulated atypical recording"),
     "inspect": (_inspect, "say what a model is"),
 }
@@ -166,14 +193,23 @@ def _parser(description: str, **options: Any) -> Any:
 
 
 def _add_model(parser: Any) -> None:
-    parser.add_argument(
-        "--model", type=str, default="micro", help="micro (embedded) or the folder of a model"
-    )
+    parser.add_argument("--model", type=str, default="micro", help=_MODEL_HELP)
     _add_offline(parser)
+    _add_device(parser)
+    parser.add_argument(
+        "--dtype",
+        type=Literal["float32", "bfloat16", "float16", "int8"],
+        default="float32",
+        help="of the frozen weights; int8 runs on the CPU",
+    )
 
 
 def _add_offline(parser: Any) -> None:
     parser.add_argument("--offline", action="store_true", help="never touch the network")
+
+
+def _add_device(parser: Any) -> None:
+    parser.add_argument("--device", type=str, default="cpu", help="to run on: cpu, cuda, cuda:1")
 
 
 def _add_dataclass(parser: Any, kind: type[Any]) -> None:

@@ -1,4 +1,8 @@
-"""Adapted generation: every utterance of a batch decoded with its own weights."""
+"""Adapted generation: every utterance of a batch decoded with its own weights, or samples of them.
+
+A posterior sample belongs to an utterance: it is drawn once, before the first token, and kept over
+all steps and beams. Samples are rows of one batch; the encoder runs once an utterance.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,13 @@ import torch
 from torch import Tensor
 
 from hyperasr import lora
+from hyperasr.errors import ConfigError
 from hyperasr.model import HyperASR
+from hyperasr.posterior import utterance_generators
 from hyperasr.search import SearchConfig
-from hyperasr.types import Batch, Decoded
+from hyperasr.types import Batch, Decoded, EncoderOutput
 
-__all__ = ["decode", "decode_rows", "token_limits"]
+__all__ = ["decode", "decode_rows", "decode_tokens", "token_limits"]
 
 # Fast speech has up to 24 characters a second, and a token is a character or more; a decoder that
 # writes more than 30 a second is running away.
@@ -35,6 +41,8 @@ def decode(
     *,
     adapt: bool = True,
     language: str = "en",
+    n_samples: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Decoded:
     """Decode a batch, each utterance with the weights generated for it.
 
@@ -44,22 +52,69 @@ def decode(
         search: greedy by default.
         adapt: False decodes with the frozen backbone alone.
         language: language of the prompt.
+        n_samples: decode this many samples of each utterance's posterior; None its mean.
+        generator: of the samples; one number is taken from it, and each sample follows from that,
+            the utterance's id (its place in the batch where there are no ids) and its own number:
+            batch mates change nothing. None is a new one with seed 0.
+    Returns:
+        A row an utterance, or n_samples adjacent rows.
+    Raises:
+        ConfigError: samples of a source that gives points, or without adapting.
     """
-    if adapt:
-        emb, encoded = model.embed(batch)
-        with lora.using(model.backbone.whisper, model.factors(emb, model.groups(batch))):
-            states = model.adapted_states(batch, encoded)
-            return _generate(model, batch, states, search, language)
-    return _generate(model, batch, model.encode(batch), search, language)
+    seed = None if n_samples is None else _seed(generator)
+    return _decode(model, batch, search, adapt, language, n_samples, seed)
 
 
-def _generate(
-    model: HyperASR, batch: Batch, encoded: Any, search: SearchConfig | None, language: str
+def decode_tokens(
+    model: HyperASR,
+    cache: Any,
+    indices: Sequence[int] | None = None,
+    *,
+    batch_size: int = 64,
+    search: SearchConfig | None = None,
+    adapt: bool = True,
+    embeddings: Tensor | None = None,
+    n_samples: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Decoded:
-    lengths = (batch.n_frames + 1) // 2
-    return model.backbone.generate(
-        encoded, search, language=language, max_tokens=token_limits(lengths)
-    )
+    """Decode rows of a cache; tokens and log-probabilities in the order of `indices`.
+
+    Args:
+        model: the model.
+        cache: a `hyperasr.cache.Cache`.
+        indices: which rows; None for all.
+        batch_size: rows decoded together, samples counted; the result does not depend on it.
+        search: greedy by default.
+        adapt: False decodes with the backbone alone.
+        embeddings: other embeddings for these rows (n, d_spk), for controls.
+        n_samples: decode this many samples of each posterior; None its mean.
+        generator: of the samples; see `decode`. A row's samples follow from its id, or its index in
+            the cache.
+    Returns:
+        A row for each index, or n_samples adjacent rows.
+    Raises:
+        ConfigError: as `decode`.
+    """
+    indices = list(range(len(cache))) if indices is None else list(indices)
+    k = n_samples or 1
+    seed = None if n_samples is None else _seed(generator)
+    lengths = cache.n_frames
+    order = sorted(range(len(indices)), key=lambda i: lengths[indices[i]])
+    rows: list[tuple[Any, ...]] = [()] * (len(indices) * k)
+    n_utt = max(1, batch_size // k)
+    for start in range(0, len(order), n_utt):
+        chosen = order[start : start + n_utt]
+        batch = cache.batch([indices[i] for i in chosen])
+        if not batch.ids:
+            batch = replace(batch, ids=tuple(str(indices[i]) for i in chosen))
+        if embeddings is not None:
+            batch = replace(batch, speaker_emb=embeddings[chosen])
+        decoded = _decode(model, batch, search, adapt, "en", n_samples, seed)
+        found = zip(decoded.tokens, decoded.logprobs, decoded.finished, decoded.score, strict=True)
+        for number, row in enumerate(found):
+            rows[chosen[number // k] * k + number % k] = row
+    columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Decoded(*(tuple(column) for column in columns))
 
 
 def decode_rows(
@@ -71,28 +126,68 @@ def decode_rows(
     search: SearchConfig | None = None,
     adapt: bool = True,
     embeddings: Tensor | None = None,
+    n_samples: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> list[str]:
-    """Decode rows of a cache; texts in the order of `indices`.
+    """Decode rows of a cache; texts in the order of `indices`, samples of a row adjacent.
 
-    Args:
-        model: the model.
-        cache: a `hyperasr.cache.Cache`.
-        indices: which rows; None for all.
-        batch_size: utterances decoded together; the result does not depend on it.
-        search: greedy by default.
-        adapt: False decodes with the backbone alone.
-        embeddings: other embeddings for these rows (n, d_spk), for controls.
+    Args and Raises: as `decode_tokens`, which also gives tokens and log-probabilities.
     """
-    indices = list(range(len(cache))) if indices is None else list(indices)
-    lengths = cache.n_frames
-    order = sorted(range(len(indices)), key=lambda k: lengths[indices[k]])
-    texts = [""] * len(indices)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = cache.batch([indices[k] for k in chosen])
-        if embeddings is not None:
-            batch = replace(batch, speaker_emb=embeddings[chosen])
-        decoded = decode(model, batch, search, adapt=adapt)
-        for k, tokens in zip(chosen, decoded.tokens, strict=True):
-            texts[k] = model.backbone.text(tokens)
-    return texts
+    decoded = decode_tokens(
+        model,
+        cache,
+        indices,
+        batch_size=batch_size,
+        search=search,
+        adapt=adapt,
+        embeddings=embeddings,
+        n_samples=n_samples,
+        generator=generator,
+    )
+    return [model.backbone.text(tokens) for tokens in decoded.tokens]
+
+
+@torch.inference_mode()
+def _decode(
+    model: HyperASR,
+    batch: Batch,
+    search: SearchConfig | None,
+    adapt: bool,
+    language: str,
+    n_samples: int | None,
+    seed: int | None,
+) -> Decoded:
+    """Decode with the backbone, with mean factors, or with samples that follow from `seed`."""
+    if not adapt:
+        if n_samples is not None:
+            raise ConfigError("the backbone has no posterior: n_samples needs adapt=True")
+        return _generate(model, batch, model.encode(batch), search, language)
+    generators = None
+    if n_samples is not None:
+        assert seed is not None
+        keys = batch.ids or tuple(str(i) for i in range(batch.n_utt))
+        generators = utterance_generators(seed, keys, n_samples)
+    emb, encoded = model.embed(batch)
+    factors = model.factors(emb, model.groups(batch), n_samples=n_samples, generator=generators)
+    with lora.using(model.backbone.whisper, factors):
+        states = model.adapted_states(batch, encoded, n_samples or 1)
+        return _generate(model, batch, states, search, language)
+
+
+def _generate(
+    model: HyperASR,
+    batch: Batch,
+    encoded: EncoderOutput,
+    search: SearchConfig | None,
+    language: str,
+) -> Decoded:
+    lengths = (batch.n_frames + 1) // 2
+    k = encoded.states.shape[0] // batch.n_utt
+    limits = token_limits(lengths.repeat_interleave(k))
+    return model.backbone.generate(encoded, search, language=language, max_tokens=limits)
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    """Take one number from a generator."""
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))

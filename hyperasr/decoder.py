@@ -42,18 +42,19 @@ class DecoderStep:
 
     def all_logits(self, tokens: Tensor) -> Tensor:
         """Return the logits after each of the given tokens (n_rows, n_new, n_vocab)."""
-        return self.whisper.proj_out(self._hidden(tokens))
+        return self.whisper.proj_out(self.hidden(tokens))
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return the logits after the last of the given tokens (n_rows, n_vocab)."""
-        return self.whisper.proj_out(self._hidden(tokens)[:, -1])
+        return self.whisper.proj_out(self.hidden(tokens)[:, -1])
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on from what was row `rows[i]`, always within one utterance."""
         assert self.cache is not None
         self.cache.self_attention_cache.reorder_cache(cast(torch.LongTensor, rows))
 
-    def _hidden(self, tokens: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Return the decoder's last states of the given tokens (n_rows, n_new, d_model)."""
         decoder, n_new = self.decoder, tokens.shape[1]
         positions = decoder.embed_positions.weight[self.n_past : self.n_past + n_new]
         if positions.shape[0] < n_new:

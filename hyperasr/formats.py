@@ -1,4 +1,8 @@
-"""Write results as plain text, JSON, SRT or WebVTT, and name the files they go to."""
+"""Write results as text, JSON, SRT or WebVTT, and name the files they go to.
+
+JSON follows `assets/transcript.schema.json`, whose version is in each file. CSV, Praat TextGrid and
+CHAT are in `hyperasr.annotations`.
+"""
 
 from __future__ import annotations
 
@@ -9,48 +13,82 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hyperasr.annotations import chat, csv_table, textgrid
 from hyperasr.errors import ConfigError
 from hyperasr.recordings import Recording
+from hyperasr.terminal import is_uncertain
 from hyperasr.transcribe import Result
-from hyperasr.types import Segment, Transcript
+from hyperasr.types import Edit, Segment, Transcript
 
-__all__ = ["FORMATS", "file_names", "render", "to_dict"]
+__all__ = [
+    "FORMATS",
+    "SCHEMA_VERSION",
+    "TIMED_FORMATS",
+    "file_names",
+    "render",
+    "shown_text",
+    "to_dict",
+]
 
-FORMATS = ("txt", "json", "srt", "vtt")
+FORMATS = ("txt", "json", "srt", "vtt", "csv", "textgrid", "chat")
+TIMED_FORMATS = ("json", "csv", "textgrid", "chat")
+"""Formats that are written with the times of words; WebVTT holds them where there are any."""
+SCHEMA_VERSION = 1
+"""Of the JSON: raised when a field goes or changes its meaning; new fields do not raise it."""
+
+_SUFFIXES = {"textgrid": "TextGrid", "chat": "cha"}
 
 _LONGEST_NAME = 180  # bytes; file systems take 255, and a temporary name is longer
 _FORBIDDEN = '<>:"/\\|?*'  # on some system or other
 
 
-def render(result: Result, form: str) -> str:
+def render(result: Result, form: str, mode: str = "verbatim", language: str = "en") -> str:
     """Return the content of a file, ending with a line end unless it is empty.
 
     Args:
         result: of a recording that could be transcribed.
-        form: ``txt``, ``json``, ``srt`` or ``vtt``.
+        form: one of `FORMATS`.
+        mode: ``verbatim``, ``clean`` or ``both``, as in transcribing; subtitles show verbatim text
+            for both.
+        language: that is spoken, for CHAT.
     Raises:
         ConfigError: another format, or a result without a transcript.
     """
-    if result.transcript is None:
+    transcript = result.transcript
+    if transcript is None:
         raise ConfigError(f"{result.id} has no transcript to write")
     if form == "txt":
-        return _text(result)
+        return _text(result, mode)
     if form == "json":
         return json.dumps(to_dict(result), ensure_ascii=False, indent=2) + "\n"
     if form == "srt":
-        return _srt(result.transcript)
+        return _srt(transcript, mode)
     if form == "vtt":
-        return _vtt(result.transcript)
+        return _vtt(transcript, mode)
+    if form == "csv":
+        return csv_table(transcript)
+    if form == "textgrid":
+        return textgrid(transcript)
+    if form == "chat":
+        return chat(transcript, language)
     raise ConfigError(f"no format {form!r}; there are {', '.join(FORMATS)}")
 
 
+def shown_text(transcript: Transcript, mode: str) -> str:
+    """Return the text a mode shows: clean where it is asked for alone, else verbatim."""
+    clean = mode == "clean" and transcript.clean is not None
+    return str(transcript.clean) if clean else transcript.text
+
+
 def to_dict(result: Result) -> dict[str, Any]:
-    """Return plain JSON values: id, text, duration_s, segments with words, warnings.
+    """Return plain JSON values, which `assets/transcript.schema.json` describes.
 
     With a comparison `base` holds the same of the unadapted backbone; `reference` where known.
     """
     assert result.transcript is not None
-    values: dict[str, Any] = {"id": result.id, **_transcript(result.transcript)}
+    values: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "id": result.id}
+    values |= _transcript(result.transcript)
+    values["discarded_s"] = round(result.transcript.discarded_s, 3)
     if result.base is not None:
         values["base"] = _transcript(result.base)
     if result.reference is not None:
@@ -81,7 +119,7 @@ def file_names(recordings: Sequence[Recording], form: str) -> list[str]:
             break
         for i in crowded:
             level[i] += 1
-    return [f"{name}.{form}" for name in _numbered(names)]
+    return [f"{name}.{_SUFFIXES.get(form, form)}" for name in _numbered(names)]
 
 
 def _choices(recording: Recording, folder: Path | None) -> list[str]:
@@ -123,52 +161,116 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def _text(result: Result) -> str:
-    assert result.transcript is not None
+def _text(result: Result, mode: str) -> str:
+    transcript = result.transcript
+    assert transcript is not None
     if result.base is None:
-        return f"{result.transcript.text}\n"
-    lines = [f"unadapted: {result.base.text}", f"personalised: {result.transcript.text}"]
+        if mode == "both" and transcript.clean is not None:
+            return f"verbatim: {transcript.text}\nclean: {transcript.clean}\n"
+        return f"{shown_text(transcript, mode)}\n"
+    lines = [
+        f"unadapted: {shown_text(result.base, mode)}",
+        f"personalised: {shown_text(transcript, mode)}",
+    ]
     if result.reference is not None:
         lines.insert(0, f"reference: {result.reference}")
     return "\n".join(lines) + "\n"
 
 
 def _transcript(transcript: Transcript) -> dict[str, Any]:
-    return {
-        "text": transcript.text,
+    values: dict[str, Any] = {"text": transcript.text}
+    if transcript.clean is not None:
+        values["clean"] = transcript.clean
+    return values | {
         "duration_s": round(transcript.duration_s, 3),
         "segments": [_segment(segment) for segment in transcript.segments],
     }
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
-    return {
+    values: dict[str, Any] = {
         "start_s": round(segment.start_s, 3),
         "end_s": round(segment.end_s, 3),
         "text": segment.text,
         "logprob": round(segment.logprob, 4),
         "words": [{"word": w, "probability": round(p, 4)} for w, p in segment.words],
     }
+    for word, (start_s, end_s) in zip(values["words"], segment.times, strict=False):
+        word |= {"start_s": round(start_s, 3), "end_s": round(end_s, 3)}
+    for word, doubt in zip(values["words"], segment.uncertainty, strict=False):
+        word["uncertainty"] = round(doubt, 4)
+    if segment.clean is not None:
+        values |= {"clean": segment.clean, "edits": [_edit(edit) for edit in segment.edits]}
+    if segment.unclear:
+        values["unclear"] = [
+            {
+                "start_s": round(u.start_s, 3),
+                "end_s": round(u.end_s, 3),
+                "reason": u.reason,
+                "text": u.text,
+                "word": u.word,
+            }
+            for u in segment.unclear
+        ]
+    return values
 
 
-def _srt(transcript: Transcript) -> str:
+def _edit(edit: Edit) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "first": edit.first,
+        "last": edit.last,
+        "kind": edit.kind,
+        "text": edit.text,
+        "replacement": edit.replacement,
+    }
+    if edit.start_s is not None and edit.end_s is not None:
+        values |= {"start_s": round(edit.start_s, 3), "end_s": round(edit.end_s, 3)}
+    return values
+
+
+def _srt(transcript: Transcript, mode: str) -> str:
     blocks = [
-        f"{number}\n{_time(s.start_s, ',')} --> {_time(s.end_s, ',')}\n{_caption(s.text)}\n"
-        for number, s in enumerate(_spoken(transcript), start=1)
+        f"{number}\n{_time(s.start_s, ',')} --> {_time(s.end_s, ',')}\n{_caption(text)}\n"
+        for number, (s, text) in enumerate(_spoken(transcript, mode), start=1)
     ]
     return "\n".join(blocks)
 
 
-def _vtt(transcript: Transcript) -> str:
-    blocks = [
-        f"{_time(s.start_s, '.')} --> {_time(s.end_s, '.')}\n{_caption(s.text, markup=True)}\n"
-        for s in _spoken(transcript)
-    ]
+def _vtt(transcript: Transcript, mode: str) -> str:
+    blocks = []
+    for segment, text in _spoken(transcript, mode):
+        if mode != "clean" and segment.times:
+            line = _timed_caption(segment)
+        else:
+            line = _caption(text, markup=True)
+        times = f"{_time(segment.start_s, '.')} --> {_time(segment.end_s, '.')}"
+        blocks.append(f"{times}\n{line}\n")
     return "\n".join(["WEBVTT\n", *blocks])
 
 
-def _spoken(transcript: Transcript) -> list[Segment]:
-    return [segment for segment in transcript.segments if segment.text]
+def _timed_caption(segment: Segment) -> str:
+    """Return words with the time each begins at, uncertain ones of the class `uncertain`."""
+    parts = []
+    latest = round(segment.start_s, 3)
+    for index, ((word, _), (start_s, _)) in enumerate(
+        zip(segment.words, segment.times, strict=True)
+    ):
+        shown = _caption(word, markup=True)
+        if is_uncertain(segment, index):
+            shown = f"<c.uncertain>{shown}</c>"
+        # WebVTT wants them to grow and to lie inside the cue.
+        if latest < round(start_s, 3) < round(segment.end_s, 3):
+            latest = round(start_s, 3)
+            shown = f"<{_time(start_s, '.')}>{shown}"
+        parts.append(shown)
+    return " ".join(parts)
+
+
+def _spoken(transcript: Transcript, mode: str) -> list[tuple[Segment, str]]:
+    """Return the segments with something to show, and what."""
+    clean = mode == "clean"
+    pairs = [(s, s.clean if clean and s.clean is not None else s.text) for s in transcript.segments]
+    return [(segment, text) for segment, text in pairs if text]
 
 
 def _caption(text: str, markup: bool = False) -> str:

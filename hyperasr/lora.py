@@ -21,14 +21,22 @@ from hyperasr.types import LayerFactors, LoRAFactors
 
 __all__ = [
     "TARGET_NAMES",
+    "Hook",
     "TargetShape",
+    "by_utterance",
+    "checked_targets",
     "delta_weight",
     "find_targets",
+    "hooked",
     "merge",
     "merged",
+    "squared_norms",
     "target_shapes",
     "using",
 ]
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+"""A forward hook: layer, inputs, output -> what the layer is to give instead."""
 
 _FEED_FORWARD = ("fc1", "fc2")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -129,19 +137,49 @@ def using(model: nn.Module, factors: LoRAFactors) -> Iterator[dict[str, list[nn.
         ShapeError: sizes that do not fit the model; inside the block, rows that are not a
             multiple of n_utt.
     """
-    targets = _checked_targets(model, factors)
+    targets = checked_targets(model, factors)
+    scaling = float(factors.scaling)
+    hooks = {
+        name: [
+            _make_hook(name, a_t, b_t, scaling)
+            for a_t, b_t in _arrange(factors[name], linears[0].weight)
+        ]
+        for name, linears in targets.items()
+    }
+    with hooked(targets, hooks):
+        yield targets
+
+
+@contextmanager
+def hooked(
+    targets: Mapping[str, list[nn.Linear]], hooks: Mapping[str, list[Hook]]
+) -> Iterator[None]:
+    """Put a hook on every layer of every target for the length of the block."""
     handles = []
     try:
         for name, linears in targets.items():
-            pairs = _arrange(factors[name], linears[0].weight)
-            for linear, (a_t, b_t) in zip(linears, pairs, strict=True):
-                hook = _make_hook(name, a_t, b_t, float(factors.scaling))
+            for linear, hook in zip(linears, hooks[name], strict=True):
                 # First in the row, so that the output is still ours alone to add to in place.
                 handles.append(linear.register_forward_hook(hook, prepend=True))
-        yield targets
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def squared_norms(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return the squared Frobenius norm of each target layer's own weight: (n_layer,) by target.
+
+    Raises:
+        ConfigError: a target that is unknown, matches no layer, or a layer whose weight is zero.
+    """
+    norms = {}
+    for name, linears in find_targets(model, names).items():
+        norms[name] = torch.stack([m.weight.float().square().sum() for m in linears])
+        if not bool((norms[name] > 0).all()):
+            raise ConfigError(f"a layer of target {name!r} has zero weights; nothing to compare to")
+    return norms
 
 
 def delta_weight(factors: LoRAFactors, name: str, layer: int) -> Tensor:
@@ -182,7 +220,7 @@ def merged(model: nn.Module, factors: LoRAFactors) -> Iterator[None]:
     Raises:
         ShapeError, ConfigError: as `merge`.
     """
-    linears = [m for ms in _checked_targets(model, factors).values() for m in ms]
+    linears = [m for ms in checked_targets(model, factors).values() for m in ms]
     originals = [linear.weight.detach().clone() for linear in linears]
     try:
         merge(model, factors)
@@ -193,9 +231,7 @@ def merged(model: nn.Module, factors: LoRAFactors) -> Iterator[None]:
                 linear.weight.copy_(weight)
 
 
-def _make_hook(
-    name: str, a_t: Tensor, b_t: Tensor, scaling: float
-) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+def _make_hook(name: str, a_t: Tensor, b_t: Tensor, scaling: float) -> Hook:
     """Build the hook of one layer from A (n_utt, d_in, rank) and B (n_utt, rank, d_out).
 
     A decoder step of a small model lasts 2 ms, so the usual case is kept to two operations:
@@ -207,7 +243,7 @@ def _make_hook(
         x = args[0]
         x3, y3 = x, y
         if x.shape[0] != n_utt or x.dim() != 3:
-            x3, y3 = _by_utterance(name, x, n_utt), _by_utterance(name, y, n_utt)
+            x3, y3 = by_utterance(name, x, n_utt), by_utterance(name, y, n_utt)
         if x.dtype is not dtype or y.dtype is not dtype:
             out = _accumulate_in(dtype, x3, y3, a_t, b_t, scaling)
         elif torch.is_grad_enabled():
@@ -230,7 +266,7 @@ def _accumulate_in(
     return out.to(y.dtype)
 
 
-def _by_utterance(name: str, x: Tensor, n_utt: int) -> Tensor:
+def by_utterance(name: str, x: Tensor, n_utt: int) -> Tensor:
     """View (rows, ..., d) as (n_utt, rows of the utterance, d); its rows are adjacent."""
     rows = x.shape[0]
     if rows % n_utt:
@@ -256,7 +292,12 @@ def _arrange(pair: LayerFactors, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
         return list(zip(a_t.unbind(0), b_t.unbind(0), strict=True))
 
 
-def _checked_targets(model: nn.Module, factors: LoRAFactors) -> dict[str, list[nn.Linear]]:
+def checked_targets(model: nn.Module, factors: LoRAFactors) -> dict[str, list[nn.Linear]]:
+    """Return the layers that factors are for, having checked sizes and devices.
+
+    Raises:
+        ConfigError, ShapeError: as `using`.
+    """
     if not factors.targets:
         raise ConfigError("factors have no target; nothing would be adapted")
     if factors.n_utt < 1:
@@ -281,7 +322,7 @@ def _checked_targets(model: nn.Module, factors: LoRAFactors) -> dict[str, list[n
 
 
 def _merged_weights(model: nn.Module, factors: LoRAFactors) -> list[tuple[nn.Linear, Tensor]]:
-    targets = _checked_targets(model, factors)
+    targets = checked_targets(model, factors)
     if factors.n_utt != 1:
         raise ShapeError(
             f"factors are for {factors.n_utt} utterances; one model holds the weights of one"

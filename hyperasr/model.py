@@ -4,77 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hyperasr import lora
 from hyperasr.backbone import ASSETS, Backbone
 from hyperasr.bayes import ELBO
+from hyperasr.checkpoint import FORMAT_VERSION, load_strictly, read_head, stored
 from hyperasr.config import from_dict, to_dict
-from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
+from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.files import atomic_folder
-from hyperasr.sources import HyperNet, HyperNetConfig, StaticLoRA, StaticLoRAConfig
-from hyperasr.sources.base import AdapterSource
+from hyperasr.noise import using_noise
+from hyperasr.objective import ObjectiveConfig, mean_squares, relative_size
+from hyperasr.posterior import GaussianFactors, Generators
+from hyperasr.sources import GAUSSIAN_SOURCES, SourceConfig, new_source
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput, LoRAFactors, Transcript
 
-__all__ = ["HyperASR", "SourceConfig", "build_source"]
-
-FORMAT_VERSION = 1
-_HEAD = {
-    "format_version",
-    "backbone",
-    "backbone_fingerprint",
-    "audio_context",
-    "speaker",
-    "source",
-    "training",
-}
-_SOURCES: dict[str, tuple[type[Any], type[Any]]] = {
-    "hypernet": (HyperNet, HyperNetConfig),
-    "static": (StaticLoRA, StaticLoRAConfig),
-}
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """Which adapter source, on which matrices, with which settings."""
-
-    kind: str = "hypernet"
-    """``hypernet`` or ``static``."""
-    targets: tuple[str, ...] = ("decoder.fc1",)
-    """Names of adapted matrices, such as ``decoder.fc1`` or ``encoder.fc1``."""
-    settings: dict[str, Any] | None = None
-    """Values of the source's own config, such as ``rank``."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in _SOURCES:
-            raise ConfigError(f"no adapter source {self.kind!r}; there are {', '.join(_SOURCES)}")
-        object.__setattr__(self, "targets", tuple(self.targets))
-
-
-def build_source(
-    config: SourceConfig, backbone: Backbone, d_spk: int, seed: int = 0
-) -> AdapterSource:
-    """Build an untrained source for a backbone and embeddings of size `d_spk`.
-
-    Raises:
-        ConfigError: unknown targets or settings.
-    """
-    kind, kind_config = _SOURCES[config.kind]
-    settings = dict(config.settings or {})
-    if config.kind == "hypernet":
-        settings["d_spk"] = d_spk
-    shapes = lora.target_shapes(backbone.whisper, config.targets)
-    source_config = from_dict(kind_config, settings, f"source {config.kind}")
-    return kind(source_config, shapes, generator=torch.Generator().manual_seed(seed))
+__all__ = ["HyperASR", "SourceConfig"]
 
 
 class HyperASR(nn.Module):
@@ -83,8 +36,11 @@ class HyperASR(nn.Module):
     Args:
         backbone: the frozen recogniser.
         speaker_config: what embeds an utterance.
-        source_config: what maps an embedding to low-rank factors.
+        source_config: what gives low-rank factors, or a distribution over them.
         seed: of the untrained weights.
+        objective: what training minimises.
+        fit_prior: fit a data-driven prior to the backbone; False where weights, and the prior
+            among them, are loaded afterwards.
     """
 
     def __init__(
@@ -93,18 +49,35 @@ class HyperASR(nn.Module):
         speaker_config: SpeakerConfig,
         source_config: SourceConfig,
         seed: int = 0,
+        objective: ObjectiveConfig | None = None,
+        *,
+        fit_prior: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.objective = objective or ObjectiveConfig()
+        self.kl_share = 1.0
         self.speaker_config = speaker_config
         self.source_config = source_config
         self.speaker = speaker_encoder(speaker_config, backbone, seed)
-        self.source = build_source(source_config, backbone, self.speaker.d_spk, seed)
+        self.source = new_source(
+            source_config, backbone.whisper, self.speaker.d_spk, seed, fit_prior=fit_prior
+        )
+        self._squared_norms: dict[str, Tensor] = {}
 
     @property
     def adapts_encoder(self) -> bool:
         """Whether a target lies in the encoder, so that encoder states cannot be cached."""
         return any(name.startswith("encoder.") for name in self.source_config.targets)
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether the source gives a distribution, of which samples can be drawn."""
+        return isinstance(self.source, GAUSSIAN_SOURCES)
+
+    def at_step(self, step: int, n_steps: int) -> None:
+        """Tell which step of training comes next (the first is 0): the divergence warms up."""
+        self.kl_share = self.objective.kl_share(step, n_steps)
 
     def train(self, mode: bool = True) -> HyperASR:
         """Set training mode; the frozen backbone always stays in evaluation mode."""
@@ -146,42 +119,148 @@ class HyperASR(nn.Module):
         by_speaker = (self.source_config.settings or {}).get("by") == "speaker"
         return batch.speakers if by_speaker else batch.cohorts
 
-    def factors(self, speaker_emb: Tensor, groups: Sequence[str] = ()) -> LoRAFactors:
-        """Return the low-rank factors of each utterance.
+    def posterior(
+        self, speaker_emb: Tensor | None = None, groups: Sequence[str] = ()
+    ) -> GaussianFactors:
+        """Return the distribution over each utterance's factors.
 
         Args:
-            speaker_emb: (n_utt, d_spk).
-            groups: of each utterance, for a static source with factors by group.
+            speaker_emb: (n_utt, d_spk); None where the source does not listen.
+            groups: of each utterance, for a source with posteriors by cohort or speaker.
+        Raises:
+            ConfigError: the source gives points.
         """
+        if not self.is_gaussian:
+            raise ConfigError(
+                f"a source of kind {self.source_config.kind!r} gives points, not a distribution; "
+                "posterior samples need bayes_hypernet, vi_lora or blora"
+            )
         return self.source(speaker_emb, groups=list(groups) or None)
 
-    def adapted_states(self, batch: Batch, encoded: EncoderOutput) -> EncoderOutput:
+    def factors(
+        self,
+        speaker_emb: Tensor | None = None,
+        groups: Sequence[str] = (),
+        *,
+        n_samples: int | None = None,
+        generator: Generators = None,
+    ) -> LoRAFactors:
+        """Return the low-rank factors of each utterance: of a Gaussian source the mean, or samples.
+
+        Args:
+            speaker_emb: (n_utt, d_spk); None where the source does not listen.
+            groups: of each utterance, for a source with factors by cohort or speaker.
+            n_samples: posterior samples of each utterance, adjacent; None for the mean.
+            generator: of the samples: one for all, or one for each row of the result.
+        Raises:
+            ConfigError: samples of a source that gives points.
+        """
+        if n_samples is None:
+            found = self.source(speaker_emb, groups=list(groups) or None)
+            return found.mean() if isinstance(found, GaussianFactors) else found
+        n_utt = len(groups) if speaker_emb is None else speaker_emb.shape[0]
+        posterior = self.posterior(speaker_emb, groups)
+        return posterior.sample(generator, n_samples, n_utt=max(1, n_utt))
+
+    def adapted_states(
+        self, batch: Batch, encoded: EncoderOutput, n_samples: int = 1
+    ) -> EncoderOutput:
         """Return the states to decode from: a second, adapted pass where the encoder is a target.
 
-        Call it inside `lora.using`. Encoder targets bypass every cache of final states.
+        Call it inside `lora.using`. Encoder targets bypass every cache of final states. With
+        posterior samples the states have n_utt * n_samples rows, those of an utterance adjacent.
         """
         if not self.adapts_encoder:
-            return encoded
+            if n_samples == 1:
+                return encoded
+            states, lengths = (_rows(t, n_samples) for t in (encoded.states, encoded.lengths))
+            return EncoderOutput(states, lengths)
         if batch.mel is None:
             raise ShapeError("encoder targets need mel in the batch; cached states do not serve")
-        return self.backbone.encode(batch.mel, batch.n_frames)
+        return self.backbone.encode(_rows(batch.mel, n_samples), _rows(batch.n_frames, n_samples))
 
     def forward(self, batch: Batch) -> ELBO:
         """Score a batch with its own weights; everything trainable goes through here.
 
+        In training a Gaussian source draws `ObjectiveConfig.samples` for each utterance; in
+        evaluation mode the mean is scored, so that the result does not depend on chance.
+
         Args:
             batch: with tokens, and either encoder states (and embeddings) or mel.
         Returns:
-            The objective; `nll` is the mean over the scored tokens.
+            The objective; `nll` is the mean over the scored tokens. What is not finite stays so,
+            but for divergences of single matrices, which are left out and counted.
         """
         if batch.tokens is None or batch.n_tokens is None:
             raise ShapeError("a batch needs tokens and n_tokens to be scored")
         emb, encoded = self.embed(batch)
-        factors = self.factors(emb, self.groups(batch))
-        with lora.using(self.backbone.whisper, factors):
-            states = self.adapted_states(batch, encoded)
-            nll, n_scored = self.backbone.nll(states, batch.tokens, batch.n_tokens, batch.n_prompt)
-        return ELBO(nll.sum() / n_scored.sum(), nll.new_zeros(()))
+        found = self.source(emb, groups=list(self.groups(batch)) or None)
+        k = self.objective.samples if self.training and isinstance(found, GaussianFactors) else 1
+        with self._using(found, batch.n_utt, k):
+            states = self.adapted_states(batch, encoded, k)
+            nll, n_scored = self.backbone.nll(
+                states,
+                _rows(batch.tokens, k),
+                _rows(batch.n_tokens, k),
+                batch.n_prompt,
+            )
+        return self._weighed(nll.sum() / n_scored.sum(), found, batch, n_scored)
+
+    @contextmanager
+    def _using(
+        self, found: LoRAFactors | GaussianFactors, n_utt: int, n_samples: int
+    ) -> Iterator[None]:
+        """Adapt with factors, in training with noisy ones of a distribution."""
+        whisper = self.backbone.whisper
+        if isinstance(found, GaussianFactors) and self.training:
+            if found.noise != "plain":
+                with using_noise(whisper, found, n_utt * n_samples):
+                    yield
+                return
+            found = found.sample(None, n_samples, n_utt=n_utt)
+        factors = found.mean() if isinstance(found, GaussianFactors) else found
+        with lora.using(whisper, factors):
+            yield
+
+    def _weighed(
+        self,
+        nll: Tensor,
+        found: LoRAFactors | GaussianFactors,
+        batch: Batch,
+        n_scored: Tensor,
+    ) -> ELBO:
+        """Put the objective together; penalties are of the mean factors."""
+        goal, kl, penalty = self.objective, nll.new_zeros(()), nll.new_zeros(())
+        n_left_out: Tensor | int = 0
+        if isinstance(found, GaussianFactors):
+            n_tokens = n_scored.double().mean()
+            divergence = found.kl(self.source.prior, goal.kl_reduction, n_tokens)  # type: ignore[arg-type]
+            kl = (divergence.value / goal.n_train).to(nll.dtype)
+            n_left_out = divergence.n_left_out
+            means = found.mean()
+        else:
+            means = found
+        if goal.l2:
+            penalty = penalty + goal.l2 * mean_squares(means)
+        if goal.typical_shrink:
+            penalty = penalty + goal.typical_shrink * self._typical_size(means, batch)
+        return ELBO(nll, kl, goal.beta * self.kl_share, penalty, goal.nll_weight, n_left_out)
+
+    def _typical_size(self, factors: LoRAFactors, batch: Batch) -> Tensor:
+        """Return the relative size of delta W, mean over the typical utterances; 0 without one."""
+        if len(batch.cohorts) != batch.n_utt:
+            raise ShapeError(
+                f"typical_shrink needs the cohort of each of {batch.n_utt} utterances; the batch "
+                f"has {len(batch.cohorts)}"
+            )
+        typical = [i for i, cohort in enumerate(batch.cohorts) if cohort == "typical"]
+        if not typical:
+            return self.backbone.whisper.proj_out.weight.new_zeros(())
+        if not self._squared_norms:
+            self._squared_norms = lora.squared_norms(self.backbone.whisper, factors)
+        if not factors.shared:
+            factors = factors.map(lambda t: t[:, typical])
+        return relative_size(factors, self._squared_norms).mean()
 
     def transcribe(
         self, source: Any, sample_rate: float | None = None, **options: Any
@@ -204,8 +283,11 @@ class HyperASR(nn.Module):
         return transcribe_one(self, source, sample_rate, **options)
 
     def budget(self) -> str:
-        """Return one line: parameters of the source and per utterance, and their shares."""
-        return str(self.source.budget(self.backbone.n_parameters))
+        """Return one line: parameters of the source and per utterance, their shares, the cost."""
+        line = str(self.source.budget(self.backbone.n_parameters))
+        if self.adapts_encoder:
+            line += "; encoder targets: cached states do not serve, each batch is encoded again"
+        return line
 
     def save_pretrained(
         self,
@@ -233,8 +315,8 @@ class HyperASR(nn.Module):
         }
         with atomic_folder(Path(folder), replaces=("config.json",)) as temporary:
             trained = {n for n, _ in self.named_parameters()}
-            stored = {n: _stored(t, half=n in trained) for n, t in weights.items()}
-            save_file(stored, temporary / "model.safetensors")
+            tensors = {n: stored(t, half=n in trained) for n, t in weights.items()}
+            save_file(tensors, temporary / "model.safetensors")
             (temporary / "config.json").write_text(json.dumps(head, indent=2) + "\n")
 
     @classmethod
@@ -256,7 +338,7 @@ class HyperASR(nn.Module):
             CheckpointMismatch: another backbone, or weights that do not fit.
         """
         path = ASSETS / "micro" / "hypernet" if str(folder) == "micro" else Path(folder)
-        head = _read_head(path)
+        head = read_head(path)
         if backbone is None:
             name = head["backbone"]
             local = path / name
@@ -269,54 +351,11 @@ class HyperASR(nn.Module):
         where = str(path / "config.json")
         speaker_config = from_dict(SpeakerConfig, head["speaker"], where)
         source_config = from_dict(SourceConfig, head["source"], where)
-        model = cls(backbone, speaker_config, source_config)
-        _load_strictly(model, path / "model.safetensors")
+        model = cls(backbone, speaker_config, source_config, fit_prior=False)
+        load_strictly(model, path / "model.safetensors")
         return model.eval()
 
 
-def _stored(tensor: Tensor, half: bool) -> Tensor:
-    """Store weights in fp16; statistics, which fp16 could overflow, stay as they are."""
-    return tensor.detach().to(torch.float16 if half else tensor.dtype).contiguous().clone()
-
-
-def _read_head(path: Path) -> dict[str, Any]:
-    try:
-        head = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no adapter model in {path}: config.json is missing or damaged; "
-            "give 'micro' or a folder that train.meta wrote"
-        ) from error
-    version = head.get("format_version") if isinstance(head, dict) else None
-    if version != FORMAT_VERSION:
-        raise ConfigError(
-            f"{path}: format_version is {version}, this version of hyperasr reads {FORMAT_VERSION}"
-        )
-    wrong = sorted(_HEAD ^ set(head))
-    if wrong:
-        known = "unknown" if wrong[0] in head else "missing"
-        raise ConfigError(f"{path / 'config.json'}: {known} key {wrong[0]!r}")
-    return head
-
-
-def _load_strictly(model: HyperASR, path: Path) -> None:
-    """Load every weight but the backbone's, and say readably what does not fit."""
-    own = {n: t for n, t in model.state_dict().items() if not n.startswith("backbone.")}
-    try:
-        saved = load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointMismatch(f"{path}: weights are missing or damaged ({error})") from error
-    missing, surplus = sorted(set(own) - set(saved)), sorted(set(saved) - set(own))
-    wrong = [
-        f"{n} is {tuple(saved[n].shape)}, not {tuple(own[n].shape)}"
-        for n in own
-        if n in saved and saved[n].shape != own[n].shape
-    ]
-    if missing or surplus or wrong:
-        raise CheckpointMismatch(
-            f"{path} does not fit its config.json: missing {missing[:3]}, surplus {surplus[:3]}, "
-            f"other shape {wrong[:3]}"
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(saved[name])
+def _rows(tensor: Tensor, k: int) -> Tensor:
+    """Repeat each utterance k times, copies adjacent."""
+    return tensor if k == 1 else tensor.repeat_interleave(k, dim=0)

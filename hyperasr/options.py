@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import typing
 from dataclasses import dataclass
+from typing import Literal
 
 from hyperasr.errors import ConfigError
 
@@ -39,16 +41,67 @@ class TranscribeOptions:
     max_segment_s: float | None = None
     """Longest segment in seconds, 1 to 30; null is 10 for trimmed audio context, 28 for full."""
 
+    mode: Literal["verbatim", "clean", "both"] = "verbatim"
+    """Text as decoded, or without fillers, part-words and repetitions, or both."""
+
+    word_times: bool = False
+    """Find start and end of each word; formats that hold word times turn it on."""
+
+    loop_guard: bool = True
+    """Mark as [unclear] where the decoder runs away; real repetitions are kept."""
+
+    temperatures: tuple[float, ...] = ()
+    """Where a segment runs away or is very unsure, decode it again with tokens drawn at these
+    temperatures, such as [0.2, 0.4, 0.6], until one is better; empty never does."""
+
+    samples: int = 0
+    """Posterior samples a segment that tell how much each word is in doubt; 0 draws none. Only for
+    models with a distribution over their weights."""
+
+    seed: int = 0
+    """Of drawn tokens and samples, 0 or more; a segment draws the same in every batch."""
+
+    prompt: str = ""
+    """Text that comes before, such as names to expect; for models that were trained with it."""
+
+    previous_text: bool = False
+    """Give each segment the text before it as a prompt; segments are then decoded one by one."""
+
+    suppress: tuple[int, ...] = ()
+    """Token ids that are never decoded, on top of the checkpoint's own."""
+
+    pauses: Literal["typical", "stuttering", "dysarthria"] = "typical"
+    """How long a pause in speech may be: silence of 2, 5 or 4 seconds ends a segment."""
+
+    vad: Literal["energy", "silero"] = "energy"
+    """What tells speech from silence; silero (an extra) also silences noise without speech."""
+
     def __post_init__(self) -> None:
-        for name in ("batch_size", "beam_size"):
+        for name, least in (("batch_size", 1), ("beam_size", 1), ("samples", 0), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(
+                    f"{name} is {value!r}; it must be a whole number of at least {least}"
+                )
         longest = self.max_segment_s
         if longest is not None and not (math.isfinite(longest) and 1 <= longest <= _CHUNK_S):
             raise ConfigError(f"max_segment_s is {longest}; give 1 to {_CHUNK_S:g} seconds")
         if self.compare and not self.adapt:
             raise ConfigError("compare sets the adapted model beside the other; it needs adapt")
+        if self.samples and not self.adapt:
+            raise ConfigError("samples are drawn of adapted weights; they need adapt")
+        hints = typing.get_type_hints(TranscribeOptions)
+        for name in ("mode", "pauses", "vad"):
+            choices = typing.get_args(hints[name])
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
+                )
+        for name in ("temperatures", "suppress"):
+            # A list would pass as well, but the options are to be hashable.
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not all(math.isfinite(t) and t > 0 for t in self.temperatures):
+            raise ConfigError(f"temperatures are {list(self.temperatures)}; each must be above 0")
 
     def segment_s(self, audio_context: str) -> float:
         """Return the longest segment in seconds for a model with this audio context."""

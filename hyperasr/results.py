@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
-import math
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.files import atomic_write_text
-from hyperasr.metrics import METRICS, EditCounts, Interval, clipped_rate
+from hyperasr.metrics import (
+    METRICS,
+    EditCounts,
+    Interval,
+    clipped_rate,
+    holm,
+    macro_by_speaker,
+)
+from hyperasr.protocols import Protocol
+from hyperasr.provenance import head, plain
 from hyperasr.tables import markdown_table, print_table
-from hyperasr.text import Normaliser
 
 __all__ = [
     "BENCHMARKS",
@@ -29,7 +31,9 @@ __all__ = [
     "markdown_table",
     "print_table",
     "read",
+    "read_folder",
     "speed_row",
+    "with_holm",
     "write",
 ]
 
@@ -42,15 +46,6 @@ BENCHMARKS = (
     "over_faster_whisper_int8",
     "cached_over_uncached_training",
     "simulate_over_real_time",
-)
-PACKAGES = (
-    "torch",
-    "transformers",
-    "speechbrain",
-    "datasets",
-    "accelerate",
-    "jiwer",
-    "numpy",
 )
 # The order of fields in the file; others follow in the order of their names.
 HEAD_FIELDS = (
@@ -79,41 +74,20 @@ ROW_FIELDS = (
     "low",
     "high",
     "rounds",
+    "reason",
+    "p",
+    "p_holm",
+    "n_comparisons",
     "errors",
     "clipped",
+    "macro",
     "n_utterances",
     "n_speakers",
+    "protocol",
+    "normaliser",
 )
-ROOT = Path(__file__).resolve().parents[1]
 
 Row = dict[str, Any]
-
-
-def head(
-    command: str, config: Any, seed: int, protocol: str, normaliser: Normaliser | None
-) -> dict[str, Any]:
-    """Describe where the rows come from: command, code, packages, machine, settings.
-
-    Args:
-        command: the command line as a reader would type it in a clone.
-        config: a dataclass or a mapping; absolute paths in it are shortened (to the clone, else
-            to ``~``), so that a committed file tells nothing about whose computer made it.
-        seed: of every random generator.
-        protocol: what was trained and scored on what, by name.
-        normaliser: of both sides before scoring; None where nothing is scored.
-    """
-    named = None if normaliser is None else {"name": normaliser.name, "hash": normaliser.hash}
-    return {
-        "command": command,
-        "git_commit": _git_commit(ROOT),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
-        "machine": _machine(),
-        "config": _portable(_plain(config)),
-        "seed": seed,
-        "protocol": protocol,
-        "normaliser": named,
-    }
 
 
 def error_row(
@@ -124,15 +98,20 @@ def error_row(
     counts: Sequence[EditCounts],
     metric: str,
     severity: float | str | None = None,
+    *,
+    protocol: Protocol | None = None,
+    speakers: Sequence[str] | None = None,
 ) -> Row:
     """Return one error rate as a row.
 
     Args:
         system, cohort, domain: what was measured on whom; `domain` is one of `DOMAINS`.
-        interval: of the corpus rate, from `hyperasr.metrics.bootstrap`.
+        interval: of the corpus rate, from `hyperasr.statistics`.
         counts: the edits of each utterance behind it.
         metric: ``wer`` or ``cer``.
         severity: of the simulated cohort, or a range of it; left out of the row if None.
+        protocol: how it was scored; its name, and name and hash of its normaliser go into the row.
+        speakers: of each utterance; where given, the row has the mean over speakers, ``macro``.
     Raises:
         ConfigError: an unknown domain or metric, or no utterances.
         ShapeError: the interval is of another number of utterances.
@@ -143,8 +122,11 @@ def error_row(
             f"edit counts of {len(counts)}; make both from the same list"
         )
     total = sum(counts, EditCounts())
-    row = _measurement({"system": system}, cohort, domain, interval, metric, severity)
-    return row | {"errors": dataclasses.asdict(total), "clipped": clipped_rate(counts)}
+    row = _measurement({"system": system}, cohort, domain, interval, metric, severity, protocol)
+    row |= {"errors": dataclasses.asdict(total), "clipped": clipped_rate(counts)}
+    if speakers is not None and total.n_reference:
+        row["macro"] = macro_by_speaker(counts, speakers)
+    return row
 
 
 def difference_row(
@@ -155,14 +137,16 @@ def difference_row(
     interval: Interval,
     metric: str,
     severity: float | str | None = None,
+    *,
+    protocol: Protocol | None = None,
 ) -> Row:
     """Return a paired difference as a row: `system` minus `against`, below 0 where it is better.
 
-    The interval is of `hyperasr.metrics.bootstrap_difference`; other arguments and errors as in
+    The interval is of `hyperasr.statistics.bootstrap_difference`; other arguments and errors as in
     `error_row`.
     """
     names = {"system": system, "against": against}
-    return _measurement(names, cohort, domain, interval, metric, severity)
+    return _measurement(names, cohort, domain, interval, metric, severity, protocol)
 
 
 def _measurement(
@@ -172,6 +156,7 @@ def _measurement(
     interval: Interval,
     metric: str,
     severity: float | str | None,
+    protocol: Protocol | None,
 ) -> Row:
     if domain not in DOMAINS:
         raise ConfigError(f"the domain is one of {', '.join(DOMAINS)}, not {domain!r}")
@@ -180,7 +165,33 @@ def _measurement(
     row: Row = {**names, "cohort": cohort, "domain": domain, "metric": metric}
     if severity is not None:
         row["severity"] = severity
-    return row | dataclasses.asdict(interval)
+    measured = dataclasses.asdict(interval)
+    for name in ("reason", "p"):
+        if measured[name] is None:
+            del measured[name]
+    return row | measured | (protocol.fields() if protocol else {})
+
+
+def with_holm(rows: Sequence[Row], family: Sequence[str]) -> list[Row]:
+    """Return the rows with the p-values of each table adjusted for their number.
+
+    Rows with a ``p`` get ``p_holm`` (Holm's method) and ``n_comparisons``, the size of the family.
+
+    Args:
+        rows: of all kinds, in any order.
+        family: fields whose values make one table, such as ``("domain", "metric")``; all
+            comparisons in it count together.
+    """
+    tables: dict[tuple[Any, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.get("p") is not None:
+            tables.setdefault(tuple(row.get(name) for name in family), []).append(index)
+    made = [dict(row) for row in rows]
+    for indices in tables.values():
+        adjusted = holm([rows[i]["p"] for i in indices])
+        for i, p in zip(indices, adjusted, strict=True):
+            made[i] |= {"p_holm": p, "n_comparisons": len(indices)}
+    return made
 
 
 def speed_row(
@@ -252,6 +263,36 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def read_folder(folder: str | Path, names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Read every result file of a folder, by name without ending.
+
+    Args:
+        folder: such as ``results``.
+        names: files that must be there.
+    Raises:
+        ConfigError: the folder or one of `names` is missing, or a JSON file in it is none of ours.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"there is no results folder {folder}; run the evaluation programs first")
+    contents = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+    missing = [name for name in names if name not in contents]
+    if missing:
+        raise ConfigError(
+            f"{folder} has no {missing[0]}.json; make it with python -m eval.{missing[0]}"
+        )
+    for name, content in contents.items():
+        lacks = [field for field in HEAD_FIELDS if field not in content]
+        rows = content["rows"]
+        if lacks or not all(isinstance(row, dict) for row in rows):
+            what = f"its head has no {lacks[0]!r}" if lacks else "its rows are not measurements"
+            raise ConfigError(
+                f"{folder / name}.json is not a result file of this project: {what}; "
+                "move it elsewhere"
+            )
+    return contents
+
+
 def _ordered(values: Mapping[str, Any], fields: Sequence[str]) -> list[tuple[str, Any]]:
     """Return the items in the order of `fields`, unknown keys after them by name."""
     known = [key for key in fields if key in values]
@@ -265,110 +306,15 @@ def _row_line(row: Mapping[str, Any]) -> str:
 
 def _json(value: Any) -> str:
     """Return one line of JSON; the keys of mappings are sorted."""
-    return json.dumps(_plain(value), sort_keys=True, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """Turn dataclasses, paths, tuples, arrays and numpy scalars into what JSON knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = sorted(value) if isinstance(value, (set, frozenset)) else value
-        return [_plain(inner) for inner in items]
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    raise ConfigError(f"a {type(value).__name__} cannot be written to a result file; use numbers")
+    return json.dumps(plain(value), sort_keys=True, allow_nan=False)
 
 
 def _rounded(value: Any) -> Any:
     # Only rows are rounded: a learning rate of 1e-7 in the head must survive.
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_rounded(inner) for inner in value]
     # Adding 0.0 turns -0.0 into 0.0.
     return round(value, 6) + 0.0 if isinstance(value, float) else value
-
-
-def _portable(value: Any) -> Any:
-    """Shorten absolute paths to the clone, to what lies beside it, or to the home folder."""
-    if isinstance(value, dict):
-        return {key: _portable(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_portable(inner) for inner in value]
-    if not isinstance(value, str) or not os.path.isabs(value):
-        return value
-    # A clone at the top of a disk has the whole disk beside it.
-    near = ROOT if ROOT.parent == ROOT.parent.parent else ROOT.parent
-    if Path(value).is_relative_to(near):
-        return os.path.relpath(value, ROOT)
-    if Path(value).is_relative_to(Path.home()):
-        return str("~" / Path(value).relative_to(Path.home()))
-    return value
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit(root: Path) -> str | None:
-    """Return the short hash of the code, with "-dirty" where the clone has changes.
-
-    None where the code is not in a git checkout: an installed copy inside somebody else's
-    repository must not borrow its hash. Changes under results/ do not count, or the second
-    program of a run would always find the first one's file.
-    """
-    if _git(root, "ls-files", "--error-unmatch", "hyperasr/results.py") is None:
-        return None
-    commit = _git(root, "rev-parse", "--short", "HEAD")
-    if not commit:
-        return None
-    changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
-    return f"{commit}-dirty" if changes else commit
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _machine() -> dict[str, Any]:
-    """Describe the hardware without naming the machine or its owner."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "accelerator": torch.cuda.get_device_name() if cuda else None,
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else (platform.processor() or platform.machine())

@@ -1,4 +1,4 @@
-"""Greedy and beam search over a fixed batch of rows, for any step function.
+"""Greedy search, drawn tokens and beam search over a fixed batch of rows, for any step function.
 
 Nothing here knows of Whisper, audio or adapters. A row never leaves its place: finished rows are
 still fed (their output is ignored), and beams move only among the rows of their own utterance, so
@@ -17,7 +17,7 @@ from torch import Tensor
 from hyperasr.errors import ConfigError, HyperASRError, ShapeError
 from hyperasr.types import Decoded
 
-__all__ = ["Reorder", "SearchConfig", "Step", "beam", "greedy"]
+__all__ = ["Reorder", "SearchConfig", "Step", "beam", "greedy", "text_only"]
 
 Step = Callable[[Tensor], Tensor]
 """New tokens (n_rows, n_new) int64 -> logits after the last one (n_rows, n_vocab).
@@ -46,6 +46,12 @@ class SearchConfig:
     """Token ids never decoded."""
     begin_suppress: tuple[int, ...] = ()
     """Token ids never decoded first, such as end of text or a blank."""
+    prefix: tuple[int, ...] = ()
+    """Token ids given before the prompt, such as start of previous text and that text."""
+    temperature: float = 0.0
+    """0 takes the most probable token; above 0 tokens are drawn, the more evenly the higher."""
+    seeds: tuple[int, ...] = ()
+    """With a temperature, a seed for each row: what a row draws depends on nothing else."""
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "max_tokens"):
@@ -54,11 +60,24 @@ class SearchConfig:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if not math.isfinite(self.length_penalty):
             raise ConfigError(f"length_penalty is {self.length_penalty}; it must be finite")
-        for name in ("suppress", "begin_suppress"):
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError(f"temperature is {self.temperature}; it must be 0 or more")
+        if self.temperature and self.beam_size > 1:
+            raise ConfigError("tokens are drawn without beams: set beam_size 1 or temperature 0")
+        for name in ("suppress", "begin_suppress", "prefix", "seeds"):
             # A list would pass as well, but the config is to be hashable.
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if any(not isinstance(i, int) or i < 0 for i in getattr(self, name)):
-                raise ConfigError(f"{name} is {getattr(self, name)}; token ids are 0 or more")
+                what = "seeds" if name == "seeds" else "token ids"
+                raise ConfigError(f"{name} is {getattr(self, name)}; {what} are 0 or more")
+
+
+def text_only(config: SearchConfig, eos: int, n_vocab: int) -> SearchConfig:
+    """Return the config with every marker and timestamp suppressed.
+
+    In every published Whisper the ids above end of text are markers and timestamps.
+    """
+    return replace(config, suppress=(*config.suppress, *range(eos + 1, n_vocab)))
 
 
 @torch.no_grad()
@@ -70,19 +89,20 @@ def greedy(
     config: SearchConfig,
     max_tokens: Tensor | None = None,
 ) -> Decoded:
-    """Take the most probable token of each row until all rows have ended.
+    """Take the most probable token of each row, or draw one, until all rows have ended.
 
     Args:
         step: see `Step`; called with the same rows every time.
         prompt: tokens given to each row (n_rows, n_prompt) int64.
         eos: id of the end of text.
-        config: search settings; `beam_size` and `length_penalty` are not used.
+        config: search settings; `beam_size` and `length_penalty` are not used. Log-probabilities
+            are those of the model, at temperature 1, whatever tokens are drawn at.
         max_tokens: a limit for each row (n_rows,), on top of the config's; 0 decodes nothing.
     Returns:
         Tokens, log-probabilities and scores of each row.
     Raises:
         ConfigError: a token id beyond the vocabulary.
-        ShapeError: prompt, limits or logits do not have the shapes above.
+        ShapeError: prompt, limits, seeds or logits do not have the shapes above.
         HyperASRError: a row's logits are not finite before it has ended.
     """
     limits, n_steps = _limits(prompt, config, max_tokens)
@@ -91,11 +111,13 @@ def greedy(
     tokens = torch.full((n_rows, n_steps), _NONE, dtype=torch.int64, device=device)
     logprobs = torch.zeros(n_rows, n_steps, device=device)
     done = limits < 1
-    new = prompt
+    drawing = _Drawing(config, n_rows) if config.temperature else None
+    new = _prefixed(prompt, config)
     for index in range(n_steps):
         logits = allowed(step(new), first=index == 0)
         # Of the logits: rounding makes ties of log-probabilities.
-        token = logits.argmax(dim=-1, keepdim=True)
+        shown = logits if drawing is None else drawing(logits)
+        token = shown.argmax(dim=-1, keepdim=True)
         tokens[:, index : index + 1] = token
         logprobs[:, index : index + 1] = logits.log_softmax(dim=-1).gather(1, token)
         done = done | (token[:, 0] == eos) | (limits <= index + 1)
@@ -149,7 +171,7 @@ def beam(
     running.score[:, 0].masked_fill_(limits > 0, 0.0)
     broken = torch.zeros(n_utt, dtype=torch.bool, device=device)
     first_row = torch.arange(n_utt, device=device)[:, None] * k
-    new = prompt.repeat_interleave(k, dim=0)
+    new = _prefixed(prompt, config).repeat_interleave(k, dim=0)
     for index in range(n_steps):
         logprobs = allowed(step(new), first=index == 0).log_softmax(dim=-1)
         candidates, parents = running.extended(logprobs.view(n_utt, k, -1), index)
@@ -222,6 +244,27 @@ class _Hypotheses:
         return _Hypotheses(
             self.score.gather(1, index), self.tokens.gather(1, deep), self.logprobs.gather(1, deep)
         )
+
+
+class _Drawing:
+    """Draw tokens by adding Gumbel noise, each row from a generator of its own."""
+
+    def __init__(self, config: SearchConfig, n_rows: int) -> None:
+        if len(config.seeds) != n_rows:
+            raise ShapeError(f"{len(config.seeds)} seeds do not fit {n_rows} rows; one a row")
+        self.temperature = config.temperature
+        self.generators = [torch.Generator().manual_seed(seed) for seed in config.seeds]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        # On the CPU, so that every device draws the same.
+        noise = torch.stack([torch.rand(logits.shape[1], generator=g) for g in self.generators])
+        gumbel = -(-noise.clamp_min(torch.finfo(noise.dtype).tiny).log()).log()
+        return logits / self.temperature + gumbel.to(logits.device)
+
+
+def _prefixed(prompt: Tensor, config: SearchConfig) -> Tensor:
+    prefix = torch.tensor(config.prefix, dtype=prompt.dtype, device=prompt.device)
+    return torch.cat([prefix.expand(prompt.shape[0], -1), prompt], dim=1)
 
 
 class _LogitFilter:

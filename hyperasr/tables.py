@@ -15,7 +15,8 @@ from hyperasr.errors import ConfigError
 
 __all__ = ["Table", "markdown_table", "print_table", "table"]
 
-SHOWN = ("value", "clipped", "insertions")
+SHOWN = ("value", "clipped", "macro", "insertions", "deletions", "substitutions")
+SIGNIFICANT = 0.05  # of an adjusted p-value
 # A pipe or a file has no width of its own, and wrapped cells are hard to read there.
 WIDTH_WITHOUT_TERMINAL = 200
 
@@ -94,16 +95,22 @@ def table(
     Args:
         rows: of a result file; those of another kind are passed over.
         columns: fields whose values make the columns, such as ``("cohort", "domain")``.
-        show: ``value`` (with its interval), ``clipped``, or ``insertions`` (over reference units).
-        differences: take the rows of `difference_row` (in percentage points) and not the errors.
+        show: ``value`` (with its interval), ``clipped``, ``macro`` (mean over speakers), or one
+            kind of error over the reference units: ``insertions``, ``deletions``,
+            ``substitutions``; ``cost`` gives a line for each row of costs instead.
+        differences: take the rows of `difference_row` (in percentage points) and not the errors;
+            a star marks those whose p-value, adjusted for the table, is below 0.05.
         where: take the rows with these values. `metric` is ``wer`` unless given, and rows with a
             severity count only if `severity` is given or among the columns. A list or tuple
             takes any of its values, in its order.
     Raises:
-        ConfigError: no row is left, two of them claim one cell, or `show` is unknown.
+        ConfigError: no row is left, two of them claim one cell, they were scored under different
+            protocols or by different normalisers, or `show` is unknown.
     """
     if rows and all("benchmark" in row for row in rows):
         return _speed_table(rows)
+    if show == "cost":
+        return _cost_table([row for row in rows if "cost" in row])
     if show not in SHOWN or (differences and show != "value"):
         raise ConfigError(
             f"a table of {'differences' if differences else 'errors'} cannot show {show!r}; "
@@ -112,6 +119,8 @@ def table(
     picked = _pick(rows, columns, differences, where)
     if not picked:
         raise ConfigError(f"no row has {_words(where) or 'what was asked for'}; nothing to show")
+    if "protocol" not in columns:
+        _check_protocol(picked)
     cells: dict[tuple[str, tuple[Any, ...]], Row] = {}
     for row in picked:
         place = _system(row), tuple(row.get(name) for name in columns)
@@ -153,6 +162,26 @@ def _pick(
     return picked
 
 
+def _check_protocol(rows: Sequence[Row]) -> None:
+    """Raise ConfigError where rows of one table were scored by different rules."""
+    scored: dict[tuple[Any, ...], str] = {}
+    for row in rows:
+        norm = row.get("normaliser") or {}
+        rules = row.get("protocol"), norm.get("name"), norm.get("hash")
+        scored.setdefault(rules, row["system"])
+    if len(scored) > 1:
+        (a, first), (b, second) = list(scored.items())[:2]
+        raise ConfigError(
+            f"one table cannot hold {first}, scored by {_rules(a)}, and {second}, scored by "
+            f"{_rules(b)}; choose one protocol, or score one of them again"
+        )
+
+
+def _rules(rules: tuple[Any, ...]) -> str:
+    name, norm, digest = rules
+    return f"protocol {name!r} (normaliser {norm} {digest})" if name else "a protocol not named"
+
+
 def _choices(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (list, tuple)) else (value,)
 
@@ -175,17 +204,18 @@ def _number(row: Row | None, show: str, differences: bool) -> str:
     if row is None:
         return ""
     sign = "+" if differences else ""
-    if show == "insertions":
+    if show in ("insertions", "deletions", "substitutions"):
         errors = row["errors"]
         units = errors["hits"] + errors["substitutions"] + errors["deletions"]
-        return _percent(errors["insertions"] / units if units else None)
-    if show == "clipped":
-        return _percent(row["clipped"])
+        return _percent(errors[show] / units if units else None)
+    if show in ("clipped", "macro"):
+        return _percent(row.get(show))
     low, high = row.get("low"), row.get("high")
     text = _percent(row["value"], sign)
     if low is None or high is None:
-        return text
-    return f"{text} [{_percent(low, sign)}, {_percent(high, sign)}]"
+        return f"{text} ({row['reason']})" if row.get("reason") else text
+    star = "*" if (row.get("p_holm") or 1.0) < SIGNIFICANT else ""
+    return f"{text} [{_percent(low, sign)}, {_percent(high, sign)}]{star}"
 
 
 def _percent(fraction: float | None, sign: str = "") -> str:
@@ -203,6 +233,24 @@ def _speed_table(rows: Sequence[Row]) -> Table:
         ratio = "n/a" if row["ratio"] is None else f"{row['ratio']:.2f}{interval}"
         lines.append((row["benchmark"], row["peer"], row["setting"], ratio, str(row["rounds"])))
     return Table(("benchmark", "peer", "setting", "ratio", "rounds"), tuple(lines))
+
+
+def _cost_table(rows: Sequence[Row]) -> Table:
+    if not rows:
+        raise ConfigError("no row says what a system costs; run eval.comparison")
+    header = ("system", "trained", "generated", "training", "a step", "peak memory")
+    lines = [
+        (
+            row["system"],
+            f"{row['n_trained']:,} ({100 * row['share_trained']:.2g} %)",
+            f"{row['n_generated']:,}" if row["n_generated"] else "",
+            f"{row['seconds'] / 60:.1f} min" if row.get("seconds") is not None else "",
+            f"{1000 * row['step_s']:.0f} ms" if row.get("step_s") is not None else "",
+            f"{row['peak_rss_mib']:.0f} MiB" if row.get("peak_rss_mib") is not None else "",
+        )
+        for row in rows
+    ]
+    return Table(header, tuple(lines))
 
 
 def _words(where: Mapping[str, Any]) -> str:

@@ -11,12 +11,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from hyperasr.types import Transcript
+from hyperasr.disfluency import UNCLEAR
+from hyperasr.types import Segment, Transcript
 
-__all__ = ["UNCERTAIN", "UNCERTAIN_STYLE", "Reporter", "marked", "output"]
+__all__ = [
+    "UNCERTAIN",
+    "UNCERTAIN_STYLE",
+    "Reporter",
+    "is_uncertain",
+    "marked",
+    "marked_segment",
+    "output",
+]
 
-UNCERTAIN = 0.5  # a word with less probability is marked
+UNCERTAIN = 0.5  # a word with less probability, or that more samples doubt, is marked
 UNCERTAIN_STYLE = "yellow underline"
+UNCLEAR_STYLE = "red bold"
 _WIDTH_WITHOUT_TERMINAL = 200
 
 
@@ -26,13 +36,46 @@ def output() -> Console:
     return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=True)
 
 
-def marked(transcript: Transcript) -> Text:
-    """Return the text with its uncertain words coloured and underlined."""
-    words = []
-    for segment in transcript.segments:
-        pairs = segment.words or tuple((word, 1.0) for word in segment.text.split())
-        words += [Text(w, style=UNCERTAIN_STYLE if p < UNCERTAIN else "") for w, p in pairs]
-    return Text(" ").join(words)
+def is_uncertain(segment: Segment, index: int) -> bool:
+    """Say whether a word is to be marked: improbable, or in doubt among posterior samples."""
+    doubt = segment.uncertainty[index] if segment.uncertainty else 0.0
+    return segment.words[index][1] < UNCERTAIN or doubt > 1 - UNCERTAIN
+
+
+def marked(transcript: Transcript, mode: str = "verbatim") -> Text:
+    """Return the text with its uncertain words coloured and underlined.
+
+    Args:
+        transcript: what is shown.
+        mode: ``clean`` shows the clean text, everything else the verbatim one.
+    """
+    texts = [marked_segment(segment, mode) for segment in transcript.segments]
+    return Text(" ").join(text for text in texts if text)
+
+
+def marked_segment(segment: Segment, mode: str = "verbatim") -> Text:
+    """Return the text of one segment as in `marked`."""
+    clean = mode == "clean" and segment.clean is not None
+    plain = str(segment.clean) if clean else segment.text
+    styled: list[Text] = []
+    replaced = {e.first: e for e in segment.edits} if clean else {}
+    index = 0
+    while index < len(segment.words):
+        edit = replaced.get(index)
+        # An edit may replace a word by its own end: that is as uncertain as the word.
+        word = segment.words[index][0] if edit is None else edit.replacement
+        last = index + 1 if edit is None else edit.last
+        if word:
+            styled.append(Text(word, style=_style(segment, last - 1)))
+        index = last
+    text = Text(" ").join(styled)
+    return text if text.plain == plain else Text(plain)  # no words, or written without blanks
+
+
+def _style(segment: Segment, index: int) -> str:
+    if segment.words[index][0] == UNCLEAR:
+        return UNCLEAR_STYLE
+    return UNCERTAIN_STYLE if is_uncertain(segment, index) else ""
 
 
 class Reporter:

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
-
-from hyperasr.backbone import Backbone
-from hyperasr.decode import decode
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.loudness import is_silent, normalise_loudness
 from hyperasr.mel import MIN_SAMPLES, SAMPLE_RATE, STATES_PER_SECOND
 from hyperasr.model import HyperASR
 from hyperasr.options import TranscribeOptions
+from hyperasr.recognise import Heard, Recogniser
 from hyperasr.recordings import Reading, Recording, Source, find_recordings
-from hyperasr.search import SearchConfig
-from hyperasr.segment import cut_at_pauses
-from hyperasr.types import Batch, Decoded, Segment, Transcript
+from hyperasr.segment import PAUSES, cut_at_pauses
+from hyperasr.types import Segment, Transcript
+from hyperasr.vad import Silencer, silero
 
-__all__ = ["Result", "TranscribeOptions", "transcribe", "transcribe_one", "words_of"]
+__all__ = ["Result", "TranscribeOptions", "iter_transcribe", "transcribe", "transcribe_one"]
 
 Progress = Callable[[int, int, float], None]
 """Recordings done, recordings in all, and seconds of audio heard so far."""
 
 _WINDOW_S = 600.0  # of audio held at once: 38 MB
 _WINDOW_BATCHES = 4  # batches sorted by length together
-_WORD_STARTS = ("\u0120", "\u010a", "\u0109")  # blank, line end, tab in byte-level BPE
 
 
 @dataclass(frozen=True)
@@ -86,9 +80,36 @@ def transcribe(
         ConfigError: the model does not know the language, or cannot hear such long segments.
     """
     options = options or TranscribeOptions()
-    run = _Run(model, options)
-    recordings = find_recordings(sources)
-    return run.results(recordings, progress or (lambda done, total, seconds: None))
+    run = _Run(model, options, _WINDOW_BATCHES * options.batch_size)
+    events = run.events(find_recordings(sources), progress or _no_progress)
+    return (event for event in events if isinstance(event, Result))
+
+
+def iter_transcribe(
+    model: HyperASR,
+    source: Source,
+    options: TranscribeOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Iterator[Segment | Result]:
+    """Transcribe one recording, handing on each segment as soon as it is decoded.
+
+    Args:
+        model: the model.
+        source: as in `transcribe`, but one recording.
+        options: how; a smaller `batch_size` brings the first segment sooner.
+        progress: as in `transcribe`.
+    Returns:
+        The segments, in order of time, and last the `Result` of the whole.
+    Raises:
+        ConfigError: as `transcribe`, and where the source holds several recordings.
+    """
+    options = options or TranscribeOptions()
+    run = _Run(model, options, options.batch_size)
+    recordings = find_recordings(source)
+    if len(recordings) != 1:
+        raise ConfigError(f"{source} holds {len(recordings)} recordings; give one")
+    return run.events(recordings, progress or _no_progress)
 
 
 def transcribe_one(
@@ -111,25 +132,8 @@ def transcribe_one(
     return results[0].transcript
 
 
-def words_of(
-    backbone: Backbone, tokens: Sequence[int], logprobs: Sequence[float]
-) -> tuple[tuple[str, float], ...]:
-    """Return the words of decoded tokens, each with its probability (that of all its tokens)."""
-    groups: list[list[int]] = []
-    names = backbone.tokenizer.convert_ids_to_tokens(list(tokens))
-    for index, name in enumerate(names):
-        if not groups or name.startswith(_WORD_STARTS):
-            groups.append([])
-        groups[-1].append(index)
-    words: list[tuple[str, float]] = []
-    waiting = 0.0  # of tokens that are no word, such as a lone blank
-    for group in groups:
-        waiting += sum(logprobs[i] for i in group)
-        text = _clean(backbone.text([tokens[i] for i in group]))
-        if text:
-            words += [(word, float(np.exp(waiting))) for word in text.split()]
-            waiting = 0.0
-    return tuple(words)
+def _no_progress(done: int, total: int, seconds: float) -> None:
+    """Show nothing."""
 
 
 @dataclass
@@ -138,9 +142,12 @@ class _Job:
 
     recording: Recording
     segments: list[Segment] = field(default_factory=list)
+    n_news: int = 0
+    history: str = ""
     base: list[Segment] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     duration_s: float = 0.0
+    discarded_s: float = 0.0
     error: HyperASRError | None = None
     read: bool = False
     n_waiting: int = 0
@@ -149,82 +156,94 @@ class _Job:
     def done(self) -> bool:
         return self.read and not self.n_waiting
 
-    def result(self, compare: bool) -> Result:
+    def news(self) -> Iterator[Segment]:
+        """Yield the segments that were not handed on yet; all before them are decoded."""
+        if not self.n_waiting:
+            self.segments.sort(key=lambda s: s.start_s)
+            yield from self.segments[self.n_news :]
+            self.n_news = len(self.segments)
+
+    def result(self, options: TranscribeOptions) -> Result:
         if self.error is not None:
             return Result(self.recording, error=self.error)
-        base = self._transcript(self.base) if compare else None
-        return Result(self.recording, self._transcript(self.segments), base)
+        base = self._transcript(self.base, options) if options.compare else None
+        return Result(self.recording, self._transcript(self.segments, options), base)
 
-    def _transcript(self, segments: list[Segment]) -> Transcript:
+    def _transcript(self, segments: list[Segment], options: TranscribeOptions) -> Transcript:
         ordered = tuple(sorted(segments, key=lambda s: s.start_s))
-        text = " ".join(s.text for s in ordered if s.text)
+        clean = None
+        if options.mode != "verbatim":
+            clean = " ".join(s.clean for s in ordered if s.clean)
         return Transcript(
-            self.recording.id, text, ordered, self.duration_s, tuple(dict.fromkeys(self.warnings))
+            self.recording.id,
+            " ".join(s.text for s in ordered if s.text),
+            ordered,
+            self.duration_s,
+            tuple(dict.fromkeys(self.warnings)),
+            clean,
+            self.discarded_s,
         )
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A segment of a recording that waits to be decoded."""
-
-    job: _Job
-    start_s: float
-    waveform: np.ndarray
-
-    @property
-    def end_s(self) -> float:
-        return self.start_s + len(self.waveform) / SAMPLE_RATE
 
 
 class _Run:
     """One call of `transcribe`: its settings, and the window of segments that wait."""
 
-    def __init__(self, model: HyperASR, options: TranscribeOptions) -> None:
-        self.model, self.options = model, options
+    def __init__(self, model: HyperASR, options: TranscribeOptions, n_window: int) -> None:
+        self.options, self.n_window = options, n_window
         self.segment_s = options.segment_s(str(model.backbone.audio_context))
         hears_s = model.backbone.whisper.config.max_source_positions / STATES_PER_SECOND
         if self.segment_s > hears_s:
             raise ConfigError(
                 f"max_segment_s is {self.segment_s:g}, but this model hears {hears_s:g} s at once"
             )
-        model.backbone.prompt_ids(options.language)  # raises where it does not know the language
-        self.search = _search(model.backbone, options.beam_size)
-        self.window: list[_Piece] = []
+        self.recognise = Recogniser(model, options)
+        self.detector = silero() if options.vad == "silero" else None
+        self.window: list[tuple[_Job, Heard]] = []
         self.jobs: deque[_Job] = deque()
 
-    def results(self, recordings: Sequence[Recording], progress: Progress) -> Iterator[Result]:
+    def events(
+        self, recordings: Sequence[Recording], progress: Progress
+    ) -> Iterator[Segment | Result]:
+        """Yield the segments of each recording as they are ready, then its result, in order."""
         n_done, seconds = 0, 0.0
         for recording in recordings:
             job = _Job(recording)
             self.jobs.append(job)
-            for piece in self._read(job):
-                self.window.append(piece)
+            for heard in self._read(job):
+                self.window.append((job, heard))
                 job.n_waiting += 1
                 if self._full():
                     seconds += self._decode_window()
                     ready = list(self._ready())
-                    n_done += len(ready)
+                    n_done += sum(isinstance(event, Result) for event in ready)
                     progress(n_done, len(recordings), seconds)
                     yield from ready
         seconds += self._decode_window()
         progress(len(recordings), len(recordings), seconds)
         yield from self._ready()
 
-    def _read(self, job: _Job) -> Iterator[_Piece]:
+    def _read(self, job: _Job) -> Iterator[Heard]:
         """Yield the segments of a recording in which someone may speak."""
         reading = Reading(job.recording)
-        n_spoken = 0
+        pauses = PAUSES[self.options.pauses]
+        silencer = Silencer(self.detector(), pauses) if self.detector is not None else None
+        pieces = reading.pieces() if silencer is None else silencer(reading.pieces())
+        n_heard = n_spoken = 0
         try:
-            for start, waveform in cut_at_pauses(reading.pieces(), self.segment_s):
+            for start, waveform in cut_at_pauses(pieces, self.segment_s, pauses):
                 if len(waveform) >= MIN_SAMPLES and not is_silent(waveform):
                     n_spoken += 1
+                    n_heard += len(waveform)
+                    if silencer is not None:
+                        n_heard -= silencer.n_silenced(start, start + len(waveform))
                     if self.options.normalise_loudness:
                         waveform = normalise_loudness(waveform)
-                    yield _Piece(job, start / SAMPLE_RATE, waveform)
+                    yield Heard(job.recording, start / SAMPLE_RATE, waveform)
         except HyperASRError as error:
             job.error = error
         job.warnings += reading.warnings
         job.duration_s = reading.n_samples / SAMPLE_RATE
+        job.discarded_s = (reading.n_samples - n_heard) / SAMPLE_RATE
         if not n_spoken:
             short = reading.n_samples < MIN_SAMPLES
             job.warnings.append(
@@ -235,83 +254,51 @@ class _Run:
         job.read = True
 
     def _full(self) -> bool:
-        n_samples = sum(len(piece.waveform) for piece in self.window)
-        n_most = _WINDOW_BATCHES * self.options.batch_size
-        return len(self.window) >= n_most or n_samples >= _WINDOW_S * SAMPLE_RATE
+        n_samples = sum(len(heard.waveform) for _, heard in self.window)
+        return len(self.window) >= self.n_window or n_samples >= _WINDOW_S * SAMPLE_RATE
 
-    def _ready(self) -> Iterator[Result]:
+    def _ready(self) -> Iterator[Segment | Result]:
         """Yield what is done, up to the first recording that is not."""
-        while self.jobs and self.jobs[0].done:
-            yield self.jobs.popleft().result(self.options.compare)
+        while self.jobs:
+            job = self.jobs[0]
+            if job.error is None:
+                yield from job.news()
+            if not job.done:
+                return
+            yield self.jobs.popleft().result(self.options)
 
     def _decode_window(self) -> float:
         """Decode what waits, and return how many seconds that was."""
-        pieces = sorted(self.window, key=lambda piece: len(piece.waveform))
-        self.window = []
-        for piece in pieces:
-            piece.job.n_waiting -= 1
-        pieces = [piece for piece in pieces if piece.job.error is None]
-        size = self.options.batch_size
-        for start in range(0, len(pieces), size):
-            self._decode_batch(pieces[start : start + size])
-        return sum(len(piece.waveform) for piece in pieces) / SAMPLE_RATE
+        window, self.window = self.window, []
+        for job, _ in window:
+            job.n_waiting -= 1
+        waiting = [pair for pair in window if pair[0].error is None]
+        if self.options.previous_text:
+            batches = [[pair] for pair in waiting]  # each needs the text of the one before
+        else:
+            waiting.sort(key=lambda pair: len(pair[1].waveform))
+            size = self.options.batch_size
+            batches = [waiting[i : i + size] for i in range(0, len(waiting), size)]
+        for batch in batches:
+            self._decode_batch(batch)
+        return sum(len(heard.waveform) for _, heard in waiting) / SAMPLE_RATE
 
-    def _decode_batch(self, pieces: Sequence[_Piece]) -> None:
+    def _decode_batch(self, batch: Sequence[tuple[_Job, Heard]]) -> None:
+        history = batch[0][0].history if self.options.previous_text else ""
         try:
-            systems = self._decoded(pieces)
+            systems = self.recognise([heard for _, heard in batch], history)
         except HyperASRError as error:
-            if len(pieces) == 1:
-                pieces[0].job.error = error
+            if len(batch) == 1:
+                batch[0][0].error = error
                 return
-            for piece in pieces:  # alone, so that one cannot spoil the others
-                self._decode_batch([piece])
+            for pair in batch:  # alone, so that one cannot spoil the others
+                self._decode_batch([pair])
             return
-        for index, piece in enumerate(pieces):
-            piece.job.segments.append(self._segment(piece, systems[0], index))
+        for (job, _), *found in zip(batch, *systems, strict=True):
+            job.segments.append(found[0].segment)
+            job.warnings += found[0].warnings
+            # A loop would seed the next one.
+            job.history = "" if found[0].segment.unclear else found[0].segment.text
             if self.options.compare:
-                piece.job.base.append(self._segment(piece, systems[1], index))
-
-    @torch.inference_mode()
-    def _decoded(self, pieces: Sequence[_Piece]) -> list[Decoded]:
-        """Decode adapted, unadapted, or both from one run of the encoder."""
-        waveforms = tuple(piece.waveform for piece in pieces)
-        mel, n_frames = self.model.backbone.features(waveforms)
-        cohorts = tuple(piece.job.recording.cohort for piece in pieces)
-        batch = Batch(n_frames=n_frames, mel=mel, waveforms=waveforms, cohorts=cohorts)
-        if self.options.adapt:
-            emb, encoded = self.model.embed(batch)
-            batch = replace(batch, encoded=encoded, speaker_emb=emb)
-        systems = [self.options.adapt, False] if self.options.compare else [self.options.adapt]
-        return [
-            decode(self.model, batch, self.search, adapt=adapt, language=self.options.language)
-            for adapt in systems
-        ]
-
-    def _segment(self, piece: _Piece, decoded: Decoded, index: int) -> Segment:
-        tokens, logprobs = decoded.tokens[index], decoded.logprobs[index]
-        if not decoded.finished[index]:
-            piece.job.warnings.append(
-                f"from {piece.start_s:.1f} s to {piece.end_s:.1f} s the decoder found no end; "
-                "check the text there"
-            )
-        backbone = self.model.backbone
-        return Segment(
-            start_s=piece.start_s,
-            end_s=piece.end_s,
-            text=_clean(backbone.text(tokens)),
-            logprob=decoded.score[index],
-            words=words_of(backbone, tokens, logprobs),
-        )
-
-
-def _search(backbone: Backbone, beam_size: int) -> SearchConfig:
-    """Search for text alone, without timestamps and markers."""
-    # In every Whisper the ids above end of text are markers and timestamps.
-    markers = range(backbone.eos + 1, backbone.whisper.config.vocab_size)
-    return SearchConfig(beam_size=beam_size, suppress=tuple(markers))
-
-
-def _clean(text: str) -> str:
-    """Return one line without control characters, which a model may spell byte by byte."""
-    visible = (" " if unicodedata.category(char) == "Cc" else char for char in text)
-    return " ".join("".join(visible).split())
+                job.base.append(found[1].segment)
+                job.warnings += found[1].warnings

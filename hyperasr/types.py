@@ -14,11 +14,13 @@ from hyperasr.errors import ShapeError
 __all__ = [
     "Batch",
     "Decoded",
+    "Edit",
     "EncoderOutput",
     "LayerFactors",
     "LoRAFactors",
     "Segment",
     "Transcript",
+    "Unclear",
     "Utterance",
 ]
 
@@ -29,7 +31,8 @@ class Utterance:
 
     Times are seconds inside the recording; `end_s=None` means to its end. `text` is the reference
     (None where a corpus has none), `text_clean` the intended words where `text` is verbatim.
-    `severity` is in [0, 1] for simulated cohorts, None where unknown.
+    `severity` is in [0, 1], None where unknown. `extra` holds what else a corpus knows, as text:
+    session, microphone, labels; its keys are listed in `hyperasr.cohorts.corpora.base`.
     """
 
     id: str
@@ -45,6 +48,7 @@ class Utterance:
     language: str = "en"
     split: str = "test"
     source: str = ""
+    extra: dict[str, str] | None = field(default=None, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain values, in the order of the fields."""
@@ -217,14 +221,72 @@ class Decoded:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """One step from the verbatim words of a segment to the clean ones; it can be undone.
+
+    Attributes:
+        first, last: words `first` to `last - 1` of the segment are meant.
+        kind: ``filler``, ``part_word`` or ``repetition``.
+        text: those words as they were said.
+        replacement: what the clean text has instead; mostly nothing.
+        start_s, end_s: when they were said, in seconds of the recording; None where word times
+            were not asked for.
+    """
+
+    first: int
+    last: int
+    kind: str
+    text: str
+    replacement: str = ""
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Unclear:
+    """A stretch in which the decoder ran away; the segment's text has ``[unclear]`` there.
+
+    Attributes:
+        start_s, end_s: in seconds of the recording.
+        reason: why what was decoded is not trusted.
+        text: what was decoded.
+        word: index of ``[unclear]`` among the words of the segment.
+    """
+
+    start_s: float
+    end_s: float
+    reason: str
+    text: str
+    word: int
+
+
+@dataclass(frozen=True)
 class Segment:
-    """A stretch of one recording and its text; times in seconds of the whole recording."""
+    """A stretch of one recording and its text; times in seconds of the whole recording.
+
+    Attributes:
+        start_s, end_s: where it lies.
+        text: as decoded: every repetition, filler and part-word stays.
+        logprob: average log-probability of its tokens.
+        words: its words, each with its probability.
+        times: start and end of each word; empty where they were not asked for.
+        uncertainty: of each word, 0 (certain) to 1: the share of posterior samples that say
+            something else there; empty where none were drawn.
+        edits: what makes the clean text of the verbatim one.
+        clean: the text without fillers, repetitions and part-words; None where not asked for.
+        unclear: stretches in which the decoder ran away.
+    """
 
     start_s: float
     end_s: float
     text: str
     logprob: float
     words: tuple[tuple[str, float], ...] = ()
+    times: tuple[tuple[float, float], ...] = ()
+    uncertainty: tuple[float, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    clean: str | None = None
+    unclear: tuple[Unclear, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,10 +295,12 @@ class Transcript:
 
     Attributes:
         id: name of the recording as the caller gave it.
-        text: the whole text.
+        text: the whole text, as decoded (verbatim).
         segments: its parts with times.
         duration_s: length of the recording in seconds.
         warnings: one line for each thing the reader should know.
+        clean: the text without fillers, repetitions and part-words; None where not asked for.
+        discarded_s: seconds that were taken for silence and not decoded.
     """
 
     id: str
@@ -244,3 +308,5 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
     duration_s: float = 0.0
     warnings: tuple[str, ...] = ()
+    clean: str | None = None
+    discarded_s: float = 0.0

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from hyperasr.backbone import Backbone
+from hyperasr.backbone import SHORTEST_S, Backbone
 from hyperasr.decoder import DecoderStep
-from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
-from hyperasr.mel import SAMPLE_RATE
+from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, ShapeError
+from hyperasr.mel import SAMPLE_RATE, log_mel_batch
 from hyperasr.search import SearchConfig
 from hyperasr.types import EncoderOutput
 
@@ -241,10 +242,41 @@ def test_more_tokens_than_positions_are_refused(random_backbone: Backbone) -> No
 
 
 def test_trimmed_features_are_the_real_frames(random_backbone: Backbone) -> None:
-    waveforms = [np.zeros(n, np.float32) for n in (SAMPLE_RATE, SAMPLE_RATE // 2)]
+    waveforms = [np.zeros(n, np.float32) for n in (2 * SAMPLE_RATE, SAMPLE_RATE * 5 // 4)]
     mel, n_frames = random_backbone.features(waveforms)
-    assert mel.shape == (2, 80, 100)
-    assert n_frames.tolist() == [100, 50]
+    assert mel.shape == (2, 80, 200)
+    assert n_frames.tolist() == [200, 125]
+
+
+@pytest.mark.parametrize("n_samples", [400, 6_400, 19_198, 19_199, 19_200, 20_000])
+def test_short_input_gets_silence_on_both_sides(
+    random_backbone: Backbone, full: Backbone, voice: Callable[..., np.ndarray], n_samples: int
+) -> None:
+    waveform = voice(2.0)[:n_samples]
+    mel, n_frames = random_backbone.features([waveform])
+    lead = round(random_backbone.lead_s(n_samples) * SAMPLE_RATE)
+    missing = max(0, round(SHORTEST_S * SAMPLE_RATE) - n_samples)
+    assert lead == missing // 2
+    by_hand = np.concatenate(
+        [np.zeros(lead, np.float32), waveform, np.zeros(missing - lead, np.float32)]
+    )
+    expected, expected_frames = log_mel_batch([by_hand], n_mels=80)
+    assert torch.equal(mel, expected)
+    assert n_frames.tolist() == expected_frames.tolist() == [max(120, -(-n_samples // 160))]
+    assert full.lead_s(n_samples) == 0, "the full context has its silence after the words"
+    assert torch.equal(full.features([waveform])[0], log_mel_batch([waveform], pad_to_s=30)[0])
+
+
+def test_a_short_utterance_is_padded_whatever_is_beside_it(
+    random_backbone: Backbone, voice: Callable[..., np.ndarray]
+) -> None:
+    short, long = voice(0.4), voice(2.0, 200.0)
+    together, n_frames = random_backbone.features([short, long])
+    alone, _ = random_backbone.features([short])
+    assert n_frames.tolist() == [120, 200]
+    assert torch.equal(together[0, :, :120], alone[0])
+    with pytest.raises(AudioError):
+        random_backbone.features([short[:0]])
 
 
 def test_unknown_audio_context(tiny_whisper: Any) -> None:
@@ -347,25 +379,60 @@ def _another_kind(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def _wider(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "decoder_ffn_dim": 64}))
+
+
+def _shallower(folder: Path) -> None:
+    """A smaller config: transformers would leave layers out without a word."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "encoder_layers": 1}))
+
+
+def _without_a_shard(folder: Path) -> None:
+    whisper = Backbone.from_pretrained(folder).whisper
+    (folder / "model.safetensors").unlink()
+    whisper.save_pretrained(folder, max_shard_size="100KB")
+    sorted(folder.glob("model-*.safetensors"))[-1].unlink()
+
+
+def _another_tokenizer(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 2)
+    start = {"decoder_start_token_id": 3, "vocab_size": 200}
+    other = WhisperConfig(**{**config, **ends, **start})
+    WhisperForConditionalGeneration(other).save_pretrained(folder)
+
+
+def _an_adapter(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"format_version": 1}))
+
+
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "reason"),
     [
-        _without_config,
-        _damaged_config,
-        _without_weights,
-        _truncated_weights,
-        _without_tokenizer,
-        _fewer_layers,
-        _another_kind,
+        (_without_config, "it has no config.json"),
+        (_damaged_config, "config.json says nothing of a model"),
+        (_without_weights, "it has no weights"),
+        (_truncated_weights, "Hugging Face layout"),
+        (_without_a_shard, "Hugging Face layout"),
+        (_without_tokenizer, "it has no tokenizer.json"),
+        (_another_tokenizer, "its tokenizer is of another model"),
+        (_fewer_layers, r"incomplete for its config.json, without model.decoder.layers.2"),
+        (_shallower, r"of a larger model than its config.json, with model.encoder.layers.1"),
+        (_wider, r"fc1.bias is \(128,\) in the weights and \(64,\) after config.json"),
+        (_another_kind, "config.json says bert"),
+        (_an_adapter, "it is an adapter; as a backbone give the Whisper"),
     ],
 )
 def test_a_folder_that_is_no_whisper(
-    spoil: Callable[[Path], None], random_backbone_folder: Path, tmp_path: Path
+    spoil: Callable[[Path], None], reason: str, random_backbone_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(random_backbone_folder, folder)
     spoil(folder)
-    with pytest.raises(ConfigError, match="cannot load the Whisper") as error:
+    with pytest.raises(ConfigError, match=f"cannot load the Whisper .*{reason}") as error:
         Backbone.from_pretrained(folder)
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
@@ -425,8 +492,6 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     assets = SHARED_ASSETS / request.param
     if not assets.is_dir():
         pytest.skip("needs the tokenizers in ../shared/whisper-assets")
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
-
     facts = PUBLISHED[request.param]
     shape = {
         f"{p}_{n}": v

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hyperasr.disfluency import apply_edits, clean_edits
 from hyperasr.errors import AudioError, ConfigError
-from hyperasr.formats import FORMATS, file_names, render, to_dict
+from hyperasr.formats import FORMATS, SCHEMA_VERSION, file_names, render, to_dict
 from hyperasr.recordings import Recording
 from hyperasr.transcribe import Result
-from hyperasr.types import Segment, Transcript
+from hyperasr.types import Segment, Transcript, Unclear
 
+SCHEMA = Path(__file__).parents[1] / "hyperasr" / "assets" / "transcript.schema.json"
 SEGMENTS = (
     Segment(0.0, 2.5, "turn on", -0.1, (("turn", 0.9), ("on", 0.4))),
     Segment(2.5, 3.0, "", 0.0),
@@ -23,6 +25,32 @@ SEGMENTS = (
 TRANSCRIPT = Transcript("a.wav", "turn on the <light>", SEGMENTS, 3726.0, ("it is clipped",))
 RESULT = Result(Recording("a.wav", "a.wav", reference="turn on the light"), TRANSCRIPT)
 COMPARED = Result(RESULT.recording, TRANSCRIPT, base=Transcript("a.wav", "turn of"))
+
+
+WORDS = ("um", "the", "the", "light", "[unclear]")
+TIMES = tuple((1.0 + 0.5 * i, 1.4 + 0.5 * i) for i in range(5))
+EDITS = clean_edits(WORDS, TIMES)
+FULL = Transcript(
+    "b.wav",
+    " ".join(WORDS),
+    (
+        Segment(
+            1.0,
+            4.0,
+            " ".join(WORDS),
+            -0.3,
+            tuple(zip(WORDS, (0.9, 0.8, 0.3, 0.9, 0.0), strict=True)),
+            TIMES,
+            (0.0, 0.1, 0.2, 0.75, 0.0),
+            EDITS,
+            " ".join(apply_edits(WORDS, EDITS)),
+            (Unclear(3.0, 3.4, "no end of text", "na na na", 4),),
+        ),
+    ),
+    4.0,
+    clean="the light [unclear]",
+    discarded_s=1.0,
+)
 
 
 def files(*paths: str) -> list[Recording]:
@@ -59,6 +87,87 @@ def test_json_holds_everything() -> None:
     }
 
 
+def test_json_of_times_edits_and_doubt() -> None:
+    values = to_dict(Result(Recording("b.wav", "b.wav"), FULL))
+    assert values["schema_version"] == SCHEMA_VERSION
+    assert values["discarded_s"] == 1.0
+    assert values["clean"] == "the light [unclear]"
+    (segment,) = values["segments"]
+    assert segment["words"][1] == {
+        "word": "the",
+        "probability": 0.8,
+        "start_s": 1.5,
+        "end_s": 1.9,
+        "uncertainty": 0.1,
+    }
+    assert segment["edits"][0] == {
+        "first": 0,
+        "last": 1,
+        "kind": "filler",
+        "text": "um",
+        "replacement": "",
+        "start_s": 1.0,
+        "end_s": 1.4,
+    }
+    (unclear,) = segment["unclear"]
+    assert unclear["text"] == "na na na"
+    assert segment["words"][unclear["word"]]["word"] == "[unclear]"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [RESULT, COMPARED, Result(RESULT.recording, FULL), Result(RESULT.recording, FULL, base=FULL)],
+)
+def test_json_is_what_the_schema_says(result: Result) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["properties"]["schema_version"]["const"] == SCHEMA_VERSION
+    validator = jsonschema.Draft202012Validator(schema)
+    values = json.loads(render(result, "json"))
+    validator.validate(values)
+    for broken in (
+        values | {"schema_version": SCHEMA_VERSION + 1},
+        values | {"unknown": 1},
+        {key: value for key, value in values.items() if key != "discarded_s"},
+        values | {"segments": [{"start_s": 0.0}]},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate(broken)
+
+
+def test_each_mode_shows_its_text() -> None:
+    full = Result(Recording("b.wav", "b.wav"), FULL)
+    assert render(full, "txt") == "um the the light [unclear]\n"
+    assert render(full, "txt", "clean") == "the light [unclear]\n"
+    assert render(full, "txt", "both") == (
+        "verbatim: um the the light [unclear]\nclean: the light [unclear]\n"
+    )
+    assert "um the the" in render(full, "srt", "both")
+    assert render(full, "srt", "clean") == (
+        "1\n00:00:01,000 --> 00:00:04,000\nthe light [unclear]\n"
+    )
+    assert render(RESULT, "txt", "clean") == render(RESULT, "txt"), "nobody asked for clean text"
+
+
+def test_vtt_has_word_times_and_doubt() -> None:
+    lines = render(Result(Recording("b.wav", "b.wav"), FULL), "vtt").splitlines()
+    assert lines[3] == (
+        "um <00:00:01.500>the <00:00:02.000><c.uncertain>the</c> "
+        "<00:00:02.500><c.uncertain>light</c> <00:00:03.000><c.uncertain>[unclear]</c>"
+    )
+    clean = render(Result(Recording("b.wav", "b.wav"), FULL), "vtt", "clean")
+    assert clean.splitlines()[3] == "the light [unclear]"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("mode", ["verbatim", "clean", "both"])
+def test_every_format_takes_every_mode(form: str, mode: str) -> None:
+    for transcript in (TRANSCRIPT, FULL, Transcript("s", "", (), 1.0)):
+        text = render(Result(Recording("x", "x"), transcript), form, mode)
+        assert text == "" or text.endswith("\n")
+
+
 def test_json_keeps_letters_as_they_are() -> None:
     result = Result(Recording("å.wav", "å.wav"), Transcript("å.wav", "grün"))
     assert '"text": "grün"' in render(result, "json")
@@ -87,7 +196,7 @@ def test_silence_in_every_format() -> None:
 
 
 def test_what_cannot_be_written_says_so() -> None:
-    with pytest.raises(ConfigError, match="txt, json, srt, vtt"):
+    with pytest.raises(ConfigError, match="txt, json, srt, vtt, csv, textgrid, chat"):
         render(RESULT, "doc")
     with pytest.raises(ConfigError, match=r"a\.wav has no transcript"):
         render(Result(RESULT.recording, error=AudioError("x")), "txt")
@@ -143,6 +252,6 @@ def test_names_never_clash_or_leave_the_folder(recordings: list[Recording], form
     names = file_names(recordings, form)
     assert len({name.casefold() for name in names}) == len(recordings)
     for name in names:
-        assert name.endswith(f".{form}")
+        assert name.endswith({"textgrid": ".TextGrid", "chat": ".cha"}.get(form, f".{form}"))
         assert not PurePosixPath(name).is_absolute()
         assert ".." not in PurePosixPath(name).parts

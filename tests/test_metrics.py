@@ -1,30 +1,27 @@
-"""Edit counts against hand counts and jiwer, intervals against plain loops."""
+"""Edit counts against hand counts and jiwer, rates against hand-computed ones."""
 
 from __future__ import annotations
 
 import math
-import random
-import time
 
 import jiwer
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperasr import metrics
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics import (
     EditCounts,
-    bootstrap,
-    bootstrap_difference,
+    by_speaker,
     char_edits,
     clipped_rate,
     edit_counts,
     error_rate,
+    lower_of,
     macro_by_speaker,
     relative_reduction,
     score,
+    shares,
     word_edits,
 )
 from hyperasr.text import normaliser
@@ -34,20 +31,6 @@ SENTENCES = st.lists(
     min_size=2,
     max_size=12,
 )
-
-
-def corpus(n_utt: int, n_speakers: int, seed: int) -> tuple[list[EditCounts], list[str]]:
-    """Make edit counts whose rate differs from speaker to speaker."""
-    rng = random.Random(seed)
-    hard = [rng.random() for _ in range(n_speakers)]
-    counts, speakers = [], []
-    for _ in range(n_utt):
-        who = rng.randrange(n_speakers)
-        n, wrong = rng.randint(1, 9), 0
-        wrong = sum(rng.random() < hard[who] for _ in range(n))
-        counts.append(EditCounts(n - wrong, wrong, 0, rng.randint(0, 1)))
-        speakers.append(f"speaker {who}")
-    return counts, speakers
 
 
 @pytest.mark.parametrize(
@@ -159,127 +142,62 @@ def test_macro_counts_every_speaker_the_same() -> None:
         macro_by_speaker([EditCounts()], ["ann"])
 
 
+def test_errors_of_each_kind_add_up_to_the_rate() -> None:
+    counts = [EditCounts(6, 2, 1, 0), EditCounts(1, 0, 0, 3)]  # 10 words
+    assert shares(counts) == {"substitutions": 0.2, "deletions": 0.1, "insertions": 0.3}
+    assert sum(shares(counts).values()) == pytest.approx(error_rate(counts))
+    # Only insertions, on an empty reference: no share of anything.
+    assert shares([EditCounts(insertions=1)])["insertions"] == math.inf
+    assert shares([EditCounts()]) == {"substitutions": 0, "deletions": 0, "insertions": 0}
+
+
+def test_edits_of_each_speaker() -> None:
+    found = by_speaker([EditCounts(1), EditCounts(0, 2), EditCounts(3)], ["bob", "ann", "bob"])
+    assert found == {"ann": EditCounts(0, 2), "bob": EditCounts(4)}
+    assert list(found) == ["ann", "bob"]
+
+
+@pytest.mark.parametrize(
+    ("verbatim", "clean", "hypothesis", "expected"),
+    [
+        # The clean one fits: 0 of 2 words wrong, against 1 of 3.
+        ("i- i want", "i want", "i want", EditCounts(2)),
+        # The verbatim one fits.
+        ("the the light", "the light", "the the light", EditCounts(3)),
+        # The rate decides, not the number: 1 of 4 (25 %) against 1 of 2 (50 %).
+        ("a b c d", "a b", "a b c", EditCounts(3, 0, 1, 0)),
+        # Both entirely wrong: 100 % each; the mean of 3 and 1 words.
+        ("a b c", "a", "x y z q", EditCounts(0, 2, 0, 2)),
+        # The same text twice is counted once, and stays whole.
+        ("a b", "a b", "a", EditCounts(1, 0, 1, 0)),
+        # An empty reference has no rate and loses, even where nothing was written.
+        ("um", "", "", EditCounts(0, 0, 1, 0)),
+        ("", "", "noise", EditCounts(0, 0, 0, 1)),
+        ("", "", "", EditCounts()),
+    ],
+)
+def test_the_reference_that_fits_better_counts(verbatim, clean, hypothesis, expected) -> None:
+    against = [edit_counts([text], [hypothesis]) for text in (verbatim, clean)]
+    assert lower_of(*against) == [expected]
+    assert lower_of(*reversed(against)) == [expected]
+
+
+def test_references_that_fit_equally_well_keep_rate_and_clipping() -> None:
+    # 1 of 3 and 2 of 6: the same rate, neither is preferred.
+    (both,) = lower_of([EditCounts(2, 1, 0, 0)], [EditCounts(4, 0, 2, 0)])
+    assert both == EditCounts(3, 0.5, 1, 0)
+    assert both.rate == pytest.approx(1 / 3)
+    (wrong,) = lower_of([EditCounts(0, 1, 0, 4)], [EditCounts(0, 3, 0, 0)])
+    assert (wrong.clipped, wrong.n_reference) == (2, 2)
+    with pytest.raises(ShapeError, match="1 edit counts of one reference and 0 of the other"):
+        lower_of([EditCounts()], [])
+
+
 def test_score_normalises_both_sides() -> None:
     references, hypotheses = ["Um, the light!"], ["the LIGHT"]
     assert score(references, hypotheses, normaliser("spoken")) == [EditCounts(2, 0, 1, 0)]
     assert score(references, hypotheses, normaliser("whisper")) == [EditCounts(2, 0, 0, 0)]
     assert score(references, hypotheses, normaliser("whisper"), "cer") == [EditCounts(9)]
-
-
-def plain_bootstrap(
-    systems: list[list[EditCounts]], speakers: list[str], n_resamples: int, seed: int
-) -> list[float]:
-    """Draw speakers one resample at a time and pool all their utterances."""
-    rng = np.random.default_rng(seed)
-    names = sorted(set(speakers))
-    rates = []
-    for _ in range(n_resamples):
-        drawn = [names[i] for i in rng.integers(len(names), size=len(names))]
-        pooled = [
-            sum(
-                (
-                    c
-                    for name in drawn
-                    for c, who in zip(counts, speakers, strict=True)
-                    if who == name
-                ),
-                EditCounts(),
-            ).rate
-            for counts in systems
-        ]
-        rates.append(pooled[0] - sum(pooled[1:]))
-    return rates
-
-
-@pytest.mark.parametrize("draws_at_once", [10, 1_000_000])
-def test_bootstrap_is_the_plain_loop(draws_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "DRAWS_AT_ONCE", draws_at_once)
-    counts, speakers = corpus(60, 7, seed=1)
-    found = bootstrap(counts, speakers, n_resamples=200, seed=3, level=0.9)
-    low, high = np.percentile(plain_bootstrap([counts], speakers, 200, 3), [5, 95])
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert (found.value, found.n_utterances) == (error_rate(counts), 60)
-    assert found.n_speakers == len(set(speakers)) == 7
-
-
-def test_paired_bootstrap_is_the_plain_loop() -> None:
-    a, speakers = corpus(60, 7, seed=1)
-    b = [EditCounts(max(c.hits - 1, 0), c.substitutions + min(c.hits, 1)) for c in a]
-    found = bootstrap_difference(a, b, speakers, n_resamples=200, seed=3)
-    low, high = np.percentile(plain_bootstrap([a, b], speakers, 200, 3), [2.5, 97.5])
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert found.value == error_rate(a) - error_rate(b)
-
-
-def test_pairing_cancels_what_makes_a_speaker_hard() -> None:
-    a, speakers = corpus(400, 20, seed=2)
-    b = [EditCounts(c.hits, c.substitutions, 0, c.insertions + 1) for c in a]
-    alone = bootstrap(a, speakers)
-    paired = bootstrap_difference(a, b, speakers)
-    assert paired.high is not None
-    assert paired.low is not None
-    assert alone.high is not None
-    assert alone.low is not None
-    assert paired.high < 0
-    assert paired.high - paired.low < (alone.high - alone.low) / 3
-    same = bootstrap_difference(a, a, speakers)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-
-
-def test_clusters_widen_the_interval() -> None:
-    counts, speakers = corpus(400, 8, seed=5)
-    by_speaker = bootstrap(counts, speakers)
-    by_utterance = bootstrap(counts, [str(i) for i in range(len(counts))])
-    assert by_speaker.high is not None
-    assert by_speaker.low is not None
-    assert by_utterance.high is not None
-    assert by_utterance.low is not None
-    assert by_speaker.low < by_speaker.value < by_speaker.high
-    assert by_speaker.high - by_speaker.low > 2 * (by_utterance.high - by_utterance.low)
-
-
-def test_the_interval_covers() -> None:
-    """In 95 % of experiments a 95 % interval of 40 speakers holds the truth, give or take."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for experiment in range(200):
-        counts, speakers = [], []
-        for who, rate in enumerate(rng.beta(2, 6, size=40)):
-            wrong = int(rng.binomial(50, rate))
-            counts.append(EditCounts(50 - wrong, wrong))
-            speakers.append(str(who))
-        found = bootstrap(counts, speakers, n_resamples=500, seed=experiment)
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= 0.25 <= found.high
-    assert 0.89 <= covered / 200 <= 0.99
-
-
-def test_seed_decides_and_order_does_not() -> None:
-    counts, speakers = corpus(60, 7, seed=1)
-    first = bootstrap(counts, speakers, n_resamples=300, seed=4)
-    assert bootstrap(counts, speakers, n_resamples=300, seed=4) == first
-    assert bootstrap(counts, speakers, n_resamples=300, seed=5) != first
-    assert bootstrap(counts[::-1], speakers[::-1], n_resamples=300, seed=4) == first
-
-
-def test_one_speaker_has_no_interval() -> None:
-    found = bootstrap([EditCounts(3, 1), EditCounts(4)], ["ann", "ann"])
-    assert (found.value, found.low, found.high, found.n_speakers) == (1 / 8, None, None, 1)
-    paired = bootstrap_difference([EditCounts(3, 1)], [EditCounts(4)], ["ann"])
-    assert (paired.value, paired.low, paired.high) == (1 / 4, None, None)
-
-
-def test_speakers_without_a_word_give_no_infinite_limits() -> None:
-    found = bootstrap([EditCounts(insertions=1), EditCounts(4)], ["silent", "ann"])
-    assert (found.value, found.low, found.high) == (1 / 4, None, None)
-
-
-def test_ten_thousand_resamples_of_many_speakers_are_fast() -> None:
-    counts, speakers = corpus(5_000, 2_000, seed=0)
-    start = time.process_time()
-    bootstrap(counts, speakers)
-    assert time.process_time() - start < 5
 
 
 def test_relative_reduction() -> None:
@@ -290,7 +208,6 @@ def test_relative_reduction() -> None:
 
 
 def test_what_cannot_be_scored_says_so() -> None:
-    one = [EditCounts(1)]
     with pytest.raises(ShapeError, match="2 references and 1 hypotheses"):
         edit_counts(["a", "b"], ["a"])
     with pytest.raises(ShapeError, match="2 references and 1 hypotheses"):
@@ -304,14 +221,4 @@ def test_what_cannot_be_scored_says_so() -> None:
     for empty in (error_rate, clipped_rate):
         with pytest.raises(ConfigError, match="no utterances"):
             empty([])
-    with pytest.raises(ConfigError, match="no utterances"):
-        bootstrap([], [])
-    with pytest.raises(ShapeError, match="1 edit counts and 2 speakers"):
-        bootstrap(one, ["ann", "bob"])
-    with pytest.raises(ShapeError, match="1 counts of a and 2 counts of b"):
-        bootstrap_difference(one, one * 2, ["ann"])
-    with pytest.raises(ConfigError, match="at least 1 resample"):
-        bootstrap(one, ["ann"], n_resamples=0)
-    with pytest.raises(ConfigError, match="between 0 and 1, not 95"):
-        bootstrap(one, ["ann"], level=95)
     assert edit_counts([], []) == []

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hyperasr import results
+from hyperasr import provenance, results
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics import EditCounts, Interval
+from hyperasr.protocols import protocol
 from hyperasr.results import (
     difference_row,
     error_row,
@@ -24,7 +25,9 @@ from hyperasr.results import (
     markdown_table,
     print_table,
     read,
+    read_folder,
     speed_row,
+    with_holm,
     write,
 )
 from hyperasr.text import normaliser
@@ -70,7 +73,7 @@ def test_head_has_the_fields_of_the_contract() -> None:
     made = head("python -m eval.zero_shot", Config(), 7, "zero-shot", normaliser("spoken"))
     assert set(made) == HEAD
     assert made["normaliser"] == {"name": "spoken", "hash": normaliser("spoken").hash}
-    assert set(made["versions"]) == {"python", *results.PACKAGES}
+    assert set(made["versions"]) == {"python", *provenance.PACKAGES}
     assert made["versions"]["numpy"] == np.__version__
     assert made["config"] == {"learning_rate": 1e-8, "data": "shared", "ranks": [1, 2]}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", made["created"])
@@ -82,7 +85,7 @@ def test_head_has_the_fields_of_the_contract() -> None:
 def test_head_tells_nobody_whose_machine_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "ROOT", tmp_path / "ann" / "clone")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "ann" / "clone")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     paths = {
         "inside": tmp_path / "ann" / "clone" / "x",
@@ -99,7 +102,7 @@ def test_head_tells_nobody_whose_machine_it_was(
     }
     assert set(made["machine"]) == {"cpu", "cores", "accelerator"}
     assert str(tmp_path) not in json.dumps(made)
-    monkeypatch.setattr(results, "ROOT", Path("/clone"))
+    monkeypatch.setattr(provenance, "ROOT", Path("/clone"))
     made = head("command", {"inside": "/clone/x", "other": "/data/x"}, 0, "protocol", None)
     assert made["config"] == {"inside": "x", "other": "/data/x"}
 
@@ -110,27 +113,27 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def test_git_commit_of_clean_dirty_and_foreign_trees(tmp_path: Path) -> None:
-    assert results._git_commit(tmp_path) is None
+    assert provenance._git_commit(tmp_path) is None
     git(tmp_path, "init", "-q")
     (tmp_path / "hyperasr").mkdir()
     (tmp_path / "hyperasr" / "results.py").write_text("")
-    assert results._git_commit(tmp_path) is None
+    assert provenance._git_commit(tmp_path) is None
     # Installed inside somebody else's repository: the hash there is not ours.
     (tmp_path / "thesis.tex").write_text("")
     git(tmp_path, "add", "thesis.tex")
     git(tmp_path, "commit", "-q", "-m", "thesis")
-    assert results._git_commit(tmp_path) is None
+    assert provenance._git_commit(tmp_path) is None
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "code")
-    clean = results._git_commit(tmp_path)
+    clean = provenance._git_commit(tmp_path)
     assert clean is not None
     assert re.fullmatch("[0-9a-f]{7,}", clean)
     # A result written by this run is no change of the code; a new module is.
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "speed.json").write_text("{}")
-    assert results._git_commit(tmp_path) == clean
+    assert provenance._git_commit(tmp_path) == clean
     (tmp_path / "hyperasr" / "new.py").write_text("")
-    assert results._git_commit(tmp_path) == f"{clean}-dirty"
+    assert provenance._git_commit(tmp_path) == f"{clean}-dirty"
 
 
 def test_error_row_has_the_fields_of_the_contract() -> None:
@@ -278,8 +281,8 @@ def test_ambiguous_and_empty_tables_say_so() -> None:
     assert "synthetic, typical" in header
     with pytest.raises(ConfigError, match="no row has cohort 'nobody'"):
         markdown_table(rows, cohort="nobody")
-    with pytest.raises(ConfigError, match="cannot show 'deletions'"):
-        markdown_table(rows, show="deletions")
+    with pytest.raises(ConfigError, match="cannot show 'hits'"):
+        markdown_table(rows, show="hits")
 
 
 def test_printed_table_has_the_cells_of_the_markdown() -> None:
@@ -296,3 +299,119 @@ def test_printed_table_is_whole_without_a_terminal(capsys: pytest.CaptureFixture
     print_table(rows)
     lines = [line for line in capsys.readouterr().out.splitlines() if "hypernet" in line]
     assert lines[0].count("50.0 [48.0, 53.0]") == 6
+
+
+def scored(system: str, name: str | None, value: float = 0.5, **more: Any) -> dict[str, Any]:
+    """Return a row under a protocol."""
+    made = None if name is None else protocol(name)
+    return error_row(system, "typical", "real", rate(value), COUNTS, "wer", protocol=made, **more)
+
+
+def test_rows_say_how_they_were_scored() -> None:
+    row = scored("backbone", "whisper", speakers=["ann", "bob"])
+    assert row["protocol"] == "whisper"
+    assert row["normaliser"] == {"name": "whisper", "hash": normaliser("whisper").hash}
+    # 2 of 10 and 50 of 2 words: each speaker counts the same.
+    assert row["macro"] == pytest.approx((0.2 + 25.0) / 2)
+    assert "| backbone | 1260.0 |" in markdown_table([row], show="macro")
+    difference = difference_row(
+        "a", "b", "typical", "real", rate(-0.1), "wer", protocol=protocol("sap2")
+    )
+    assert difference["protocol"] == "sap2"
+
+
+def test_protocols_are_not_mixed_in_a_table() -> None:
+    rows = [scored("backbone", "spoken"), scored("hypernet", "whisper")]
+    with pytest.raises(
+        ConfigError, match="one table cannot hold backbone, scored by protocol"
+    ) as e:
+        markdown_table(rows)
+    assert "\n" not in str(e.value)
+    assert "hypernet" in str(e.value)
+    with pytest.raises(ConfigError, match="a protocol not named"):
+        markdown_table([rows[0], scored("hypernet", None)])
+    older = scored("hypernet", "spoken")
+    older["normaliser"] = {"name": "spoken", "hash": "000000000000"}
+    with pytest.raises(ConfigError, match="000000000000"):
+        markdown_table([rows[0], older])
+    assert markdown_table(rows, protocol="spoken").count("\n") == 2
+    assert "spoken" in markdown_table(rows, ("protocol",)).splitlines()[0]
+
+
+def test_the_reason_stands_in_place_of_an_interval() -> None:
+    alone = Interval(0.1, None, None, 2, 1, "one speaker: no interval")
+    row = error_row("backbone", "typical", "real", alone, COUNTS, "wer")
+    assert row["reason"] == "one speaker: no interval"
+    assert "| backbone | 10.0 (one speaker: no interval) |" in markdown_table([row])
+
+
+def test_holm_is_by_table_and_marks_what_is_left() -> None:
+    def compared(domain: str, system: str, p: float | None) -> dict[str, Any]:
+        interval = Interval(-0.1, -0.2, -0.05, 2, 12, p=p)
+        return difference_row(system, "backbone", "typical", domain, interval, "wer")
+
+    rows = [
+        error("backbone", "typical", 0.5),
+        compared("real", "a", 0.03),
+        compared("real", "b", 0.01),
+        compared("all", "a", 0.03),
+        compared("all", "b", None),
+    ]
+    made = with_holm(rows, ("domain", "metric"))
+    assert [row.get("p_holm") for row in made] == [None, 0.03, 0.02, 0.03, None]
+    assert [row.get("n_comparisons") for row in made] == [None, 2, 2, 1, None]
+    assert rows[1].get("p_holm") is None  # what was given is left alone
+    text = markdown_table(
+        with_holm([*rows[:2], compared("real", "b", 0.2)], ("domain",)),
+        differences=True,
+        domain="real",
+    )
+    assert "| a \u2212 backbone | -10.0 [-20.0, -5.0] |" in text  # 0.06 after adjusting
+    text = markdown_table(made, differences=True, domain="real")
+    assert "| b \u2212 backbone | -10.0 [-20.0, -5.0]* |" in text
+
+
+def test_a_results_folder_is_read_whole(tmp_path: Path) -> None:
+    made = head("command", {}, 0, "protocol", None)
+    for name in ("zero_shot", "speed"):
+        write(tmp_path / f"{name}.json", made, some_rows())
+    assert list(read_folder(tmp_path, ["speed"])) == ["speed", "zero_shot"]
+    with pytest.raises(ConfigError, match=r"has no comparison.json; make it with python -m eval"):
+        read_folder(tmp_path, ["comparison"])
+    with pytest.raises(ConfigError, match="there is no results folder"):
+        read_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"rows": []}', "its head has no 'command'"),
+        ('{"name": "package"}', "no list of rows"),
+        ("not JSON", "not valid JSON"),
+    ],
+)
+def test_a_foreign_file_in_a_results_folder_says_so(tmp_path: Path, content, message) -> None:
+    write(tmp_path / "speed.json", head("command", {}, 0, "protocol", None), some_rows())
+    (tmp_path / "package.json").write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_folder(tmp_path)
+    assert "package.json" in str(caught.value)
+    strange = head("command", {}, 0, "protocol", None) | {"rows": [1, 2]}
+    (tmp_path / "package.json").write_text(json.dumps(strange))
+    with pytest.raises(ConfigError, match="its rows are not measurements"):
+        read_folder(tmp_path)
+
+
+def test_costs_are_listed() -> None:
+    row = {
+        "system": "hypernet", "cost": "training", "n_trained": 2_199_616, "share_trained": 0.58,
+        "n_generated": 15_360, "share_generated": 0.004, "seconds": 582.0, "step_s": 0.291,
+        "peak_rss_mib": 1_024.4,
+    }  # fmt: skip
+    alone = {"system": "backbone", "cost": "training", "n_trained": 0, "share_trained": 0,
+             "n_generated": 0}  # fmt: skip
+    lines = markdown_table([*some_rows(), row, alone], show="cost").splitlines()
+    assert lines[2] == "| hypernet | 2,199,616 (58 %) | 15,360 | 9.7 min | 291 ms | 1024 MiB |"
+    assert lines[3] == "| backbone | 0 (0 %) |  |  |  |  |"
+    with pytest.raises(ConfigError, match="no row says what a system costs"):
+        markdown_table(some_rows(), show="cost")

@@ -1,100 +1,179 @@
-"""Baselines outside the adapter protocol: fine-tuning the whole decoder.
+"""Baselines outside the adapter protocol: fine-tuning and residual adapters.
 
     accelerate launch -m train.baselines --config train/configs/decoder_ft.yaml
+    accelerate launch -m train.baselines --config train/configs/full_ft.yaml
+    accelerate launch -m train.baselines --config train/configs/residual.yaml
 
-Same views, sampler, loop and development set as `train.meta`.
+Same views, sampler, loop and development set as `train.meta`. What they leave in the run folder's
+`best` is a Whisper in the Hugging Face layout, or residual adapters
+(`hyperasr.residual.ResidualAdapters.from_pretrained`); `eval.systems` decodes with either.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from hyperasr.backbone import Backbone
-from hyperasr.cache import Cache, CacheConfig, build_cache
+from hyperasr.cache import Cache
+from hyperasr.config import to_dict
+from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_folder
 from hyperasr.model import HyperASR
+from hyperasr.residual import ResidualAdapters, ResidualConfig
 from hyperasr.types import Batch
-from train.loop import LoopConfig, fit
-from train.meta import MetaConfig, Views, development_views, evaluate
-from train.program import read_config, start
+from train.batches import split_batch
+from train.loop import LoopConfig
+from train.meta import MetaConfig, data_of
+from train.program import fit_and_report, read_config, run_program, start
+from train.scoring import MelOnly, evaluate
 
 log = logging.getLogger("train.baselines")
 
 
 @dataclass(frozen=True)
 class FineTuneConfig:
-    """Decoder fine-tuning on the training views of a meta-training configuration."""
+    """A baseline on the training views of a meta-training configuration."""
 
+    method: Literal["decoder_ft", "full_ft", "residual"] = "decoder_ft"
+    """Fine-tune every weight of the decoder's layers, or of the whole model, or train residual
+    adapters on the frozen one."""
     data: MetaConfig = field(default_factory=MetaConfig)
     """Recordings, views, backbone, batch size and cache; its source and loop are not used."""
+    residual: ResidualConfig = field(default_factory=ResidualConfig)
+    """Where residual adapters sit."""
     out: Path = Path("runs/decoder_ft")
     """Run folder; the best model is in its folder `best`."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 
+    def __post_init__(self) -> None:
+        known = ("decoder_ft", "full_ft", "residual")
+        if self.method not in known:
+            raise ConfigError(f"no method {self.method!r}; there are {', '.join(known)}")
 
-class DecoderObjective(nn.Module):
-    """The backbone with a trainable decoder; batch in, losses by name out."""
+    @property
+    def adapts_encoder(self) -> bool:
+        """Whether what the frozen encoder heard does not serve, so that each batch is encoded."""
+        encoder_adapters = self.method == "residual" and "encoder" in self.residual.parts
+        return self.method == "full_ft" or encoder_adapters
 
-    def __init__(self, backbone: Backbone) -> None:
+    def meta(self) -> MetaConfig:
+        """Return the data's configuration with this run's loop, and log-mel where it is needed."""
+        keep_mel = self.data.keep_mel or self.adapts_encoder
+        return replace(self.data, out=self.out, loop=self.loop, keep_mel=keep_mel)
+
+
+class TunedObjective(nn.Module):
+    """A recogniser that is trained itself; batch in, losses by name out.
+
+    Args:
+        backbone: becomes trainable as far as the method says.
+        config: of the program.
+    """
+
+    def __init__(self, backbone: Backbone, config: FineTuneConfig) -> None:
         super().__init__()
-        self.backbone = backbone
-        backbone.whisper.model.decoder.layers.requires_grad_(True)
-        backbone.whisper.model.decoder.layer_norm.requires_grad_(True)
+        self.backbone, self.config = backbone, config
+        self.adapters: ResidualAdapters | None = None
+        model = backbone.whisper.model
+        if config.method == "full_ft":
+            backbone.whisper.requires_grad_(True)
+            # Whisper's encoder positions are sinusoids, not weights.
+            model.encoder.embed_positions.requires_grad_(False)
+        elif config.method == "decoder_ft":
+            model.decoder.layers.requires_grad_(True)
+            model.decoder.layer_norm.requires_grad_(True)
+        else:
+            self.adapters = ResidualAdapters(config.residual, backbone.whisper, config.loop.seed)
+
+    def train(self, mode: bool = True) -> TunedObjective:
+        """Set training mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.adapters is not None:
+            self.backbone.eval()
+        return self
+
+    def adapted(self) -> AbstractContextManager[None]:
+        """Return the context in which the backbone is the trained recogniser."""
+        return self.adapters.using(self.backbone.whisper) if self.adapters else nullcontext()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy, mean over the scored tokens."""
-        assert batch.encoded is not None
         assert batch.tokens is not None
         assert batch.n_tokens is not None
-        nll, n_scored = self.backbone.nll(
-            batch.encoded, batch.tokens, batch.n_tokens, batch.n_prompt
-        )
+        with self.adapted():
+            if self.config.adapts_encoder:
+                assert batch.mel is not None
+                encoded = self.backbone.encode(batch.mel, batch.n_frames)
+            else:
+                assert batch.encoded is not None
+                encoded = batch.encoded
+            nll, n_scored = self.backbone.nll(encoded, batch.tokens, batch.n_tokens, batch.n_prompt)
         loss = nll.sum() / n_scored.sum()
         return {"total": loss, "nll": loss}
 
 
-def main() -> None:
-    """Train, and leave the best backbone in the run folder."""
-    config = read_config(FineTuneConfig)
-    accelerator = start("decoder_ft", config.out)
-    backbone = Backbone.from_pretrained(config.data.backbone)
-    with accelerator.main_process_first():
-        views = Views(config.data, backbone)
-        dev_folder = build_cache(
-            config.data.cache,
-            development_views(config.data.dev),
-            config.data.backbone,
-            CacheConfig(config.data.speaker, views.drawing[1].keeps_mel),
-            workers=config.data.workers,
-        )
-    dev = Cache([dev_folder], backbone)
-
-    def save_best(objective: nn.Module) -> None:
-        with atomic_folder(config.out / "best") as temporary:
-            objective.backbone.save_pretrained(temporary)
+def scorer(config: FineTuneConfig, dev: Cache) -> Callable[[nn.Module], dict[str, float]]:
+    """Return what measures a `TunedObjective` on the development rows."""
+    rows: Any = MelOnly(dev) if config.adapts_encoder else dev
 
     def score_of(objective: nn.Module) -> dict[str, float]:
         model = HyperASR(objective.backbone, config.data.speaker, config.data.source)
-        return evaluate(model, dev, adapt=False)
+        with objective.adapted():
+            return evaluate(model.eval(), rows, adapt=False)
 
-    best = fit(
-        DecoderObjective(backbone),
-        views,
-        score_of,
-        save_best,
-        config.loop,
-        config.out,
-        accelerator,
+    return score_of
+
+
+def saver(config: FineTuneConfig) -> Callable[[nn.Module], None]:
+    """Return what writes a `TunedObjective` into the run folder's `best`."""
+
+    def save_best(objective: nn.Module) -> None:
+        if objective.adapters is not None:
+            objective.adapters.save_pretrained(
+                config.out / "best",
+                backbone=config.data.backbone,
+                fingerprint=objective.backbone.fingerprint(),
+                training={"config": to_dict(config)},
+            )
+            return
+        with atomic_folder(config.out / "best") as temporary:
+            objective.backbone.save_pretrained(temporary)
+
+    return save_best
+
+
+def main() -> None:
+    """Train, and leave the best recogniser or adapters in the run folder."""
+    config = read_config(FineTuneConfig)
+    loop = config.loop
+    accelerator = start(config.method, config.out, loop.mixed_precision, loop.tracker)
+    backbone = Backbone.from_pretrained(config.data.backbone)
+    views, dev = data_of(config.meta(), backbone, accelerator)
+    objective = TunedObjective(backbone, config)
+    n_trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    share = n_trained / backbone.n_parameters
+    log.info(
+        "%s: %d trained weights, %.3g %% of the backbone's", config.method, n_trained, 100 * share
     )
-    print(json.dumps(best))
-    accelerator.end_training()
+    fit_and_report(
+        objective,
+        views,
+        scorer(config, dev),
+        saver(config),
+        config,
+        accelerator,
+        split=split_batch,
+        together=True,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -17,7 +17,7 @@ import torch
 
 from hyperasr.backbone import ASSETS, Backbone
 from hyperasr.files import atomic_folder
-from train.program import read_config
+from train.program import read_config, run_program
 
 
 @dataclass(frozen=True)
@@ -61,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,7 +1,8 @@
 """The training loop, shared by every program here: Accelerate, logging, checkpoints, exact resume.
 
 Every random choice of a step is drawn from (seed, step), so a run that was killed goes on exactly
-as if nothing had happened: no generator state has to be saved.
+as if nothing had happened: no generator state has to be saved. Every process draws its own batches
+by number, so all of them make equally many steps by construction.
 """
 
 from __future__ import annotations
@@ -12,18 +13,29 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
-from train.state import load_state, save_state
+from hyperasr.files import atomic_write_text
+from train.state import (
+    check_settings,
+    flat_settings,
+    full_tensor,
+    last_state,
+    load_state,
+    read_head,
+    save_state,
+)
+from train.step import Split, Stepper, TrainingStopped
+from train.watchdog import Watchdog
 
-__all__ = ["LoopConfig", "fit"]
+__all__ = ["LoopConfig", "TrainingStopped", "fit"]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +57,10 @@ class LoopConfig:
     clip_norm: float = 1.0
     """Largest gradient norm, above 0."""
     accumulate: int = 1
-    """Batches a step, at least 1."""
+    """Batches a step and process, at least 1."""
+    parts: int = 1
+    """Parts that each batch is cut into to fit into memory, at least 1; doubled where memory runs
+    out. The gradient is that of the whole batch."""
     ema: float = 0.0
     """Decay of the moving average of the weights, in [0, 1); 0 for none."""
     eval_every: int = 500
@@ -56,9 +71,17 @@ class LoopConfig:
     """Steps between lines of the log."""
     seed: int = 0
     """Seed of every random choice."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Arithmetic of forward and backward; weights stay in float32."""
+    tracker: str = "tensorboard"
+    """Where measures go besides the log: a tracker that Accelerate knows by name, or ``none``."""
+    watchdog_s: float = 1_800.0
+    """Longest time in one stage of a step, in seconds, before it counts as a hang; 0 for none."""
+    accept_changes: bool = False
+    """Go on in a run folder whose run had other settings, which is otherwise refused."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "eval_every", "save_every", "log_every"):
+        for name in ("steps", "accumulate", "parts", "eval_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("lr", "clip_norm"):
@@ -69,8 +92,11 @@ class LoopConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         if not 0 <= self.cooldown <= 1:
             raise ConfigError(f"cooldown is {self.cooldown}; it must be in [0, 1]")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"weight_decay is {self.weight_decay}; it must be at least 0")
+        for name in ("weight_decay", "watchdog_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.mixed_precision not in ("no", "bf16"):
+            raise ConfigError(f"mixed_precision is {self.mixed_precision!r}; give 'no' or 'bf16'")
 
 
 def learning_rate_factor(step: int, config: LoopConfig) -> float:
@@ -96,14 +122,6 @@ class Averager:
         for name, parameter in _trained(model):
             self.weights[name].lerp_(parameter.detach(), 1 - decay)
 
-    def applied_to(self, model: nn.Module) -> nn.Module:
-        """Return a copy of `model` with the averaged weights."""
-        averaged = copy.deepcopy(model)
-        with torch.no_grad():
-            for name, parameter in _trained(averaged):
-                parameter.copy_(self.weights[name])
-        return averaged
-
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -117,8 +135,14 @@ def fit(
     config: LoopConfig,
     folder: Path,
     accelerator: Accelerator,
+    *,
+    settings: dict[str, Any] | None = None,
+    split: Split | None = None,
+    together: bool = False,
 ) -> dict[str, float]:
     """Train `model`, whose forward maps a batch to losses with a key ``total``.
+
+    A model with a method ``at_step(step, n_steps)`` is told before each step where it is.
 
     Args:
         model: its trainable parameters have requires_grad.
@@ -128,65 +152,182 @@ def fit(
         config: the loop's settings.
         folder: run folder; an interrupted run in it goes on, a finished one returns at once.
         accelerator: of the calling program.
+        settings: of the whole program as nested JSON values; a run is only gone on with by the
+            same ones. None takes the loop's alone.
+        split: (batch, n) -> parts with their weights, for batches that do not fit into memory.
+        together: `evaluate` shares the work among the processes: all call it and get the same.
     Returns:
         The measures of the best evaluation.
+    Raises:
+        TrainingStopped: a loss or gradient that is not finite, no memory, or a process that died;
+            names the step and the checkpoint to go on from.
+        CheckpointMismatch: the run in `folder` had other settings.
     """
-    # First, so that optimiser and average find the weights on their device.
-    wrapped = accelerator.prepare(model)
-    parameters = [p for _, p in _trained(model)]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    averager = Averager(model, config.ema) if config.ema else None
-    average = averager.weights if averager else None
-    start, best = load_state(folder, model, optimizer, average)
-    n_processes, rank = accelerator.num_processes, accelerator.process_index
-    started, seen = time.monotonic(), 0
-    for step in range(start, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * learning_rate_factor(step, config)
-        wrapped.train()
-        torch.manual_seed(hash((config.seed, step, rank)) % 2**31)
-        for micro in range(config.accumulate):
-            number = (step * config.accumulate + micro) * n_processes + rank
-            losses = wrapped(draw(number))
-            accelerator.backward(losses["total"] / config.accumulate)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        if torch.isfinite(norm):
-            optimizer.step()
-        else:
-            log.warning("step %d: the gradient is not finite; the step is left out", step)
-        optimizer.zero_grad(set_to_none=True)
-        if averager:
-            averager.update(model, step)
-        done, seen = step + 1, seen + 1
-        if done % config.log_every == 0:
-            _report(accelerator, folder, done, losses, norm, (time.monotonic() - started) / seen)
-        if accelerator.is_main_process:
-            if done % config.eval_every == 0 or done == config.steps:
-                candidate = averager.applied_to(model) if averager else model
-                best = _evaluated(candidate, evaluate, save_best, best, done, accelerator)
-            if done % config.save_every == 0 or done == config.steps:
-                save_state(folder, done, best, model, optimizer, average)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(model, config, folder, accelerator, settings)
+    with Watchdog.of(accelerator, config.watchdog_s, folder) as watchdog:
+        stepper = run.stepper(draw, split, watchdog)
+        try:
+            run.train(stepper, watchdog, evaluate, save_best, together)
+        except TrainingStopped as error:
+            raise TrainingStopped(f"{error}. {run.last_good()}") from error
+        except RuntimeError as error:
+            gone = watchdog.missing() if _of_exchange(error, accelerator) else ""
+            if not gone:
+                raise
+            raise TrainingStopped(f"{gone}. {run.last_good()}") from error
     accelerator.wait_for_everyone()
-    return best
+    return run.best
 
 
-def _evaluated(
-    model: nn.Module,
-    evaluate: Callable[[nn.Module], dict[str, float]],
-    save_best: Callable[[nn.Module], None],
-    best: dict[str, float],
-    step: int,
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """Evaluate, keep the model if it is the best so far, and return the best measures."""
-    model.eval()
-    measures = evaluate(model)
-    accelerator.log({f"dev/{k}": v for k, v in measures.items()}, step=step)
-    log.info("step %d: dev %s", step, _line(measures))
-    if not measures["score"] < best.get("score", math.inf):  # NaN is never the best
-        return best
-    save_best(model)
-    return {**measures, "step": step}
+class _Run:
+    """A model with its optimiser, average and best measures, restored from the run folder."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: LoopConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        settings: dict[str, Any] | None,
+    ) -> None:
+        self.model, self.config, self.folder = model, config, folder
+        self.accelerator = accelerator
+        self.settings = flat_settings(settings or {"loop": asdict(config)})
+        self.settings["batches a step"] = config.accumulate * accelerator.num_processes
+        if not config.accept_changes:
+            check_settings(folder, self.settings)
+        # Weights spread over processes (FSDP) serve training only; a whole copy is evaluated.
+        spread = getattr(accelerator.state, "fsdp_plugin", None) is not None
+        self.whole = copy.deepcopy(model) if spread else None
+        trained = [p for _, p in _trained(model)]
+        optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.averager = Averager(model, config.ema) if config.ema else None
+        self.average = self.averager.weights if self.averager else None
+        head = read_head(folder)
+        self.parts = max(config.parts, head.get("parts", 1))
+        self.start, self.best = load_state(folder, model, self.optimizer, self.average)
+        if accelerator.is_main_process:
+            _trim_log(folder / "log.jsonl", self.start)
+            if self.start and head.get("settings") not in (None, self.settings):
+                log.info("going on from step %d with settings that differ", self.start)
+
+    def stepper(
+        self, draw: Callable[[int], Any], split: Split | None, watchdog: Watchdog
+    ) -> Stepper:
+        """Return what computes the gradient of a step."""
+        config = self.config
+        return Stepper(
+            self.wrapped,
+            dict(_trained(self.model)),
+            draw,
+            split,
+            self.accelerator,
+            watchdog,
+            accumulate=config.accumulate,
+            parts=self.parts,
+            seed=config.seed,
+        )
+
+    def train(
+        self,
+        stepper: Stepper,
+        watchdog: Watchdog,
+        evaluate: Callable[[nn.Module], dict[str, float]],
+        save_best: Callable[[nn.Module], None],
+        together: bool,
+    ) -> None:
+        """Make the steps that are left."""
+        config, accelerator = self.config, self.accelerator
+        at_step = getattr(self.model, "at_step", None)
+        started = time.monotonic()
+        for step in range(self.start, config.steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.lr * learning_rate_factor(step, config)
+            self.wrapped.train()
+            if at_step is not None:
+                at_step(step, config.steps)
+            losses, norm = stepper.gradient(step, config.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.averager:
+                self.averager.update(self.model, step)
+            done, last = step + 1, step + 1 == config.steps
+            if done % config.log_every == 0:
+                step_s = (time.monotonic() - started) / (done - self.start)
+                _report(accelerator, self.folder, done, losses, norm, step_s)
+            if done % config.eval_every == 0 or last:
+                mine = together or accelerator.is_main_process
+                watchdog.stage(f"step {done}: evaluate", timed=mine)
+                self._evaluate(done, evaluate, save_best, together)
+            if done % config.save_every == 0 or last:
+                watchdog.stage(f"step {done}: save the state")
+                self._save(done, stepper.parts)
+
+    def _evaluate(
+        self,
+        step: int,
+        evaluate: Callable[[nn.Module], dict[str, float]],
+        save_best: Callable[[nn.Module], None],
+        together: bool,
+    ) -> None:
+        """Evaluate, and keep the model if it is the best so far."""
+        accelerator = self.accelerator
+        mine = together or accelerator.is_main_process
+        model = self._candidate() if mine or self.whole is not None else self.model
+        if mine:
+            model.eval()
+            measures = evaluate(model)
+            accelerator.log({f"dev/{k}": v for k, v in measures.items()}, step=step)
+            log.info("step %d: dev %s", step, _line(measures))
+            if measures["score"] < self.best.get("score", math.inf):  # NaN is never the best
+                if accelerator.is_main_process:
+                    save_best(model)
+                self.best = {**measures, "step": step}
+        accelerator.wait_for_everyone()
+
+    @torch.no_grad()
+    def _candidate(self) -> nn.Module:
+        """Return the model to evaluate: whole, on this process, with the averaged weights."""
+        if self.whole is None and self.average is None:
+            return self.model
+        model = copy.deepcopy(self.model) if self.whole is None else self.whole
+        source = self.average or dict(_trained(self.model))
+        for name, parameter in _trained(model):
+            parameter.copy_(full_tensor(source[name]))
+        return model
+
+    def _save(self, step: int, parts: int) -> None:
+        """Write the state; where weights are spread over processes, all of them take part."""
+        main = self.accelerator.is_main_process
+        if main or self.whole is not None:
+            save_state(
+                self.folder,
+                step,
+                self.best,
+                self.model,
+                self.optimizer,
+                self.average,
+                notes={"settings": self.settings, "parts": parts},
+                writes=main,
+            )
+
+    def last_good(self) -> str:
+        """Say what there is to go on from."""
+        state = last_state(self.folder)
+        if state is None:
+            return "No checkpoint was written yet; start again, with a lower loop.lr perhaps"
+        return (
+            f"The last good checkpoint is {state}: the same command goes on from there "
+            "(with --loop.accept_changes true also with other settings, such as a lower loop.lr)"
+        )
+
+
+def _of_exchange(error: RuntimeError, accelerator: Accelerator) -> bool:
+    """Whether an error came from a call that other processes take part in."""
+    words = ("gloo", "nccl", "connection", "socket", "timed out", "tcpstore")
+    return accelerator.num_processes > 1 and any(w in str(error).lower() for w in words)
 
 
 def _report(
@@ -197,13 +338,25 @@ def _report(
     norm: Tensor,
     step_s: float,
 ) -> None:
-    values = {name: float(value.detach()) for name, value in losses.items()}
-    values |= {"grad_norm": float(norm), "step_s": step_s}
+    """Log the losses of the step, mean over all processes."""
+    stacked = torch.stack([value.float() for value in losses.values()]).to(accelerator.device)
+    means = accelerator.reduce(stacked, reduction="mean").tolist()  # type: ignore[union-attr]
+    values = dict(zip(losses, means, strict=True)) | {"grad_norm": float(norm), "step_s": step_s}
     accelerator.log({f"train/{k}": v for k, v in values.items()}, step=step)
     if accelerator.is_main_process:
         log.info("step %d: %s", step, _line(values))
         with (folder / "log.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def _trim_log(path: Path, step: int) -> None:
+    """Drop the lines of steps that an interrupted run made after its last state."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        atomic_write_text(path, "".join(kept))
 
 
 def _line(values: dict[str, float]) -> str:

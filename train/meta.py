@@ -2,39 +2,40 @@
 
     accelerate launch -m train.meta --config train/configs/hypernet.yaml
 
-One program for every point source: the hypernetwork, global and cohort LoRA. Encoder states and
-embeddings come from a cache; further sets of views (new simulated people) can be made in the
-background while training goes on. An interrupted run goes on exactly where it stopped.
+One program for every source: the hypernetwork, point and Bayesian, global and cohort LoRA, VI LoRA
+and BLoRA. Encoder states and embeddings come from a cache; further sets of views (new simulated
+people) can be made in the background while training goes on. An interrupted run goes on exactly
+where it stopped. On several CPU processes: `torchrun --nproc_per_node 2 -m train.meta ...`; on
+several machines see train/slurm_example.sbatch, sharded (FSDP) train/configs/accelerate_fsdp.yaml.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import random
-import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
-from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.cohorts.sampler import BalancedSampler
-from hyperasr.cohorts.views import Variety, View, plan_views
+from hyperasr.cohorts.views import Variety
 from hyperasr.config import to_dict
-from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError
-from hyperasr.metrics import error_rate, score
 from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.objective import ObjectiveConfig
 from hyperasr.sources import HyperNet
 from hyperasr.speaker import SpeakerConfig
-from hyperasr.text import normaliser
 from hyperasr.types import Batch
-from train.loop import LoopConfig, fit
-from train.program import read_config, start
+from train.batches import split_batch
+from train.loop import LoopConfig
+from train.program import fit_and_report, read_config, run_program, start
+from train.scoring import evaluate
+from train.views import Views, development_views, of_cohorts
+
+__all__ = ["MetaConfig", "Objective", "data_of", "development_views", "evaluate", "run"]
 
 log = logging.getLogger("train.meta")
 
@@ -55,6 +56,8 @@ class MetaConfig:
     """Run folder; the best model is in its folder `best`."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """The adapter source and its targets."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is minimised."""
     speaker: SpeakerConfig = field(default_factory=SpeakerConfig)
     """The speaker encoder."""
     batch_size: int = 32
@@ -70,6 +73,9 @@ class MetaConfig:
     simulated person, in [0, 1]: an embedding of one's own can be learned by heart."""
     variety: Variety = field(default_factory=Variety)
     """More speakers and places made out of the training recordings."""
+    cohorts: tuple[str, ...] = ()
+    """Cohorts, ``typical`` among them, to train and choose on; empty for all. The cache holds all
+    of them either way, so that it serves every choice."""
     workers: int = 2
     """Processes that build caches."""
     keep_mel: bool = False
@@ -92,6 +98,12 @@ class MetaConfig:
                 f"{self.view_sets}"
             )
 
+    @property
+    def needs_mel(self) -> bool:
+        """Whether the cache has to keep log-mel."""
+        encoder = any(target.startswith("encoder.") for target in self.source.targets)
+        return self.keep_mel or encoder or self.speaker.kind == "ecapa"
+
 
 class Objective(nn.Module):
     """HyperASR as the training loop wants it: a batch in, losses by name out."""
@@ -104,101 +116,34 @@ class Objective(nn.Module):
         """Return the parts of the ELBO."""
         return self.model(batch).losses()
 
+    def at_step(self, step: int, n_steps: int) -> None:
+        """Pass on where training is, for a warm-up of the divergence."""
+        self.model.at_step(step, n_steps)
 
-class Views:
-    """The training rows: caches of view sets, the later ones made in the background."""
 
-    def __init__(self, config: MetaConfig, backbone: Backbone) -> None:
-        self.config, self.backbone = config, backbone
-        self.recordings = read_manifest(config.train)
-        self.caches: list[Path] = [self._build(0)]
-        self.drawing = (0, *self._rows(0))
-        self.maker: threading.Thread | None = None
-        if config.view_sets > 1:
-            self.maker = threading.Thread(target=self._build_the_rest, daemon=True)
-            self.maker.start()
-
-    def plan(self, index: int) -> list[View]:
-        """Return the views of set `index`."""
-        config = self.config
-        return plan_views(
-            self.recordings,
-            seed=config.view_seed + index,
-            people_per_speaker=config.people_per_speaker,
-            typical_share=config.typical_share,
-            variety=config.variety,
-        )
-
-    def __call__(self, number: int) -> Batch:
-        """Return batch `number`; waits for the view sets it draws from."""
-        config = self.config
-        total = config.loop.steps * config.loop.accumulate
-        wanted = min(config.view_sets - 1, number * config.view_sets // max(total, 1))
-        if wanted != self.drawing[0]:
-            while len(self.caches) <= wanted:
-                assert self.maker is not None
-                self.maker.join(1.0)
-                if not self.maker.is_alive() and len(self.caches) <= wanted:
-                    raise ConfigError(f"view set {wanted} could not be made; see the log")
-            self.drawing = (wanted, *self._rows(wanted))
-        _, cache, sampler = self.drawing
-        rows = sampler.batch(number, config.batch_size)
-        batch = cache.batch(rows)
-        if not config.same_person_share:
-            return batch
-        rng = random.Random(f"{config.loop.seed}/{number}/person")
-        chosen = [
-            rng.choice(self.people[cache.person(row)])
-            if rng.random() < config.same_person_share
-            else row
-            for row in rows
-        ]
-        return replace(batch, speaker_emb=self.embeddings[chosen].to(self.backbone.device))
-
-    def _rows(self, last: int) -> tuple[Cache, BalancedSampler]:
-        cache = Cache(self.caches[: last + 1], self.backbone)
-        if self.config.same_person_share:
-            self.embeddings = cache.embeddings()
-            self.people: dict[str, list[int]] = {}
-            for row in range(len(cache)):
-                self.people.setdefault(cache.person(row), []).append(row)
-        speakers = [str(s) for s in cache.meta["speaker"]]
-        seed = self.config.loop.seed
-        return cache, BalancedSampler(cache.meta["cohort"], speakers, seed, cache.n_frames)
-
-    def _build(self, index: int) -> Path:
-        config = self.config
-        needed = any(t.startswith("encoder.") for t in config.source.targets)
-        keep_mel = config.keep_mel or needed or config.speaker.kind == "ecapa"
-        return build_cache(
+def data_of(
+    config: MetaConfig, backbone: Backbone, accelerator: Accelerator
+) -> tuple[Views, Cache]:
+    """Return the training batches and the development rows; the main process makes the caches."""
+    with accelerator.main_process_first():
+        main = accelerator.is_main_process
+        views = Views(config, backbone, accelerator.num_processes, builds=main)
+        dev_folder = build_cache(
             config.cache,
-            self.plan(index),
+            development_views(config.dev),
             config.backbone,
-            CacheConfig(config.speaker, keep_mel),
-            backbone=self.backbone,
-            workers=config.workers if index == 0 else 1,
-            progress=lambda done, n: log.info("view set %d: %d of %d parts", index, done, n),
+            CacheConfig(config.speaker, views.drawing[1].keeps_mel),
+            workers=config.workers,
         )
-
-    def _build_the_rest(self) -> None:
-        for index in range(1, self.config.view_sets):
-            self.caches.append(self._build(index))
+    return views, of_cohorts(Cache([dev_folder], backbone), config.cohorts)
 
 
-def development_views(manifest: Path) -> list[View]:
-    """Return the fixed views of held-out speakers that choose the best checkpoint."""
-    return plan_views(read_manifest(manifest), seed=7_000, severities=(0.3, 0.6, 0.9))
-
-
-def evaluate(model: HyperASR, cache: Cache, adapt: bool = True) -> dict[str, float]:
-    """Return word error rates of the development views by cohort; the score weighs them alike."""
-    hypotheses = decode_rows(model, cache, batch_size=64, adapt=adapt)
-    counts = score(cache.meta["text"], hypotheses, normaliser("spoken"), "wer")
-    measures = {}
-    for cohort in sorted(set(cache.meta["cohort"])):
-        chosen = [c for c, name in zip(counts, cache.meta["cohort"], strict=True) if name == cohort]
-        measures[cohort] = error_rate(chosen)
-    return {**measures, "score": sum(measures.values()) / len(measures)}
+def with_groups(source: SourceConfig, cache: Cache) -> SourceConfig:
+    """Fill in the cohorts or speakers of the training rows where factors go by them."""
+    settings = dict(source.settings or {})
+    if settings.get("by", "global") not in ("cohort", "speaker") or settings.get("groups"):
+        return source
+    return replace(source, settings={**settings, "groups": sorted(set(cache.meta[settings["by"]]))})
 
 
 def start_from_static(source: HyperNet, model_folder: Path, backbone: Backbone) -> None:
@@ -215,32 +160,28 @@ def start_from_static(source: HyperNet, model_folder: Path, backbone: Backbone) 
             source.bias_B[key].copy_(ratio * pair.B[:, 0].mT.flatten(1))
 
 
-def main() -> None:
-    """Train, and leave the best model in the run folder."""
-    config = read_config(MetaConfig)
-    accelerator = start("meta", config.out)
-    backbone = Backbone.from_pretrained(config.backbone)
-    with accelerator.main_process_first():
-        views = Views(config, backbone)
-        dev_config = CacheConfig(config.speaker, views.drawing[1].keeps_mel)
-        dev_folder = build_cache(
-            config.cache,
-            development_views(config.dev),
-            config.backbone,
-            dev_config,
-            workers=config.workers,
-        )
-    dev = Cache([dev_folder], backbone)
-    source = config.source
-    if source.kind == "static" and (source.settings or {}).get("by", "global") != "global":
-        groups = sorted(set(views.drawing[1].meta["cohort"]))
-        source = replace(source, settings={**(source.settings or {}), "groups": groups})
-    model = HyperASR(backbone, config.speaker, source, seed=config.loop.seed)
+def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
+    """Return the untrained model, its statistics and start taken from data and `init_from`."""
+    source = with_groups(config.source, cache)
+    model = HyperASR(
+        backbone, config.speaker, source, seed=config.loop.seed, objective=config.objective
+    )
     if isinstance(model.source, HyperNet):
-        if views.drawing[1].keeps_embeddings:
-            model.source.fit_embedding(views.drawing[1].embeddings())
+        if cache.keeps_embeddings:
+            model.source.fit_embedding(cache.embeddings())
         if config.init_from:
             start_from_static(model.source, config.init_from, backbone)
+    elif config.init_from:
+        raise ConfigError(f"init_from is for a hypernetwork, not for {config.source.kind!r}")
+    return model
+
+
+def run(config: MetaConfig) -> dict[str, float]:
+    """Train, leave the best model in the run folder, and return its measures."""
+    accelerator = start("meta", config.out, config.loop.mixed_precision, config.loop.tracker)
+    backbone = Backbone.from_pretrained(config.backbone)
+    views, dev = data_of(config, backbone, accelerator)
+    model = new_model(config, backbone, views.drawing[1])
     log.info("%s", model.budget())
 
     def save_best(objective: nn.Module) -> None:
@@ -249,18 +190,22 @@ def main() -> None:
             config.out / "best", backbone=str(config.backbone), training=notes
         )
 
-    best = fit(
+    return fit_and_report(
         Objective(model),
         views,
         lambda objective: evaluate(objective.model, dev),
         save_best,
-        config.loop,
-        config.out,
+        config,
         accelerator,
+        split=split_batch,
+        together=True,
     )
-    print(json.dumps(best))
-    accelerator.end_training()
+
+
+def main() -> None:
+    """Train as the command line says."""
+    run(read_config(MetaConfig))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

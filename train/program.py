@@ -1,20 +1,43 @@
-"""What every training program starts with: its configuration and its log."""
+"""What every training program starts and ends with: configuration, processes, log, result."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, LoggerType
+from torch import nn
 
-from hyperasr.config import parse
+from hyperasr.config import parse, to_dict
+from hyperasr.errors import ConfigError, HyperASRError, MissingExtra
+from train.loop import LoopConfig, fit
+from train.step import Split
 
-__all__ = ["read_config", "start"]
+__all__ = ["fit_and_report", "read_config", "run_program", "start"]
 
 T = TypeVar("T")
+# Others wait while one builds a cache; a process that dies meanwhile is the watchdog's business.
+_PATIENCE = timedelta(hours=12)
+
+
+class RunConfig(Protocol):
+    """What the configurations of all training programs have."""
+
+    @property
+    def out(self) -> Path:
+        """Run folder."""
+
+    @property
+    def loop(self) -> LoopConfig:
+        """The training loop."""
 
 
 def read_config(kind: type[T], argv: list[str] | None = None) -> T:
@@ -22,18 +45,44 @@ def read_config(kind: type[T], argv: list[str] | None = None) -> T:
     return parse(kind, sys.argv[1:] if argv is None else argv)
 
 
-def start(name: str, folder: Path, mixed_precision: str = "no") -> Accelerator:
-    """Create the run folder, Accelerate's processes, the log and the TensorBoard tracker.
+def run_program(main: Callable[[], object]) -> None:
+    """Run a program's main; an error that it raises on purpose is one line and exit status 2."""
+    try:
+        main()
+    except HyperASRError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def start(
+    name: str, folder: Path, mixed_precision: str = "no", tracker: str = "tensorboard"
+) -> Accelerator:
+    """Create the run folder, Accelerate's processes, the log and the tracker.
 
     Without a GPU, `torchrun --nproc_per_node N` gives N processes on the CPU.
+
+    Args:
+        name: of the project in the tracker.
+        folder: the run folder.
+        mixed_precision: ``no`` or ``bf16``.
+        tracker: one that Accelerate knows, such as ``tensorboard`` or ``wandb``, or ``none``.
+    Raises:
+        ConfigError: no such tracker.
+        MissingExtra: the tracker is not installed.
     """
+    _check_tracker(tracker)
     folder.mkdir(parents=True, exist_ok=True)
     # Without cpu=True Accelerate ignores torchrun's processes on a machine that has no GPU.
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=mixed_precision,
-        log_with="tensorboard",
+        log_with=None if tracker == "none" else tracker,
         project_dir=folder,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=_PATIENCE),
+            # Buffers are statistics that every process has alike; only gradients are exchanged.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+        ],
     )
     if accelerator.is_main_process:
         handlers = [logging.StreamHandler(), logging.FileHandler(folder / "log.txt")]
@@ -45,3 +94,46 @@ def start(name: str, folder: Path, mixed_precision: str = "no") -> Accelerator:
         )
     accelerator.init_trackers(name)
     return accelerator
+
+
+def fit_and_report(
+    model: nn.Module,
+    draw: Callable[[int], Any],
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    save_best: Callable[[nn.Module], None],
+    config: RunConfig,
+    accelerator: Accelerator,
+    *,
+    split: Split | None = None,
+    together: bool = False,
+) -> dict[str, float]:
+    """Run the loop of a program to its end and print its best measures as one line of JSON.
+
+    Args and errors are those of `train.loop.fit`; `config` is the program's whole one.
+    """
+    settings = to_dict(config)
+    best = fit(
+        model,
+        draw,
+        evaluate,
+        save_best,
+        config.loop,
+        config.out,
+        accelerator,
+        settings=settings,
+        split=split,
+        together=together,
+    )
+    if accelerator.is_main_process:
+        print(json.dumps(best))
+    accelerator.end_training()
+    return best
+
+
+def _check_tracker(name: str) -> None:
+    """Accelerate leaves out a tracker that is missing without a word."""
+    known = sorted(kind.value for kind in LoggerType if kind.value != "all")
+    if name not in ("none", *known):
+        raise ConfigError(f"no tracker {name!r}; there are none, {', '.join(known)}")
+    if name not in ("none", *(str(getattr(t, "value", t)) for t in get_available_trackers())):
+        raise MissingExtra(f"the tracker {name!r} is not installed; install it or set another one")

@@ -1,12 +1,15 @@
 """What a training run needs to go on after an interruption: safetensors and JSON, never pickle.
 
-Every state is a folder of its own, named by its step, which appears whole in one rename; only then
-are the older ones removed. So a run that is killed at any moment leaves one that can be loaded.
+Every state is a folder of its own, named by its step, which appears whole in one rename, its
+content on the disk before its name; only then are the older ones removed. So a run that is killed
+at any moment, or a machine that loses power, leaves one that can be loaded. Weights that are spread
+over processes (FSDP) are gathered, so the state is the same however many there are.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,36 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hyperasr.errors import CheckpointMismatch
 from hyperasr.files import atomic_folder
 
-__all__ = ["load_average", "load_state", "save_state"]
+__all__ = [
+    "check_settings",
+    "flat_settings",
+    "full_tensor",
+    "last_state",
+    "load_average",
+    "load_state",
+    "read_head",
+    "save_state",
+]
+
+# Where a run is, how it is watched and how it is cut to fit into memory may change on the way.
+FREE_SETTINGS = {
+    "accept_changes",
+    "accumulate",  # what counts is the batches a step, over all processes
+    "cache",
+    "keep_mel",
+    "log_every",
+    "out",
+    "parts",
+    "save_every",
+    "tracker",
+    "watchdog_s",
+    "workers",
+}
 
 
 def save_state(
@@ -28,12 +56,27 @@ def save_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor] | None,
+    *,
+    notes: dict[str, Any] | None = None,
+    writes: bool = True,
 ) -> None:
-    """Write the state after `step` steps into ``folder/state-STEP``, then remove older ones."""
-    tensors = _model_tensors(model, average)
+    """Write the state after `step` steps into ``folder/state-STEP``, then remove older ones.
+
+    Args:
+        folder: the run folder.
+        step: optimiser steps done.
+        best: best measures so far.
+        model, optimizer, average: what a step changes.
+        notes: further JSON values, such as the settings of the run.
+        writes: False on every process but one; where weights are spread over processes, all of
+            them have to call this.
+    """
+    tensors = {n: full_tensor(t) for n, t in _model_tensors(model, average).items()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
-            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+            tensors[f"optimizer.{index}.{name}"] = full_tensor(torch.as_tensor(value))
+    if not writes:
+        return
     # Older states, and what a run that was killed while writing one has left.
     old = [*folder.glob("state*"), *folder.glob(".state-*")]
     new = folder / f"state-{step:08d}"
@@ -43,7 +86,11 @@ def save_state(
             {n: t.detach().contiguous().clone() for n, t in tensors.items()},
             temporary / "state.safetensors",
         )
-        (temporary / "state.json").write_text(json.dumps({"step": step, "best": best}))
+        head = {"step": step, "best": best, **(notes or {})}
+        (temporary / "state.json").write_text(json.dumps(head))
+        for path in (*temporary.iterdir(), temporary):
+            _to_disk(path)
+    _to_disk(folder)
     for path in old:
         if path != new:
             shutil.rmtree(path, ignore_errors=True)
@@ -77,12 +124,16 @@ def load_state(
         )
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(saved[name])
+            tensor.copy_(_like(tensor, saved[name]))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     values: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            values.setdefault(int(index), {})[name] = tensor
+            parameter = parameters[int(index)]
+            whole = tensor.shape == parameter.shape and tensor.dim() > 0
+            value = _like(parameter, tensor) if whole else tensor
+            values.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": values, "param_groups": groups})
     return step, best
@@ -109,6 +160,85 @@ def load_average(folder: Path, model: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(saved[name])
+
+
+def last_state(folder: Path) -> Path | None:
+    """Return the folder of the newest state of a run, or None."""
+    states = _states(folder)
+    return states[-1][1] if states else None
+
+
+def read_head(folder: Path) -> dict[str, Any]:
+    """Return the JSON values of the newest state of a run; empty where there is none."""
+    path = last_state(folder)
+    return json.loads((path / "state.json").read_text()) if path else {}
+
+
+def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name, as JSON has them: ``{"loop": {"lr": 1}}``."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat if prefix else json.loads(json.dumps(flat, default=str))
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on in a folder whose run had other settings.
+
+    Settings that change neither the weights nor which of them are best may differ: where things
+    are kept, how often a state or a line of the log is written, and so on. The number of steps may
+    not: the learning rate of every step hangs on it.
+
+    Args:
+        folder: the run folder.
+        settings: of the run to be, by dotted name.
+    Raises:
+        CheckpointMismatch: names what differs.
+    """
+    path, before = last_state(folder), read_head(folder).get("settings")
+    if path is None or before is None:  # nothing to go on from, or a state of an older version
+        return
+    differ = [
+        f"{name} was {_said(before, name)}, is {_said(settings, name)}"
+        for name in sorted(before.keys() | settings.keys())
+        if name.rpartition(".")[2] not in FREE_SETTINGS
+        and (name in before, before.get(name)) != (name in settings, settings.get(name))
+    ]
+    if differ:
+        more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+        raise CheckpointMismatch(
+            f"{path} was trained with other settings: {'; '.join(differ[:5])}{more}. Go on with "
+            "those, choose another run folder, or set loop.accept_changes to go on regardless"
+        )
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor whole; one spread over processes is gathered, which all must call."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(own: Tensor, whole: Tensor) -> Tensor:
+    """Spread a whole tensor over the processes as `own` is."""
+    if not isinstance(own, DTensor):
+        return whole
+    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements)
+
+
+def _said(settings: dict[str, Any], name: str) -> str:
+    return json.dumps(settings[name]) if name in settings else "not set"
+
+
+def _to_disk(path: Path) -> None:
+    """Force a file, or the names in a folder, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _model_tensors(model: nn.Module, average: dict[str, Tensor] | None) -> dict[str, Tensor]:

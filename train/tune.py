@@ -18,7 +18,8 @@ from pathlib import Path
 from hyperasr.config import parse
 from hyperasr.files import atomic_folder, atomic_write_text
 from train.meta import MetaConfig
-from train.program import read_config
+from train.program import read_config, run_program
+from train.state import read_head
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ class TuneConfig:
 
 def best_of(folder: Path) -> dict[str, float]:
     """Return the best measures of a finished run."""
-    newest = max(folder.glob("state-*/state.json"))
-    return json.loads(newest.read_text())["best"]
+    return read_head(folder)["best"]
 
 
 def main() -> None:
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

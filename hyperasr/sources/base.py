@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
 from hyperasr.lora import TargetShape
+from hyperasr.posterior import GaussianFactors
 from hyperasr.types import LayerFactors, LoRAFactors
 
 __all__ = ["MAX_RANK", "AdapterSource", "Budget", "check_rank", "kaiming_start"]
@@ -58,9 +59,9 @@ class Budget:
 class AdapterSource(nn.Module, ABC):
     """A module that says which low-rank factors adapt each utterance of a batch.
 
-    A point source returns `LoRAFactors` itself. A Gaussian source may return its posterior
-    instead; whoever decodes or trains turns that into factors (mean or sample) before
-    `lora.using`, so nothing else here depends on the kind.
+    A point source returns `LoRAFactors` itself, a Gaussian source its posterior, `GaussianFactors`;
+    whoever decodes or trains turns that into factors (mean or sample) before `lora.using`, so
+    nothing else depends on the kind.
 
     Attributes:
         targets: sizes of each target, by name.
@@ -74,6 +75,12 @@ class AdapterSource(nn.Module, ABC):
         super().__init__()
         if not targets:
             raise ConfigError("an adapter source needs at least one target, such as decoder.fc1")
+        for name, shape in targets.items():
+            if rank > min(shape.d_in, shape.d_out):
+                raise ConfigError(
+                    f"rank {rank} is above the size of target {name!r}, {shape.d_out} x "
+                    f"{shape.d_in}; choose at most {min(shape.d_in, shape.d_out)}"
+                )
         self.targets: dict[str, TargetShape] = dict(targets)
         self.rank = rank
         self.alpha = alpha
@@ -94,8 +101,8 @@ class AdapterSource(nn.Module, ABC):
         speaker_emb: Tensor | None = None,
         groups: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
-    ) -> LoRAFactors:
-        """Return the factors of a batch.
+    ) -> LoRAFactors | GaussianFactors:
+        """Return the factors of a batch, or their distribution.
 
         Args:
             speaker_emb: (n_utt, d_spk) for a conditioned source.

@@ -8,7 +8,7 @@ weights at zero and its bias at an ordinary LoRA initialisation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.lora import TargetShape
+from hyperasr.posterior import GaussianFactors
 from hyperasr.sources.base import AdapterSource, check_rank, kaiming_start
 from hyperasr.types import LoRAFactors
 
@@ -153,7 +154,7 @@ class HyperNet(AdapterSource):
         speaker_emb: Tensor | None = None,
         groups: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
-    ) -> LoRAFactors:
+    ) -> LoRAFactors | GaussianFactors:
         """Generate the factors of each utterance.
 
         Args:
@@ -165,13 +166,23 @@ class HyperNet(AdapterSource):
             ConfigError: no embedding.
             ShapeError: not (n_utt, d_spk).
         """
-        hidden = self._trunk_states(speaker_emb, generator)
-        pairs, first = {}, 0
+        return self._points(self._trunk_states(speaker_emb, generator))
+
+    def _points(self, hidden: Tensor) -> LoRAFactors:
+        """Turn the trunk's states (n_rows, n_utt, d_hidden) into factors."""
+        return self.pack(
+            {
+                name: self._factors(name, shape, rows)
+                for name, shape, rows in self._by_target(hidden)
+            }
+        )
+
+    def _by_target(self, hidden: Tensor) -> Iterator[tuple[str, TargetShape, Tensor]]:
+        """Give each target its layers' states (n_layer, n_utt, d_hidden)."""
+        first = 0
         for name, shape in self.targets.items():
-            rows = hidden[first : first + shape.n_layer]
+            yield name, shape, hidden[first : first + shape.n_layer]
             first += shape.n_layer
-            pairs[name] = self._factors(name, shape, rows)
-        return self.pack(pairs)
 
     def _trunk_states(
         self, speaker_emb: Tensor | None, generator: torch.Generator | None

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
 from hyperasr.lora import TargetShape
+from hyperasr.posterior import GaussianFactors
 from hyperasr.sources.base import AdapterSource, check_rank, kaiming_start
 from hyperasr.types import LoRAFactors
 
-__all__ = ["StaticLoRA", "StaticLoRAConfig"]
+__all__ = ["StaticLoRA", "StaticLoRAConfig", "select"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class StaticLoRA(AdapterSource):
         speaker_emb: Tensor | None = None,
         groups: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
-    ) -> LoRAFactors:
+    ) -> LoRAFactors | GaussianFactors:
         """Return shared factors, or each utterance's by its cohort or speaker.
 
         Args:
@@ -89,19 +90,21 @@ class StaticLoRA(AdapterSource):
         Raises:
             ConfigError: groups are missing, or one has no factors.
         """
-        pairs = {name: (self.A[self.key(name)], self.B[self.key(name)]) for name in self.targets}
-        if self.config.by == "global":
-            return self.pack(pairs, shared=True)
-        rows = self._rows(groups)
-        return self.pack(
-            {
-                name: tuple(t.index_select(1, rows.to(t.device)) for t in pair)
-                for name, pair in pairs.items()
-            }
-        )
+        return self._means(self._rows(groups))
 
-    def _rows(self, groups: Sequence[str] | None) -> Tensor:
+    def _means(self, rows: Tensor | None) -> LoRAFactors:
+        """Return the factors of the given groups; shared where there is but one for all."""
+        pairs = {
+            name: (select(self.A[self.key(name)], rows), select(self.B[self.key(name)], rows))
+            for name in self.targets
+        }
+        return self.pack(pairs, shared=rows is None)
+
+    def _rows(self, groups: Sequence[str] | None) -> Tensor | None:
+        """Return which group's factors each utterance takes (n_utt,), or None when global."""
         by = self.config.by
+        if by == "global":
+            return None
         if isinstance(groups, str) or not groups:
             raise ConfigError(f"factors by {by} need groups: a list with each utterance's {by}")
         for group in groups:
@@ -112,3 +115,8 @@ class StaticLoRA(AdapterSource):
                     f"the closest is {closest!r}"
                 )
         return torch.tensor([self._index[group] for group in groups])
+
+
+def select(factor: Tensor, rows: Tensor | None) -> Tensor:
+    """Take rows of a factor or its deviations (n_layer, n_group, n, m)."""
+    return factor if rows is None else factor.index_select(1, rows.to(factor.device))

@@ -1,33 +1,19 @@
-"""The zero-shot table's own logic: the shuffling control and which rows are made of what."""
+"""The zero-shot table's own logic: which rows are made of what."""
 
 from __future__ import annotations
 
-from collections import Counter
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from eval.zero_shot import TestSet as Rows
-from eval.zero_shot import differences, rows_of, shuffled_across_speakers
-from hyperasr.metrics import EditCounts, error_rate
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_shuffling_gives_every_row_an_embedding_of_another_speaker(seed) -> None:
-    speakers = ["a"] * 7 + ["b"] * 5 + ["c"] * 7 + ["d"] * 3 + ["a"] * 2
-    partner = shuffled_across_speakers(speakers, seed)
-    assert all(speakers[i] != speakers[j] for i, j in enumerate(partner))
-    assert Counter(partner) == Counter(range(len(speakers)))  # each used once
-
-
-def test_shuffling_depends_on_the_seed_and_nothing_else() -> None:
-    speakers = [s for s in "abcdefgh" for _ in range(5)]
-    assert shuffled_across_speakers(speakers, 1) == shuffled_across_speakers(speakers, 1)
-    assert shuffled_across_speakers(speakers, 1) != shuffled_across_speakers(speakers, 2)
+from eval.scores import Scores
+from eval.zero_shot import differences, rows_of
+from hyperasr.metrics import EditCounts, bootstrap, bootstrap_difference, error_rate
+from hyperasr.protocols import protocol
 
 
 @pytest.fixture
-def small_set() -> tuple[Rows, dict[str, list[EditCounts]]]:
+def small_set() -> Scores:
     """Two synthetic and two real speakers, each typical once and stuttering at two severities."""
     table = [
         (speaker, source, cohort, severity)
@@ -41,57 +27,71 @@ def small_set() -> tuple[Rows, dict[str, list[EditCounts]]]:
     ]
     names = ("speaker", "source", "cohort", "severity")
     meta = {name: [row[i] for row in table] for i, name in enumerate(names)}
-    cache = SimpleNamespace(meta=meta)
     base = [EditCounts(8, 2, 0, 0) if s else EditCounts(9, 1, 0, 0) for *_, s in table]
     hyper = [EditCounts(9, 1, 0, 0) for _ in table]
-    return Rows(cache, len(table)), {"backbone": base, "hypernet": hyper}
+    return Scores(protocol("spoken"), "wer", meta, {"backbone": base, "hypernet": hyper})
+
+
+def by_cell(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    names = ("system", "against", "cohort", "domain", "severity", "corpus")
+    cells = {tuple(row.get(name) for name in names): row for row in rows}
+    assert len(cells) == len(rows), "two rows for one cell"
+    return cells
 
 
 def test_rows_group_by_cohort_severity_domain_and_corpus(small_set) -> None:
-    rows = rows_of(*small_set, seed=0)
-    key = {
-        (
-            r["system"],
-            r.get("against"),
-            r["cohort"],
-            r["domain"],
-            r.get("severity"),
-            r.get("corpus"),
-        ): r
-        for r in rows
-    }
-    assert len(key) == len(rows), "two rows for one cell"
+    key = by_cell(rows_of(small_set))
     everything = key["backbone", None, "atypical", "all", None, None]
     assert everything["value"] == pytest.approx(0.2)
     assert everything["n_utterances"] == 8
     assert everything["n_speakers"] == 4
+    assert everything["macro"] == pytest.approx(0.2)
     assert key["backbone", None, "typical", "real", None, None]["value"] == pytest.approx(0.1)
     assert key["hypernet", None, "stuttering", "synthetic", 1.0, None]["n_utterances"] == 2
-    assert key["hypernet", None, "stuttering", "real", None, "fsdd"]["n_speakers"] == 1
+    alone = key["hypernet", None, "stuttering", "real", None, "fsdd"]
+    assert alone["n_speakers"] == 1
+    assert alone["low"] is None
+    assert alone["reason"] == "one speaker: no interval"
     difference = key["hypernet", "backbone", "atypical", "all", None, None]
     assert difference["value"] == pytest.approx(-0.1)
+    # All four speakers are better: 2 of 16 exchanges are as far apart; two rows make the table
+    # of all recordings: atypical and stuttering are the same utterances here, typical is equal.
+    assert difference["p"] == pytest.approx(2 / 16)
+    assert difference["n_comparisons"] == 3
+    assert difference["p_holm"] == pytest.approx(3 * 2 / 16)
     assert ("backbone", None, "dysarthria", "all", None, None) not in key  # there was none
+    coarse = by_cell(rows_of(small_set, severities=False))
+    assert coarse == {cell: key[cell] for cell in coarse}
+    assert set(key) - set(coarse) == {cell for cell in key if cell[4] is not None}
 
 
 def test_rows_agree_with_counting_by_hand(small_set) -> None:
-    test, counts = small_set
-    rows = rows_of(test, counts, seed=0)
-    chosen = [
-        c
-        for c, cohort, source in zip(
-            counts["backbone"], test.column("cohort"), test.column("source"), strict=True
-        )
-        if cohort == "stuttering" and source != "synthetic"
-    ]
-    row = next(
-        r
-        for r in rows
-        if (r["system"], r["cohort"], r["domain"]) == ("backbone", "stuttering", "real")
-        and "against" not in r
-        and "severity" not in r
-        and "corpus" not in r
-    )
-    assert row["value"] == pytest.approx(error_rate(chosen))
+    """The slow twin: each row's interval from its own draws, outside of any table."""
+    for row in rows_of(small_set):
+        sources = {
+            "all": lambda s: True,
+            "synthetic": lambda s: s == "synthetic",
+            "real": lambda s: s != "synthetic",
+        }
+        chosen = [
+            i
+            for i in range(len(small_set))
+            if sources[row["domain"]](small_set.meta["source"][i])
+            and small_set.meta["source"][i] in (row.get("corpus"), small_set.meta["source"][i])
+            and (row.get("corpus") is None or small_set.meta["source"][i] == row["corpus"])
+            and small_set.meta["cohort"][i]
+            in ({"atypical": ("stuttering",)}.get(row["cohort"], (row["cohort"],)))
+            and row.get("severity") in (None, small_set.meta["severity"][i])
+        ]
+        who = [small_set.meta["speaker"][i] for i in chosen]
+        counts = {s: [c[i] for i in chosen] for s, c in small_set.counts.items()}
+        if "against" in row:
+            found = bootstrap_difference(counts[row["system"]], counts[row["against"]], who)
+            assert row.get("p") == found.p
+        else:
+            found = bootstrap(counts[row["system"]], who)
+            assert row["value"] == error_rate(counts[row["system"]])
+        assert (row["value"], row["low"], row["high"]) == (found.value, found.low, found.high)
 
 
 def test_differences_name_only_systems_that_are_there() -> None:
@@ -99,3 +99,4 @@ def test_differences_name_only_systems_that_are_there() -> None:
     assert ("hypernet", "global_lora") in pairs
     assert ("hypernet", "backbone") in pairs
     assert all("encoder" not in a + b for a, b in pairs)
+    assert len(set(pairs)) == len(pairs)

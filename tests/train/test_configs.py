@@ -1,34 +1,191 @@
-"""Every YAML is read by its program: unknown keys and impossible values would raise."""
+"""Every YAML is read by its program, and every one that trains makes two steps."""
 
 from __future__ import annotations
 
+import json
+import random
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 
+from eval.calibration import CalibrationConfig
+from eval.severity import SeverityConfig
+from eval.sparsity import SparsityConfig
 from eval.speed import SpeedConfig
+from eval.subspace_angles import AnglesConfig
 from eval.zero_shot import ZeroShotConfig
+from hyperasr.backbone import Backbone
 from hyperasr.config import parse
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.residual import FORMAT
+from hyperasr.speaker import SpeakerConfig
+from train import backbone, baselines, individual, meta, peft_reference
 from train.backbone import BackboneConfig
 from train.baselines import FineTuneConfig
+from train.domain import sample_text
+from train.individual import IndividualConfig
 from train.meta import MetaConfig
 from train.recordings import RecordingsConfig
+from train.speech import write_features
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = {
-    "backbone": BackboneConfig,
-    "decoder_ft": FineTuneConfig,
-    "recordings": RecordingsConfig,
-    "speed": SpeedConfig,
-    "zero_shot": ZeroShotConfig,
+FOR_ACCELERATE = "accelerate_fsdp"
+# A YAML that is not here is one of `train.meta`.
+PROGRAMS: dict[str, tuple[Any, Any]] = {
+    "backbone": (backbone, BackboneConfig),
+    "backbone_continue": (backbone, BackboneConfig),
+    "decoder_ft": (baselines, FineTuneConfig),
+    "full_ft": (baselines, FineTuneConfig),
+    "individual": (individual, IndividualConfig),
+    "peft_reference": (peft_reference, MetaConfig),
+    "recordings": (None, RecordingsConfig),  # needs the synthesisers
+    "residual": (baselines, FineTuneConfig),
+    "speed": (None, SpeedConfig),
+    "zero_shot": (None, ZeroShotConfig),
 }
+TRAIN = sorted(p for p in ROOT.glob("train/configs/*.yaml") if p.stem != FOR_ACCELERATE)
+RUN = [p for p in TRAIN if PROGRAMS.get(p.stem, (meta, None))[0] is not None]
+OWN_EVAL = [p for p in ROOT.glob("eval/configs/*.yaml") if p.stem in PROGRAMS]
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted([*ROOT.glob("train/configs/*.yaml"), *ROOT.glob("eval/configs/*.yaml")]),
-    ids=lambda p: p.stem,
-)
-def test_config_is_valid(path) -> None:
-    config = parse(PROGRAMS.get(path.stem, MetaConfig), ["--config", str(path)])
+@pytest.mark.parametrize("path", [*TRAIN, *sorted(OWN_EVAL)], ids=lambda p: p.stem)
+def test_config_is_valid(path: Path) -> None:
+    _, kind = PROGRAMS.get(path.stem, (meta, MetaConfig))
+    config = parse(kind, ["--config", str(path)])
     assert config.out
+
+
+def test_accelerates_own_config_is_read_by_accelerate() -> None:
+    config = load_config_from_file(str(ROOT / "train" / "configs" / f"{FOR_ACCELERATE}.yaml"))
+    assert config.distributed_type == "FSDP"
+    assert config.fsdp_config["fsdp_version"] == 2
+    from transformers.models.whisper import modeling_whisper
+
+    for name in config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(","):
+        assert hasattr(modeling_whisper, name)
+
+
+def test_slurm_example_names_what_exists() -> None:
+    text = (ROOT / "train" / "slurm_example.sbatch").read_text()
+    assert "-m train.meta" in text
+    assert (ROOT / "train" / "configs" / "hypernet.yaml").exists()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tiny data and models are."""
+
+    corpus: Path
+    backbone: Path
+    speech: Path
+    start: Path
+
+
+@pytest.fixture(scope="module")
+def place(
+    corpus: Path, shipped_shape_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Place:
+    """Recordings, a random backbone, features to train a backbone on, and run folders."""
+    folder = tmp_path_factory.mktemp("smoke")
+    rng, noise = random.Random(1), np.random.default_rng(1)
+    for name, split in (("a", "train"), ("an4-b", "train"), ("c", "dev")):
+        items = [
+            (noise.normal(0, 0.1, 16_000).astype(np.float32), sample_text(rng)) for _ in range(3)
+        ]
+        write_features(folder / "speech" / name, items, speaker=name, split=split)
+    return Place(corpus, shipped_shape_folder, folder / "speech", folder)
+
+
+def overrides(path: Path, place: Place, out: Path) -> dict[str, Any]:
+    """Return what a YAML is run with here: our data, the tiny backbone, two steps."""
+    values = yaml.safe_load(path.read_text())
+    loop = {"loop.steps": 2, "loop.eval_every": 2, "loop.save_every": 2, "loop.log_every": 1}
+    own: dict[str, Any] = {**loop, "out": out}
+    data = {
+        "backbone": place.backbone,
+        "train": place.corpus / "train.jsonl",
+        "dev": place.corpus / "dev.jsonl",
+        "cache": place.corpus / "cache",
+        "batch_size": 4,
+        "workers": 1,
+    }
+    if path.stem.startswith("backbone"):
+        own |= {"speech": place.speech, "d_model": 16, "n_heads": 2, "frames_per_batch": 150}
+        if values.get("init_from"):
+            own["init_from"] = place.start / "backbone"
+        return own
+    if path.stem == "individual":
+        own |= {"manifest": place.corpus / "train.jsonl", "k": 1, "held_out": 1}
+        own |= {name: data[name] for name in ("backbone", "cache", "workers")}
+    elif path.stem in PROGRAMS and PROGRAMS[path.stem][1] is FineTuneConfig:
+        own |= {f"data.{name}": value for name, value in data.items()}
+    else:
+        own |= data
+    if values.get("init_from"):
+        own["init_from"] = static_start(place, out, values)
+    return own
+
+
+def static_start(place: Place, out: Path, values: dict[str, Any]) -> Path:
+    """Write a random global LoRA with the targets and rank of the YAML."""
+    settings = values.get("source", {}).get("settings", values)
+    targets = tuple(values.get("source", values)["targets"])
+    source = SourceConfig("static", targets, {"by": "global", "rank": settings["rank"]})
+    model = HyperASR(Backbone.from_pretrained(place.backbone), SpeakerConfig(), source)
+    with torch.no_grad():
+        for weight in model.source.B.values():
+            weight.fill_(0.01)
+    model.save_pretrained(out / "start", backbone=str(place.backbone))
+    return out / "start"
+
+
+def check_what_was_left(path: Path, out: Path, best: dict[str, Any]) -> None:
+    """Check that the best model of a run loads and was trained."""
+    if path.stem == "individual":
+        people = json.loads((out / "k-01" / "people.json").read_text())
+        assert people["people"]
+        HyperASR.from_pretrained(out / "k-01" / "best")
+        return
+    if path.stem == "backbone_continue":
+        Backbone.from_pretrained(out / "best")
+        return
+    assert best["score"] >= 0
+    if path.stem in ("backbone", "decoder_ft", "full_ft"):
+        Backbone.from_pretrained(out / "best")
+    elif path.stem == "residual":
+        assert json.loads((out / "best" / "config.json").read_text())["format"] == FORMAT
+    elif path.stem == "peft_reference":
+        assert (out / "best" / "adapter_model.safetensors").exists()
+    else:
+        model = HyperASR.from_pretrained(out / "best")
+        groups = (model.source_config.settings or {}).get("groups", ["typical"])
+        factors = model.factors(torch.zeros(1, model.speaker.d_spk), groups[:1])
+        assert any(bool(f.B.abs().sum() > 0) for f in factors.targets.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RUN, ids=lambda p: p.stem)
+def test_two_steps(
+    path: Path,
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program = PROGRAMS.get(path.stem, (meta, None))[0]
+    out = place.start / path.stem
+    out.mkdir()
+    arguments = ["--config", str(path)]
+    for name, value in overrides(path, place, out).items():
+        arguments += [f"--{name}", str(value)]
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    program.main()
+    best = json.loads(capsys.readouterr().out.splitlines()[-1])
+    check_what_was_left(path, out, best)

@@ -168,24 +168,6 @@ def test_accumulation_is_one_large_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(value, large.get_parameter(name), rtol=0, atol=1e-6)
 
 
-def test_a_step_whose_gradient_is_not_finite_is_left_out(tmp_path: Path, caplog: Any) -> None:
-    at_draw: list[dict[str, Tensor]] = []
-    model = Model()
-
-    def spoiled(number: int) -> tuple[Tensor, Tensor]:
-        at_draw.append(weights(model))
-        x, y = draw(number)
-        return (x, y * math.inf) if number == 2 else (x, y)
-
-    train(tmp_path, LoopConfig(steps=5), model, spoiled)
-    assert "step 2: the gradient is not finite" in caplog.text
-    moved = [
-        not torch.equal(a["last.weight"], b["last.weight"]) for a, b in itertools.pairwise(at_draw)
-    ]
-    assert moved == [True, True, False, True]
-    assert all(torch.isfinite(p).all() for p in model.parameters())
-
-
 def test_only_what_is_trained_moves(tmp_path: Path) -> None:
     model, _, _ = train(tmp_path, LoopConfig(steps=3))
     assert_equal(weights(model.frozen), weights(Model().frozen))

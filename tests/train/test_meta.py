@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import random
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile as sf
 import torch
 
 from hyperasr.backbone import Backbone
-from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.model import HyperASR
-from hyperasr.types import Utterance
 from train import baselines, meta
-from train.domain import sample_text
 
 pytestmark = pytest.mark.slow
 
@@ -36,32 +30,6 @@ KINDS = {
         "settings": {"rank": 1, "generate": "B"},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Manifests of three training and one development speaker: buzzing noise with a text each."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rng, numbers = random.Random(0), np.random.default_rng(0)
-    for split, speakers in (("train", "abc"), ("dev", "d")):
-        rows = []
-        for speaker in speakers:
-            for i in range(2):
-                time_s = np.arange(16_000) / 16_000
-                wave = 0.2 * np.sign(np.sin(2 * np.pi * (100 + 20 * i) * time_s))
-                wave = wave * (np.sin(2 * np.pi * 2 * time_s) > 0) + numbers.normal(0, 0.01, 16_000)
-                sf.write(folder / f"{speaker}{i}.wav", wave, 16_000)
-                rows.append(
-                    Utterance(
-                        id=f"{speaker}{i}",
-                        path=f"{speaker}{i}.wav",
-                        text=sample_text(rng),
-                        speaker=speaker,
-                        split=split,
-                    )
-                )
-        write_manifest(folder / f"{split}.jsonl", rows)
-    return folder
 
 
 def run(program, monkeypatch, capsys, corpus: Path, backbone: Path, out: Path, **values) -> dict:

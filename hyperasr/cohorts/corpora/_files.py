@@ -64,11 +64,12 @@ def walk(
 def _walk(folder: str, real_root: str, report: Report, wanted: tuple[str, ...]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
-            found = [(e.name.lower(), e.name, _is_folder(e), e.is_symlink()) for e in entries]
+            found = [(e.name.lower(), e.name, _kind(e), e.is_symlink()) for e in entries]
     except OSError as error:
         report.skip(f"a folder cannot be read ({error.strerror})", folder)
         return
-    for _, name, is_dir, is_link in sorted(found):
+    for _, name, kind, is_link in sorted(found):
+        is_dir = kind == "folder"
         path = f"{folder}{os.sep}{name}"
         if name.startswith(".") or name == "__MACOSX":
             continue
@@ -80,14 +81,18 @@ def _walk(folder: str, real_root: str, report: Report, wanted: tuple[str, ...]) 
         if is_dir:
             yield from _walk(path, real_root, report, wanted)
         elif not wanted or name.lower().endswith(wanted):
-            yield Path(path)
+            if kind == "file":
+                yield Path(path)
+            else:  # reading a pipe would never end
+                report.skip("neither a file nor a folder", path)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Return file, folder or other; of a link, that of its end."""
     try:
-        return entry.is_dir()
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
     except OSError:  # a link to itself
-        return False
+        return "other"
 
 
 def _link_fault(path: str, real_root: str, is_dir: bool) -> str | None:
@@ -126,8 +131,9 @@ def find_named(
             for entry in entries:
                 if entry.name.lower() != name.lower():
                     continue
-                is_link = entry.is_symlink()
-                fault = _link_fault(entry.path, real_root, _is_folder(entry)) if is_link else None
+                fault = None
+                if entry.is_symlink():
+                    fault = _link_fault(entry.path, real_root, _kind(entry) == "folder")
                 if not fault:
                     found.append(Path(entry.path))
                 elif report is not None:

@@ -22,9 +22,7 @@ import math
 import os
 import re
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +35,7 @@ from hyperasr.cohorts.corpora._files import (
     read_text,
     walk,
 )
+from hyperasr.cohorts.corpora._header import wav_length_s
 from hyperasr.container import open_recording
 from hyperasr.errors import AudioError, ManifestError
 from hyperasr.types import Utterance
@@ -80,8 +79,6 @@ SEVERITY = {
 
 _N_EXAMPLES = 3
 _N_REMEMBERED = 256  # recordings whose check is kept, for corpora with many rows a recording
-_N_THREADS = 8  # that read headers
-_N_AHEAD = 64  # rows
 _UNKNOWN_FRAMES = 2**62
 
 
@@ -207,11 +204,12 @@ class Prepared:
             ManifestError: at the end, when there was no usable row.
         """
         report = self.report = Report()
+        lengths: dict[str, float | AudioError] = {}
         numbers: dict[str, int] = {}  # of speakers
         ids: dict[int, int] = {}  # hash of an id to the number of its speaker: 0.1 kB a row
-        for row, length in self._measured(report):
+        for row in self._rows(report):
             number = numbers.setdefault(row.speaker, len(numbers))
-            reason, duration_s = self._fault(row, length, report)
+            reason, duration_s = self._fault(row, report, lengths)
             if reason is None and (owner := ids.get(hash(row.id))) is not None:
                 reason = "duplicate id" if owner == number else "two speakers under one id"
             if reason is not None:
@@ -229,32 +227,8 @@ class Prepared:
                 f"no usable utterance below {self.root}: {found}; expected {self._expects}"
             )
 
-    def _measured(self, report: Report) -> Iterator[tuple[Utterance, float | AudioError]]:
-        """Yield rows with the length of their recording in seconds.
-
-        Headers are read some rows ahead by several threads: what takes time is the disk's answer,
-        all the more so on a network.
-        """
-        if not self._check_audio:
-            yield from ((row, math.inf) for row in self._rows(report))
-            return
-        with ThreadPoolExecutor(_N_THREADS) as pool:
-            checks: dict[str, Future[float | AudioError]] = {}
-            waiting: deque[tuple[Utterance, Future[float | AudioError]]] = deque()
-            for row in self._rows(report):
-                if row.path not in checks:
-                    if len(checks) >= _N_REMEMBERED:
-                        checks.clear()
-                    checks[row.path] = pool.submit(_measure, row.path)
-                waiting.append((row, checks[row.path]))
-                if len(waiting) > _N_AHEAD:
-                    first, check = waiting.popleft()
-                    yield first, check.result()
-            for first, check in waiting:
-                yield first, check.result()
-
     def _fault(
-        self, row: Utterance, length: float | AudioError, report: Report
+        self, row: Utterance, report: Report, lengths: dict[str, float | AudioError]
     ) -> tuple[str | None, float]:
         """Return why a row cannot be used (None: it can), and its length in seconds."""
         if not row.path.isascii() and not _is_utf8(row.path):
@@ -265,6 +239,11 @@ class Prepared:
             return "the speaker stands in two cohorts", 0.0
         if row.end_s is not None and row.end_s <= row.start_s:
             return "the end is not after the start", 0.0
+        length = lengths.get(row.path)
+        if length is None:
+            if len(lengths) >= _N_REMEMBERED:
+                lengths.clear()
+            length = lengths[row.path] = _measure(row.path) if self._check_audio else math.inf
         if isinstance(length, AudioError):
             return _kind_of_fault(row.path), 0.0
         if row.start_s >= length:
@@ -280,6 +259,9 @@ def audio_fault(path: str | os.PathLike[str]) -> str | None:
 
 def _measure(path: str | os.PathLike[str]) -> float | AudioError:
     """Return the length in seconds by the header, infinite where only decoding can tell."""
+    length_s = wav_length_s(path)
+    if length_s is not None:
+        return length_s
     try:
         with open_recording(path) as file:
             if file.frames == 0:

@@ -1,0 +1,319 @@
+"""Does the system know where it is wrong? Confidence of words on speakers nobody trained on.
+
+    python -m eval.calibration --config eval/configs/calibration.yaml
+
+For every system: token probabilities as confidence. For systems with a distribution over factors
+also: disagreement among K posterior samples, both together, the consensus transcript against the
+posterior mean's (error rows ``NAME``, ``NAME_consensus``, ``NAME_sample`` and their differences),
+and whether the posterior is wider for more severe speech (Spearman's correlation). The cohorts are
+simulated. What the kinds of confidence are: `eval.confidence`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from eval.bench import Bench, BenchConfig
+from eval.confidence import Said, collect, fitted, said, thinned, word_rows
+from eval.scores import ATYPICAL
+from eval.systems import System
+from hyperasr import results
+from hyperasr.calibration import clustered_interval, risk_coverage
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError
+from hyperasr.lora import squared_norms
+from hyperasr.posterior import utterance_generators
+from hyperasr.subspace import contrast, delta_svd
+from hyperasr.types import LoRAFactors
+from hyperasr.uncertainty import Consensus, consensus
+from train.program import read_config, run_program
+
+log = logging.getLogger("eval.calibration")
+
+Row = dict[str, Any]
+EVERYBODY = "everybody"
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """Which systems, how many samples."""
+
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Systems, test set and protocol, whose references must be ``clean``."""
+    n_samples: int = 8
+    """Posterior samples an utterance, at least 2."""
+    n_spread: int = 8
+    """Posterior samples from which the width of the posterior is measured, at least 2."""
+    n_bins: int = 15
+    """Bins of the calibration error, at least 1."""
+    n_resamples: int = 1_000
+    """Draws of speakers for each interval."""
+    out: Path = Path("results/calibration.json")
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_samples", 2), ("n_spread", 2), ("n_bins", 1), ("n_resamples", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a system made of some rows of the test set.
+
+    Attributes:
+        rows: row numbers.
+        mean: transcripts of the posterior mean (or of the point).
+        samples: transcripts of the samples of each utterance; None for a point source.
+        agreed: the consensus of each utterance's samples; None for a point source.
+    """
+
+    rows: list[int]
+    mean: list[Said]
+    samples: list[list[Said]] | None = None
+    agreed: list[Consensus] | None = None
+
+
+def hear(bench: Bench, name: str, n_samples: int) -> Heard:
+    """Decode a system with its mean and, where it has a distribution, with samples."""
+    system = bench.systems[name]
+    rows = bench.rows_of(name)
+    backbone, normaliser = system.model.backbone, bench.protocol.normaliser
+    mean = said(bench.decoded(name, rows), backbone, normaliser)
+    if not (system.adapt and system.model.is_gaussian):
+        return Heard(rows, mean)
+    flat = said(bench.decoded(name, rows, n_samples=n_samples), backbone, normaliser)
+    samples = [flat[i : i + n_samples] for i in range(0, len(flat), n_samples)]
+    agreed = [consensus([s.text for s in each], [s.score for s in each]) for each in samples]
+    return Heard(rows, mean, samples, agreed)
+
+
+def confidence_rows(bench: Bench, heard: Heard, config: CalibrationConfig) -> list[Row]:
+    """Return the rows of word and utterance confidence, for every group of utterances."""
+    normaliser = bench.protocol.normaliser
+    references = [normaliser(text) for text in _column(bench, "text", heard.rows)]
+    speakers = [str(s) for s in _column(bench, "speaker", heard.rows)]
+    cohorts = [str(c) for c in _column(bench, "cohort", heard.rows)]
+    samples = None
+    if heard.samples is not None:
+        samples = [[s.text for s in each] for each in heard.samples]
+    words = fitted(collect(heard.mean, references, samples, speakers, cohorts))
+    doubts = utterance_doubts(heard)
+    scored = bench.protocol.score([s.text for s in heard.mean], references)
+    rows: list[Row] = []
+    for group, members in groups_of(cohorts).items():
+        chosen = np.flatnonzero(np.isin(words.utterance, members))
+        if not len(chosen):
+            continue
+        made = word_rows(
+            words.part(chosen),
+            n_bins=config.n_bins,
+            n_resamples=config.n_resamples,
+            seed=config.bench.seed,
+        )
+        errors = np.array([float(scored[i].errors) for i in members])
+        units = np.array([float(scored[i].n_reference) for i in members])
+        for name, doubt in doubts.items():
+            own = doubt[members]
+            interval = clustered_interval(
+                lambda i, own=own, e=errors, u=units: risk_coverage(own[i], e[i], u[i]).area,
+                [speakers[i] for i in members],
+                n_resamples=config.n_resamples,
+                seed=config.bench.seed,
+            )
+            curve = risk_coverage(own, errors, units)
+            about = {"measure": "aurc", "level": "utterance", "score": name}
+            shown = {"curve": thinned(curve.coverage, curve.risk), "oracle": curve.oracle}
+            made.append({**about, **_measured(interval), **shown})
+        rows += [{"cohort": group, **row} for row in made]
+    return rows
+
+
+def utterance_doubts(heard: Heard) -> dict[str, NDArray[np.float64]]:
+    """Return how uncertain each utterance is as a whole, by kind of confidence."""
+    doubts = {"token_logprob": np.array([-s.score for s in heard.mean])}
+    if heard.agreed is not None:
+        # Expected word edits a word: also what samples add counts, which no word can show.
+        doubts["disagreement"] = np.array(
+            [c.expected_edits / max(1, len(c.text.split())) for c in heard.agreed]
+        )
+    return doubts
+
+
+def groups_of(cohorts: Sequence[str]) -> dict[str, list[int]]:
+    """Return everybody, the simulated cohorts together, and each cohort that has utterances."""
+    groups = {EVERYBODY: list(range(len(cohorts)))}
+    groups[ATYPICAL] = [i for i, c in enumerate(cohorts) if c != TYPICAL]
+    for name in (*COHORTS, TYPICAL):
+        groups[name] = [i for i, c in enumerate(cohorts) if c == name]
+    return {name: members for name, members in groups.items() if members}
+
+
+def consensus_rows(bench: Bench, name: str, heard: Heard) -> list[Row]:
+    """Return error rows of mean, consensus and a single sample, and their differences."""
+    if heard.samples is None or heard.agreed is None:
+        return []
+    texts = {
+        name: [s.text for s in heard.mean],
+        f"{name}_consensus": [c.text for c in heard.agreed],
+        f"{name}_sample": [each[0].text for each in heard.samples],
+    }
+    scores = bench.score(texts, heard.rows)
+    pairs = [(f"{name}_consensus", name), (f"{name}_sample", name)]
+    rows: list[Row] = []
+    for group, members in groups_of([str(c) for c in scores.meta["cohort"]]).items():
+        rows += scores.rows(members, group, "all", pairs=pairs, n_samples=len(heard.samples[0]))
+    return rows
+
+
+@torch.inference_mode()
+def posterior_spread(bench: Bench, system: System, rows: Sequence[int], k: int) -> Tensor | None:
+    """Return the width of each utterance's posterior (n_rows,); None where all have the same one.
+
+    Root mean square over k samples and all layers of the norm of delta W minus its mean's, over the
+    norm of W: how far, beside the weights, a sample lies from the mean update.
+    """
+    model = system.model
+    if not system.conditioned:
+        return None
+    norms = squared_norms(model.backbone.whisper, system.model.source_config.targets)
+    ids = [str(name) for name in _column(bench, "id", rows)]
+    embs = bench.embeddings(system)[list(rows)]
+    total = torch.zeros(len(rows), dtype=torch.float64)
+    for start in range(0, len(rows), 64):
+        here = slice(start, start + 64)
+        posterior = model.posterior(embs[here])
+        generators = utterance_generators(bench.config.seed, ids[here], k)
+        apart = contrast(posterior.sample(generators, k), posterior.mean().repeat_rows(k))
+        total[here] = _squared_size(apart, norms).view(-1, k).mean(1)
+    return total.sqrt()
+
+
+def _squared_size(factors: LoRAFactors, norms: dict[str, Tensor]) -> Tensor:
+    """Squared norms of updates over those of their weights, mean over all layers (n_rows,)."""
+    sizes = [
+        delta_svd(pair.A[layer], pair.B[layer], factors.scaling, name).norms().square()
+        / float(norms[name][layer])
+        for name, pair in factors.targets.items()
+        for layer in range(pair.A.shape[0])
+    ]
+    return torch.stack(sizes).mean(0)
+
+
+def severity_rows(
+    bench: Bench, heard: Heard, spread: Tensor | None, config: CalibrationConfig
+) -> list[Row]:
+    """Return Spearman's correlations of uncertainty with severity, over unseen speakers."""
+    from scipy.stats import spearmanr
+
+    measures = dict(utterance_doubts(heard))
+    if spread is not None:
+        measures["posterior_spread"] = spread.numpy()
+    severity = np.array([float(s) for s in _column(bench, "severity", heard.rows)])
+    speakers = [str(s) for s in _column(bench, "speaker", heard.rows)]
+    groups = groups_of([str(c) for c in _column(bench, "cohort", heard.rows)])
+    rows: list[Row] = []
+    for group, members in groups.items():
+        level = severity[members]
+        if len(set(level)) < 2:
+            continue
+        for name, values in measures.items():
+            own = values[members]
+
+            def correlation(
+                i: NDArray[np.int64],
+                own: NDArray[np.float64] = own,
+                level: NDArray[np.float64] = level,
+            ) -> float:
+                constant = np.ptp(own[i]) == 0 or np.ptp(level[i]) == 0
+                return float("nan") if constant else float(spearmanr(own[i], level[i]).statistic)
+
+            interval = clustered_interval(
+                correlation,
+                [speakers[i] for i in members],
+                n_resamples=config.n_resamples,
+                seed=config.bench.seed,
+            )
+            about = {"measure": "spearman_with_severity", "level": "utterance", "score": name}
+            rows.append({"cohort": group, **about, **_measured(interval)})
+    return rows
+
+
+def _column(bench: Bench, name: str, rows: Sequence[int]) -> list[Any]:
+    column = bench.column(name)
+    return [column[i] for i in rows]
+
+
+def _measured(interval: Any) -> Row:
+    return {k: v for k, v in vars(interval).items() if k not in ("reason", "p") or v is not None}
+
+
+def print_measures(rows: Sequence[Row], cohort: str, console: Console) -> None:
+    """Print one group's measures of word confidence, a line a system and kind of confidence."""
+    measures = ("auroc", "ece_width", "ece_mass", "nll", "brier", "aurc")
+    table = Table(title=f"confidence of words, {cohort} (AUROC: higher is better; else lower)")
+    for name in ("system", "confidence", *measures):
+        table.add_column(name)
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        if row.get("level") == "word" and row["cohort"] == cohort and row["measure"] in measures:
+            low, high = row.get("low"), row.get("high")
+            text = f"{row['value']:.3f}"
+            text += "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+            cells.setdefault((row["system"], row["score"]), {})[row["measure"]] = text
+    for (system, score), line in cells.items():
+        table.add_row(system, score, *(line.get(m, "") for m in measures))
+    console.print(table)
+
+
+def main() -> None:
+    """Evaluate, write the JSON, print the tables."""
+    config = read_config(CalibrationConfig)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    bench = Bench(config.bench)
+    if bench.protocol.references != "clean":
+        raise ConfigError(
+            f"protocol {bench.protocol.name!r} has two references or verbatim ones; confidence of "
+            "words is held against the clean one: use the protocol 'spoken'"
+        )
+    rows: list[Row] = []
+    for name, system in bench.systems.items():
+        log.info("%s", name)
+        heard = hear(bench, name, config.n_samples)
+        gaussian = heard.samples is not None
+        spread = posterior_spread(bench, system, heard.rows, config.n_spread) if gaussian else None
+        made = confidence_rows(bench, heard, config)
+        made += severity_rows(bench, heard, spread, config)
+        about = {"system": name} | ({"n_samples": config.n_samples} if gaussian else {})
+        rows += [{**about, **row} for row in made] + consensus_rows(bench, name, heard)
+    head = results.head(
+        "python -m eval.calibration " + " ".join(sys.argv[1:]),
+        config,
+        config.bench.seed,
+        f"simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.protocol.normaliser,
+    )
+    results.write(config.out, head, rows)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for cohort in (ATYPICAL, TYPICAL):
+        print_measures(rows, cohort, console)
+    if any("against" in row for row in rows):
+        results.print_table(rows, title="mean and consensus of samples", domain="all")
+        results.print_table(rows, title="differences", differences=True, domain="all")
+
+
+if __name__ == "__main__":
+    run_program(main)

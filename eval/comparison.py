@@ -1,0 +1,170 @@
+"""The comparison of all methods on equal terms: every source, every cohort, and what it costs.
+
+    python -m eval.comparison --config eval/configs/comparison.yaml
+
+Error rates on each simulated cohort and on typical speech, differences against the global LoRA
+(Holm-adjusted over each table) and against the frozen backbone, forgetting in BLoRA's terms
+(`eval.forgetting`), parameters trained and generated, training time and peak memory.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from eval.bench import Bench, BenchConfig
+from eval.costs import cost_row
+from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS, forgetting_rows
+from eval.scores import ATYPICAL, Scores, places
+from eval.systems import BACKBONE
+from hyperasr import results
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError
+from train.program import read_config, run_program
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """Which systems to compare, and with which LoRA."""
+
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Systems, test set and protocol."""
+    against: str = "global_lora"
+    """The system that every other one is compared with."""
+    lora_of: dict[str, str] = field(default_factory=dict)
+    """For a system, the LoRA that forgetting is measured against: the same rank and targets. Those
+    not named are measured against `against`."""
+    individual: dict[str, Path] = field(default_factory=dict)
+    """Folders `best` of `train.individual` by system name. Each is compared with the other systems
+    on what it recognises, in rows of their own (field ``subset``)."""
+    out: Path = Path("results/comparison.json")
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        known = [*self.bench.systems, BACKBONE]
+        named = [self.against, *self.lora_of, *self.lora_of.values()]
+        if missing := [name for name in named if name not in known]:
+            raise ConfigError(
+                f"{missing[0]!r} is to be compared with but is not among the systems "
+                f"({', '.join(known)})"
+            )
+
+    def lora(self, system: str) -> str:
+        """Return what a system's forgetting is measured against."""
+        return self.lora_of.get(system, self.against)
+
+
+def error_rows(config: ComparisonConfig, scores: Scores, systems: Iterable[str]) -> list[dict]:
+    """Return error rates and differences, by cohort and place.
+
+    Args:
+        config: of the program.
+        scores: of systems and controls.
+        systems: those that forgetting is measured of, which leaves out the controls.
+    """
+    pairs = [(name, config.against) for name in scores.counts if name != config.against]
+    pairs += [(name, BACKBONE) for name in scores.counts if name not in (BACKBONE, config.against)]
+    pairs += [(config.against, BACKBONE)] if config.against != BACKBONE else []
+    pairs += [pair for pair in config.lora_of.items() if pair not in pairs]
+    rows: list[dict[str, Any]] = []
+    for domain, extra, here in places(scores.meta["source"]):
+        target = scores.pick(source=here, cohort=lambda c: c != TYPICAL)
+        typical = scores.pick(source=here, cohort=TYPICAL)
+        rows += scores.rows(target, ATYPICAL, domain, pairs=pairs, **extra)
+        for cohort in (*COHORTS, TYPICAL):
+            chosen = scores.pick(source=here, cohort=cohort)
+            rows += scores.rows(chosen, cohort, domain, pairs=pairs, **extra)
+        if not target or not typical:
+            continue
+        for name in systems:
+            if name != BACKBONE:
+                rows += forgetting_rows(
+                    scores.part(typical),
+                    scores.part(target),
+                    name,
+                    config.lora(name),
+                    domain,
+                    **extra,
+                )
+    # A table shows all differences against one system in one place.
+    return results.with_holm(rows, ("against", "domain", "corpus", "metric"))
+
+
+def individual_rows(config: ComparisonConfig, bench: Bench, metric: str) -> list[dict[str, Any]]:
+    """Return the rows of people who enrolled: their own LoRA beside every other system.
+
+    Each individual system has rows of its own, on what it recognises: how many utterances a person
+    enrols with decides who can take part at all.
+    """
+    own = bench.beside(config.individual)
+    rows: list[dict[str, Any]] = []
+    for name in config.individual:
+        scores = own.scores([*bench.systems, name], own.rows_of(name), metric=metric)
+        pairs = [(name, other) for other in bench.systems]
+        for domain, extra, here in places(scores.meta["source"]):
+            atypical = scores.pick(source=here, cohort=lambda c: c != TYPICAL)
+            parts = [(ATYPICAL, atypical)]
+            parts += [(c, scores.pick(source=here, cohort=c)) for c in (*COHORTS, TYPICAL)]
+            for cohort, chosen in parts:
+                rows += scores.rows(chosen, cohort, domain, pairs=pairs, subset=name, **extra)
+    return results.with_holm(rows, ("subset", "domain", "corpus", "metric"))
+
+
+def main() -> None:
+    """Evaluate, write the JSON, print the tables."""
+    config = read_config(ComparisonConfig)
+    bench = Bench(config.bench)
+    first, *others = bench.protocol.metrics
+    rows: list[dict[str, Any]] = []
+    for metric in (first, *others):
+        scores = bench.scores(bench.names(), metric=metric)
+        scores.save(bench.store.folder / f"counts-comparison-{bench.protocol.name}-{metric}.json")
+        # Shares of characters say the same as those of words.
+        rows += error_rows(config, scores, bench.systems if metric == first else ())
+        rows += individual_rows(config, bench, metric)
+    n_backbone = bench.backbone.n_parameters
+    rows += [
+        cost_row(system, n_backbone)
+        for system in track(bench.systems.values(), "costs", transient=True)
+    ]
+    head = results.head(
+        "python -m eval.comparison " + " ".join(sys.argv[1:]),
+        config,
+        config.bench.seed,
+        f"simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.protocol.normaliser,
+    )
+    results.write(config.out, head, rows)
+    show: dict[str, Any] = {"domain": "all", "corpus": None, "subset": None}
+    results.print_table(rows, title=f"{first} in percent", metric=first, **show)
+    results.print_table(
+        rows,
+        title=f"minus {config.against}; * Holm-adjusted p < 0.05",
+        differences=True,
+        against=config.against,
+        metric=first,
+        **show,
+    )
+    results.print_table(
+        rows,
+        ("metric",),
+        title="forgetting, in percent",
+        differences=True,
+        metric=[DEGRADATION, GAIN, TARGET_LOSS],
+        **show,
+    )
+    if config.individual:
+        people = show | {"subset": list(config.individual), "cohort": ATYPICAL, "metric": first}
+        title = f"people who enrolled, simulated cohorts, {first} in percent"
+        results.print_table(rows, ("subset",), title=title, **people)
+    results.print_table(rows, title="cost", show="cost")
+
+
+if __name__ == "__main__":
+    run_program(main)

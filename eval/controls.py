@@ -1,0 +1,126 @@
+"""Controls: what a conditioned system does when the embedding is not the utterance's own.
+
+- ``shuffled``: the embedding of an utterance of another speaker.
+- ``mean``: the mean over the training utterances for everybody: no information at all.
+- ``cohort_mean``: the mean over the same cohort's utterances of all *other* test speakers: what
+  kind of speech it is (an oracle says), and nothing about the person.
+- ``same_speaker``: another utterance of the same (simulated) person, of the same severity where
+  there is one: the person, and nothing of this utterance.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hyperasr.errors import ConfigError
+
+__all__ = [
+    "CONTROLS",
+    "cohort_mean",
+    "control_embeddings",
+    "same_speaker_partner",
+    "shuffled_across_speakers",
+]
+
+log = logging.getLogger(__name__)
+
+CONTROLS = ("shuffled", "mean", "cohort_mean", "same_speaker")
+
+
+def control_embeddings(
+    control: str,
+    embs: Tensor,
+    training_mean: Tensor,
+    *,
+    speakers: Sequence[str],
+    persons: Sequence[str],
+    cohorts: Sequence[str],
+    severities: Sequence[float],
+    seed: int,
+) -> Tensor:
+    """Return the embeddings (n_rows, d_spk) that a control puts in the place of `embs`.
+
+    Args:
+        control: one of `CONTROLS`.
+        embs: the rows' own embeddings (n_rows, d_spk).
+        training_mean: mean embedding of the training rows (d_spk,).
+        speakers, persons, cohorts, severities: of each row.
+        seed: of the shuffling.
+    Raises:
+        ConfigError: no control has this name, or the rows allow none.
+    """
+    if control == "shuffled":
+        return embs[shuffled_across_speakers(speakers, seed)]
+    if control == "mean":
+        return training_mean.to(embs).expand_as(embs)
+    if control == "cohort_mean":
+        return cohort_mean(embs, cohorts, speakers)
+    if control == "same_speaker":
+        return embs[same_speaker_partner(persons, severities)]
+    raise ConfigError(f"no control is called {control!r}; there are {', '.join(CONTROLS)}")
+
+
+def shuffled_across_speakers(speakers: Sequence[str], seed: int) -> list[int]:
+    """Return for each row another row, of another speaker, each used once where possible."""
+    generator = torch.Generator().manual_seed(seed)
+    order = sorted(range(len(speakers)), key=lambda i: speakers[i])
+    # Rotating rows sorted by speaker by more than the largest speaker always changes the speaker.
+    largest = max(speakers.count(s) for s in set(speakers))
+    span = max(len(order) - 2 * largest + 1, 1)
+    shift = largest + int(torch.randint(span, (1,), generator=generator))
+    partner = [0] * len(order)
+    for position, row in enumerate(order):
+        partner[row] = order[(position + shift) % len(order)]
+    return partner
+
+
+def cohort_mean(embs: Tensor, cohorts: Sequence[str], speakers: Sequence[str]) -> Tensor:
+    """Return for each row the mean embedding of its cohort over all other speakers (n_rows, d_spk).
+
+    Raises:
+        ConfigError: a cohort has one speaker only, and so nobody else to take the mean of.
+    """
+    means: dict[tuple[str, str], Tensor] = {}
+    for cohort in sorted(set(cohorts)):
+        own = [i for i, c in enumerate(cohorts) if c == cohort]
+        who = sorted({speakers[i] for i in own})
+        if len(who) < 2:
+            raise ConfigError(
+                f"the cohort-mean control needs two speakers a cohort, {cohort} has {len(who)}"
+            )
+        total = embs[own].double().sum(0)
+        for name in who:
+            rows = [i for i in own if speakers[i] == name]
+            rest = total - embs[rows].double().sum(0)
+            means[cohort, name] = (rest / (len(own) - len(rows))).to(embs.dtype)
+    return torch.stack([means[c, s] for c, s in zip(cohorts, speakers, strict=True)])
+
+
+def same_speaker_partner(persons: Sequence[str], severities: Sequence[float]) -> list[int]:
+    """Return for each row another row of the same person, of the same severity where there is one.
+
+    A person with a single utterance has no other one; the row stands for itself, and the log says
+    how many do.
+    """
+    partner = list(range(len(persons)))
+    for keys in (list(persons), list(zip(persons, severities, strict=True))):
+        groups: dict[object, list[int]] = {}
+        for row, key in enumerate(keys):
+            groups.setdefault(key, []).append(row)
+        for rows in groups.values():
+            if len(rows) > 1:
+                for position, row in enumerate(rows):
+                    partner[row] = rows[(position + 1) % len(rows)]
+    alone = sum(row == other for row, other in enumerate(partner))
+    if alone:
+        log.warning(
+            "same-speaker control: %d of %d rows have no other utterance of the same person and "
+            "keep their own embedding",
+            alone,
+            len(partner),
+        )
+    return partner

@@ -1,0 +1,173 @@
+"""Training without one cohort at a time: the runs behind `eval.leave_one_cohort_out`.
+
+Each fold trains the same configurations as the full runs, restricted to the other cohorts and
+typical speech. Training rows are selected from the cache of all cohorts, so no fold computes
+encoder states of its own. A finished run is not repeated, an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hyperasr.backbone import Backbone
+from hyperasr.cache import CacheConfig, build_cache
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.config import to_dict
+from hyperasr.errors import ConfigError
+from train.meta import MetaConfig
+from train.program import read_config
+from train.views import Views, development_views
+
+__all__ = ["Run", "fold_runs", "is_finished", "prepare", "train_run", "without_launcher"]
+
+log = logging.getLogger(__name__)
+
+# Set by torchrun and Accelerate; a training run inside one of their processes must not see them.
+_LAUNCHER = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_RANK",
+    "ROLE_WORLD_SIZE",
+    "ROLE_NAME",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a fold.
+
+    Attributes:
+        held_out: the cohort it does not see.
+        system: its name in tables.
+        yaml: configuration of the full run.
+        config: the same without the cohort, in a folder of its own.
+    """
+
+    held_out: str
+    system: str
+    yaml: Path
+    config: MetaConfig
+
+    @property
+    def best(self) -> Path:
+        """Folder of the trained model."""
+        return self.config.out / "best"
+
+    def options(self) -> list[str]:
+        """Return what differs from the YAML, as options of `train.meta`."""
+        found = ["--out", str(self.config.out), "--cohorts", json.dumps(self.config.cohorts)]
+        if self.config.init_from is not None:
+            found += ["--init_from", str(self.config.init_from)]
+        return found
+
+
+def fold_runs(held_out: str, sources: Mapping[str, Path], folder: Path) -> list[Run]:
+    """Return the runs of one fold, in the order in which they need each other.
+
+    Args:
+        held_out: the cohort nobody sees.
+        sources: YAMLs of `train.meta` by system name. One that starts from another's run
+            (`init_from`) comes after it, and starts from that one's run in this fold.
+        folder: of all folds.
+    Raises:
+        ConfigError: an unknown cohort, or a start that may have seen the held-out cohort.
+    """
+    if held_out not in COHORTS:
+        raise ConfigError(f"no cohort {held_out!r} to leave out; there are {', '.join(COHORTS)}")
+    kept = tuple(c for c in (*COHORTS, TYPICAL) if c != held_out)
+    runs: list[Run] = []
+    full: dict[Path, Run] = {}  # the full run's folder, and what stands for it in this fold
+    for system, yaml in sources.items():
+        config = read_config(MetaConfig, ["--config", str(yaml)])
+        start = config.init_from
+        if start is not None:
+            before = full.get(start.parent)
+            if before is None:
+                raise ConfigError(
+                    f"{yaml} starts from {start}, which may have seen {held_out}; list the "
+                    "configuration of that run before it"
+                )
+            start = before.best
+        out = Path(folder) / held_out / system
+        made = replace(config, cohorts=kept, out=out, init_from=start)
+        runs.append(Run(held_out, system, Path(yaml), made))
+        full[config.out] = runs[-1]
+    return runs
+
+
+def is_finished(run: Run) -> bool:
+    """Tell whether a run came to its end with exactly these settings."""
+    try:
+        notes = json.loads((run.best / "config.json").read_text(encoding="utf-8"))["training"]
+        heads = list(run.config.out.glob("state-*/state.json"))
+        steps = [json.loads(head.read_text(encoding="utf-8"))["step"] for head in heads]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    same = notes.get("config") == to_dict(run.config)
+    return same and max(steps, default=0) >= run.config.loop.steps
+
+
+def prepare(runs: Sequence[Run]) -> None:
+    """Make the caches that all folds share, before several processes would make them at once."""
+    done: set[str] = set()
+    for run in runs:
+        config = replace(run.config, cohorts=(), view_sets=1)
+        key = repr((config.train, config.backbone, config.speaker, config.needs_mel))
+        if key in done or is_finished(run):
+            continue
+        done.add(key)
+        backbone = Backbone.from_pretrained(config.backbone)
+        views = Views(config, backbone)
+        build_cache(
+            config.cache,
+            development_views(config.dev),
+            config.backbone,
+            CacheConfig(config.speaker, views.drawing[1].keeps_mel),
+            workers=config.workers,
+        )
+
+
+def train_run(run: Run, launch: Callable[[list[str]], None] | None = None) -> None:
+    """Train one run to its end, unless it came there before.
+
+    Args:
+        run: which one.
+        launch: starts `train.meta` with these arguments; None starts a process of its own.
+    Raises:
+        ConfigError: the training failed; its own message is above.
+    """
+    if is_finished(run):
+        log.info("%s without %s: already trained", run.system, run.held_out)
+        return
+    log.info("%s without %s: training", run.system, run.held_out)
+    arguments = ["--config", str(run.yaml), *run.options()]
+    if launch is not None:
+        launch(arguments)
+        return
+    command = [sys.executable, "-m", "train.meta", *arguments]
+    done = subprocess.run(command, env=without_launcher(), stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise ConfigError(
+            f"training {run.system} without {run.held_out} ended with status {done.returncode}; "
+            f"see {run.config.out / 'log.txt'} and run the same command again to go on"
+        )
+
+
+def without_launcher() -> dict[str, str]:
+    """Return the environment without what makes a process one of several."""
+    ours = {k: v for k, v in os.environ.items() if k not in _LAUNCHER}
+    return {k: v for k, v in ours.items() if not k.startswith(("TORCHELASTIC_", "ACCELERATE_"))}

@@ -1,0 +1,188 @@
+"""Leave one cohort out: is a kind of speech recognised that nobody ever trained on?
+
+    python -m eval.leave_one_cohort_out --config eval/configs/leave_one_cohort_out.yaml
+    python -m eval.leave_one_cohort_out --config ... --processes 3
+
+For every simulated cohort the hypernetwork and the global LoRA are meta-trained without it and
+tested on it, on unseen speakers. Beside them: the frozen backbone, the controls, and the oracles
+that did see the cohort. An interrupted run goes on where it stopped; `processes` spreads the
+folds through Accelerate, on one machine or, started by `accelerate launch`, on several.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from eval.bench import Bench, BenchConfig
+from eval.folds import Run, fold_runs, prepare, train_run, without_launcher
+from eval.scores import ATYPICAL, Scores, places
+from hyperasr import results
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError
+from train.program import read_config, run_program
+
+log = logging.getLogger("eval.loco")
+
+MAIN = "hypernet"
+# The others wait at the end for the one with the longest fold.
+_PATIENCE = timedelta(days=14)
+
+
+@dataclass(frozen=True)
+class LocoConfig:
+    """What is trained in every fold, and what it is compared with."""
+
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Test set and protocol; its systems saw every cohort and are the oracles."""
+    sources: dict[str, Path] = field(
+        default_factory=lambda: {
+            "global_lora": Path("train/configs/global_lora.yaml"),
+            "hypernet": Path("train/configs/hypernet.yaml"),
+        }
+    )
+    """Configurations of `train.meta` by system name; what others start from comes first."""
+    cohorts: tuple[str, ...] = COHORTS
+    """Cohorts to leave out, one at a time."""
+    runs: Path = Path("runs/loco")
+    """Folder of the folds' run folders."""
+    processes: int = 1
+    """Folds trained at the same time on this machine, at least 1."""
+    out: Path = Path("results/leave_one_cohort_out.json")
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or not self.cohorts or not self.sources:
+            raise ConfigError(
+                "leaving out needs at least one cohort, source and process, not "
+                f"{len(self.cohorts)}, {len(self.sources)} and {self.processes}"
+            )
+
+
+def train_folds(folds: list[list[Run]], state: PartialState) -> None:
+    """Train this process's share of the folds, and wait for the others."""
+    if state.is_main_process:
+        prepare([run for fold in folds for run in fold])
+    state.wait_for_everyone()
+    with state.split_between_processes(list(range(len(folds)))) as mine:
+        for index in mine:
+            for run in folds[index]:
+                train_run(run)
+    state.wait_for_everyone()
+
+
+def fold_scores(bench: Bench, fold: list[Run], metric: str) -> Scores:
+    """Score one fold on its held-out cohort and on typical speech.
+
+    Systems that saw the cohort are called ``NAME_oracle``.
+    """
+    held_out = fold[0].held_out
+    cohorts = bench.column("cohort")
+    rows = [i for i, cohort in enumerate(cohorts) if cohort in (held_out, TYPICAL)]
+    names = {name: name if name == "backbone" else f"{name}_oracle" for name in bench.systems}
+    own = bench.beside({f"{run.system}:{held_out}": run.best for run in fold})
+    for name in own.names():
+        base, _, rest = name.partition(f":{held_out}")
+        if name != base:
+            names[name] = base + rest
+    texts = {names[name]: own.decode(name, rows) for name in names}
+    return own.score(texts, rows, metric=metric)
+
+
+def rows_of(folds: dict[str, Scores]) -> list[dict[str, Any]]:
+    """Return the rows of the result file: each held-out cohort, all of them, typical speech."""
+    rows: list[dict[str, Any]] = []
+    first = next(iter(folds.values()))
+    pairs = differences(list(first.counts))
+    together: Scores | None = None
+    for held_out, scores in folds.items():
+        chosen = scores.pick(cohort=held_out)
+        part = scores.part(chosen)
+        together = part if together is None else together.joined(part)
+    assert together is not None
+    for domain, extra, here in places(first.meta["source"]):
+        rows += together.rows(
+            together.pick(source=here), ATYPICAL, domain, pairs=pairs, held_out="each", **extra
+        )
+        for held_out, scores in folds.items():
+            for cohort in (held_out, TYPICAL):
+                rows += scores.rows(
+                    scores.pick(source=here, cohort=cohort),
+                    cohort,
+                    domain,
+                    pairs=pairs,
+                    held_out=held_out,
+                    **extra,
+                )
+    return results.with_holm(rows, ("domain", "corpus", "metric"))
+
+
+def differences(systems: list[str]) -> list[tuple[str, str]]:
+    """Return the pairs to compare: the hypernetwork with everything, the LoRA with the backbone."""
+    pairs = [(MAIN, other) for other in systems if other != MAIN]
+    return [*pairs, ("global_lora", "backbone")]
+
+
+def spread(processes: int) -> int:
+    """Start this program again as several processes of Accelerate; returns their exit status."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(processes), "-m", "eval.leave_one_cohort_out"]
+    return subprocess.run([*command, *sys.argv[1:]], env=without_launcher(), check=False).returncode
+
+
+def main() -> None:
+    """Train the folds, evaluate them, write the JSON, print the tables."""
+    config = read_config(LocoConfig)
+    if config.processes > 1 and "LOCAL_RANK" not in os.environ:
+        if status := spread(config.processes):
+            sys.exit(status)
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    folds = [fold_runs(cohort, config.sources, config.runs) for cohort in config.cohorts]
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    train_folds(folds, state)
+    if state.is_main_process:
+        report(config, folds)
+    state.destroy_process_group()
+
+
+def report(config: LocoConfig, folds: list[list[Run]]) -> None:
+    """Evaluate trained folds, write the JSON, print the tables."""
+    bench = Bench(config.bench)
+    rows: list[dict[str, Any]] = []
+    for metric in bench.protocol.metrics:
+        scores = {fold[0].held_out: fold_scores(bench, fold, metric) for fold in folds}
+        for held_out, made in scores.items():
+            name = f"counts-loco-{held_out}-{bench.protocol.name}-{metric}.json"
+            made.save(bench.store.folder / name)
+        rows += rows_of(scores)
+    described = f"leave one simulated cohort out, held-out speakers, {bench.protocol.name}"
+    head = results.head(
+        "python -m eval.leave_one_cohort_out " + " ".join(sys.argv[1:]),
+        config,
+        config.bench.seed,
+        described,
+        bench.protocol.normaliser,
+    )
+    results.write(config.out, head, rows)
+    show: dict[str, Any] = {"domain": "all", "corpus": None, "metric": bench.protocol.metrics[0]}
+    cohorts = [ATYPICAL, *config.cohorts]
+    results.print_table(rows, title="held-out cohorts", cohort=cohorts, **show)
+    results.print_table(
+        rows, ("held_out",), title="typical speech, by held-out cohort", cohort=TYPICAL, **show
+    )
+    results.print_table(rows, title="paired differences", differences=True, cohort=cohorts, **show)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,281 @@
+"""Each matrix type adapted alone, at the same budget: is what moves most what helps most?
+
+Short trainings of a static LoRA on one matrix type, its rank chosen so that its weights come to a
+given share of the backbone's; and one on all matrix types together, from which the matrix types are
+ranked by how far they move. Trainings are those of `train.meta`, each in a folder of its own:
+a finished one is not repeated, an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.bench import Bench
+from eval.folds import Run, is_finished, without_launcher
+from eval.scores import ATYPICAL
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError
+from hyperasr.lora import TARGET_NAMES, TargetShape
+from hyperasr.sources.base import MAX_RANK
+from train.meta import MetaConfig
+from train.program import read_config
+from train.tune import best_of
+
+__all__ = ["ALL", "AblationConfig", "Trial", "plan_trials", "ranking_rows", "score_trials", "train"]
+
+log = logging.getLogger("eval.matrix_ablation")
+
+ALL = "all"
+SYSTEM = "static_lora"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which matrix types, at which budgets, trained how."""
+
+    meta: Path = Path("train/configs/global_lora.yaml")
+    """Configuration of `train.meta` from which data and batch size are taken."""
+    targets: tuple[str, ...] = TARGET_NAMES
+    """Matrix types, adapted one at a time."""
+    budgets: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
+    """Trained weights as shares of the backbone's, each in (0, 1)."""
+    steps: int = 200
+    """Optimiser steps of each training."""
+    lrs: tuple[float, ...] = (0.003,)
+    """Learning rates to try; the best on the development speakers counts."""
+    rank_together: int = 1
+    """Rank of the training on all matrix types together."""
+    runs: Path = Path("runs/matrix_ablation")
+    """Folder of the trainings."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Further options of `train.meta` by dotted name."""
+
+    def __post_init__(self) -> None:
+        unknown = [t for t in self.targets if t not in TARGET_NAMES]
+        if unknown or not self.targets:
+            raise ConfigError(f"targets are {self.targets}; choose from {', '.join(TARGET_NAMES)}")
+        if not self.budgets or not all(0 < b < 1 for b in self.budgets):
+            raise ConfigError(f"budgets are {self.budgets}; give shares in (0, 1), 0.001 is 0.1 %")
+        if not self.lrs or not all(lr > 0 for lr in self.lrs):
+            raise ConfigError(f"lrs are {self.lrs}; give learning rates above 0")
+        if self.steps < 1 or not 1 <= self.rank_together <= MAX_RANK:
+            raise ConfigError(
+                f"steps is {self.steps} and rank_together {self.rank_together}; steps must be at "
+                f"least 1, the rank in 1..{MAX_RANK}"
+            )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One matrix type at one budget.
+
+    Attributes:
+        target: matrix type, or ``all``.
+        budget: share of the backbone's weights that was asked for; None for all together.
+        rank: chosen to meet it; 0 where not even rank 1 does.
+        n_weights: what the factors of that rank come to (of rank 1 where the rank is 0).
+        share: the same over the backbone's weights.
+        note: why the budget is not met or not used up; empty where it is.
+    """
+
+    target: str
+    budget: float | None
+    rank: int
+    n_weights: int
+    share: float
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the training and its folder; budgets that give the same rank share one."""
+        return f"{self.target}-r{self.rank}"
+
+
+def plan_trials(
+    shapes: Mapping[str, TargetShape], n_backbone: int, config: AblationConfig
+) -> list[Trial]:
+    """Choose for each matrix type and budget the highest rank that does not exceed the budget.
+
+    Args:
+        shapes: of every matrix type.
+        n_backbone: weights of the backbone.
+        config: targets and budgets.
+    """
+    trials = []
+    for target in config.targets:
+        shape = shapes[target]
+        one = shape.n_weights(1)
+        limit = min(MAX_RANK, shape.d_in, shape.d_out)
+        for budget in sorted(config.budgets):
+            wanted = int(budget * n_backbone / one * (1 + 1e-12))
+            rank = min(wanted, limit)
+            note = ""
+            if rank == 0:
+                note = f"rank 1 takes {100 * one / n_backbone:.3g} %"
+            elif rank < wanted:
+                note = f"rank {wanted} is above {limit}, the highest"
+            n = shape.n_weights(max(1, rank))
+            trials.append(Trial(target, budget, rank, n, n / n_backbone, note))
+    rank = config.rank_together
+    n = sum(shapes[target].n_weights(rank) for target in config.targets)
+    return [*trials, Trial(ALL, None, rank, n, n / n_backbone)]
+
+
+def run_of(trial: Trial, lr: float, config: AblationConfig) -> tuple[Run, list[str]]:
+    """Return the training of a trial, and its options beside the configuration file."""
+    targets = list(config.targets) if trial.target == ALL else [trial.target]
+    # alpha = rank: the update is scaled by 1 whatever the rank, so that one rate suits all.
+    settings = {"by": "global", "rank": trial.rank, "alpha": trial.rank}
+    folder = config.runs / trial.name / f"lr-{lr:g}"
+    options = [
+        *("--source.kind", "static"),
+        *("--source.targets", json.dumps(targets)),
+        *("--source.settings", json.dumps(settings)),
+        *("--out", str(folder)),
+        *("--loop.lr", str(lr)),
+        *("--loop.steps", str(config.steps)),
+        *("--loop.eval_every", str(config.steps)),
+        *("--loop.save_every", str(config.steps)),
+    ]
+    for key, value in config.options.items():
+        options += [f"--{key}", value]
+    made = read_config(MetaConfig, ["--config", str(config.meta), *options])
+    return Run("", trial.name, config.meta, made), options
+
+
+def train(trials: Sequence[Trial], config: AblationConfig) -> dict[str, Path]:
+    """Train what is not trained yet; returns the best model's folder by name of the trial.
+
+    Raises:
+        ConfigError: a training failed.
+    """
+    models: dict[str, Path] = {}
+    for trial in trials:
+        if not trial.rank or trial.name in models:
+            continue
+        tried = {}
+        for lr in config.lrs:
+            run, options = run_of(trial, lr, config)
+            if not is_finished(run):
+                log.info("%s, learning rate %g: training", trial.name, lr)
+                _launch(["--config", str(config.meta), *options], run.config.out)
+            tried[run.best] = best_of(run.config.out)["score"]
+        models[trial.name] = min(tried, key=lambda folder: tried[folder])
+    return models
+
+
+def _launch(arguments: list[str], folder: Path) -> None:
+    command = [sys.executable, "-m", "train.meta", *arguments]
+    done = subprocess.run(command, env=without_launcher(), stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise ConfigError(
+            f"a training in {folder} ended with status {done.returncode}; see its log.txt and run "
+            "the same command again to go on"
+        )
+
+
+def score_trials(
+    bench: Bench, trials: Sequence[Trial], models: Mapping[str, Path], rows: Sequence[int]
+) -> list[Row]:
+    """Return error rows of every trial on the same test rows, and differences to the backbone.
+
+    Budgets that cannot be met have a row without a value, and the reason in it.
+    """
+    own = bench.beside({f"{SYSTEM}:{name}": folder for name, folder in models.items()})
+    names = ["backbone", *(f"{SYSTEM}:{name}" for name in models)]
+    scores = own.scores(names, rows)
+    pairs = [(name, "backbone") for name in names[1:]]
+    made: list[Row] = []
+    for cohort, chosen in (
+        (ATYPICAL, scores.pick(cohort=lambda c: c != TYPICAL)),
+        (TYPICAL, scores.pick(cohort=TYPICAL)),
+    ):
+        by_name: dict[str, list[Row]] = {}
+        for row in scores.rows(chosen, cohort, "all", pairs=pairs):
+            by_name.setdefault(row["system"], []).append(row)
+        made += by_name.get("backbone", [])
+        for trial in trials:
+            about = {
+                "target": trial.target,
+                "budget": trial.budget,
+                "rank": trial.rank,
+                "share": trial.share,
+                "n_weights": trial.n_weights,
+            }
+            about |= {"note": trial.note} if trial.note else {}
+            found = by_name.get(f"{SYSTEM}:{trial.name}", [])
+            if not found:
+                nothing = {"system": f"{SYSTEM}:{trial.target}", "cohort": cohort, "domain": "all"}
+                found = [{**nothing, "metric": scores.metric, "value": None}]
+            made += [{**row, **about} for row in found]
+    return made
+
+
+def ranking_rows(sizes: Sequence[Row], errors: Sequence[Row]) -> list[Row]:
+    """Rank matrix types by how far they move, and hold the ranking against their errors.
+
+    Args:
+        sizes: rows of `eval.movement` of the training on all matrix types together.
+        errors: of `score_trials`.
+    Returns:
+        A ``ranking`` row for each matrix type and measure of adaptation; and for each budget at
+        which at least four matrix types were trained a ``ranking_check``: Spearman's correlation of
+        the measure with the error on atypical speech, negative where what moves most helps most.
+    """
+    from scipy.stats import spearmanr
+
+    measures: dict[str, dict[str, list[float]]] = {}
+    for row in sizes:
+        if row["cohort"] != "all" or row["measure"] not in ("relative_norm", "weight_angle"):
+            continue
+        name = row["measure"]
+        if name == "weight_angle":
+            name = f"weight_angle_{row['space']}_{row['rank']}"
+        measures.setdefault(name, {}).setdefault(row["target"], []).append(row["value"])
+    rows: list[Row] = []
+    for name, by_target in measures.items():
+        means = {target: sum(v) / len(v) for target, v in by_target.items()}
+        order = sorted(means, key=lambda target: -means[target])
+        rows += [
+            {
+                "measure": "ranking",
+                "by": name,
+                "target": target,
+                "place": place,
+                "value": means[target],
+            }
+            for place, target in enumerate(order, start=1)
+        ]
+        for budget in sorted({r["budget"] for r in errors if r.get("budget") is not None}):
+            rates = {
+                r["target"]: r["value"]
+                for r in errors
+                if r.get("budget") == budget
+                and r["cohort"] == ATYPICAL
+                and "against" not in r
+                and r["value"] is not None
+                and not r.get("note")
+            }
+            both = [target for target in means if target in rates]
+            if len(both) < 4:
+                continue
+            found = spearmanr([means[t] for t in both], [rates[t] for t in both])
+            rows.append(
+                {
+                    "measure": "ranking_check",
+                    "by": name,
+                    "budget": budget,
+                    "value": float(found.statistic),
+                    "p": float(found.pvalue),
+                    "n_targets": len(both),
+                }
+            )
+    return rows

@@ -1,0 +1,151 @@
+"""Do no harm: typical speech, and cohorts that a source was not trained for, before and after.
+
+    python -m eval.retention --config eval/configs/retention.yaml
+
+*Before* is the frozen backbone, *after* every source. A source that was trained without some
+cohorts (the folds of `eval.leave_one_cohort_out`, one cohort's LoRA) is also tested on those; the
+field ``trained_for`` says whether a row's speech was in the training.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.bench import Bench, BenchConfig
+from eval.scores import Scores, places
+from eval.systems import BACKBONE, System
+from hyperasr import results
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL
+from train.program import read_config, run_program
+
+log = logging.getLogger("eval.retention")
+
+OTHERS = "other_cohorts"
+
+
+@dataclass(frozen=True)
+class RetentionConfig:
+    """Which sources to test for harm."""
+
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Systems, test set and protocol."""
+    folds: Path | None = Path("runs/loco")
+    """Folder of the folds of `eval.leave_one_cohort_out`, tested too where it is there; None for
+    none."""
+    by_group: bool = True
+    """Hold a source with factors by cohort to one cohort's factors after the other."""
+    out: Path = Path("results/retention.json")
+    """Result file."""
+
+
+def fold_systems(folder: Path | None) -> dict[str, Path]:
+    """Return the models of the folds by name, such as ``hypernet:without-stuttering``."""
+    found = sorted(folder.glob("*/*/best/config.json")) if folder else []
+    if folder and not found:
+        log.warning("no folds in %s; sources of single cohorts are tested alone", folder)
+    paths = [path.parent for path in found]
+    return {f"{p.parent.name}:without-{p.parent.parent.name}": p for p in paths}
+
+
+def trained_for(system: System) -> tuple[str, ...]:
+    """Return the cohorts a system was trained on, ``typical`` among them; none for the backbone."""
+    if system.folder is None:
+        return ()
+    if system.group is not None:
+        return (system.group,)
+    notes = system.training.get("config", {})
+    cohorts = notes.get("data", notes).get("cohorts") or (*COHORTS, TYPICAL)
+    return tuple(cohorts)
+
+
+def rows_of(scores: Scores, trained: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
+    """Return the rows of the result file for one metric.
+
+    Args:
+        scores: of the backbone and every source.
+        trained: the cohorts each was trained on.
+    """
+    sources = [name for name in scores.counts if name != BACKBONE]
+    rows: list[dict[str, Any]] = []
+    for domain, extra, here in places(scores.meta["source"]):
+        for cohort in (TYPICAL, *COHORTS):
+            chosen = scores.pick(source=here, cohort=cohort)
+            made = scores.rows(
+                chosen, cohort, domain, pairs=[(name, BACKBONE) for name in sources], **extra
+            )
+            rows += [{**row, "trained_for": cohort in trained[row["system"]]} for row in made]
+        for name in sources:
+            others = [c for c in COHORTS if c not in trained[name]]
+            chosen = scores.pick(source=here, cohort=lambda c, others=others: c in others)
+            rows += scores.rows(
+                chosen,
+                OTHERS,
+                domain,
+                systems=(name,),
+                pairs=[(name, BACKBONE)],
+                cohorts=others,
+                trained_for=False,
+                **extra,
+            )
+    return results.with_holm(rows, ("domain", "corpus", "metric"))
+
+
+def names_of(bench: Bench, by_group: bool) -> list[str]:
+    """List the backbone, every source, and sources by cohort held to each of their cohorts."""
+    names = []
+    for name, system in bench.systems.items():
+        names.append(name)
+        names += [f"{name}@{group}" for group in system.groups if by_group]
+    return names
+
+
+def main() -> None:
+    """Evaluate, write the JSON, print the tables."""
+    config = read_config(RetentionConfig)
+    bench = Bench(config.bench).beside(fold_systems(config.folds))
+    names = names_of(bench, config.by_group)
+    trained = {name: trained_for(bench.find(name)[0]) for name in names}
+    first, *others = bench.protocol.metrics
+    rows: list[dict[str, Any]] = []
+    for metric in (first, *others):
+        scores = bench.scores(names, metric=metric)
+        scores.save(bench.store.folder / f"counts-retention-{bench.protocol.name}-{metric}.json")
+        rows += rows_of(scores, trained)
+    head = results.head(
+        "python -m eval.retention " + " ".join(sys.argv[1:]),
+        config,
+        config.bench.seed,
+        f"before and after, simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.protocol.normaliser,
+    )
+    results.write(config.out, head, rows)
+    show: dict[str, Any] = {"corpus": None, "metric": first}
+    results.print_table(
+        rows, ("domain",), title=f"typical speech, {first} in percent", cohort=TYPICAL, **show
+    )
+    results.print_table(
+        rows,
+        ("domain",),
+        title="typical speech, after minus before",
+        differences=True,
+        cohort=TYPICAL,
+        **show,
+    )
+    untrained = [row for row in rows if not row["trained_for"] and row["cohort"] in COHORTS]
+    if any("against" in row for row in untrained):
+        results.print_table(
+            untrained,
+            title="cohorts it was not trained for, after minus before",
+            differences=True,
+            domain="all",
+            **show,
+        )
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,260 @@
+"""Error against severity: who is served worst, by how much, and does a system narrow the gap?
+
+    python -m eval.severity --config eval/configs/severity.yaml
+
+Rows: error rows of every system by cohort and severity, with differences to the backbone; and per
+system, field ``measure``: ``worst_group`` and ``gap`` (worst minus best group), over cohorts and
+over cohorts by severity; ``slope``, the rise of the error from severity 0 to 1; and
+``spearman_with_severity``. Severity is the simulation's, the speakers are unseen.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from eval.bench import Bench, BenchConfig
+from eval.scores import ATYPICAL, Scores
+from eval.systems import BACKBONE
+from hyperasr import results
+from hyperasr.calibration import clustered_interval
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError
+from hyperasr.metrics import EditCounts
+from hyperasr.statistics import SpeakerBootstrap
+from train.program import read_config, run_program
+
+Row = dict[str, Any]
+GROUPINGS = ("cohort", "cohort_severity")
+
+
+@dataclass(frozen=True)
+class SeverityConfig:
+    """Which systems."""
+
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Systems, test set and protocol."""
+    n_resamples: int = 10_000
+    """Draws of speakers for the gaps, at least 1."""
+    out: Path = Path("results/severity.json")
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        if self.n_resamples < 1:
+            raise ConfigError(f"n_resamples is {self.n_resamples}; it must be at least 1")
+
+
+def level_rows(scores: Scores) -> list[Row]:
+    """Return error rows by cohort and severity, with differences to the backbone."""
+    pairs = [(name, BACKBONE) for name in scores.counts if name != BACKBONE]
+    rows: list[Row] = []
+    for cohort in (ATYPICAL, *COHORTS):
+        inside = COHORTS if cohort == ATYPICAL else (cohort,)
+        own = scores.pick(cohort=lambda c, inside=inside: c in inside)
+        for level in sorted({scores.meta["severity"][i] for i in own}):
+            chosen = [i for i in own if scores.meta["severity"][i] == level]
+            rows += scores.rows(chosen, cohort, "all", pairs=pairs, severity=level)
+    rows += scores.rows(scores.pick(cohort=TYPICAL), TYPICAL, "all", pairs=pairs)
+    return results.with_holm(rows, ("metric", "severity"))
+
+
+def groups_of(scores: Scores, by: str) -> dict[str, list[int]]:
+    """Return the utterances of every group: cohorts, or cohorts apart by severity."""
+    groups: dict[str, list[int]] = {}
+    for i, cohort in enumerate(scores.meta["cohort"]):
+        level = "" if by == "cohort" or cohort == TYPICAL else f" {scores.meta['severity'][i]:g}"
+        groups.setdefault(f"{cohort}{level}", []).append(i)
+    return groups
+
+
+def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
+    """Return every system's worst group and its gap to the best, and what they gain.
+
+    In every draw of speakers the worst and the best group are chosen anew, as they were on all
+    utterances. The largest of several noisy rates is too large on average, and with it the gap, the
+    more so the smaller the groups are; differences between systems suffer less. Draws in which a
+    group has nobody are left out.
+
+    Args:
+        scores: of every system.
+        by: ``cohort`` or ``cohort_severity``.
+        n_resamples: draws.
+    """
+    groups = groups_of(scores, by)
+    if len(groups) < 2:
+        return []
+    drawn = SpeakerBootstrap(
+        scores.meta["speaker"],
+        n_resamples=n_resamples,
+        seed=scores.seed,
+        clip=scores.protocol.clip,
+    )
+    about = {"grouping": by, "n_groups": len(groups), "metric": scores.metric}
+    about |= {"n_utterances": len(scores), "n_speakers": drawn.n_speakers}
+    rows: list[Row] = []
+    draws: dict[tuple[str, str], NDArray[np.float64]] = {}
+    values: dict[tuple[str, str], float] = {}
+    for system, counts in scores.counts.items():
+        rates, sampled = _group_rates(counts, groups, drawn)
+        worst, best = max(rates, key=lambda g: rates[g]), min(rates, key=lambda g: rates[g])
+        high, low = sampled.max(0), sampled.min(0)
+        for measure, value, each in (
+            ("worst_group", rates[worst], high),
+            ("gap", rates[worst] - rates[best], high - low),
+        ):
+            draws[system, measure], values[system, measure] = each, value
+            row = {"measure": measure, "system": system, **about, "value": value, **_ends(each)}
+            rows.append({**row, "worst": worst, "best": best})
+    for (system, measure), each in draws.items():
+        if system != BACKBONE and (BACKBONE, measure) in draws:
+            row = {"measure": f"{measure}_difference", "system": system, "base": BACKBONE, **about}
+            value = values[system, measure] - values[BACKBONE, measure]
+            rows.append({**row, "value": value, **_ends(each - draws[BACKBONE, measure])})
+    return rows
+
+
+def _group_rates(
+    counts: Sequence[EditCounts], groups: Mapping[str, Sequence[int]], drawn: SpeakerBootstrap
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Rates of every group, on all utterances and in every draw (n_groups, n_resamples)."""
+    rates, sampled = {}, []
+    for name, members in groups.items():
+        inside = set(members)
+        own = [c if i in inside else EditCounts() for i, c in enumerate(counts)]
+        rates[name] = drawn.rate(own).value
+        size = [EditCounts(hits=c.n_reference) for c in own]
+        # A draw without this group's speakers has no rate; it would read as 0.
+        nobody = drawn.resampled([EditCounts(insertions=s.hits) for s in size]) == 0
+        sampled.append(np.where(nobody, np.nan, drawn.resampled(own)))
+    return rates, np.stack(sampled)
+
+
+def _ends(values: NDArray[np.float64]) -> Row:
+    """Percentile interval of the draws in which every group has somebody."""
+    defined = values[np.isfinite(values)]
+    if len(defined) < 0.5 * len(values):
+        return {"low": None, "high": None, "reason": "groups without speakers in most draws"}
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return {"low": float(low), "high": float(high)}
+
+
+def slope_rows(scores: Scores, n_resamples: int = 1_000) -> list[Row]:
+    """Return how the error rises with severity, by cohort: slope and rank correlation.
+
+    The slope is of a straight line through the utterances' error rates, each weighted by its
+    reference units; 0.1 is ten points from severity 0 to 1. The correlation is Spearman's, of the
+    utterances' rates.
+    """
+    from scipy.stats import spearmanr
+
+    rows: list[Row] = []
+    for cohort in (ATYPICAL, *COHORTS):
+        inside = COHORTS if cohort == ATYPICAL else (cohort,)
+        own = scores.pick(cohort=lambda c, inside=inside: c in inside)
+        level = np.array([float(scores.meta["severity"][i]) for i in own])
+        if len(set(level)) < 2:
+            continue
+        speakers = [str(scores.meta["speaker"][i]) for i in own]
+        for system, counts in scores.counts.items():
+            chosen = [counts[i] for i in own]
+            clip = scores.protocol.clip
+            errors = np.array([float(c.clipped if clip else c.errors) for c in chosen])
+            units = np.array([float(c.n_reference) for c in chosen])
+            rate = errors / np.maximum(units, 1)
+
+            def slope(
+                i: NDArray[np.int64],
+                e: NDArray[np.float64] = errors,
+                u: NDArray[np.float64] = units,
+                level: NDArray[np.float64] = level,
+            ) -> float:
+                return weighted_slope(level[i], e[i], u[i])
+
+            def correlation(
+                i: NDArray[np.int64],
+                rate: NDArray[np.float64] = rate,
+                level: NDArray[np.float64] = level,
+            ) -> float:
+                constant = np.ptp(rate[i]) == 0 or np.ptp(level[i]) == 0
+                return float("nan") if constant else float(spearmanr(rate[i], level[i]).statistic)
+
+            for measure, statistic in (("slope", slope), ("spearman_with_severity", correlation)):
+                interval = clustered_interval(
+                    statistic, speakers, n_resamples=n_resamples, seed=scores.seed
+                )
+                measured = {k: v for k, v in vars(interval).items() if k != "p"}
+                if measured["reason"] is None:
+                    del measured["reason"]
+                about = {"measure": measure, "system": system, "cohort": cohort}
+                rows.append({**about, "metric": scores.metric, **measured})
+    return rows
+
+
+def weighted_slope(
+    x: NDArray[np.float64], errors: NDArray[np.float64], units: NDArray[np.float64]
+) -> float:
+    """Return the slope of errors / units on x by least squares weighted with units; nan for one x.
+
+    Items without units add their errors and no weight.
+    """
+    total = units.sum()
+    mean = (units * x).sum() / total if total > 0 else np.nan
+    spread = (units * (x - mean) ** 2).sum()
+    return float(((x - mean) * errors).sum() / spread) if spread > 0 else float("nan")
+
+
+def print_gaps(rows: Sequence[Row], console: Console) -> None:
+    """Print every system's worst group and gap."""
+    table = Table(title="worst group and gap to the best, in percent")
+    for name in ("system", "grouping", "worst group", "error", "gap"):
+        table.add_column(name)
+    gaps = {(r["system"], r["grouping"]): r for r in rows if r.get("measure") == "gap"}
+    for row in rows:
+        if row.get("measure") == "worst_group":
+            gap = gaps[row["system"], row["grouping"]]
+            shown = [f"{100 * r['value']:.1f}{_interval(r)}" for r in (row, gap)]
+            table.add_row(row["system"], row["grouping"], row["worst"], *shown)
+    console.print(table)
+
+
+def _interval(row: Row) -> str:
+    if row.get("low") is None:
+        return ""
+    return f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def main() -> None:
+    """Evaluate, write the JSON, print the tables."""
+    config = read_config(SeverityConfig)
+    bench = Bench(config.bench)
+    scores = bench.scores(bench.names())
+    scores.save(bench.store.folder / f"counts-severity-{bench.protocol.name}-{scores.metric}.json")
+    rows = level_rows(scores)
+    gaps = [r for by in GROUPINGS for r in gap_rows(scores, by, config.n_resamples)]
+    rows += gaps + slope_rows(scores)
+    head = results.head(
+        "python -m eval.severity " + " ".join(sys.argv[1:]),
+        config,
+        config.bench.seed,
+        f"simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.protocol.normaliser,
+    )
+    results.write(config.out, head, rows)
+    errors = [row for row in rows if "measure" not in row]
+    for cohort in (ATYPICAL, *COHORTS):
+        title = f"{scores.metric} in percent by severity, {cohort}"
+        results.print_table(errors, ("severity",), title=title, cohort=cohort, metric=scores.metric)
+    print_gaps(gaps, Console(width=None if sys.stdout.isatty() else 200))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,115 @@
+"""How sparse is what was learned: updates and factors of every system, target and layer.
+
+    python -m eval.sparsity --config eval/configs/sparsity.yaml
+
+Definitions are in `hyperasr.sparsity`. Of a source that listens, the factors of some utterances of
+unseen speakers are measured and averaged; of a Gaussian source the means.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from eval.bench import Bench, BenchConfig
+from eval.subspace_angles import factors_of, first_of_each
+from eval.systems import System
+from hyperasr import results
+from hyperasr.errors import ConfigError
+from hyperasr.sparsity import delta_sparsity, factor_sparsity, mean_sparsity
+from train.program import read_config, run_program
+
+Row = dict[str, Any]
+MATRICES = ("delta_weight", "A", "B")
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    """Which systems."""
+
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Systems and test set."""
+    per_person: int = 1
+    """Utterances of each simulated person, at least 1."""
+    out: Path = Path("results/sparsity.json")
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        if self.per_person < 1:
+            raise ConfigError(f"per_person is {self.per_person}; it must be at least 1")
+
+
+def system_rows(bench: Bench, system: System, per_person: int) -> list[Row]:
+    """Return a row for each target, layer and matrix of one system, mean over its factors.
+
+    Raises:
+        ConfigError: factors that are not finite.
+    """
+    chosen = first_of_each(bench.column("person"), per_person)
+    factors = factors_of(bench, system, chosen)[0]
+    rows: list[Row] = []
+    for target, pair in factors.targets.items():
+        for layer in range(pair.A.shape[0]):
+            for matrix in MATRICES:
+                if matrix == "delta_weight":
+                    values = delta_sparsity(factors, target, layer)
+                else:
+                    values = factor_sparsity(factors, target, layer, matrix)
+                rows.append(
+                    {
+                        "measure": "sparsity",
+                        "system": system.name,
+                        "target": target,
+                        "layer": layer,
+                        "matrix": matrix,
+                        "n_factors": len(values),
+                        **asdict(mean_sparsity(values)),
+                    }
+                )
+    return rows
+
+
+def print_sparsity(rows: list[Row], console: Console) -> None:
+    """Print the sparsity of the updates, mean over layers."""
+    names = ("below", "adaptive", "top_energy", "hoyer", "effective_rank")
+    table = Table(title="sparsity of delta W, mean over layers")
+    for name in ("system", "target", *names):
+        table.add_column(name)
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["matrix"] == "delta_weight":
+            groups.setdefault((row["system"], row["target"]), []).append(row)
+    for key, group in groups.items():
+        means = (sum(row[name] for row in group) / len(group) for name in names)
+        table.add_row(*key, *(f"{mean:.3f}" for mean in means))
+    console.print(table)
+
+
+def main() -> None:
+    """Measure, write the JSON, print the table."""
+    config = read_config(SparsityConfig)
+    bench = Bench(config.bench)
+    rows = [
+        row
+        for system in bench.systems.values()
+        if system.adapt
+        for row in system_rows(bench, system, config.per_person)
+    ]
+    head = results.head(
+        "python -m eval.sparsity " + " ".join(sys.argv[1:]),
+        config,
+        config.bench.seed,
+        "learned updates, held-out speakers",
+        None,
+    )
+    results.write(config.out, head, rows)
+    print_sparsity(rows, Console(width=None if sys.stdout.isatty() else 200))
+
+
+if __name__ == "__main__":
+    run_program(main)

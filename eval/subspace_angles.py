@@ -1,0 +1,252 @@
+"""Which weights adapt, and whose adaptations are alike: principal angles between subspaces.
+
+    python -m eval.subspace_angles --config eval/configs/subspace_angles.yaml
+
+Rows, by field ``measure``: ``angle`` between updates of utterances, people and cohorts (see
+`eval.adaptation`); ``weight_angle`` between the leading subspaces of W and W + delta W;
+``relative_norm`` and ``effective_rank`` of the updates; ``ranking`` of the matrix types by
+adaptation, ``ranking_check`` against the error of each matrix type adapted alone, and the error
+rows of these trainings (`eval.matrix_ablation`); ``speed`` of the angles at the size of large-v3.
+The field ``part`` tells whole updates from what they differ by from the update of the mean
+embedding (``deviation``). The cohorts are simulated; tested speakers are unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from eval.adaptation import AngleSettings, Who, update_rows
+from eval.bench import Bench, BenchConfig
+from eval.matrix_ablation import (
+    ALL,
+    AblationConfig,
+    plan_trials,
+    ranking_rows,
+    score_trials,
+    train,
+)
+from eval.movement import size_rows, weight_rows
+from eval.systems import System
+from hyperasr import results
+from hyperasr.errors import ConfigError
+from hyperasr.lora import target_shapes
+from hyperasr.subspace import contrast
+from hyperasr.types import LoRAFactors
+from train.program import read_config, run_program
+
+log = logging.getLogger("eval.subspace_angles")
+
+Row = dict[str, Any]
+SPEEDS = ("neighbours", "leading", "pairs", "weights")
+
+
+@dataclass(frozen=True)
+class AnglesConfig:
+    """Which systems, which utterances, and how the ranking is checked."""
+
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Systems, test set and protocol."""
+    angles: AngleSettings = field(default_factory=AngleSettings)
+    """Ranks and draws."""
+    per_person: int = 4
+    """Utterances of each simulated person, at least 2 to compare within a person."""
+    ablate: bool = True
+    """Train each matrix type alone and compare errors; takes hours the first time."""
+    ablation: AblationConfig = field(default_factory=AblationConfig)
+    """Matrix types, budgets, steps."""
+    speed: bool = True
+    """Measure what angles cost at the size of large-v3."""
+    out: Path = Path("results/subspace_angles.json")
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        if self.per_person < 2:
+            raise ConfigError(f"per_person is {self.per_person}; it must be at least 2")
+
+
+def first_of_each(persons: Sequence[str], n: int) -> list[int]:
+    """Return the first n rows of each person."""
+    seen: Counter[str] = Counter()
+    rows = []
+    for row, person in enumerate(persons):
+        seen[person] += 1
+        if seen[person] <= n:
+            rows.append(row)
+    return rows
+
+
+@torch.inference_mode()
+def factors_of(
+    bench: Bench, system: System, rows: Sequence[int]
+) -> tuple[LoRAFactors, Who | None, LoRAFactors | None]:
+    """Return a system's factors, whose they are, and those of the mean embedding.
+
+    A source that listens has factors for each row; one by cohort for each cohort; a shared one has
+    no owners (None). Of a Gaussian source the means are taken.
+
+    Raises:
+        ConfigError: a source whose factors belong to people who are not in the test.
+    """
+    model = system.model
+    columns = {c: bench.column(c) for c in ("speaker", "person", "cohort")}
+    if system.conditioned:
+        emb = bench.embeddings(system)[list(rows)]
+        who = Who(*([columns[c][i] for i in rows] for c in ("speaker", "person", "cohort")))
+        mean: Any = model.source.emb_mean
+        return model.factors(emb), who, model.factors(mean.view(1, -1))
+    if system.groups:
+        groups = list(system.groups)
+        return model.factors(groups=groups), Who(groups, groups, groups), None
+    by = (model.source_config.settings or {}).get("by", "global")
+    if by != "global":
+        raise ConfigError(f"{system.name} has factors by {by}; nobody of the test has any")
+    return model.factors(), None, None
+
+
+def system_rows(bench: Bench, system: System, config: AnglesConfig) -> list[Row]:
+    """Return all rows of one system."""
+    chosen = first_of_each(bench.column("person"), config.per_person)
+    factors, who, mean = factors_of(bench, system, chosen)
+    whisper = system.model.backbone.whisper
+    settings = _possible(config.angles, system)
+    try:
+        rows = size_rows(factors, whisper, who, settings.n_resamples)
+        rows += weight_rows(factors, whisper, who, settings)
+        if who is not None:
+            rows += update_rows(factors, who, settings)
+        rows = [{"system": system.name, "part": "whole", **row} for row in rows]
+        if mean is not None and who is not None:
+            apart = contrast(factors, mean)
+            more = size_rows(apart, whisper, who, settings.n_resamples)
+            more += update_rows(apart, who, settings)
+            rows += [{"system": system.name, "part": "deviation", **row} for row in more]
+    except ConfigError as error:
+        raise ConfigError(f"{system.name}: {error}") from error
+    return rows
+
+
+def _possible(settings: AngleSettings, system: System) -> AngleSettings:
+    """Leave out dimensions that updates of this system's rank do not have.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    rank = system.model.source.rank
+    ranks = tuple(k for k in settings.ranks if k <= rank)
+    if not ranks:
+        raise ConfigError(
+            f"{system.name}: its updates have rank {rank}, angles of subspaces of "
+            f"{', '.join(map(str, settings.ranks))} dimensions were asked for; add lower ones"
+        )
+    if ranks != settings.ranks:
+        log.warning("%s: rank %d; only subspaces of %s dimensions", system.name, rank, ranks)
+    return replace(settings, ranks=ranks)
+
+
+def ablation_rows(bench: Bench, config: AnglesConfig) -> list[Row]:
+    """Train each matrix type alone and all together; return errors, sizes and the ranking."""
+    settings = config.ablation
+    shapes = target_shapes(bench.backbone.whisper, settings.targets)
+    trials = plan_trials(shapes, bench.backbone.n_parameters, settings)
+    models = train(trials, settings)
+    chosen = first_of_each(bench.column("person"), config.per_person)
+    errors = score_trials(bench, trials, models, chosen)
+    together = next(trial for trial in trials if trial.target == ALL)
+    system = bench.beside({"static_lora:all": models[together.name]}).systems["static_lora:all"]
+    moved = system_rows(bench, system, config)
+    return [*errors, *moved, *ranking_rows(moved, errors)]
+
+
+def speed_rows() -> list[Row]:
+    """Measure angles at the size of large-v3, each measurement in a process of its own."""
+    rows = []
+    for what in SPEEDS:
+        command = [sys.executable, "-m", "eval.angle_speed", "--what", what]
+        environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ConfigError(f"eval.angle_speed --what {what} failed: {done.stderr[-300:]}")
+        rows.append({"measure": "speed", **json.loads(done.stdout.splitlines()[-1])})
+    return rows
+
+
+def print_angles(rows: Iterable[Row], console: Console) -> None:
+    """Print the angles at the cohort and utterance levels, mean over layers, beside chance."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row.get("measure") == "angle":
+            names = ("system", "part", "target", "space", "rank", "level", "relation")
+            groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    table = Table(title="mean principal angle in degrees, mean over layers and cohorts")
+    for name in ("system", "part", "target", "space", "k", "level", "relation", "angle", "chance"):
+        table.add_column(name)
+    for key, group in groups.items():
+        value = sum(row["value"] for row in group) / len(group)
+        null = [row["null"] for row in group if "null" in row]
+        chance = f"{sum(null) / len(null):.1f}" if null else ""
+        table.add_row(*map(str, key), f"{value:.1f}", chance)
+    console.print(table)
+
+
+def print_ranking(rows: Iterable[Row], console: Console) -> None:
+    """Print which matrix types move most, beside the error of adapting each alone."""
+    rows = list(rows)
+    places = [r for r in rows if r.get("measure") == "ranking" and r["by"] == "relative_norm"]
+    errors = [
+        r for r in rows if r.get("budget") and r.get("cohort") == "atypical" and "against" not in r
+    ]
+    budgets = sorted({r["budget"] for r in errors})
+    table = Table(title="matrix types by adaptation, and the error in percent of each alone")
+    for name in ("target", "relative norm", *(f"{100 * b:g} %" for b in budgets)):
+        table.add_column(name)
+    for place in places:
+        by_budget = {r["budget"]: r["value"] for r in errors if r["target"] == place["target"]}
+        cells = [by_budget.get(b) for b in budgets]
+        shown = ["" if v is None else f"{100 * v:.1f}" for v in cells]
+        table.add_row(place["target"], f"{place['value']:.4f}", *shown)
+    if places:
+        console.print(table)
+
+
+def main() -> None:
+    """Measure, write the JSON, print the tables."""
+    config = read_config(AnglesConfig)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    bench = Bench(config.bench)
+    rows: list[Row] = []
+    for system in bench.systems.values():
+        if system.adapt:
+            log.info("%s: angles", system.name)
+            rows += system_rows(bench, system, config)
+    if config.ablate:
+        rows += ablation_rows(bench, config)
+    if config.speed:
+        rows += speed_rows()
+    head = results.head(
+        "python -m eval.subspace_angles " + " ".join(sys.argv[1:]),
+        config,
+        config.angles.seed,
+        f"simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.protocol.normaliser,
+    )
+    results.write(config.out, head, rows)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    print_angles(rows, console)
+    print_ranking(rows, console)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,84 @@
+"""A model folder's config.json and weights: read strictly, with readable differences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hyperasr.errors import CheckpointMismatch, ConfigError
+
+__all__ = ["FORMAT_VERSION", "load_strictly", "read_head", "stored"]
+
+FORMAT_VERSION = 1
+_HEAD = {
+    "format_version",
+    "backbone",
+    "backbone_fingerprint",
+    "audio_context",
+    "speaker",
+    "source",
+    "training",
+}
+
+
+def stored(tensor: Tensor, half: bool) -> Tensor:
+    """Store weights in fp16; statistics, which fp16 could overflow, stay as they are."""
+    return tensor.detach().to(torch.float16 if half else tensor.dtype).contiguous().clone()
+
+
+def read_head(path: Path) -> dict[str, Any]:
+    """Read a model folder's config.json.
+
+    Raises:
+        ConfigError: no model there, another format, or a key that is unknown or missing.
+    """
+    try:
+        head = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no adapter model in {path}: config.json is missing or damaged; "
+            "give 'micro' or a folder that train.meta wrote"
+        ) from error
+    version = head.get("format_version") if isinstance(head, dict) else None
+    if version != FORMAT_VERSION:
+        raise ConfigError(
+            f"{path}: format_version is {version}, this version of hyperasr reads {FORMAT_VERSION}"
+        )
+    wrong = sorted(_HEAD ^ set(head))
+    if wrong:
+        known = "unknown" if wrong[0] in head else "missing"
+        raise ConfigError(f"{path / 'config.json'}: {known} key {wrong[0]!r}")
+    return head
+
+
+def load_strictly(model: nn.Module, path: Path) -> None:
+    """Load every weight but the backbone's.
+
+    Raises:
+        CheckpointMismatch: weights are missing, damaged, too many or of other shapes.
+    """
+    own = {n: t for n, t in model.state_dict().items() if not n.startswith("backbone.")}
+    try:
+        saved = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointMismatch(f"{path}: weights are missing or damaged ({error})") from error
+    missing, surplus = sorted(set(own) - set(saved)), sorted(set(saved) - set(own))
+    wrong = [
+        f"{n} is {tuple(saved[n].shape)}, not {tuple(own[n].shape)}"
+        for n in own
+        if n in saved and saved[n].shape != own[n].shape
+    ]
+    if missing or surplus or wrong:
+        raise CheckpointMismatch(
+            f"{path} does not fit its config.json: missing {missing[:3]}, surplus {surplus[:3]}, "
+            f"other shape {wrong[:3]}"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])

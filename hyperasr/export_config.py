@@ -1,0 +1,44 @@
+"""What to export: settings alone, so that the command line can read them fast."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from typing import Literal
+
+from hyperasr.errors import ConfigError
+
+__all__ = ["ExportConfig"]
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to write, and how to make one adapter of several clips."""
+
+    to: Literal["peft", "merged", "ctranslate2"] = "peft"
+    """PEFT adapter folder, merged Hugging Face folder, or CTranslate2 (faster-whisper)."""
+    method: Literal["embedding", "average"] = "embedding"
+    """Factors of the mean speaker embedding, or the mean of the clips' updates at a rank."""
+    rank: int | None = None
+    """Rank with the method average, at least 1; null is that of the model."""
+    group: str | None = None
+    """Cohort or speaker, for a model with adapters by name."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """Number format of what is written; int8 is for ctranslate2 alone, peft takes float32."""
+    language: str = "en"
+    """Language of the clips, for the parity check."""
+    max_difference: float | None = None
+    """Largest logit difference allowed, beside the largest logit; null is one for each dtype."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(ExportConfig)
+        for name in ("to", "method", "dtype"):
+            value, choices = getattr(self, name), typing.get_args(hints[name])
+            if value not in choices:
+                raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        if self.dtype == "int8" and self.to != "ctranslate2":
+            raise ConfigError("int8 is written for ctranslate2 alone; choose another dtype")
+        if self.dtype != "float32" and self.to == "peft":
+            raise ConfigError("a PEFT adapter is written in float32; choose that dtype")
+        if self.max_difference is not None and not self.max_difference > 0:
+            raise ConfigError(f"max_difference is {self.max_difference}; it must be above 0")

@@ -1,0 +1,63 @@
+"""The languages Whisper knows: names, codes, and the token of each in a vocabulary."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from hyperasr.errors import ConfigError
+
+__all__ = ["language_code", "language_tokens", "prompt_tokens"]
+
+
+def language_code(language: str) -> str:
+    """Return Whisper's code of a language given by code or English name; others as they are."""
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    return str(TO_LANGUAGE_CODE.get(language.lower(), language))
+
+
+def language_tokens(
+    vocabulary: Mapping[str, int], recorded: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Return the token id of each language by code.
+
+    Args:
+        vocabulary: all tokens of the model.
+        recorded: ``lang_to_id`` of its generation config, keys such as ``<|de|>``; None where it
+            has none, as many fine-tuned folders.
+    """
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    if recorded:
+        return {name.strip("<|>"): int(i) for name, i in recorded.items()}
+    names = {code: f"<|{code}|>" for code in LANGUAGES}
+    return {code: vocabulary[name] for code, name in names.items() if name in vocabulary}
+
+
+def prompt_tokens(
+    vocabulary: Mapping[str, int], languages: Mapping[str, int], language: str, task: str
+) -> list[int]:
+    """Return the decoder's prompt: start, language and task, no timestamps.
+
+    Args:
+        vocabulary: all tokens of the model.
+        languages: token of each language; empty for a model of English alone, which has neither
+            language nor task in its prompt.
+        language: code or English name.
+        task: ``transcribe`` or ``translate``.
+    Raises:
+        ConfigError: the model does not know the language or the task.
+    """
+    code = language_code(language)
+    names = ["<|startoftranscript|>"]
+    if languages:
+        known = code in languages and task in ("transcribe", "translate")
+        names += [f"<|{code}|>", f"<|{task}|>"]
+    else:
+        known = (code, task) == ("en", "transcribe")
+    names.append("<|notimestamps|>")
+    if not known or any(name not in vocabulary for name in names):
+        closest = next(iter(difflib.get_close_matches(code, list(languages), n=1)), "en")
+        raise ConfigError(f"this model cannot {task} {language!r}; try language={closest!r}")
+    return [vocabulary[name] for name in names]

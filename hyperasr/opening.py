@@ -1,0 +1,110 @@
+"""One door for every program: a model by name, on a device, in a number format, on- or offline."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hyperasr.backbone import Backbone
+from hyperasr.caution import Cloud
+from hyperasr.checkpoint import read_head
+from hyperasr.errors import ConfigError
+from hyperasr.hub import model_folder
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.options import TranscribeOptions
+from hyperasr.speaker import SpeakerConfig
+
+__all__ = ["Opened", "open_model", "unadapted"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that was found.
+
+    Attributes:
+        model: ready to transcribe.
+        adapts: False for a plain Whisper, whose transcripts are unadapted.
+        folder: where its adapter lies; None for a plain Whisper.
+        backbone_name: hub name, folder or ``micro``.
+        cloud: of its training embeddings, where it has one.
+    """
+
+    model: HyperASR
+    adapts: bool
+    folder: Path | None
+    backbone_name: str
+    cloud: Cloud | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its user should know, one line each."""
+        if self.adapts:
+            return []
+        return [
+            f"{self.backbone_name} is a plain Whisper without an adapter: transcripts are unadapted"
+        ]
+
+    def suited(self, options: TranscribeOptions) -> TranscribeOptions:
+        """Return the options as this model can follow them.
+
+        Raises:
+            ConfigError: they ask for adapted and unadapted transcripts of a plain Whisper.
+        """
+        if self.adapts:
+            return options
+        if options.compare or options.samples:
+            raise ConfigError(
+                f"{self.backbone_name} is a plain Whisper without an adapter: it has no second "
+                "transcript and no posterior samples; give an adapter model"
+            )
+        return replace(options, adapt=False)
+
+
+def open_model(
+    name: str | os.PathLike[str] = "micro",
+    *,
+    offline: bool = False,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Opened:
+    """Open an adapter model, or a plain Whisper that nobody trained an adapter for.
+
+    Args:
+        name: ``micro``, a folder, or a hub name; of an adapter model or of a Whisper.
+        offline: never touch the network.
+        device: ``cpu``, ``cuda``, ...
+        dtype: of the frozen weights: ``float32``, ``bfloat16``, ``float16`` or ``int8`` (CPU).
+            Speaker encoder, hypernetwork and factors stay in float32.
+    Raises:
+        ConfigError: no such model, device or dtype, or a folder of another kind.
+        CheckpointMismatch: an adapter that does not fit its backbone.
+    """
+    folder, kind = model_folder(name, offline=offline)
+    how: dict[str, Any] = {"offline": offline, "device": device, "dtype": dtype}
+    if kind == "whisper":
+        # A folder that has lost its tokenizer, say, is refused in there.
+        backbone = Backbone.from_pretrained(name, **how)
+        return Opened(unadapted(backbone), False, None, str(name))
+    if kind == "peft":
+        raise ConfigError(
+            f"{name} is a PEFT adapter; merge it into its Whisper (PeftModel.merge_and_unload) and "
+            "give the merged folder"
+        )
+    if kind not in ("adapter", ""):
+        raise ConfigError(f"{name} holds a model of type {kind!r}, not a Whisper or an adapter")
+    head = read_head(folder)
+    local = folder / head["backbone"]
+    backbone_name = str(local if local.is_dir() else head["backbone"])
+    backbone = Backbone.from_pretrained(backbone_name, audio_context=head["audio_context"], **how)
+    where = name if str(name) == "micro" else folder
+    model = HyperASR.from_pretrained(where, backbone=backbone, offline=offline)
+    cloud = Cloud.load(folder, backbone.fingerprint())
+    return Opened(model.to(backbone.device), True, folder, backbone_name, cloud)
+
+
+def unadapted(backbone: Backbone) -> HyperASR:
+    """Return a model that adapts nothing: a LoRA of rank 1 whose update is zero."""
+    source = SourceConfig("static", settings={"rank": 1})
+    return HyperASR(backbone, SpeakerConfig(), source).to(backbone.device).eval()

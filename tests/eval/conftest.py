@@ -1,0 +1,139 @@
+"""Fixtures of the evaluation programs: a corpus of buzzing speakers and one system of each kind."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile as sf
+import torch
+
+import hyperasr.cache
+from eval.bench import Bench, BenchConfig
+from hyperasr.cohorts.manifest import write_manifest
+from hyperasr.types import Utterance
+
+SOURCES = {"e": "synthetic", "f": "synthetic", "g": "an4", "h": "fsdd"}
+
+
+class InThisProcess:
+    """Stands in for ProcessPoolExecutor: the same work, without starting interpreters."""
+
+    def __init__(self, workers: int, context: Any, initializer: Any, initargs: Any) -> None:
+        initializer(*initargs)
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def shutdown(self, **_: object) -> None: ...
+
+    def submit(self, function: Any, *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*args))
+        return future
+
+
+@dataclass(frozen=True)
+class World:
+    """Manifests of a small corpus, and folders for caches and hypotheses."""
+
+    folder: Path
+    train: Path
+    test: Path
+
+    def config(self, backbone: Path, systems: dict[str, Path], **more: Any) -> BenchConfig:
+        """Return the settings of a bench in this world."""
+        values = {
+            "test": self.test,
+            "train": (self.train,),
+            "backbone": str(backbone),
+            "cache": self.folder / "cache",
+            "store": self.folder / "store",
+            "workers": 1,
+        }
+        return BenchConfig(systems=systems, **{**values, **more})
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, voice) -> World:
+    """Two training speakers; four test speakers of two recordings each, from three sources."""
+    folder = tmp_path_factory.mktemp("world")
+    texts = iter("go stop seven two light music kitchen on off up down left".split())
+    rows = []
+    for number, speaker in enumerate("abefgh"):
+        for k in range(2):
+            name = f"{speaker}{k}"
+            sf.write(folder / f"{name}.wav", voice(0.5 + 0.1 * k, 100.0 + 13 * number + k), 16_000)
+            source = SOURCES.get(speaker, "synthetic")
+            rows.append(Utterance(name, f"{name}.wav", next(texts), speaker, source=source))
+    write_manifest(folder / "train.jsonl", rows[:4])
+    write_manifest(folder / "test.jsonl", rows[4:])
+    return World(folder, folder / "train.jsonl", folder / "test.jsonl")
+
+
+@pytest.fixture(scope="session")
+def systems(world, random_backbone, random_backbone_folder, random_model_folder) -> dict[str, Path]:
+    """A folder of each kind of system, trained by a random number generator."""
+    from hyperasr.backbone import Backbone
+    from hyperasr.model import HyperASR, SourceConfig
+    from hyperasr.residual import ResidualAdapters, ResidualConfig
+    from hyperasr.speaker import SpeakerConfig
+
+    made = {"hypernet": random_model_folder}
+    generator = torch.Generator().manual_seed(1)
+
+    def shake(parameters: Any, size: float) -> None:
+        with torch.no_grad():
+            for weight in parameters:
+                weight.add_(torch.randn(weight.shape, generator=generator) * size)
+
+    cohorts = ("dysarthria", "parkinson", "stuttering", "typical")
+    for name, settings in (
+        ("global_lora", {"by": "global", "rank": 2}),
+        ("cohort_lora", {"by": "cohort", "rank": 2, "groups": cohorts}),
+    ):
+        model = HyperASR(
+            random_backbone, SpeakerConfig(), SourceConfig("static", settings=settings)
+        )
+        shake(model.source.B.parameters(), 0.3)
+        made[name] = world.folder / name / "best"
+        notes = {"config": {"train": str(world.train), "cohorts": []}}
+        model.save_pretrained(made[name], backbone=str(random_backbone_folder), training=notes)
+    for name, part in (("decoder_ft", "decoder"), ("full_ft", "encoder")):
+        tuned = Backbone.from_pretrained(random_backbone_folder)
+        tuned.whisper = copy.deepcopy(tuned.whisper)
+        shake(getattr(tuned.whisper.model, part).layers.parameters(), 0.1)
+        made[name] = world.folder / name / "best"
+        made[name].mkdir(parents=True)
+        tuned.save_pretrained(made[name])
+    adapters = ResidualAdapters(ResidualConfig(parts=("encoder",)), random_backbone.whisper)
+    shake(adapters.parameters(), 0.3)
+    made["residual"] = world.folder / "residual" / "best"
+    adapters.save_pretrained(
+        made["residual"],
+        backbone=str(random_backbone_folder),
+        fingerprint=random_backbone.fingerprint(),
+    )
+    return made
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let caches be made here, without starting interpreters."""
+    monkeypatch.setattr(hyperasr.cache, "ProcessPoolExecutor", InThisProcess)
+
+
+@pytest.fixture(scope="session")
+def bench(world, systems, random_backbone, random_backbone_folder) -> Bench:
+    """A bench with all of `systems`; do not change it."""
+    made = Bench(world.config(random_backbone_folder, systems), backbone=random_backbone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hyperasr.cache, "ProcessPoolExecutor", InThisProcess)
+        assert len(made.rows) == made.n_rows == 32
+    return made

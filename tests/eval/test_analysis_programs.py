@@ -1,0 +1,230 @@
+"""Angles, sparsity, calibration and severity end to end: tiny models, one bench, every row read."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from eval import calibration, severity, sparsity, subspace_angles
+from eval.bench import Bench, BenchConfig
+from hyperasr import results
+from hyperasr.cohorts.manifest import write_manifest
+from hyperasr.decode import decode
+from hyperasr.errors import ConfigError
+from hyperasr.lora import delta_weight
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.posterior import utterance_generators
+from hyperasr.speaker import SpeakerConfig
+from hyperasr.text import normaliser
+from hyperasr.types import Batch, Utterance
+
+pytestmark = pytest.mark.slow
+
+COHORTS = ("dysarthria", "parkinson", "stuttering", "typical")
+
+
+def save(folder: Path, backbone: Any, backbone_folder: Path, kind: str, **settings: Any) -> Path:
+    """Save an untrained model whose factors are drawn at random, and do adapt."""
+    config = SourceConfig(kind=kind, settings={"rank": 2, **settings})
+    model = HyperASR(backbone, SpeakerConfig(), config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.source.named_parameters():
+            if "heads" in name or "bias_B" in name or name.startswith("B."):
+                weight.normal_(0, 0.3, generator=generator)
+    model.save_pretrained(folder, backbone=str(backbone_folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench_config(
+    tmp_path_factory, random_backbone, random_backbone_folder, random_model_folder, voice
+) -> BenchConfig:
+    """Three speakers of two recordings; three kinds of system on a random backbone."""
+    folder = tmp_path_factory.mktemp("analysis")
+    small = {"d_hidden": 16, "d_layer_emb": 4, "n_hidden": 1}
+    systems = {"hypernet": random_model_folder}
+    for name, kind, settings in (
+        ("bayes_hypernet", "bayes_hypernet", {**small, "sigma_start": 0.1}),
+        ("global_lora", "static", {}),
+    ):
+        path = folder / name
+        systems[name] = save(path, random_backbone, random_backbone_folder, kind, **settings)
+    rows = []
+    bayes = HyperASR.from_pretrained(systems["bayes_hypernet"], backbone=random_backbone)
+    for number, speaker in enumerate("abc"):
+        for k in range(2):
+            wave = voice(0.8 + 0.1 * number, 110.0 + 37 * number + 11 * k)
+            sf.write(folder / f"{speaker}{k}.wav", wave, 16_000)
+            mel, n_frames = random_backbone.features([wave])
+            # References that the model meets in part: its own words, the first one changed.
+            decoded = decode(bayes, Batch(n_frames=n_frames, mel=mel))
+            said = calibration.said(decoded, random_backbone, normaliser("spoken"))[0]
+            text = " ".join(["changed", *said.words[1:]]) if said.words else "changed words"
+            rows.append(Utterance(f"{speaker}{k}", f"{speaker}{k}.wav", text, speaker))
+    write_manifest(folder / "test.jsonl", rows)
+    return BenchConfig(
+        systems=systems,
+        test=folder / "test.jsonl",
+        train=(),
+        backbone=str(random_backbone_folder),
+        cache=folder / "cache",
+        store=folder / "store",
+        workers=1,
+        controls_of=(),
+    )
+
+
+def run(program: Any, config: BenchConfig, folder: Path, monkeypatch: Any, **values: Any) -> Any:
+    bench = {
+        "systems": {name: str(path) for name, path in config.systems.items()},
+        "test": str(config.test),
+        "train": [],
+        "backbone": config.backbone,
+        "cache": str(config.cache),
+        "store": str(config.store),
+        "workers": 1,
+        "controls_of": [],
+    }
+    path = folder / "config.yaml"
+    path.write_text(json.dumps({"bench": bench, "out": str(folder / "out.json"), **values}))
+    monkeypatch.setattr(sys, "argv", ["program", "--config", str(path)])
+    program.main()
+    return results.read(folder / "out.json")
+
+
+def test_angles(bench_config, tmp_path, monkeypatch, capsys) -> None:
+    angles = {
+        "ranks": [1, 2, 5],
+        "weight_ranks": [3],
+        "n_null": 50,
+        "n_splits": 2,
+        "n_resamples": 20,
+    }
+    content = run(
+        subspace_angles,
+        bench_config,
+        tmp_path,
+        monkeypatch,
+        angles=angles,
+        per_person=2,
+        ablate=False,
+        speed=False,
+    )
+    rows = content["rows"]
+    kinds = {(r["system"], r["part"], r["measure"]) for r in rows}
+    assert ("hypernet", "deviation", "angle") in kinds
+    assert ("global_lora", "whole", "weight_angle") in kinds
+    assert ("global_lora", "whole", "angle") not in kinds  # one update has nobody to differ from
+    found = [r for r in rows if r["measure"] == "angle"]
+    relations = {(r["level"], r["relation"]) for r in found}
+    assert relations == {
+        *(("utterance", x) for x in ("same_person", "same_voice", "same_cohort", "other_cohort")),
+        *((g, x) for g in ("person", "cohort") for x in ("split_half", "other_cohort")),
+        ("person", "same_cohort"),
+    }
+    assert all(0 <= r["value"] <= r["largest"] + 1e-9 <= 90 + 1e-6 for r in found)
+    assert all(r["null"] > 45 for r in found)
+    assert {r["rank"] for r in found} == {1, 2}  # 5 is above the rank of the updates
+    whole = [r for r in found if r["part"] == "whole" and r["level"] == "utterance"]
+    assert all(r["low"] <= r["value"] <= r["high"] for r in whole if r["low"] is not None)
+    assert {r["cohort"] for r in rows if r["measure"] == "relative_norm"} == {"all", *COHORTS}
+    assert "mean principal angle" in capsys.readouterr().out
+
+
+def test_sparsity(bench_config, tmp_path, monkeypatch, capsys) -> None:
+    rows = run(sparsity, bench_config, tmp_path, monkeypatch)["rows"]
+    by = {(r["system"], r["matrix"], r["layer"]): r for r in rows}
+    assert len(by) == len(rows) == 3 * 3 * 2
+    assert by["hypernet", "delta_weight", 0]["n_factors"] == 12
+    assert by["global_lora", "A", 1]["n_factors"] == 1
+    assert all(0 <= r["hoyer"] <= 1 and 1 <= r["effective_rank"] <= 2.001 for r in rows)
+
+
+def test_calibration(bench_config, tmp_path, monkeypatch, capsys) -> None:
+    rows = run(
+        calibration, bench_config, tmp_path, monkeypatch, n_samples=3, n_spread=2, n_resamples=20
+    )["rows"]
+    word = [r for r in rows if r.get("level") == "word" and r["cohort"] == "everybody"]
+    scores = {(r["system"], r["score"]) for r in word}
+    assert ("bayes_hypernet", "disagreement") in scores
+    assert ("hypernet", "token_logprob") in scores
+    assert ("hypernet", "disagreement") not in scores
+    measures = {r["measure"] for r in word if r["system"] == "bayes_hypernet"}
+    assert {
+        "auroc",
+        "nll",
+        "brier",
+        "ece_width",
+        "ece_mass",
+        "aurc",
+        "auroc_difference",
+    } == measures
+    brier = [r["value"] for r in word if r["measure"] == "brier"]
+    assert all(0 <= value <= 1 for value in brier)
+    assert any(0 < r["value"] < 1 for r in word if r["measure"] == "auroc")
+    systems = {r["system"] for r in rows if "errors" in r}
+    assert systems == {"bayes_hypernet", "bayes_hypernet_consensus", "bayes_hypernet_sample"}
+    spread = [r for r in rows if r.get("score") == "posterior_spread"]
+    assert {r["system"] for r in spread} == {"bayes_hypernet"}
+    assert all(r["value"] is None or abs(r["value"]) <= 1 for r in spread)
+    # The second run decodes nothing and says the same.
+    again = tmp_path / "again"
+    again.mkdir()
+    monkeypatch.setattr("eval.bench.decode_tokens", None)
+    repeated = run(
+        calibration, bench_config, again, monkeypatch, n_samples=3, n_spread=2, n_resamples=20
+    )
+    assert repeated["rows"] == rows
+
+
+def test_severity(bench_config, tmp_path, monkeypatch, capsys) -> None:
+    rows = run(severity, bench_config, tmp_path, monkeypatch, n_resamples=50)["rows"]
+    levels = {r["severity"] for r in rows if r.get("severity") is not None}
+    assert levels <= {0.25, 0.5, 0.75, 1.0}
+    assert len(levels) >= 2
+    gaps = [r for r in rows if r.get("measure") == "gap"]
+    assert {(r["system"], r["grouping"]) for r in gaps} == {
+        (s, g) for s in ("backbone", *bench_config.systems) for g in ("cohort", "cohort_severity")
+    }
+    assert all(r["value"] >= 0 for r in gaps)
+
+
+def test_the_spread_of_a_posterior_is_that_of_its_full_matrices(
+    bench_config, random_backbone
+) -> None:
+    bench = Bench(bench_config, random_backbone)
+    system = bench.systems["bayes_hypernet"]
+    rows, k = [3, 0, 7], 2
+    found = calibration.posterior_spread(bench, system, rows, k)
+    assert found is not None
+    weights = [layer.fc1.weight for layer in random_backbone.whisper.model.decoder.layers]
+    for row, value in zip(rows, found.tolist(), strict=True):
+        posterior = system.model.posterior(bench.embeddings(system)[[row]])
+        name = str(bench.column("id")[row])
+        sample = posterior.sample(utterance_generators(bench.config.seed, [name], k), k)
+        squares = []
+        for layer, weight in enumerate(weights):
+            mean = delta_weight(posterior.mean(), "decoder.fc1", layer)
+            gap = delta_weight(sample, "decoder.fc1", layer) - mean
+            squares += (gap.flatten(1).norm(dim=1) / weight.norm()).square().tolist()
+        assert value == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-4)
+    assert calibration.posterior_spread(bench, bench.systems["global_lora"], rows, k) is None
+
+
+def test_factors_that_are_not_finite_are_one_clear_error(bench_config, random_backbone) -> None:
+    bench = Bench(bench_config, random_backbone)
+    system = bench.systems["global_lora"]
+    with torch.no_grad():
+        system.model.source.B["decoder_fc1"][1, 0, 2, 0] = float("nan")
+    config = subspace_angles.AnglesConfig(bench=bench_config)
+    with pytest.raises(ConfigError, match=r"global_lora: delta W of decoder.fc1, layer 1, .*NaN"):
+        subspace_angles.system_rows(bench, system, config)

@@ -1,0 +1,274 @@
+"""Comparison, retention, splitting and configurations: every program to its result file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import comparison, retention, split, zero_shot
+from eval.bench import Bench
+from eval.comparison import ComparisonConfig
+from eval.costs import cost_row
+from eval.leave_one_cohort_out import LocoConfig
+from eval.readme import table
+from eval.retention import RetentionConfig, fold_systems, trained_for
+from eval.zero_shot import ZeroShotConfig
+from hyperasr import results
+from hyperasr.cohorts.manifest import read_manifest, write_manifest
+from hyperasr.config import parse
+from hyperasr.errors import ConfigError, ManifestError
+from hyperasr.types import Utterance
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = {
+    "comparison": ComparisonConfig,
+    "leave_one_cohort_out": LocoConfig,
+    "retention": RetentionConfig,
+    "zero_shot": ZeroShotConfig,
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_config_is_valid(name) -> None:
+    config: Any = parse(PROGRAMS[name], ["--config", str(ROOT / "eval/configs" / f"{name}.yaml")])
+    assert config.out == Path(f"results/{name}.json")
+    assert config.bench.systems
+
+
+@pytest.fixture
+def run(bench, tmp_path, monkeypatch, capsys) -> Any:
+    """Run a program on the bench's systems and return what it wrote, and what it printed."""
+
+    def start(program: Any, names: list[str], **values: Any) -> tuple[dict[str, Any], str]:
+        config = bench.config
+        shared = {
+            "systems": {name: str(config.systems[name]) for name in names},
+            "test": str(config.test),
+            "train": [str(path) for path in config.train],
+            "backbone": config.backbone,
+            "cache": str(config.cache),
+            "store": str(config.store),
+            "workers": 1,
+            "controls_of": [],
+        }
+        out = tmp_path / "result.json"
+        path = tmp_path / "config.yaml"
+        path.write_text(json.dumps({"bench": shared, "out": str(out), **values}))
+        monkeypatch.setattr(sys, "argv", ["program", "--config", str(path)])
+        program.main()
+        return results.read(out), capsys.readouterr().out
+
+    return start
+
+
+@pytest.mark.slow
+def test_zero_shot_writes_both_metrics_and_its_counts(run, bench) -> None:
+    content, printed = run(zero_shot, ["global_lora", "hypernet"])
+    assert {row["metric"] for row in content["rows"]} == {"wer", "cer"}
+    assert {row["protocol"] for row in content["rows"]} == {"spoken"}
+    assert "paired differences" in printed
+    counts = bench.store.folder / "counts-zero_shot-spoken-wer.json"
+    assert counts.is_file()
+    assert content["normaliser"] == content["rows"][0]["normaliser"]
+
+
+@pytest.mark.slow
+def test_comparison(run, bench) -> None:
+    names = ["global_lora", "hypernet", "decoder_ft", "residual"]
+    content, printed = run(comparison, names, lora_of={"hypernet": "decoder_ft"})
+    rows = content["rows"]
+    errors = {(r["system"], r["cohort"]) for r in rows if r.get("errors") and r["domain"] == "all"}
+    assert errors == {
+        (s, c)
+        for s in ["backbone", *names]
+        for c in ("atypical", "stuttering", "dysarthria", "parkinson", "typical")
+    }
+    against = [r for r in rows if r.get("against") == "global_lora" and r["metric"] == "wer"]
+    assert {r["system"] for r in against} == {"backbone", "hypernet", "decoder_ft", "residual"}
+    assert all("p_holm" in r for r in against if r.get("p") is not None)
+    gains = [r for r in rows if r.get("metric") == "backward_gain" and r["domain"] == "all"]
+    assert {(r["system"], r["against"]) for r in gains} == {
+        ("hypernet", "decoder_ft"),
+        ("decoder_ft", "global_lora"),
+        ("residual", "global_lora"),
+    }
+    before = {r["system"]: r for r in rows if r.get("metric") == "backward_degradation"}
+    assert set(before) == set(names)
+    costs = {r["system"]: r for r in rows if "cost" in r}
+    assert set(costs) == {"backbone", *names}
+    assert costs["hypernet"]["n_generated"] > 0
+    assert "minus global_lora" in printed
+    assert "forgetting" in printed
+    with pytest.raises(ConfigError, match="'lora_qk' is to be compared with but is not among"):
+        ComparisonConfig(replace(bench.config, systems={}), against="lora_qk")
+
+
+@pytest.mark.slow
+def test_people_who_enrolled_have_rows_of_their_own(bench, random_backbone, tmp_path) -> None:
+    from hyperasr.model import HyperASR, SourceConfig
+    from hyperasr.speaker import SpeakerConfig
+
+    people = sorted({view.person for view in bench.views})
+    settings = {"by": "speaker", "groups": people, "rank": 1}
+    model = HyperASR(random_backbone, SpeakerConfig(), SourceConfig("static", settings=settings))
+    rows = {p: [v.id for v in bench.views if v.person == p] for p in people}
+    for k in (0, 1):  # the second has fewer people
+        model.save_pretrained(tmp_path / f"k{k}" / "best", backbone=bench.config.backbone)
+        record = {p: {"enrolled": own[:1], "recognised": own[1:]} for p, own in rows.items()}
+        kept = dict(list(record.items())[: len(people) - 3 * k])
+        (tmp_path / f"k{k}" / "people.json").write_text(json.dumps({"people": kept}))
+    individual = {f"individual_k{k}": tmp_path / f"k{k}" / "best" for k in (0, 1)}
+    systems = {"global_lora": bench.config.systems["global_lora"]}
+    config = replace(bench.config, systems=systems)
+    made = comparison.individual_rows(
+        ComparisonConfig(config, individual=individual), Bench(config, random_backbone), "wer"
+    )
+    sizes = {
+        (r["subset"], r["system"]): r["n_utterances"]
+        for r in made
+        if r["domain"] == "all" and r["cohort"] == "atypical" and "errors" in r
+    }
+    n = len([p for p in people if "-" in p])
+    assert sizes["individual_k0", "backbone"] == sizes["individual_k0", "individual_k0"] == n
+    assert sizes["individual_k1", "global_lora"] < n
+    assert ("individual_k0", "individual_k1") not in sizes
+    same = [r for r in made if r.get("against") == "backbone" and r["subset"] == "individual_k0"]
+    assert all(r["value"] == 0 for r in same)  # nothing was trained
+
+
+@pytest.mark.slow
+def test_retention(run, bench, systems, tmp_path) -> None:
+    import shutil
+
+    fold = tmp_path / "loco" / "stuttering" / "global_lora" / "best"
+    shutil.copytree(systems["global_lora"], fold)
+    head = json.loads((fold / "config.json").read_text())
+    head["training"] = {"config": {"cohorts": ["dysarthria", "parkinson", "typical"]}}
+    (fold / "config.json").write_text(json.dumps(head))
+    content, printed = run(retention, ["cohort_lora"], folds=str(tmp_path / "loco"))
+    rows = [r for r in content["rows"] if r["metric"] == "wer" and r["domain"] == "all"]
+    flags = {(r["system"], r["cohort"]): r["trained_for"] for r in rows if "errors" in r}
+    name = "global_lora:without-stuttering"
+    assert not flags[name, "stuttering"]
+    assert flags[name, "parkinson"]
+    assert flags["cohort_lora@parkinson", "parkinson"]
+    assert not flags["cohort_lora@parkinson", "typical"]
+    assert flags["cohort_lora", "stuttering"]
+    assert not flags["backbone", "typical"]
+    others = {r["system"]: r["cohorts"] for r in rows if r["cohort"] == "other_cohorts"}
+    assert others[name] == ["stuttering"]
+    assert others["cohort_lora@typical"] == ["stuttering", "dysarthria", "parkinson"]
+    assert "cohort_lora" not in others
+    # After minus before, by hand.
+    pair = [bench.scores([s]) for s in ("backbone", "cohort_lora@parkinson")]
+    typical = pair[0].pick(cohort="typical")
+    values = [s.rows(typical, "typical", "all")[0]["value"] for s in pair]
+    (difference,) = [
+        r
+        for r in rows
+        if r["system"] == "cohort_lora@parkinson" and "against" in r and r["cohort"] == "typical"
+    ]
+    assert difference["value"] == pytest.approx(values[1] - values[0], abs=1e-6)
+    assert "cohorts it was not trained for" in printed
+
+
+def test_no_folds_are_no_error(tmp_path, caplog) -> None:
+    assert fold_systems(None) == {}
+    assert fold_systems(tmp_path) == {}
+    assert "no folds in" in caplog.text
+
+
+@pytest.mark.slow
+def test_what_a_system_was_trained_for(bench) -> None:
+    assert trained_for(bench.systems["backbone"]) == ()
+    assert len(trained_for(bench.systems["global_lora"])) == 4
+    assert trained_for(bench.find("cohort_lora@typical")[0]) == ("typical",)
+
+
+@pytest.mark.slow
+def test_costs_are_read_from_the_run(bench, tmp_path) -> None:
+    system = bench.systems["global_lora"]
+    n = bench.backbone.n_parameters
+    placed = replace(system, folder=tmp_path / "best")
+    assert "seconds" not in cost_row(placed, n)
+    log = [{"step": 50, "step_s": 0.3, "nll": 1}, {"step": 100, "step_s": 0.1, "nll": 1}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
+    row = cost_row(placed, n)
+    assert (row["steps"], row["step_s"], row["seconds"]) == (100, pytest.approx(0.2), 20.0)
+    assert row["share_trained"] == system.n_trained / n
+    recorded = {"seconds": 33.0, "peak_rss_mib": 900.5, "step_s": 0.25, "secret": 1}
+    (tmp_path / "cost.json").write_text(json.dumps(recorded))
+    row = cost_row(placed, n)
+    assert row["seconds"] == 33.0
+    assert row["peak_rss_mib"] == 900.5
+    assert "secret" not in row
+    # A tuned run says which of its runs it is.
+    (tmp_path / "lr-0.003").mkdir()
+    (tmp_path / "lr-0.003" / "cost.json").write_text('{"seconds": 7.0}')
+    (tmp_path / "tuning.json").write_text('{"chosen": {"lr": 0.003}}')
+    assert cost_row(placed, n)["seconds"] == 7.0
+    assert "seconds" not in cost_row(bench.systems["backbone"], n)
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    """Six people of three cohorts; one person is in two."""
+    people = ["ann", "bob", "cay", "dan", "eve", "ann"]
+    cohorts = ["stuttering", "stuttering", "dysarthria", "typical", "typical", "typical"]
+    rows = []
+    for i, (speaker, cohort) in enumerate(zip(people, cohorts, strict=True)):
+        (tmp_path / f"{i}.wav").write_bytes(bytes([i] * 50))
+        rows.append(Utterance(str(i), f"{i}.wav", f"text {i}", speaker, cohort))
+    write_manifest(tmp_path / "all.jsonl", rows)
+    return tmp_path / "all.jsonl"
+
+
+def test_splitting_writes_folds_that_can_be_read(corpus, tmp_path, monkeypatch, capsys) -> None:
+    arguments = ["--manifest", str(corpus), "--by", "cohort", "--out", str(tmp_path / "folds")]
+    monkeypatch.setattr(sys, "argv", ["split", *arguments])
+    split.main()
+    assert "stuttering: 3 to train on, 2 to test on, 1 left out" in capsys.readouterr().err
+    train = read_manifest(tmp_path / "folds" / "stuttering" / "train.jsonl")
+    test = read_manifest(tmp_path / "folds" / "stuttering" / "test.jsonl")
+    assert [u.speaker for u in test] == ["ann", "bob"]
+    assert [u.speaker for u in train] == ["cay", "dan", "eve"]
+    assert {u.split for u in train} == {"train"}
+    assert all(Path(u.path).is_file() for u in [*train, *test])
+
+
+def test_a_fold_that_leaks_is_not_written(corpus, tmp_path, monkeypatch) -> None:
+    rows = read_manifest(corpus)
+    rows[3] = replace(rows[3], path=rows[0].path)
+    write_manifest(corpus, rows)
+    out = tmp_path / "folds"
+    monkeypatch.setattr(sys, "argv", ["split", "--manifest", str(corpus), "--out", str(out)])
+    with pytest.raises(ManifestError, match="the split leaks"):
+        split.main()
+    assert not out.exists()
+
+
+def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None:
+    from hyperasr.metrics import Interval
+
+    def row(cohort: str, **more: Any) -> dict[str, Any]:
+        interval = Interval(-0.1, -0.2, -0.05, 1, 9, p=0.01)
+        return {
+            **results.difference_row("a", "b", cohort, "all", interval, "wer"),
+            "p_holm": 0.02,
+            **more,
+        }
+
+    rows = [row("stuttering"), row("typical"), row("typical", corpus="an4")]
+    head = results.head("python -m eval.x", {}, 0, "protocol", None)
+    results.write(tmp_path / "x.json", head, rows)
+    monkeypatch.setattr("eval.readme.ROOT", tmp_path)
+    made = table("x.json", "differences=true cohort=typical,stuttering domain=all")
+    assert made.splitlines()[0].startswith("| system | typical (9 speakers) | stuttering")
+    assert "[-20.0, -5.0]* |" in made
+    assert "adjusted for the table by Holm's method" in made
+    assert "`python -m eval.x` → `x.json`" in made

@@ -1,0 +1,109 @@
+"""Linear layers in 8 bits: near the original, the same in every batch, adapted in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hyperasr import lora
+from hyperasr.backbone import Backbone
+from hyperasr.errors import ConfigError
+from hyperasr.quantize import Int8Linear, quantize_linears
+from hyperasr.types import EncoderOutput, LayerFactors, LoRAFactors
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_output_is_within_the_rounding(bias: bool, generator: torch.Generator) -> None:
+    linear = nn.Linear(48, 33, bias=bias).requires_grad_(False)
+    x = torch.randn(3, 7, 48, generator=generator) * torch.logspace(-3, 3, 7)[:, None]
+    found, expected = Int8Linear(linear)(x), linear(x)
+    assert found.shape == expected.shape
+    # Half a level of each factor in each of 48 products, and both at once.
+    level_w = linear.weight.abs().amax(1) / 127
+    level_x = x.abs().amax(-1, keepdim=True) / 127
+    bound = 48 * (
+        linear.weight.abs().amax(1) * level_x / 2
+        + x.abs().amax(-1, keepdim=True) * level_w / 2
+        + level_w * level_x / 4
+    )
+    assert bool(((found - expected).abs() <= bound + 1e-5).all())
+    assert float((found - expected).abs().max() / expected.abs().max()) < 0.02
+
+
+def test_a_row_does_not_depend_on_its_batch_mates(generator: torch.Generator) -> None:
+    layer = Int8Linear(nn.Linear(32, 16))
+    x = torch.randn(5, 3, 32, generator=generator)
+    loud = torch.cat([x, 1e4 * torch.randn(2, 3, 32, generator=generator)])
+    assert torch.equal(layer(loud)[:5], layer(x))
+
+
+def test_zeros_and_what_is_not_finite(generator: torch.Generator) -> None:
+    linear = nn.Linear(8, 4)
+    layer = Int8Linear(linear)
+    assert torch.equal(layer(torch.zeros(2, 8)), linear.bias.expand(2, 4))
+    bad = torch.zeros(2, 8)
+    bad[0, 3] = torch.nan
+    assert layer(bad).isnan().any(1).tolist() == [True, False], "a NaN must not become a number"
+    linear.weight.data[0, 0] = torch.inf
+    with pytest.raises(ConfigError, match="not finite"):
+        Int8Linear(linear)
+
+
+def test_the_decoder_in_int8(tiny_whisper: Any, generator: torch.Generator) -> None:
+    backbone = Backbone(tiny_whisper, None, "trimmed")
+    encoded = EncoderOutput(torch.randn(2, 9, 32, generator=generator), torch.tensor([9, 5]))
+    tokens = torch.randint(4, 200, (2, 6), generator=generator)
+    shapes = lora.target_shapes(tiny_whisper, lora.TARGET_NAMES)
+    factors = LoRAFactors(
+        {
+            n: LayerFactors(
+                0.1 * torch.randn(s.n_layer, 2, 2, s.d_in, generator=generator),
+                0.1 * torch.randn(s.n_layer, 2, s.d_out, 2, generator=generator),
+            )
+            for n, s in shapes.items()
+        }
+    )
+
+    def logits() -> tuple[torch.Tensor, torch.Tensor]:
+        plain = backbone.logits(encoded, tokens)
+        with lora.using(backbone.whisper, factors):
+            return plain, backbone.logits(encoded, tokens) - plain
+
+    with torch.no_grad():
+        plain, change = logits()
+        digest, n_parameters = backbone.fingerprint(), backbone.n_parameters
+        backbone.reduced("int8")
+        int8, int8_change = logits()
+    linears = [m for m in tiny_whisper.modules() if isinstance(m, nn.Linear)]
+    assert linears
+    assert all(isinstance(m, Int8Linear) for m in linears)
+    assert lora.target_shapes(tiny_whisper, lora.TARGET_NAMES) == shapes, "adapters find them all"
+    assert (backbone.fingerprint(), backbone.n_parameters) == (digest, n_parameters)
+    scale = float(plain.abs().max())
+    assert 0 < float((int8 - plain).abs().max()) < 0.05 * scale
+    assert float((int8_change - change).norm()) < 0.2 * float(change.norm())
+    assert quantize_linears(tiny_whisper) == 0, "nothing is quantised twice"
+
+
+def test_the_adapter_itself_is_not_quantised(generator: torch.Generator) -> None:
+    # With the frozen output taken off, what is left is the update, to float32's rounding.
+    linear = nn.Linear(16, 12)
+    layer = Int8Linear(linear)
+    a, b = torch.randn(3, 2, 16, generator=generator), torch.randn(3, 12, 2, generator=generator)
+    x = torch.randn(3, 5, 16, generator=generator)
+    hook = lora._make_hook("x", a.mT, b.mT.contiguous(), 0.5)
+    with torch.no_grad():
+        update = hook(layer, (x,), layer(x)) - layer(x)
+    torch.testing.assert_close(update, 0.5 * x @ a.mT @ b.mT, rtol=1e-4, atol=1e-4)
+
+
+def test_what_int8_cannot_do(tiny_whisper: Any, tmp_path: Any) -> None:
+    backbone = Backbone(tiny_whisper, None, "trimmed").reduced("int8")
+    with pytest.raises(ConfigError, match="for this process only"):
+        backbone.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="int8 cannot become bfloat16; load them again"):
+        backbone.reduced("bfloat16")
+    assert backbone.reduced("int8") is backbone

@@ -1,0 +1,62 @@
+"""Fixtures of the training programs: a small corpus, and a random backbone to train on."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from accelerate.state import AcceleratorState
+
+from hyperasr.cohorts.manifest import write_manifest
+from hyperasr.types import Utterance
+
+
+@pytest.fixture(autouse=True)
+def _own_accelerator() -> None:
+    """Let every test have an accelerator of its own settings, as every process has."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifests of three training and one development speaker: buzzing noise with a text each."""
+    from train.domain import sample_text
+
+    folder = tmp_path_factory.mktemp("corpus")
+    rng, numbers = random.Random(0), np.random.default_rng(0)
+    for split, speakers in (("train", "abc"), ("dev", "d")):
+        rows = []
+        for speaker in speakers:
+            for i in range(2):
+                time_s = np.arange(16_000) / 16_000
+                wave = 0.2 * np.sign(np.sin(2 * np.pi * (100 + 20 * i) * time_s))
+                wave = wave * (np.sin(2 * np.pi * 2 * time_s) > 0) + numbers.normal(0, 0.01, 16_000)
+                sf.write(folder / f"{speaker}{i}.wav", wave, 16_000)
+                rows.append(
+                    Utterance(
+                        id=f"{speaker}{i}",
+                        path=f"{speaker}{i}.wav",
+                        text=sample_text(rng),
+                        speaker=speaker,
+                        split=split,
+                    )
+                )
+        write_manifest(folder / f"{split}.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shipped_shape_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random backbone with as many layers as the embedded one, d_model 32."""
+    from train.backbone import BackboneConfig, new_backbone
+
+    shape = BackboneConfig(d_model=32, n_heads=4, encoder_layers=4, decoder_layers=2)
+    folder = tmp_path_factory.mktemp("shipped") / "backbone"
+    with torch.random.fork_rng(devices=[]):
+        backbone = new_backbone(shape)
+    backbone.save_pretrained(folder)
+    return folder

@@ -1,0 +1,227 @@
+"""Start without any atypical data: from a Whisper and typical transcribed speech to a model.
+
+    python -m train.from_typical --backbone openai/whisper-tiny --speech FOLDER --out runs/mine
+
+simulates the cohorts on recordings in any generic layout (a manifest, WAV beside TXT, LibriSpeech,
+Kaldi, ...), caches what the encoder hears, meta-trains a hypernetwork and leaves a model folder in
+OUT/best that ``hyperasr transcribe --model`` takes. Time and disk are estimated and printed first;
+an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from hyperasr.audio import duration_s
+from hyperasr.backbone import Backbone
+from hyperasr.cache import CacheConfig, estimate_bytes
+from hyperasr.cohorts.corpora import prepare
+from hyperasr.cohorts.manifest import read_manifest, write_manifest
+from hyperasr.cohorts.views import Variety, View, plan_views, realise
+from hyperasr.errors import ConfigError
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.speaker import speaker_encoder
+from hyperasr.types import Batch, EncoderOutput, Utterance
+from train.loop import LoopConfig
+from train.meta import MetaConfig, run
+from train.program import read_config
+
+__all__ = ["StartConfig", "meta_config", "split_speakers"]
+
+log = logging.getLogger(__name__)
+_SAMPLE = 8  # views that are timed before the start
+_LONGEST_S = 20.0  # leaves room in Whisper's 30 s for repetitions and pauses
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """From which Whisper, from which speech, to where."""
+
+    speech: Path
+    """A manifest (``.jsonl``), or a folder of recordings with transcripts in a generic layout."""
+    backbone: str = "micro"
+    """Frozen Whisper: ``micro``, a folder in the Hugging Face layout, or a hub name."""
+    out: Path = Path("runs/from_typical")
+    """Run folder; the model is in its folder `best`."""
+    cache: Path | None = None
+    """Folder of encoder states; None is OUT/cache."""
+    steps: int = 2_000
+    """Optimiser steps, at least 1."""
+    batch_size: int = 16
+    """Utterances a step, at least 1."""
+    lr: float = 1e-3
+    """Peak learning rate, above 0."""
+    rank: int = 8
+    """Rank of the factors, 1 to 32."""
+    dev_share: float = 0.1
+    """Share of the speakers kept out to choose the best checkpoint, in (0, 0.5]."""
+    workers: int = 2
+    """Processes that simulate and encode."""
+    estimate_only: bool = False
+    """Print what it takes and stop."""
+    seed: int = 0
+    """Of people, batches and weights."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dev_share <= 0.5:
+            raise ConfigError(f"dev_share is {self.dev_share}; it must be in (0, 0.5]")
+
+
+def read_speech(speech: Path) -> list[Utterance]:
+    """Return the typical utterances with text, and print what was left out.
+
+    Raises:
+        ManifestError, ConfigError: nothing usable there.
+    """
+    if speech.is_file():
+        rows = read_manifest(speech)
+    else:
+        prepared = prepare("generic", speech)
+        rows = list(prepared)
+        print("\n".join(prepared.report.lines()))
+    lengths = [row.end_s or duration_s(row.path) for row in rows]
+    kept = [
+        replace(row, path=str(Path(row.path).resolve()))
+        for row, end_s in zip(rows, lengths, strict=True)
+        if row.text and row.cohort == "typical" and end_s - row.start_s <= _LONGEST_S
+    ]
+    if len(kept) < len(rows):
+        print(
+            f"{len(rows) - len(kept)} left out: without text, not typical, or over {_LONGEST_S:g} s"
+        )
+    if len(kept) < 2:
+        raise ConfigError(
+            f"{speech} has {len(kept)} typical utterances with text of at most {_LONGEST_S:g} s; "
+            "meta-training needs hundreds, of many speakers"
+        )
+    return kept
+
+
+def split_speakers(
+    rows: Sequence[Utterance], share: float
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Keep whole speakers out for development; the same ones whatever else is in the data.
+
+    With fewer than three speakers utterances are kept out instead, and the log says so.
+    """
+
+    def order(name: str) -> str:
+        return hashlib.sha256(name.encode()).hexdigest()
+
+    speakers = sorted({row.speaker for row in rows}, key=order)
+    if len(speakers) >= 3:
+        out = set(speakers[: max(1, round(share * len(speakers)))])
+        dev = [row for row in rows if row.speaker in out]
+    else:
+        log.warning(
+            "only %d speakers: utterances are kept out instead of speakers, so the measured error "
+            "says little about new voices",
+            len(speakers),
+        )
+        chosen = sorted(rows, key=lambda row: order(row.id))
+        dev = chosen[: max(1, round(share * len(rows)))]
+    dev_ids = {row.id for row in dev}
+    train = [replace(row, split="train") for row in rows if row.id not in dev_ids]
+    return train, [replace(row, split="dev") for row in dev]
+
+
+def meta_config(config: StartConfig) -> MetaConfig:
+    """Return the meta-training that this start comes to."""
+    settings = {"rank": config.rank, "alpha": config.rank, "dropout": 0.2, "emb_noise": 0.3}
+    return MetaConfig(
+        backbone=config.backbone,
+        train=config.out / "train.jsonl",
+        dev=config.out / "dev.jsonl",
+        cache=config.cache or config.out / "cache",
+        out=config.out,
+        source=SourceConfig(settings=settings),
+        batch_size=config.batch_size,
+        variety=Variety(speed=(0.9, 1.12), place_share=0.5),
+        workers=config.workers,
+        view_seed=config.seed,
+        loop=LoopConfig(
+            steps=config.steps,
+            lr=config.lr,
+            eval_every=max(1, config.steps // 8),
+            save_every=max(1, config.steps // 16),
+            seed=config.seed,
+        ),
+    )
+
+
+def timed(config: MetaConfig, backbone: Backbone, views: Sequence[View]) -> tuple[float, float]:
+    """Return seconds to make one view, and seconds of one training step, measured here and now."""
+    speaker = speaker_encoder(config.speaker, backbone)
+    started = time.monotonic()
+    made = [realise(view) for view in views]
+    mel, n_frames = backbone.features([waveform for waveform, _ in made])
+    with torch.no_grad():
+        encoded = backbone.encode(mel, n_frames, speaker.layers)
+        emb = speaker(encoded=encoded)
+    view_s = (time.monotonic() - started) / len(views)
+    prompt = backbone.prompt_ids()
+    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for _, text in made]
+    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos)
+    for row, values in zip(tokens, ids, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    batch = Batch(
+        n_frames=n_frames,
+        encoded=EncoderOutput(encoded.states, encoded.lengths),
+        speaker_emb=emb,
+        tokens=tokens,
+        n_tokens=torch.tensor([len(values) for values in ids]),
+        n_prompt=len(prompt),
+    )
+    model = HyperASR(backbone, config.speaker, config.source).train()
+    model(batch).total.backward()
+    started = time.monotonic()
+    model(batch).total.backward()
+    return view_s, (time.monotonic() - started) * config.batch_size / len(views)
+
+
+def estimate(config: MetaConfig, rows: Sequence[Utterance]) -> str:
+    """Return one line: views, disk, minutes to simulate and encode, minutes to train."""
+    backbone = Backbone.from_pretrained(config.backbone)
+    views = plan_views(
+        rows,
+        seed=config.view_seed,
+        people_per_speaker=config.people_per_speaker,
+        typical_share=config.typical_share,
+        variety=config.variety,
+    )
+    sample = views[:: max(1, len(views) // _SAMPLE)][:_SAMPLE]
+    view_s, step_s = timed(config, backbone, sample)
+    n_bytes = estimate_bytes(views, backbone, CacheConfig(config.speaker, config.keep_mel))
+    minutes = len(views) * view_s / max(1, config.workers) / 60
+    return (
+        f"{len(rows)} recordings, {len(views)} simulated and typical views: "
+        f"about {n_bytes / 2**30:.2f} GiB on disk, {minutes:.1f} min to simulate and encode, "
+        f"{config.loop.steps * step_s / 60:.1f} min to train {config.loop.steps} steps"
+    )
+
+
+def main() -> None:
+    """Read, split, estimate, train; the model is in the run folder's `best`."""
+    config = read_config(StartConfig)
+    rows = read_speech(config.speech)
+    train, dev = split_speakers(rows, config.dev_share)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_manifest(config.out / "train.jsonl", train)
+    write_manifest(config.out / "dev.jsonl", dev)
+    meta = meta_config(config)
+    print(estimate(meta, train), flush=True)
+    if config.estimate_only:
+        return
+    run(meta)
+    print(f"done: hyperasr transcribe my.wav --model {config.out / 'best'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""Individual LoRA: a person enrols with k utterances, the rest of theirs are recognised.
+
+    accelerate launch -m train.individual --config train/configs/individual.yaml --k 5
+
+The third level of the hypernetwork's paper (arXiv 2406.04240): global, cohort, individual. A person
+is a simulated one, or the speaker of a recording taken as it is. Everybody's LoRA is trained at
+once as one static source by speaker: the loss is the sum of the people's own, so each one's factors
+get the gradient that training them alone would give. There is no development set to choose a
+checkpoint by; the number of steps is the choice. How the paper trained its individual LoRA (steps,
+learning rate, start) is not known; ours is stated in the YAML.
+
+Leaves in OUT/k-05 the model (loaded with `HyperASR.from_pretrained`, decoded over `People`), and
+``people.json``: which utterances of whom were enrolled, which recognised, and the word error rates.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperasr import lora
+from hyperasr.backbone import Backbone
+from hyperasr.cache import Cache, CacheConfig, build_cache
+from hyperasr.cohorts.manifest import read_manifest
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL, plan_views
+from hyperasr.config import to_dict
+from hyperasr.decode import decode_rows
+from hyperasr.errors import ConfigError, ManifestError
+from hyperasr.files import atomic_write_text
+from hyperasr.metrics import error_rate, score
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.sources import StaticLoRA
+from hyperasr.speaker import SpeakerConfig
+from hyperasr.text import normaliser
+from hyperasr.types import Batch
+from train.loop import LoopConfig
+from train.program import fit_and_report, read_config, run_program, start
+
+__all__ = ["Enrolment", "IndividualConfig", "People", "enrol"]
+
+log = logging.getLogger("train.individual")
+
+
+@dataclass(frozen=True)
+class IndividualConfig:
+    """Who enrols with how much, and how their adapters are trained."""
+
+    backbone: str = "micro"
+    """Frozen Whisper: ``micro``, a folder or a hub name."""
+    manifest: Path = Path("runs/recordings/test.jsonl")
+    """Recordings of the people; those of `eval.zero_shot` by default."""
+    cohorts: tuple[str, ...] = (*COHORTS, TYPICAL)
+    """Cohorts to simulate; ``[typical]`` takes the recordings as they are."""
+    severities: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    """Severities, in turn within a person; `eval.zero_shot` has the same."""
+    view_seed: int = 9_000
+    """Seed of the simulated people; `eval.zero_shot` has the same."""
+    k: int = 5
+    """Enrolment utterances of each person, at least 1; 0 is all but the held-out ones."""
+    held_out: int = 0
+    """Utterances of each person that are recognised and never enrolled, whatever k, so that several
+    k are compared on the same; 0 recognises all that were not enrolled."""
+    drop_short: bool = False
+    """Leave out people with too few utterances, instead of stopping."""
+    init_from: Path | None = None
+    """A trained model folder with a global LoRA that everybody starts from; none starts from 0."""
+    targets: tuple[str, ...] = ("decoder.fc1",)
+    """Adapted matrices."""
+    rank: int = 8
+    """Rank of the factors, 1 to 32."""
+    alpha: float = 8.0
+    """LoRA alpha, above 0."""
+    speaker: SpeakerConfig = field(default_factory=SpeakerConfig)
+    """Speaker encoder of the cache; the adapters do not listen to it."""
+    per_step: int = 2
+    """Utterances of each person a step, at least 1; k where that is fewer."""
+    cache: Path = Path("runs/cache")
+    """Folder of all caches."""
+    out: Path = Path("runs/individual")
+    """Run folder; each k has a folder of its own in it."""
+    workers: int = 2
+    """Processes that build the cache."""
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=60, clip_norm=1e9))
+    """The training loop. `clip_norm` is of all people together: leave it out of reach."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cohorts", tuple(self.cohorts))
+        for name, least in (("k", 0), ("held_out", 0), ("per_step", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.k == 0 and self.held_out == 0:
+            raise ConfigError("k is 0 (all) and held_out is 0: nothing is left to recognise")
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """Rows of a cache that one person enrolled with, and those to recognise."""
+
+    enrolled: list[int]
+    recognised: list[int]
+
+
+class People:
+    """A cache that names the person of each row as its speaker, for factors by speaker."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache, self.meta, self.n_frames = cache, cache.meta, cache.n_frames
+        self.people = [cache.person(row) for row in range(len(cache))]
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Return rows as a batch whose speakers are the people."""
+        return replace(self.cache.batch(rows), speakers=tuple(self.people[row] for row in rows))
+
+
+def enrol(
+    people: Sequence[str], *, k: int, held_out: int = 0, seed: int = 0, drop_short: bool = False
+) -> dict[str, Enrolment]:
+    """Choose each person's enrolment utterances.
+
+    The order is drawn from person and seed, so that k = 5 enrols with those of k = 1 and four more.
+
+    Args:
+        people: person of each row.
+        k: enrolment utterances; 0 for all but the held-out ones.
+        held_out: utterances that are never enrolled; 0 recognises whatever is left.
+        seed: of the order.
+        drop_short: leave out people with too few utterances.
+    Returns:
+        Rows by person.
+    Raises:
+        ManifestError: a person has too few utterances, or nobody has enough.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, person in enumerate(people):
+        rows.setdefault(person, []).append(row)
+    needed = max(k, 1) + max(held_out, 1)
+    short = {person: len(own) for person, own in sorted(rows.items()) if len(own) < needed}
+    if short and (not drop_short or len(short) == len(rows)):
+        person, n = next(iter(short.items()))
+        raise ManifestError(
+            f"person {person!r} has {n} utterances, {needed} are needed to enrol with "
+            f"{k or 'all'} and recognise {held_out or 'the rest'} ({len(short)} of {len(rows)} "
+            "people have too few); lower k, or set drop_short to leave such people out"
+        )
+    chosen = {}
+    for person in sorted(set(rows) - set(short)):
+        order = rows[person]
+        random.Random(f"{seed}/{person}/enrol").shuffle(order)
+        n = k or len(order) - held_out
+        rest = order[len(order) - held_out :] if held_out else order[n:]
+        chosen[person] = Enrolment(order[:n], rest)
+    return chosen
+
+
+class EnrolmentBatches:
+    """Batch number -> some utterances of every person, each of theirs equally often."""
+
+    def __init__(self, people: People, chosen: dict[str, Enrolment], per_step: int) -> None:
+        self.people, self.chosen, self.per_step = people, chosen, per_step
+
+    def rows(self, number: int) -> list[int]:
+        """Return the rows of a batch, a person's beside each other."""
+        found = []
+        for enrolment in self.chosen.values():
+            own = enrolment.enrolled
+            n = min(self.per_step, len(own))
+            found += [own[(number * n + i) % len(own)] for i in range(n)]
+        return found
+
+    def __call__(self, number: int) -> Batch:
+        """Return batch `number`."""
+        return self.people.batch(self.rows(number))
+
+
+class IndividualObjective(nn.Module):
+    """Sum over people of each one's cross-entropy, mean over their scored tokens."""
+
+    def __init__(self, model: HyperASR) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the sum as ``total`` and the mean over people as ``nll``."""
+        assert batch.tokens is not None
+        assert batch.n_tokens is not None
+        model = self.model
+        encoded = model.encode(batch)
+        factors = model.factors(batch.speaker_emb, batch.speakers)
+        with lora.using(model.backbone.whisper, factors):
+            states = model.adapted_states(batch, encoded)
+            nll, n_scored = model.backbone.nll(states, batch.tokens, batch.n_tokens, batch.n_prompt)
+        names = sorted(set(batch.speakers))
+        whose = torch.tensor([names.index(s) for s in batch.speakers], device=nll.device)
+        sums = nll.new_zeros(2, len(names))
+        sums = sums.index_add(1, whose, torch.stack([nll, n_scored.to(nll.dtype)]))
+        own = sums[0] / sums[1]
+        return {"total": own.sum(), "nll": own.mean()}
+
+
+def start_from_global(source: StaticLoRA, folder: Path, backbone: Backbone) -> None:
+    """Let everybody's factors be those of a trained global LoRA.
+
+    Raises:
+        ConfigError: other targets or another rank.
+    """
+    trained = HyperASR.from_pretrained(folder, backbone=backbone)
+    factors = trained.factors(torch.zeros(1, trained.speaker.d_spk, device=backbone.device))
+    if trained.source.targets != source.targets or trained.source.rank != source.rank:
+        raise ConfigError(f"{folder}: its targets or rank differ from those of this run")
+    with torch.no_grad():
+        for name, pair in factors.targets.items():
+            key = source.key(name)
+            source.A[key].copy_(pair.A[:, :1].expand_as(source.A[key]))
+            scale = factors.scaling / source.scaling
+            source.B[key].copy_(scale * pair.B[:, :1].expand_as(source.B[key]))
+
+
+def measure(model: HyperASR, people: People, chosen: dict[str, Enrolment]) -> dict[str, Any]:
+    """Return word error rates by cohort on the recognised rows, unadapted and individual."""
+    rows = [row for enrolment in chosen.values() for row in enrolment.recognised]
+    texts, cohorts = ([people.meta[name][row] for row in rows] for name in ("text", "cohort"))
+    measures: dict[str, Any] = {}
+    for system, adapt in (("backbone", False), ("individual_lora", True)):
+        hypotheses = decode_rows(model, people, rows, adapt=adapt)
+        counts = score(texts, hypotheses, normaliser("spoken"), "wer")
+        measures[system] = {
+            name: error_rate([c for c, own in zip(counts, cohorts, strict=True) if own == name])
+            for name in sorted(set(cohorts))
+        }
+    return measures
+
+
+def people_of(config: IndividualConfig, backbone: Backbone) -> People:
+    """Simulate and encode the people's utterances, or take what is cached of them."""
+    views = plan_views(
+        read_manifest(config.manifest),
+        seed=config.view_seed,
+        cohorts=config.cohorts,
+        severities=config.severities,
+    )
+    folder = build_cache(
+        config.cache,
+        views,
+        config.backbone,
+        CacheConfig(config.speaker, keep_mel=True),
+        workers=config.workers,
+        progress=lambda done, n: log.info("cache: %d of %d parts", done, n),
+    )
+    return People(Cache([folder], backbone))
+
+
+def run(config: IndividualConfig) -> dict[str, Any]:
+    """Train everybody's LoRA, write model and ``people.json``, and return what was measured."""
+    folder = config.out / (f"k-{config.k:02d}" if config.k else "k-all")
+    # There is nothing to choose a checkpoint by: the last one counts.
+    loop = replace(config.loop, eval_every=config.loop.steps)
+    config = replace(config, out=folder, loop=loop)
+    accelerator = start("individual", folder, loop.mixed_precision, loop.tracker)
+    backbone = Backbone.from_pretrained(config.backbone)
+    with accelerator.main_process_first():
+        people = people_of(config, backbone)
+    chosen = enrol(
+        people.people,
+        k=config.k,
+        held_out=config.held_out,
+        seed=loop.seed,
+        drop_short=config.drop_short,
+    )
+    log.info("%d people enrol with %s utterances", len(chosen), config.k or "all their")
+    settings = {
+        "by": "speaker",
+        "groups": list(chosen),
+        "rank": config.rank,
+        "alpha": config.alpha,
+    }
+    source = SourceConfig("static", config.targets, settings)
+    model = HyperASR(backbone, config.speaker, source, seed=loop.seed)
+    if config.init_from:
+        start_from_global(model.source, config.init_from, backbone)
+
+    def save_best(objective: nn.Module) -> None:
+        objective.model.save_pretrained(
+            folder / "best", backbone=config.backbone, training={"config": to_dict(config)}
+        )
+        ids = people.meta["id"]
+        record = {
+            "measures": measure(objective.model, people, chosen),
+            "people": {
+                person: {
+                    "enrolled": [ids[row] for row in enrolment.enrolled],
+                    "recognised": [ids[row] for row in enrolment.recognised],
+                }
+                for person, enrolment in chosen.items()
+            },
+        }
+        atomic_write_text(folder / "people.json", json.dumps(record, indent=1) + "\n")
+
+    batches = EnrolmentBatches(people, chosen, config.per_step)
+    fit_and_report(
+        IndividualObjective(model),
+        batches,
+        lambda objective: {"score": 0.0},
+        save_best,
+        config,
+        accelerator,
+    )
+    return json.loads((folder / "people.json").read_text())["measures"]
+
+
+def main() -> None:
+    """Train, and print word error rates before and after."""
+    print(json.dumps(run(read_config(IndividualConfig))))
+
+
+if __name__ == "__main__":
+    run_program(main)

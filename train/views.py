@@ -1,0 +1,159 @@
+"""The training rows: caches of simulated views, the later sets made while training goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperasr.backbone import Backbone
+from hyperasr.cache import Cache, CacheConfig, build_cache
+from hyperasr.cohorts.manifest import read_manifest
+from hyperasr.cohorts.sampler import BalancedSampler
+from hyperasr.cohorts.views import View, plan_views
+from hyperasr.errors import ConfigError
+from hyperasr.files import atomic_write_text
+from hyperasr.types import Batch
+from train.watchdog import progress
+
+if TYPE_CHECKING:
+    from train.meta import MetaConfig
+
+__all__ = ["Views", "development_views", "of_cohorts"]
+
+log = logging.getLogger("train.meta")
+
+
+class Views:
+    """Batches by number, from caches of view sets; the later ones are made in the background.
+
+    Args:
+        config: of `train.meta`.
+        backbone: the frozen Whisper.
+        n_processes: of the run, which share the batches.
+        builds: False on the processes that wait for another to make the later sets; run folder and
+            cache must then be on a disk that all of them see.
+    """
+
+    def __init__(
+        self, config: MetaConfig, backbone: Backbone, n_processes: int = 1, builds: bool = True
+    ) -> None:
+        self.config, self.backbone = config, backbone
+        self.n_batches = config.loop.steps * config.loop.accumulate * n_processes
+        self.recordings = read_manifest(config.train)
+        self.caches: list[Path] = [self._build(0)]
+        self.drawing = (0, *self._rows(0))
+        self.maker: threading.Thread | None = None
+        if config.view_sets > 1:
+            if builds:
+                for old in config.out.glob("views-*.json"):  # what they name may be gone
+                    old.unlink()
+            work = self._build_the_rest if builds else self._wait_for_the_rest
+            self.maker = threading.Thread(target=work, daemon=True)
+            self.maker.start()
+
+    def plan(self, index: int) -> list[View]:
+        """Return the views of set `index`."""
+        config = self.config
+        return plan_views(
+            self.recordings,
+            seed=config.view_seed + index,
+            people_per_speaker=config.people_per_speaker,
+            typical_share=config.typical_share,
+            variety=config.variety,
+        )
+
+    def __call__(self, number: int) -> Batch:
+        """Return batch `number`; waits for the view sets it draws from."""
+        config = self.config
+        wanted = number * config.view_sets // max(self.n_batches, 1)
+        wanted = min(config.view_sets - 1, wanted)
+        if wanted != self.drawing[0]:
+            while len(self.caches) <= wanted:
+                assert self.maker is not None
+                self.maker.join(1.0)
+                if not self.maker.is_alive() and len(self.caches) <= wanted:
+                    raise ConfigError(f"view set {wanted} could not be made; see the log")
+            self.drawing = (wanted, *self._rows(wanted))
+        _, cache, sampler = self.drawing
+        rows = sampler.batch(number, config.batch_size)
+        batch = cache.batch(rows)
+        if not config.same_person_share:
+            return batch
+        rng = random.Random(f"{config.loop.seed}/{number}/person")
+        chosen = [
+            rng.choice(self.people[cache.person(row)])
+            if rng.random() < config.same_person_share
+            else row
+            for row in rows
+        ]
+        return replace(batch, speaker_emb=self.embeddings[chosen].to(self.backbone.device))
+
+    def _rows(self, last: int) -> tuple[Cache, BalancedSampler]:
+        cache = of_cohorts(Cache(self.caches[: last + 1], self.backbone), self.config.cohorts)
+        if self.config.same_person_share:
+            self.embeddings = cache.embeddings()
+            self.people: dict[str, list[int]] = {}
+            for row in range(len(cache)):
+                self.people.setdefault(cache.person(row), []).append(row)
+        speakers = [str(s) for s in cache.meta["speaker"]]
+        seed = self.config.loop.seed
+        return cache, BalancedSampler(cache.meta["cohort"], speakers, seed, cache.n_frames)
+
+    def _build(self, index: int) -> Path:
+        config = self.config
+
+        def report(done: int, n: int) -> None:
+            progress()
+            log.info("view set %d: %d of %d parts", index, done, n)
+
+        return build_cache(
+            config.cache,
+            self.plan(index),
+            config.backbone,
+            CacheConfig(config.speaker, config.needs_mel),
+            backbone=self.backbone,
+            workers=config.workers if index == 0 else 1,
+            progress=report,
+        )
+
+    def _build_the_rest(self) -> None:
+        for index in range(1, self.config.view_sets):
+            cache = self._build(index)
+            atomic_write_text(self._marker(index), json.dumps(str(cache.resolve())))
+            self.caches.append(cache)
+
+    def _wait_for_the_rest(self) -> None:
+        for index in range(1, self.config.view_sets):
+            while not self._marker(index).exists():
+                progress()  # whoever makes it is watched
+                time.sleep(1.0)
+            self.caches.append(Path(json.loads(self._marker(index).read_text())))
+
+    def _marker(self, index: int) -> Path:
+        return self.config.out / f"views-{index:03d}.json"
+
+
+def development_views(manifest: Path) -> list[View]:
+    """Return the fixed views of held-out speakers that choose the best checkpoint."""
+    return plan_views(read_manifest(manifest), seed=7_000, severities=(0.3, 0.6, 0.9))
+
+
+def of_cohorts(cache: Cache, cohorts: Sequence[str]) -> Cache:
+    """Return the rows of some cohorts, over the same files; all rows where none is named.
+
+    Raises:
+        ConfigError: a cohort that no row is of.
+    """
+    if not cohorts:
+        return cache
+    known = sorted(set(cache.meta["cohort"]))
+    if missing := sorted(set(cohorts) - set(known)):
+        raise ConfigError(f"no row is of the cohort {missing[0]!r}; there are {', '.join(known)}")
+    return cache.where(lambda row: cache.meta["cohort"][row] in cohorts)
