@@ -78,7 +78,11 @@ _MAX_AMPLITUDE = 2.0**32  # beyond 32-bit integers stored as float
 
 
 def load(
-    path: str | os.PathLike[str], *, start_s: float = 0.0, end_s: float | None = None
+    path: str | os.PathLike[str],
+    *,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    channel: int | None = None,
 ) -> np.ndarray:
     """Read a recording, or a part of it, as 16 kHz mono.
 
@@ -90,13 +94,14 @@ def load(
         path: the file.
         start_s: where the part begins, in seconds; the file is read from there.
         end_s: where it ends; None, or anything beyond the end, means to the end.
+        channel: the one to read, from 0, as where each caller has one; None averages all.
     Returns:
         (n_samples,) float32, 16 kHz, at least one sample. It may be shorter than `MIN_SAMPLES`.
     Raises:
         AudioError: no such file, no audio, damaged beyond reading, no samples, NaN or infinite
-            samples, or a part that lies outside of the recording.
+            samples, or a part or channel that lies outside of the recording.
     """
-    pieces = list(stream(path, chunk_s=CHUNK_S, start_s=start_s, end_s=end_s))
+    pieces = list(stream(path, chunk_s=CHUNK_S, start_s=start_s, end_s=end_s, channel=channel))
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
@@ -106,6 +111,7 @@ def stream(
     chunk_s: float,
     start_s: float = 0.0,
     end_s: float | None = None,
+    channel: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield a recording piece by piece, in flat memory however long it is.
 
@@ -116,6 +122,7 @@ def stream(
         chunk_s: length of each piece but the last, in seconds.
         start_s: where to begin, in seconds.
         end_s: where to end; None means at the end.
+        channel: the one to read, from 0; None averages all.
     Yields:
         (n_samples,) float32 mono 16 kHz, at least one sample each.
     Raises:
@@ -127,7 +134,7 @@ def stream(
     waiting: list[np.ndarray] = []
     n_waiting, n_total = 0, 0
     with open_recording(path) as file:
-        for block in _resampled(_mono_blocks(file, path, start_s, end_s), file.samplerate):
+        for block in _resampled(_mono_blocks(file, path, start_s, end_s, channel), file.samplerate):
             waiting.append(block)
             n_waiting += len(block)
             n_total += len(block)
@@ -213,10 +220,18 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _mono_blocks(
-    file: soundfile.SoundFile, path: str | os.PathLike[str], start_s: float, end_s: float | None
+    file: soundfile.SoundFile,
+    path: str | os.PathLike[str],
+    start_s: float,
+    end_s: float | None,
+    channel: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield the asked part at its own rate, channels averaged, checked."""
+    """Yield the asked part at its own rate, one channel or their average, checked."""
     rate = file.samplerate
+    if channel is not None and not 0 <= channel < file.channels:
+        raise AudioError(
+            f"{path} has {file.channels} channels; there is no channel {channel} (counted from 0)"
+        )
     start, stop = _part(file, path, start_s, end_s)
     _go_to(file, path, start)
     n_block = max(_RESCUE_FRAMES, _BLOCK_SAMPLES // file.channels)
@@ -224,7 +239,8 @@ def _mono_blocks(
     while stop is None or position < stop:
         n_wanted = n_block if stop is None else min(n_block, stop - position)
         block, broken = _read(file, path, position, n_wanted)
-        mono = block[:, 0] if file.channels == 1 else _mean(block, axis=1)
+        one = 0 if file.channels == 1 else channel
+        mono = _mean(block, axis=1) if one is None else block[:, one]
         _check_finite(mono, position, rate, str(path))
         if len(mono):
             yield mono

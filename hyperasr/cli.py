@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import os
 import re
 import signal
@@ -100,18 +101,77 @@ def _inspect() -> Any:
 
 def _simulate() -> Any:
     parser = _parser(
-        "Make a recording of simulated atypical speech from a typical one. A simulation after "
-        "published clinical descriptions, not a patient."
+        "Make simulated atypical speech of a typical recording, or of a whole manifest. A "
+        "simulation after published clinical descriptions, not a patient."
     )
-    parser.add_argument("file", type=str, metavar="FILE", help="a recording of typical speech")
     parser.add_argument(
-        "--cohort", type=str, required=True, help="stuttering, dysarthria or parkinson"
+        "source", type=str, metavar="SOURCE", help="a recording, or a manifest (.jsonl) of many"
     )
-    parser.add_argument("--severity", type=float, default=0.5, help="0 (none) to 1")
-    parser.add_argument("--text", type=str, default="", help="what is said in the recording")
+    parser.add_argument(
+        "--cohorts",
+        "--cohort",
+        nargs="+",
+        type=str,
+        required=True,
+        metavar="COHORT",
+        help="stuttering, dysarthria, parkinson, or all",
+    )
+    parser.add_argument(
+        "--severity",
+        nargs="+",
+        type=float,
+        default=None,
+        metavar="S",
+        help="0 (none) to 1; several are taken in turn; without: 0.5 for a recording, for a "
+        "manifest one drawn for each simulated person",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed is another moment")
-    parser.add_argument("--person", type=str, default="0", help="another name is another person")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write into")
+    parser.add_argument("--text", type=str, default="", help="recording: what is said in it")
+    parser.add_argument(
+        "--person", type=str, default="0", help="recording: another name is another person"
+    )
+    parser.add_argument(
+        "--people", type=int, default=1, help="manifest: simulated people of each speaker"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="manifest: processes")
+    return parser
+
+
+def _corpora() -> Any:
+    parser = _parser("List the corpora that can be read, with licence and status.")
+    parser.add_argument("name", nargs="?", type=str, default=None, help="say more of this one")
+    return parser
+
+
+def _prepare() -> Any:
+    parser = _parser(
+        "Write the manifest of a corpus as it was distributed; the corpus itself is not changed."
+    )
+    parser.add_argument("corpus", type=str, metavar="CORPUS", help="see hyperasr corpora")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the corpus's folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="manifest (.jsonl)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=str,
+        default=None,
+        metavar="KEY=VALUE",
+        help="an option of this corpus's reader; hyperasr corpora CORPUS lists them",
+    )
+    return parser
+
+
+def _convert() -> Any:
+    parser = _parser("Write a manifest for other programs.")
+    parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="a manifest (.jsonl)")
+    parser.add_argument(
+        "--to",
+        type=Literal["dataset", "lhotse", "kaldi"],
+        required=True,
+        help="a Hugging Face datasets folder, lhotse manifests, or a Kaldi folder",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write")
     return parser
 
 
@@ -149,8 +209,19 @@ _COMMANDS = {
     "transcribe": (_transcribe, "transcribe recordings, folders and manifests"),
     "demo": (_demo, "transcribe the bundled clips, unadapted beside personalised"),
     "export": (_export, "write a static adapter for another program"),
-    "simulate": (_simulate, "make a simulated atypical recording"),
+    "simulate": (_simulate, "make simulated atypical speech of a recording or a manifest"),
+    "corpora": (_corpora, "list the corpora that can be read"),
+    "prepare": (_prepare, "write the manifest of a corpus"),
+    "convert": (_convert, "write a manifest for other programs"),
     "inspect": (_inspect, "say what a model is"),
+}
+# Where a command is, if not in `hyperasr.commands`.
+_MODULES = {
+    "convert": "command_corpora",
+    "corpora": "command_corpora",
+    "export": "command_export",
+    "prepare": "command_corpora",
+    "simulate": "command_simulate",
 }
 
 
@@ -173,9 +244,8 @@ def _run(argv: list[str]) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from hyperasr import commands
-
-    status = int(getattr(commands, args.command)(values))
+    module = importlib.import_module(f"hyperasr.{_MODULES.get(args.command, 'commands')}")
+    status = int(getattr(module, args.command)(values))
     sys.stdout.flush()
     return status
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-import soundfile
 from rich.table import Table
 from rich.text import Text
 
-from hyperasr import audio
 from hyperasr.backbone import ASSETS
-from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.simulate import simulate as make_simulated
-from hyperasr.command_export import export
 from hyperasr.errors import ConfigError
-from hyperasr.files import atomic_write_bytes, atomic_write_text
+from hyperasr.files import atomic_write_text
 from hyperasr.formats import TIMED_FORMATS, file_names, render, shown_text, to_dict
 from hyperasr.metrics import EditCounts, score
 from hyperasr.model import HyperASR
@@ -40,7 +33,7 @@ from hyperasr.transcribe import Result, iter_transcribe
 from hyperasr.transcribe import transcribe as results_of
 from hyperasr.types import Segment
 
-__all__ = ["demo", "export", "inspect", "simulate", "transcribe"]
+__all__ = ["demo", "inspect", "transcribe"]
 
 NOT_A_MEDICAL_DEVICE = (
     "The atypical cohorts are simulated, not recorded. This is not a medical device and "
@@ -165,42 +158,6 @@ def inspect(args: Any) -> int:
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"{name:<{width}}  {value}")
-    return 0
-
-
-def simulate(args: Any) -> int:
-    """Write a simulated recording, what is heard in it, what was meant, and its events."""
-    if args.cohort not in COHORTS:
-        raise ConfigError(f"no cohort {args.cohort!r} to simulate; there are {', '.join(COHORTS)}")
-    waveform = audio.load(args.file)
-    made = make_simulated(
-        waveform, args.text, args.cohort, args.severity, seed=args.seed, speaker=args.person
-    )
-    stem = f"{Path(args.file).stem}-{args.cohort}-{args.severity:g}-{args.seed}"
-    wav = io.BytesIO()
-    soundfile.write(wav, made.waveform, audio.SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    notes = {
-        "simulated": True,
-        "cohort": made.cohort,
-        "severity": made.severity,
-        "person": args.person,
-        "seed": args.seed,
-        "duration_s": round(len(made.waveform) / audio.SAMPLE_RATE, 3),
-        "text_clean": made.text,
-        "text_verbatim": made.verbatim,
-        "events": [dataclasses.asdict(event) for event in made.events],
-        "words": [dataclasses.asdict(word) for word in made.words],
-    }
-    written = [
-        atomic_write_bytes(args.out / f"{stem}.wav", wav.getvalue()),
-        atomic_write_text(args.out / f"{stem}.verbatim.txt", f"{made.verbatim}\n"),
-        atomic_write_text(args.out / f"{stem}.clean.txt", f"{made.text}\n"),
-        atomic_write_text(
-            args.out / f"{stem}.json", json.dumps(notes, ensure_ascii=False, indent=2) + "\n"
-        ),
-    ]
-    for path in written:
-        print(path)
     return 0
 
 

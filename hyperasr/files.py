@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from hyperasr.errors import ConfigError
 
-__all__ = ["atomic_folder", "atomic_write_bytes", "atomic_write_text"]
+__all__ = ["atomic_folder", "atomic_text", "atomic_write_bytes", "atomic_write_text"]
 
 # What tells a folder that a program wrote from a folder that is somebody's own.
 WRITTEN_BY_PROGRAMS = (
@@ -58,6 +59,38 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> Path:
         with suppress(OSError):
             temporary.unlink()
     return Path(path)
+
+
+@contextmanager
+def atomic_text(path: str | Path) -> Iterator[TextIO]:
+    """Give a UTF-8 file to write to, which takes the name `path` when the block ends well.
+
+    For what is too large to hold; otherwise as `atomic_write_bytes`.
+
+    Raises:
+        ConfigError: the file cannot be written there.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = _sibling(target, "tmp")
+    try:
+        try:
+            if target.is_dir():
+                raise IsADirectoryError(21, "it is a folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = open(temporary, "x", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def parity(backbone: Backbone, reference: Reference) -> Parity:
 def ctranslate2_parity(folder: Path, backbone: Backbone, reference: Reference) -> Parity:
     """Let CTranslate2 decode the clips, and compare tokens and log-probabilities.
 
-    Log-probabilities of allowed tokens are compared as far as both have written the same.
+    Both are compared as far as the two have written the same; log-probabilities of allowed tokens.
     """
     import ctranslate2
 
@@ -150,13 +150,16 @@ def ctranslate2_parity(folder: Path, backbone: Backbone, reference: Reference) -
             suppress_tokens=list(suppressed.suppress),
             return_logits_vocab=True,
         )[0]
-        theirs = tuple(result.sequences_ids[0])[: len(tokens) + 1]
+        # A reference that was cut off says nothing about what comes next.
+        n_most = len(tokens) + (len(tokens) < reference.search.max_tokens)
+        theirs = tuple(result.sequences_ids[0])[:n_most]
         n_same = next(
             (i for i, (a, b) in enumerate(zip(tokens, theirs, strict=False)) if a != b),
             min(len(tokens), len(theirs)),
         )
+        # After the first difference the two decode different things.
         same += n_same
-        total += max(len(tokens), len(theirs))
+        total += n_same + (tokens != theirs)
         for step, row in enumerate(result.logits[0][: n_same + 1]):
             if step == 0 and suppressed.begin_suppress:
                 continue  # other tokens are ruled out there

@@ -39,6 +39,7 @@ class Recording:
         path: the file; None for an array.
         waveform: of an array, (n_samples,) float32, 16 kHz.
         start_s, end_s: the part, in seconds; None means to the end.
+        channel: the one to hear, from 0; None hears all at once.
         reference: what was said, where a manifest tells.
         cohort, severity: of a manifest.
         error: why there is nothing to read.
@@ -49,6 +50,7 @@ class Recording:
     waveform: np.ndarray | None = None
     start_s: float = 0.0
     end_s: float | None = None
+    channel: int | None = None
     reference: str | None = None
     cohort: str = "typical"
     severity: float | None = None
@@ -104,7 +106,9 @@ class Reading:
                 f"recorded at {rate:,} Hz: speech sounds above {rate // 2:,} Hz are missing, "
                 "expect more errors"
             )
-        yield from audio.stream(r.path, chunk_s=_CHUNK_S, start_s=r.start_s, end_s=r.end_s)
+        yield from audio.stream(
+            r.path, chunk_s=_CHUNK_S, start_s=r.start_s, end_s=r.end_s, channel=r.channel
+        )
 
 
 class _Notes(logging.Handler):
@@ -178,6 +182,7 @@ def _row(row: Utterance) -> Recording:
         row.path,
         start_s=row.start_s,
         end_s=row.end_s,
+        channel=row.channel,
         reference=row.text,
         cohort=row.cohort,
         severity=row.severity,

@@ -50,6 +50,12 @@ class Utterance:
     source: str = ""
     extra: dict[str, str] | None = field(default=None, hash=False)
 
+    @property
+    def channel(self) -> int | None:
+        """The channel of the recording that holds the speaker, from 0; None for all."""
+        value = (self.extra or {}).get("channel")
+        return None if value in (None, "") else int(value)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain values, in the order of the fields."""
         return asdict(self)

@@ -680,3 +680,18 @@ def test_content_hash():
     assert audio.content_hash(tone()) != audio.content_hash(-tone())
     assert audio.content_hash(tone()) == audio.content_hash(np.repeat(tone(), 2)[::2])
     assert len(audio.content_hash(tone())) == 64
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_one_channel_alone(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"call.{suffix}"
+    rng = np.random.default_rng(5)
+    callers = rng.uniform(-0.5, 0.5, (24_000, 2))
+    soundfile.write(path, callers, 16_000)
+    for channel in (0, 1):
+        heard = audio.load(path, start_s=0.5, end_s=1.25, channel=channel)
+        assert np.allclose(heard, callers[8_000:20_000, channel], atol=1e-4)
+    assert np.allclose(audio.load(path), callers.mean(axis=1), atol=1e-4)
+    for channel in (2, -1):
+        with pytest.raises(AudioError, match=f"has 2 channels; there is no channel {channel}"):
+            audio.load(path, channel=channel)

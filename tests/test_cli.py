@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,11 @@ import soundfile
 
 from hyperasr import commands, recognise
 from hyperasr.cli import build_parser, main
+from hyperasr.cohorts import corpora
+from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.model import HyperASR
+from hyperasr.types import Utterance
 
 ROOT = Path(__file__).parents[1]
 RATE = 16_000
@@ -251,7 +255,7 @@ def test_a_configuration_file_is_used(cli: Cli, good: Path, tmp_path: Path) -> N
         (["transcrib", "a.wav"], "no command 'transcrib'; did you mean transcribe?"),
         (["demo", "more"], "one argument too many"),
         (["demo", "--folder", "none"], "no clips in none"),
-        (["simulate", "a.wav"], "simulate needs --cohort, --out"),
+        (["simulate", "a.wav"], "simulate needs --cohorts, --out"),
         (["--verson"], "--verson; did you mean --version?"),
     ],
 )
@@ -267,7 +271,7 @@ def test_no_command_shows_help(cli: Cli) -> None:
 
 def test_version_and_help(cli: Cli) -> None:
     assert cli("--version") == (0, "hyperasr 0.1.0\n", [])
-    for command in ("transcribe", "demo", "simulate", "inspect"):
+    for command in ("transcribe", "demo", "simulate", "inspect", "corpora", "prepare", "convert"):
         status, out, lines = cli(command, "--help")
         assert (status, lines) == (0, [])
         assert command in out
@@ -504,6 +508,66 @@ def test_simulate_refuses(cli: Cli, good: Path, tmp_path: Path) -> None:
         cli("simulate", good, "--cohort", "parkinson", "--severity", "2", "--out", tmp_path),
         "severity",
     )
+
+
+def test_simulate_a_corpus(cli: Cli, good: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "typical.jsonl"
+    rows = [Utterance(f"u{i}", str(good), "turn on the light", f"s{i}") for i in range(2)]
+    write_manifest(manifest, rows)
+    options = ["--cohorts", "all", "--severity", "0.4", "0.8", "--out", tmp_path / "corpus"]
+    outcome = cli("simulate", manifest, *options)
+    assert outcome.status == 0, outcome.lines
+    assert "6 recordings written, 0 were there" in outcome.out
+    made = read_manifest(tmp_path / "corpus" / "manifest.jsonl")
+    assert Counter(row.cohort for row in made) == dict.fromkeys(COHORTS, 2)
+    assert {row.severity for row in made} <= {0.4, 0.8}
+    assert "0 recordings written, 6 were there" in cli("simulate", manifest, *options).out
+    write_manifest(manifest, [*rows, Utterance("lost", str(tmp_path / "none.wav"), "a", "s")])
+    outcome = cli("simulate", manifest, *options)
+    assert outcome.status == 1, "the rest is done"
+    assert "lost: " in outcome.lines[0]
+
+
+def test_prepare_and_convert(cli: Cli, good: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "LibriSpeech" / "dev-clean" / "84" / "121123"
+    corpus.mkdir(parents=True)
+    audio, rate = soundfile.read(good)
+    for i in range(3):
+        soundfile.write(corpus / f"84-121123-000{i}.flac", audio, rate)
+    (corpus / "84-121123.trans.txt").write_text(
+        "84-121123-0000 GO ON\n84-121123-0001 STOP\n84-121123-0009 NOBODY\n"
+    )
+    out = tmp_path / "m" / "libri.jsonl"
+    outcome = cli("prepare", "librispeech", tmp_path / "LibriSpeech", "--out", out)
+    assert outcome.status == 0, outcome.lines
+    assert "2 utterances" in outcome.out
+    assert "skipped" in outcome.out
+    rows = read_manifest(out)
+    assert [row.text for row in rows] == ["GO ON", "STOP"] or rows[0].text == "go on"
+    for form, file in (
+        ("kaldi", "wav.scp"),
+        ("lhotse", "recordings.jsonl"),
+        ("dataset", "state.json"),
+    ):
+        outcome = cli("convert", out, "--to", form, "--out", tmp_path / form)
+        assert outcome.status == 0, outcome.lines
+        assert (tmp_path / form / file).is_file()
+    fails(cli("prepare", "librispeach", tmp_path, "--out", out), "did you mean 'librispeech'?")
+    fails(cli("prepare", "librispeech", tmp_path / "none", "--out", out), "none")
+    bad = cli("prepare", "vctk", tmp_path, "--out", out, "--set", "mik=1")
+    fails(bad, "has no option 'mik'; did you mean 'mic'?")
+
+
+def test_corpora(cli: Cli) -> None:
+    outcome = cli("corpora")
+    assert outcome.status == 0
+    for name in corpora.names():
+        assert name in outcome.out
+    assert "tested on synthetic fixtures only" in outcome.out
+    one = cli("corpora", "torgo").out
+    for part in ("licence: ", "how to get it: ", "citation: ", "options: "):
+        assert part in one
+    fails(cli("corpora", "torgoo"), "did you mean 'torgo'?")
 
 
 def test_interrupted(cli: Cli, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:

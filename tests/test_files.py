@@ -10,7 +10,7 @@ import pytest
 
 from hyperasr import files
 from hyperasr.errors import ConfigError
-from hyperasr.files import atomic_folder, atomic_write_bytes, atomic_write_text
+from hyperasr.files import atomic_folder, atomic_text, atomic_write_bytes, atomic_write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -155,3 +155,18 @@ def test_a_folder_cannot_take_the_place_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a file has this name"), atomic_folder(tmp_path / "file"):
         pass
     assert (tmp_path / "file").read_text() == "text"
+
+
+def test_text_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rows.jsonl"
+    with atomic_text(path) as file:
+        file.write("ä\n")
+        assert not path.exists()
+    assert path.read_bytes() == "ä\n".encode()
+    with pytest.raises(RuntimeError), atomic_text(path) as file:
+        file.write("half")
+        raise RuntimeError
+    assert path.read_bytes() == "ä\n".encode(), "the old one stays"
+    assert [p.name for p in path.parent.iterdir()] == ["rows.jsonl"], "nothing is left beside"
+    with pytest.raises(ConfigError, match="it is a folder"), atomic_text(tmp_path):
+        pass

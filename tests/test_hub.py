@@ -18,7 +18,7 @@ from hyperasr import hub
 from hyperasr.backbone import ASSETS
 from hyperasr.card import model_card
 from hyperasr.errors import ConfigError, HyperASRError
-from hyperasr.hub import MODEL_FILES, model_folder, push_to_hub
+from hyperasr.hub import model_folder, push_to_hub
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ class _Hub(BaseHTTPRequestHandler):
     seen: list[tuple[str, Any]]
     refuses = False
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.seen.append((self.path, data))
         host = f"http://{self.headers['Host']}"
@@ -83,7 +83,7 @@ class _Hub(BaseHTTPRequestHandler):
             {"success": True, "commitOid": "c" * 40, "commitUrl": f"{host}/me/model/commit/ccc"}
         )
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.seen.append((self.path, None))
         self.answer({"id": "me/model", "sha": "b" * 40, "siblings": []})
 
@@ -126,9 +126,7 @@ def test_an_upload(folder: Path, server: tuple[str, type[_Hub]]) -> None:
         for line in lines
         if line["key"] == "file"
     }
-    assert (
-        set(files) == {"config.json", "model.safetensors", "README.md"} < set(MODEL_FILES) | set()
-    )
+    assert set(files) == {"config.json", "model.safetensors", "README.md"}
     assert files["model.safetensors"] == before["model.safetensors"]
     assert files["README.md"].decode() == model_card(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before, "nothing in it changed"
@@ -172,6 +170,6 @@ def test_a_model_in_the_local_cache(
     assert (found / "model.safetensors").is_file()
     with pytest.raises(ConfigError, match="not in the local cache, and --offline is set"):
         model_folder("me/other", offline=True)
-    with pytest.raises(ConfigError, match="no model folder at ./here"):
+    with pytest.raises(ConfigError, match=r"no model folder at \./here"):
         model_folder("./here", offline=True)
     assert hub.model_folder("micro")[1] == "adapter"

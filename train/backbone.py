@@ -69,7 +69,7 @@ class BackboneConfig:
     an4_share: float = 0.35
     """Share of the utterances that are AN4's, in [0, 1]; 0 where there is none."""
     rate_range: tuple[float, float] | None = None
-    """Half of the utterances are spoken this much faster or slower; None leaves them as they are."""
+    """Half of the utterances are spoken this much faster or slower; None leaves all as they are."""
     margins: bool = False
     """Take silence off the ends of utterances, or put some there."""
     init_from: Path | None = None

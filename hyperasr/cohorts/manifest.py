@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperasr.errors import ManifestError
-from hyperasr.files import atomic_write_text
+from hyperasr.files import atomic_text
 from hyperasr.types import Utterance
 
 __all__ = ["check_row", "read_manifest", "write_manifest"]
@@ -56,12 +56,15 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[Utterance]) -> None:
-    """Write a manifest in one rename; fields that are None are left out."""
-    lines = [
-        json.dumps({k: v for k, v in row.to_dict().items() if v is not None}, ensure_ascii=False)
-        for row in rows
-    ]
-    atomic_write_text(Path(path), "\n".join(lines) + "\n")
+    """Write a manifest in one rename, in flat memory; fields that are None are left out.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    with atomic_text(path) as file:
+        for row in rows:
+            values = {k: v for k, v in row.to_dict().items() if v is not None}
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
 def _row(line: str, where: str, folder: Path) -> Utterance:
@@ -114,3 +117,7 @@ def _check(name: str, value: Any, where: str) -> None:
     if name == "extra" and value is not None:
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise ManifestError(f"{where}: field 'extra' must map names to text, not {value!r}")
+        if not value.get("channel", "0").isdecimal():
+            raise ManifestError(
+                f"{where}: extra channel must be a number from 0, not {value['channel']!r}"
+            )

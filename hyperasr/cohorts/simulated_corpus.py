@@ -124,7 +124,7 @@ def _make(view: View, out: Path) -> tuple[dict[str, Any] | None, str]:
     """Write one recording and then its labels; returns the labels, or why there are none."""
     u = view.utterance
     try:
-        waveform = load(u.path, start_s=u.start_s, end_s=u.end_s)
+        waveform = load(u.path, start_s=u.start_s, end_s=u.end_s, channel=u.channel)
         text = u.text_clean or u.text or ""
         made = simulate(
             waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person

@@ -80,6 +80,7 @@ class View:
         """What the view's content depends on, for caches."""
         u = self.utterance
         said = (u.id, u.text_clean or u.text, u.start_s, u.end_s, u.speaker, u.source)
+        said += () if u.channel is None else (u.channel,)
         how = (self.cohort, self.severity, self.person, self.seed, self.speed, self.elsewhere)
         return repr((*said, *how, VERSION))
 
@@ -160,7 +161,7 @@ def _check_plan(
 def realise(view: View) -> tuple[np.ndarray, str]:
     """Return the waveform (n_samples,) float32, 16 kHz, and the intended text of a view."""
     u = view.utterance
-    waveform = load(u.path, start_s=u.start_s, end_s=u.end_s)
+    waveform = load(u.path, start_s=u.start_s, end_s=u.end_s, channel=u.channel)
     text = u.text_clean or u.text or ""
     if view.speed != 1.0:
         waveform = change_speed(waveform, view.speed)

@@ -198,3 +198,14 @@ def test_speed_comes_before_the_cohort_and_the_place_after_all(tmp_path: Path) -
 def test_senseless_variety_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Variety(**changes)
+
+
+def test_a_caller_is_heard_alone(tmp_path: Path) -> None:
+    path = tmp_path / "call.wav"
+    sf.write(path, np.stack([np.zeros(8_000), np.full(8_000, 0.5)], axis=1), 16_000)
+    row = Utterance("b", str(path), "words", "ben", extra={"channel": "1"})
+    view = View(row, TYPICAL, 0.0, "ben", 0)
+    assert realise(view)[0] == pytest.approx(0.5, abs=1e-3)
+    other = replace(view, utterance=replace(row, extra={"channel": "0"}))
+    assert realise(other)[0] == pytest.approx(0.0, abs=1e-3)
+    assert view.key != other.key

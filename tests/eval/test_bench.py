@@ -90,7 +90,8 @@ def test_a_peft_adapter_is_merged(bench, random_backbone, tmp_path) -> None:
     assert decode_rows(system.model, view_of(system, bench.rows), [0], adapt=False)
 
 
-def test_what_was_decoded_is_not_decoded_again(bench, monkeypatch) -> None:
+def test_what_was_decoded_is_not_decoded_again(bench, monkeypatch, tmp_path) -> None:
+    bench = Bench(replace(bench.config, store=tmp_path), bench.backbone)
     first = bench.decode("global_lora")
     samples = bench.decoded("global_lora", [3, 5])
 

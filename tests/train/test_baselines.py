@@ -235,7 +235,9 @@ def test_individual_program_starts_from_a_global_lora_and_says_who_did_what(
     trained = HyperASR.from_pretrained(tmp_path / "out" / "k-01" / "best", backbone=cache.backbone)
     # The same update as the global one (alpha differs, so B does), but for a step of 1e-6.
     own = trained.factors(torch.zeros(1, trained.speaker.d_spk), [next(iter(record["people"]))])
-    expected = lora.delta_weight(start.factors(torch.zeros(1, start.speaker.d_spk)), "decoder.fc1", 1)
+    expected = lora.delta_weight(
+        start.factors(torch.zeros(1, start.speaker.d_spk)), "decoder.fc1", 1
+    )
     found = lora.delta_weight(own, "decoder.fc1", 1)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
     assert float(expected.abs().max()) > 0.01
@@ -288,8 +290,13 @@ def test_peft_under_transformers_trainer_comes_to_our_weights(
     from peft import PeftModel
 
     reference = Backbone.from_pretrained(random_backbone_folder, offline=True).whisper
-    before = [m.weight.detach().clone() for m in lora.find_targets(reference, source.targets)["decoder.fc1"]]
-    merged = PeftModel.from_pretrained(reference, str(tmp_path / "theirs" / "best")).merge_and_unload()
+    before = [
+        m.weight.detach().clone()
+        for m in lora.find_targets(reference, source.targets)["decoder.fc1"]
+    ]
+    merged = PeftModel.from_pretrained(
+        reference, str(tmp_path / "theirs" / "best")
+    ).merge_and_unload()
     after = lora.find_targets(merged, source.targets)["decoder.fc1"]
     for layer, (old, new) in enumerate(zip(before, after, strict=True)):
         delta = lora.delta_weight(factors, "decoder.fc1", layer)[0]

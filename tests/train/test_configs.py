@@ -15,11 +15,7 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from eval.calibration import CalibrationConfig
-from eval.severity import SeverityConfig
-from eval.sparsity import SparsityConfig
 from eval.speed import SpeedConfig
-from eval.subspace_angles import AnglesConfig
 from eval.zero_shot import ZeroShotConfig
 from hyperasr.backbone import Backbone
 from hyperasr.config import parse

@@ -130,14 +130,17 @@ def test_two_processes_have_the_gradients_of_one(
         two = load_file(tmp_path / "two" / f"2-{rank}.safetensors")
         assert two.keys() == one.keys()
         for key, gradient in one.items():
-            torch.testing.assert_close(two[key], gradient, rtol=0, atol=1e-6)
+            worst = float((two[key] - gradient).abs().max())
+            assert worst < 1e-6, (key, worst, float(gradient.abs().max()))
     # Each batch once, equally many on each process.
     drawn = [json.loads((tmp_path / "two" / f"2-{r}.json").read_text()) for r in range(2)]
     assert sorted(sum(drawn, [])) == list(range(8))
     assert [len(own) for own in drawn] == [4, 4]
     # The log has the mean over both.
     lines = {
-        name: [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        name: [
+            json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()
+        ]
         for name in ("one", "two")
     }
     for one_line, two_line in zip(lines["one"], lines["two"], strict=True):
@@ -161,7 +164,9 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole(random_backbone_folder:
         assert sorted(s for part, _ in parts for s in part.speakers) == sorted(batch.speakers)
         assert len(parts) <= min(n, 5)
         for name, value in gradient(parts).items():
-            torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-6)
+            scale = float(whole[name].abs().max())
+            worst = float((value - whole[name]).abs().max())
+            assert worst < 5e-6 * scale, (n, name, worst, scale)
 
 
 def test_picked_rows_lose_padding_and_nothing_else(random_backbone: Backbone) -> None:
@@ -305,9 +310,7 @@ def test_rows_are_decoded_once_and_all_processes_get_all(
     folder = str(random_backbone_folder)
     decode_in_a_process(str(tmp_path), folder)
     debug_launcher(decode_in_a_process, (str(tmp_path), folder), num_processes=2)
-    alone, *both = (
-        json.loads((tmp_path / f"{n}.json").read_text()) for n in ("1-0", "2-0", "2-1")
-    )
+    alone, *both = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("1-0", "2-0", "2-1"))
     assert len(set(alone["texts"])) > 1
     assert [p["texts"] for p in both] == [alone["texts"]] * 2
     assert sorted(both[0]["own"] + both[1]["own"]) == list(range(7))

@@ -37,9 +37,7 @@ def saved(folder: Path, ema: float | None = 0.5, **notes: Any) -> tuple[nn.Modul
     with torch.no_grad():
         for weight in averager.weights.values() if averager else ():
             weight += 1.0  # so that average and weights differ
-    save_state(
-        folder, 7, {}, model, optimizer, averager.weights if averager else None, notes=notes
-    )
+    save_state(folder, 7, {}, model, optimizer, averager.weights if averager else None, notes=notes)
     return model, averager.weights if averager else {}
 
 
@@ -101,7 +99,9 @@ def test_other_settings_are_refused_readably(tmp_path: Path) -> None:
     with pytest.raises(CheckpointMismatch) as error:
         check_settings(tmp_path, {**changed(lr=0.2, steps=20), "loop.ema": 0.9})
     message = str(error.value)
-    assert "loop.ema was not set, is 0.9; loop.lr was 0.1, is 0.2; loop.steps was 10, is 20" in message
+    assert (
+        "loop.ema was not set, is 0.9; loop.lr was 0.1, is 0.2; loop.steps was 10, is 20" in message
+    )
     assert "accept_changes" in message
     assert "\n" not in message
     with pytest.raises(CheckpointMismatch, match="loop.seed was 0, is not set"):

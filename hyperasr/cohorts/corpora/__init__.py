@@ -22,7 +22,17 @@ from typing import Any, Protocol, cast
 from hyperasr.cohorts.corpora.base import Description, Prepared, Report
 from hyperasr.errors import ConfigError
 
-__all__ = ["Corpus", "Description", "Prepared", "Report", "corpora", "corpus", "names", "prepare"]
+__all__ = [
+    "Corpus",
+    "Description",
+    "Prepared",
+    "Report",
+    "corpora",
+    "corpus",
+    "names",
+    "options",
+    "prepare",
+]
 
 
 class Corpus(Protocol):
@@ -60,23 +70,27 @@ def corpora() -> dict[str, Corpus]:
     return {name: corpus(name) for name in names()}
 
 
-def prepare(name: str, root: str | os.PathLike[str], **options: Any) -> Prepared:
+def options(name: str) -> list[str]:
+    """Return the names of the options of a corpus's reader, sorted."""
+    return sorted(set(inspect.signature(corpus(name).prepare).parameters) - {"root"})
+
+
+def prepare(name: str, root: str | os.PathLike[str], **given: Any) -> Prepared:
     """Read the corpus `name` below `root`; see `Prepared` and the options of the reader.
 
     Raises:
         ConfigError: no such corpus, no such folder, or an option that this reader does not have.
     """
-    reader = corpus(name)
-    known = set(inspect.signature(reader.prepare).parameters) - {"root"}
-    unknown = sorted(set(options) - known)
+    known = options(name)
+    unknown = sorted(set(given) - set(known))
     if unknown:
-        close = difflib.get_close_matches(unknown[0], sorted(known), n=1, cutoff=0.5)
+        close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ConfigError(
             f"the reader of {name} has no option {unknown[0]!r}; {hint}"
-            f"it has {', '.join(sorted(known)) or 'none'}"
+            f"it has {', '.join(known) or 'none'}"
         )
-    return reader.prepare(root, **options)
+    return corpus(name).prepare(root, **given)
 
 
 def _plain(name: str) -> str:
