@@ -11,10 +11,12 @@ were left out of the fit. How trust falls between the two is our choice.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +27,7 @@ from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.files import atomic_write_bytes
 from hyperasr.types import LayerFactors, LoRAFactors
 
-__all__ = ["CLOUD_FILE", "CautionConfig", "Cloud", "shrink"]
+__all__ = ["CLOUD_FILE", "CautionConfig", "Cloud", "cautious", "shrink"]
 
 CLOUD_FILE = "cloud.safetensors"
 """Where a model folder keeps its cloud; a folder without one knows no caution."""
@@ -122,7 +124,7 @@ class Cloud:
             raise ShapeError(
                 f"embeddings {tuple(embs.shape)} do not belong to a cloud of {self.d_spk} values"
             )
-        z = (embs.to(self.mean) - self.mean) / self.std
+        z = (embs.to("cpu", self.mean.dtype) - self.mean) / self.std
         scores = z @ self.directions.mT
         outside = (z.square().sum(1) - scores.square().sum(1)).clamp_min(0)
         squared = (scores.square() / self.variances).sum(1) + outside / self.rest
@@ -139,7 +141,7 @@ class Cloud:
         distances = self.distance(embs)
         share = (config.far * near - distances) / ((config.far - 1) * near)
         # An embedding that is not a number is not one to be trusted.
-        return share.clamp(0, 1).nan_to_num(0.0).to(embs.dtype)
+        return share.clamp(0, 1).nan_to_num(0.0).to(embs)
 
     def save(self, folder: str | os.PathLike[str], fingerprint: str) -> None:
         """Write it into a model's folder.
@@ -177,6 +179,38 @@ class Cloud:
         return cls(**tensors)
 
 
+def cautious(model: Any, cloud: Cloud, config: CautionConfig | None = None) -> Any:
+    """Return a model that adapts less to voices far from the cloud; weights are shared.
+
+    Args:
+        model: a `HyperASR` whose source listens to the speaker embedding.
+        cloud: of its training embeddings.
+        config: when to trust.
+    Raises:
+        ConfigError: the source does not listen, so that a far voice changes nothing.
+        ShapeError: a cloud of another size.
+    """
+    if not model.source.conditioned:
+        raise ConfigError("caution needs a source that listens to the voice, such as a hypernet")
+    if cloud.d_spk != model.speaker.d_spk:
+        raise ShapeError(
+            f"a cloud of {cloud.d_spk} values does not belong to embeddings of "
+            f"{model.speaker.d_spk}; fit it to this model's training"
+        )
+    made, plain = copy.copy(model), model.factors
+
+    def factors(
+        speaker_emb: Tensor | None = None, *args: Any, n_samples: int | None = None, **rest: Any
+    ) -> LoRAFactors:
+        found = plain(speaker_emb, *args, n_samples=n_samples, **rest)
+        if speaker_emb is None:
+            return found
+        return shrink(found, cloud.trust(speaker_emb, config).repeat_interleave(n_samples or 1))
+
+    made.factors = factors
+    return made
+
+
 def shrink(factors: LoRAFactors, trust: Tensor) -> LoRAFactors:
     """Scale each utterance's update by its trust: 1 leaves it, 0 gives the backbone itself.
 
@@ -207,8 +241,10 @@ def _fit(embs: Tensor) -> Cloud:
     n_utt, d_spk = embs.shape
     mean, std = embs.mean(0), embs.std(0, correction=0)
     std = torch.where(std > _FLOOR, std, torch.ones_like(std))
-    _, singular, directions = torch.linalg.svd((embs - mean) / std, full_matrices=False)
-    variances = singular.square() / max(1, n_utt - 1)
+    z = (embs - mean) / std
+    # By the covariance, not by an SVD of all embeddings: there are tens of thousands.
+    values, vectors = torch.linalg.eigh(z.mT @ z / max(1, n_utt - 1))
+    variances, directions = values.flip(0).clamp_min(0), vectors.mT.flip(0)
     total = variances.sum().clamp_min(_FLOOR)
     most = max(1, min(_MOST_DIRECTIONS, n_utt // _FEWEST, d_spk - 1, len(variances)))
     n = min(most, int((variances.cumsum(0) / total < _KEPT).sum()) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hyperasr.caution import CLOUD_FILE, CautionConfig, Cloud, shrink
+from hyperasr.caution import CLOUD_FILE, CautionConfig, Cloud, cautious, shrink
+from hyperasr.decode import decode
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.lora import delta_weight
-from hyperasr.types import LayerFactors, LoRAFactors
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.search import SearchConfig
+from hyperasr.speaker import SpeakerConfig
+from hyperasr.types import Batch, LayerFactors, LoRAFactors
 
 D = 12
 
@@ -143,3 +148,56 @@ def test_shared_factors_become_each_utterances_own() -> None:
     assert not none.any()
     with pytest.raises(ShapeError, match="factors of 3 utterances"):
         shrink(factors(3), torch.ones(2))
+
+
+def test_a_cautious_model_is_the_backbone_for_a_far_voice(
+    random_model_folder: Path, generator: torch.Generator
+) -> None:
+    model = HyperASR.from_pretrained(random_model_folder, offline=True)
+    d_spk = model.speaker.d_spk
+    embs = torch.randn(200, d_spk, generator=generator)
+    cloud = Cloud.fit(embs, [str(i % 20) for i in range(200)])
+    careful = cautious(model, cloud)
+    near, far = embs[:1], 100 + embs[:1]
+    both = torch.cat([near, far])
+    plain, found = model.factors(both), careful.factors(both)
+    assert cloud.trust(both).tolist() == [1, 0]
+    assert torch.equal(found["decoder.fc1"].B[:, 0], plain["decoder.fc1"].B[:, 0])
+    assert plain["decoder.fc1"].B[:, 1].abs().max() > 0.01
+    assert not found["decoder.fc1"].B[:, 1].any()
+    assert careful.backbone is model.backbone
+    assert torch.equal(model.factors(both)["decoder.fc1"].B, plain["decoder.fc1"].B), "as it was"
+    # Through the door that decoding uses.
+    batch = Batch(
+        n_frames=torch.tensor([130, 130]),
+        mel=torch.randn(2, 80, 130, generator=generator),
+        speaker_emb=both,
+    )
+    search = SearchConfig(max_tokens=12)
+    adapted, careful_too = (decode(m, batch, search).tokens for m in (model, careful))
+    unadapted = decode(model, batch, search, adapt=False).tokens
+    assert careful_too == (adapted[0], unadapted[1])
+    assert adapted[1] != unadapted[1]
+
+
+def test_posterior_samples_are_trusted_alike(random_backbone: Any) -> None:
+    settings = {"rank": 2, "d_hidden": 8, "d_layer_emb": 4, "n_hidden": 1}
+    source = SourceConfig("bayes_hypernet", settings=settings)
+    model = HyperASR(random_backbone, SpeakerConfig(), source).eval()
+    d_spk = model.speaker.d_spk
+    generator = torch.Generator().manual_seed(1)
+    cloud = Cloud.fit(torch.randn(60, d_spk, generator=generator), [str(i % 6) for i in range(60)])
+    embs = torch.cat([cloud.mean[None], cloud.mean[None] + 100]).float()
+    with torch.no_grad():
+        found = cautious(model, cloud).factors(embs, n_samples=3)
+    sizes = found["decoder.fc1"].B.abs().amax((0, 2, 3))
+    assert (sizes > 0).tolist() == [True] * 3 + [False] * 3
+
+
+def test_caution_that_cannot_be(random_model_folder: Path, random_backbone: Any) -> None:
+    model = HyperASR.from_pretrained(random_model_folder, offline=True)
+    with pytest.raises(ShapeError, match="a cloud of 12 values does not belong to embeddings"):
+        cautious(model, Cloud.fit(*people(5, 0)))
+    static = HyperASR(random_backbone, SpeakerConfig(), SourceConfig("static"))
+    with pytest.raises(ConfigError, match="a source that listens to the voice"):
+        cautious(static, Cloud.fit(*people(5, 0)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -71,6 +72,8 @@ def start(
         MissingExtra: the tracker is not installed.
     """
     _check_tracker(tracker)
+    # The name that torch wants instead is not known to Accelerate yet, nor to torch before 2.13.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     folder.mkdir(parents=True, exist_ok=True)
     # Without cpu=True Accelerate ignores torchrun's processes on a machine that has no GPU.
     accelerator = Accelerator(
