@@ -1,0 +1,103 @@
+"""From a Whisper and typical speech to a model that transcribes: the start without patients."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hyperasr.backbone import Backbone
+from hyperasr.cli import main as hyperasr
+from hyperasr.cohorts.manifest import read_manifest, write_manifest
+from hyperasr.errors import ConfigError
+from hyperasr.model import HyperASR
+from hyperasr.types import Utterance
+from train.from_typical import StartConfig, estimate, meta_config, read_speech, split_speakers
+from train.from_typical import main as start
+
+
+@pytest.fixture
+def folder(corpus: Path, tmp_path: Path) -> Path:
+    """Recordings beside their transcripts, a folder for each speaker: no manifest."""
+    rows = [*read_manifest(corpus / "train.jsonl"), *read_manifest(corpus / "dev.jsonl")]
+    for row in rows:
+        own = tmp_path / "speech" / row.speaker
+        own.mkdir(parents=True, exist_ok=True)
+        shutil.copy(row.path, own)
+        (own / f"{Path(row.path).stem}.txt").write_text(f"{row.text}\n")
+    return tmp_path / "speech"
+
+
+def test_a_folder_of_speech_becomes_a_model(
+    folder: Path,
+    random_backbone_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "mine"
+    arguments = f"--speech {folder} --backbone {random_backbone_folder} --out {out} --steps 2 "
+    arguments += "--batch_size 4 --rank 2 --dev_share 0.25 --workers 1"
+    monkeypatch.setattr("sys.argv", ["from_typical", *arguments.split(), "--estimate_only", "true"])
+    start()
+    printed = capsys.readouterr().out
+    assert "8 utterances" in printed
+    assert "GiB on disk" in printed
+    assert not (out / "best").exists()
+    monkeypatch.setattr("sys.argv", ["from_typical", *arguments.split()])
+    start()
+    assert f"hyperasr transcribe my.wav --model {out / 'best'}" in capsys.readouterr().out
+    train, dev = (read_manifest(out / f"{split}.jsonl") for split in ("train", "dev"))
+    assert {row.speaker for row in train}.isdisjoint(row.speaker for row in dev)
+    model = HyperASR.from_pretrained(out / "best", offline=True)
+    assert model.source_config.targets == ("decoder.fc1",)
+    assert hyperasr(["transcribe", dev[0].path, "--model", str(out / "best"), "--offline"]) == 0
+
+
+def test_speakers_are_split_whole_and_always_alike() -> None:
+    rows = [Utterance(f"{s}{i}", f"/{s}{i}", "a", f"s{s}") for s in range(20) for i in range(3)]
+    train, dev = split_speakers(rows, 0.1)
+    assert len({row.speaker for row in dev}) == 2
+    assert {row.speaker for row in train}.isdisjoint(row.speaker for row in dev)
+    assert len(train) + len(dev) == 60
+    assert {row.split for row in train} == {"train"}
+    again = split_speakers(rows[::-1], 0.1)[1]
+    assert {row.speaker for row in again} == {row.speaker for row in dev}
+    alone = [replace(row, speaker="s0") for row in rows]
+    train, dev = split_speakers(alone, 0.1)
+    assert (len(train), len(dev)) == (54, 6), "of one speaker utterances are kept out"
+    assert {row.id for row in train}.isdisjoint(row.id for row in dev)
+
+
+def test_what_cannot_be_used_is_left_out(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_manifest(corpus / "train.jsonl")
+    rows[0] = replace(rows[0], text=None)
+    rows[1] = replace(rows[1], cohort="parkinson")
+    rows[2] = replace(rows[2], end_s=25.0)
+    write_manifest(tmp_path / "m.jsonl", rows)
+    kept = read_speech(tmp_path / "m.jsonl")
+    assert [row.id for row in kept] == [row.id for row in rows[3:]]
+    assert "3 left out" in capsys.readouterr().out
+    write_manifest(tmp_path / "m.jsonl", rows[:3])
+    with pytest.raises(ConfigError, match="has 0 typical utterances with text"):
+        read_speech(tmp_path / "m.jsonl")
+    with pytest.raises(ConfigError, match="dev_share"):
+        StartConfig(speech=tmp_path, dev_share=0.9)
+
+
+def test_the_estimate_grows_with_the_work(corpus: Path, random_backbone_folder: Path) -> None:
+    config = StartConfig(speech=corpus, backbone=str(random_backbone_folder), steps=600)
+    rows = read_manifest(corpus / "train.jsonl")
+
+    def minutes(line: str, what: str) -> float:
+        return float(line.split(f" min to {what}")[0].split()[-1])
+
+    one = estimate(meta_config(config), rows)
+    many = [replace(row, id=f"{row.id}-{k}") for k in range(40) for row in rows]
+    assert f"{6} recordings" in one
+    assert minutes(estimate(meta_config(config), many), "simulate") > minutes(one, "simulate")
+    assert Backbone.from_pretrained(random_backbone_folder).audio_context == "trimmed"
