@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint reproduce clean
 
 demo: $(VENV)/.demo
 	$(BIN)/hyperasr demo
@@ -15,6 +15,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every table and figure of the README; OPTIONS=--list shows the steps and how long they take.
+reproduce: $(VENV)/.test
+	$(BIN)/python -m eval.reproduce $(OPTIONS)
 
 # torch first: the constraint keeps pip from trading a CPU build for another one.
 $(VENV)/.demo: pyproject.toml constraints.txt

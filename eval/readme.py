@@ -10,7 +10,8 @@ A marker is a comment with the file and what to show of it:
     <!-- end -->
 
 Options are fields and their values (several with commas, in their order); `columns`, `show` and
-`differences=true` are those of `hyperasr.tables.table`.
+`differences=true` are those of `hyperasr.tables.table`. `measures=auroc,brier` makes a table of
+the confidence of words instead: a line for each system and kind of confidence.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from hyperasr import results
+from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
 
 ROOT = Path(__file__).parents[1]
@@ -44,9 +47,31 @@ def table(path: str, options: str) -> str:
             values = [float(v) if key == "severity" else v for v in value.split(",")]
             where[key] = values if len(values) > 1 else values[0]
     content = results.read(ROOT / path)
+    if "measures" in where:
+        made = measures_table(content["rows"], where)
+        return f"{made}\n\n`{content['command'].strip()}` → `{path}`\n"
     made = results.markdown_table(content["rows"], columns, **shown, **where)  # type: ignore[arg-type]
     star = f"{STAR}\n\n" if "]*" in made else ""
     return f"{made}\n\n{star}`{content['command'].strip()}` → `{path}`\n"
+
+
+def measures_table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
+    """Return measures of word confidence as Markdown: systems and confidences by measures."""
+    names = where["measures"] if isinstance(where["measures"], list) else [where["measures"]]
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        if row.get("level") != "word" or row.get("measure") not in names:
+            continue
+        measured = row["value"] is not None and "against" not in row
+        if row["cohort"] == where.get("cohort") and measured:
+            text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+            cells.setdefault((row["system"], row["score"]), {})[row["measure"]] = text
+    if not cells:
+        raise ConfigError(f"no row has the measures {', '.join(names)} of words")
+    lines = [["system", "confidence", *names], ["---", "---", *["---:"] * len(names)]]
+    for (system, score), line in cells.items():
+        lines.append([system, score.replace("_", " "), *(line.get(n, "") for n in names)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def rendered(text: str) -> str:

@@ -1,73 +1,188 @@
-"""What adaptation costs: the adapted batch against the unadapted one, in the same run.
+"""What adaptation costs, and how fast it is beside other ways to the same: all in one run.
 
     python -m eval.speed --config eval/configs/speed.yaml
 
-Encoder, embedding, hypernetwork and greedy decoding of one batch, with the number of decoding
-steps forced, so that both do the same work. Rounds alternate; the ratio is that of the medians'
-throughput, its interval a bootstrap over rounds. Also: transcription of one utterance, and
-simulation against real time.
+Peers and ours get the same random Whisper of tiny's shape, the same utterances as features made
+beforehand, and decode the same number of tokens greedily, so that all do the same work; adapting
+(embedding, hypernetwork, factors) is counted on our side. Rounds are interleaved; a ratio is that
+of the medians' throughput, its interval a bootstrap over rounds. Beside the rows the file has
+``measures``, which are no ratios, and ``skipped``: benchmarks whose peer or data is not there.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from eval import peers, upkeep
 from hyperasr import results
-from hyperasr.cohorts.simulate import COHORTS, simulate
+from hyperasr.backbone import Backbone
 from hyperasr.decode import decode
-from hyperasr.model import HyperASR
+from hyperasr.errors import ConfigError, MissingExtra
+from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.search import SearchConfig
+from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch
-from train.program import read_config
+from train.program import read_config, run_program
+
+WARM_UP = 2  # rounds that are not counted
+_END, _VOCABULARY = 50_257, 51_865
 
 
 @dataclass(frozen=True)
 class SpeedConfig:
     """What is timed, how often."""
 
+    benchmarks: tuple[str, ...] = ()
+    """Names of `BENCHMARKS`, in any order; none stands for all."""
     model: str = "micro"
-    """Model folder, or ``micro``."""
+    """Model folder, or ``micro``, for what is measured on a trained model."""
+    tokenizer: Path = Path("../shared/whisper-assets/whisper-multilingual")
+    """Folder of the published multilingual tokenizer, for the random Whisper."""
+    d_model: int = 384
+    """Width of the random Whisper; Whisper-tiny has 384."""
+    n_layers: int = 4
+    """Its layers, in the encoder and in the decoder."""
     n_utt: int = 16
-    """Utterances of the batch."""
+    """Utterances of the batch, each with an adapter of its own."""
     seconds: float = 3.0
     """Length of each utterance."""
-    n_tokens: int = 12
-    """Decoding steps of each utterance, forced."""
+    n_tokens: int = 20
+    """Tokens of each utterance, forced, at least 4."""
+    rank: int = 16
+    """Of the adapters."""
     rounds: int = 40
-    """Timed rounds, after three that are not."""
+    """Timed rounds of what takes less than a second."""
+    peer_rounds: int = 7
+    """Timed rounds of what takes seconds."""
     threads: int = 2
-    """Threads of torch."""
+    """Threads of torch and of CTranslate2."""
     out: Path = Path("results/speed.json")
     """Result file."""
     seed: int = 0
-    """Of the audio and the bootstrap."""
+    """Of audio, random weights and bootstrap."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.benchmarks if name not in BENCHMARKS]
+        if unknown:
+            raise ConfigError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+        if self.n_tokens < 4 or min(self.rounds, self.peer_rounds) < 2:
+            raise ConfigError("n_tokens must be at least 4, rounds and peer_rounds at least 2")
 
 
-def alternate(ours: Callable[[], Any], peer: Callable[[], Any], rounds: int) -> np.ndarray:
-    """Time both in turn; returns seconds (rounds, 2) after three rounds of warming up."""
-    times = []
-    for index in range(rounds + 3):
-        pair = []
-        for job in (ours, peer):
+@dataclass
+class Found:
+    """What was measured so far."""
+
+    rows: list[results.Row] = field(default_factory=list)
+    measures: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class Bench:
+    """The models and utterances that benchmarks share, each made when it is first asked for."""
+
+    def __init__(self, config: SpeedConfig, scratch: Path) -> None:
+        self.config, self.scratch, self.found = config, scratch, Found()
+        rng = np.random.default_rng(config.seed)
+        self.waves = [upkeep.voice_like(config.seconds, rng) for _ in range(config.n_utt)]
+        self._models: dict[tuple[str, str], HyperASR] = {}
+
+    @property
+    def work(self) -> str:
+        """The work of one round in words."""
+        c = self.config
+        return f"{c.n_utt} utterances of {c.seconds:g} s, {c.n_tokens} tokens, greedy"
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the random Whisper."""
+        folder, c = self.scratch / "whisper", self.config
+        if not folder.exists():
+            shape = {"d_model": c.d_model, "n_heads": c.d_model // 64, "n_layers": c.n_layers}
+            peers.write_random_whisper(folder, c.tokenizer, **shape)
+        return folder
+
+    def model(self, audio_context: str, dtype: str = "float32") -> HyperASR:
+        """Return the random Whisper with a hypernetwork that does adapt."""
+        key = (audio_context, dtype)
+        if key not in self._models:
+            backbone = Backbone.from_pretrained(
+                self.folder, offline=True, audio_context=audio_context, dtype=dtype
+            )
+            settings = {"rank": self.config.rank}
+            model = HyperASR(backbone, SpeakerConfig(), SourceConfig(settings=settings)).eval()
+            generator = torch.Generator().manual_seed(self.config.seed)
+            with torch.no_grad():
+                for weight in [*model.source.heads.parameters(), *model.source.bias_B.parameters()]:
+                    weight.normal_(0, 0.02, generator=generator)
+            self._models[key] = model
+        return self._models[key]
+
+    def ours(
+        self, audio_context: str, dtype: str = "float32", n_utt: int = 0, *, adapt: bool = True
+    ) -> Callable[[], Any]:
+        """Return the job of decoding the first n_utt utterances (0: all) with the random model."""
+        model = self.model(audio_context, dtype)
+        return job(model, self.waves[: n_utt or None], self.config.n_tokens, adapt=adapt)
+
+    def mel(self) -> torch.Tensor:
+        """Return features of 30 s (n_utt, n_mels, 3000) for the peers."""
+        return self.model("full").backbone.features(self.waves)[0]
+
+    def compare(
+        self, name: str, jobs: Mapping[tuple[str, str], Callable[[], Any]], rounds: int
+    ) -> None:
+        """Time the jobs in turn and add a row for each but the first, which is ours.
+
+        Args:
+            name: of the row, one of `hyperasr.results.BENCHMARKS`.
+            jobs: by peer and setting.
+            rounds: timed ones.
+        """
+        times = interleaved(list(jobs.values()), rounds)
+        for index, (peer, setting) in enumerate(jobs):
+            if index:
+                pair = times[:, [0, index]]
+                text = f"{setting}, {self.config.threads} threads"
+                row = ratio_row(name, pair, peer, text, self.config.seed)
+                seconds = np.median(pair, axis=0).tolist()
+                self.found.rows.append(row | {"seconds": seconds})
+
+
+def job(model: HyperASR, waves: list[np.ndarray], n_tokens: int, *, adapt: bool) -> Any:
+    """Return a function that decodes the utterances, every one to n_tokens tokens."""
+    mel, n_frames = model.backbone.features(waves)
+    batch = Batch(n_frames=n_frames, mel=mel)
+    n_vocab = int(model.backbone.whisper.config.vocab_size)
+    ends = range(_END, n_vocab) if n_vocab == _VOCABULARY else [model.backbone.eos]
+    search = SearchConfig(max_tokens=n_tokens, suppress=tuple(ends))
+    return lambda: decode(model, batch, search, adapt=adapt)
+
+
+def interleaved(jobs: list[Callable[[], Any]], rounds: int) -> np.ndarray:
+    """Time jobs in turn; returns seconds (rounds, n_jobs). The order alternates."""
+    times = np.zeros((rounds + WARM_UP, len(jobs)))
+    for index, row in enumerate(times):
+        order = range(len(jobs)) if index % 2 else reversed(range(len(jobs)))
+        for number in order:
             started = time.perf_counter()
-            job()
-            pair.append(time.perf_counter() - started)
-        if index >= 3:
-            times.append(pair)
-    return np.array(times)
+            jobs[number]()
+            row[number] = time.perf_counter() - started
+    return times[WARM_UP:]
 
 
-def ratio_row(name: str, times: np.ndarray, peer: str, setting: str, seed: int) -> dict[str, Any]:
-    """Return the row of our throughput over the peer's."""
+def ratio_row(name: str, times: np.ndarray, peer: str, setting: str, seed: int) -> results.Row:
+    """Return the row of our throughput over the peer's, from seconds (rounds, 2), ours first."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(times), size=(2_000, len(times)))
     medians = np.median(times[draws], axis=1)
@@ -76,75 +191,177 @@ def ratio_row(name: str, times: np.ndarray, peer: str, setting: str, seed: int) 
     return results.speed_row(name, ratio, float(low), float(high), len(times), peer, setting)
 
 
-def simulation_row(seconds: float, rounds: int, seed: int) -> dict[str, Any]:
-    """Return how many times faster than real time one core simulates, all cohorts together."""
-    rng = np.random.default_rng(seed)
-    rates = []
-    for index in range(rounds):
-        waveform = voice_like(seconds, rng)
-        for cohort in COHORTS:
-            started = time.process_time()
-            simulate(waveform, "one two three four five", cohort, 0.7, seed=index, speaker=index)
-            rates.append(seconds / (time.process_time() - started))
-    low, high = np.quantile(rates, [0.025, 0.975])
-    return results.speed_row(
-        "simulate_over_real_time",
-        statistics.median(rates),
-        float(low),
-        float(high),
-        len(rates),
-        "real time",
-        f"{seconds:g} s utterances, severity 0.7, CPU time, range of single calls",
+def embedded(bench: Bench) -> None:
+    """Adapted against unadapted, on a trained model: the batch and one utterance."""
+    model = HyperASR.from_pretrained(bench.config.model).eval()
+    for waves, work in ((bench.waves, bench.work), (bench.waves[:1], "one of the utterances")):
+        setting = f"{bench.config.model} model, {work}"
+        jobs = {
+            (key, setting): job(model, waves, bench.config.n_tokens, adapt=key == "ours")
+            for key in ("ours", "the unadapted backbone")
+        }
+        bench.compare("adapted_over_unadapted", jobs, bench.config.rounds)
+
+
+def adaptation(bench: Bench) -> None:
+    """Adapted against unadapted, on the random Whisper: full and trimmed context, and int8."""
+    for context, dtype, rounds in (
+        ("full", "float32", bench.config.peer_rounds),
+        ("trimmed", "float32", bench.config.rounds),
+        ("trimmed", "int8", bench.config.rounds),
+    ):
+        setting = f"random tiny, {context} context, {dtype}, {bench.work}"
+        jobs = {
+            (key, setting): bench.ours(context, dtype, adapt=key == "ours")
+            for key in ("ours", "the unadapted backbone")
+        }
+        bench.compare("adapted_over_unadapted", jobs, rounds)
+
+
+def transformers(bench: Bench) -> None:
+    """Trimmed and adapted against transformers unadapted, which takes 30 s."""
+    peer = f"transformers {version('transformers')}, unadapted, 30 s"
+    jobs = {
+        ("ours", ""): bench.ours("trimmed"),
+        (peer, f"float32, {bench.work}"): peers.Transformers(
+            bench.folder, bench.mel(), bench.config.n_tokens
+        ),
+    }
+    bench.compare("trimmed_adapted_over_unadapted", jobs, bench.config.peer_rounds)
+
+
+def peft(bench: Bench) -> None:
+    """Trimmed and adapted against PEFT: a mixed batch, adapters swapped, adapters merged."""
+    full, n_tokens = bench.model("full"), bench.config.n_tokens
+    mel = bench.mel()
+    n_frames = torch.full((len(mel),), mel.shape[-1])
+    with torch.inference_mode():
+        factors = full.factors(full.embed(Batch(n_frames=n_frames, mel=mel))[0])
+    name = _peer("peft")
+    for benchmark, kinds in (
+        ("over_peft_mixed_batch", {"mixed": "mixed batch"}),
+        ("over_peft_swap", {"swap": "set_adapter", "merge": "merge_adapter"}),
+    ):
+        jobs: dict[tuple[str, str], Callable[[], Any]] = {("ours", ""): bench.ours("trimmed")}
+        for how, words in kinds.items():
+            made = peers.Peft(bench.folder, mel, n_tokens, factors, how)
+            setting = f"float32, {len(mel)} adapters, {bench.work}"
+            jobs[f"{name}, {words}, 30 s", setting] = made
+        bench.compare(benchmark, jobs, bench.config.peer_rounds)
+
+
+def faster_whisper(bench: Bench) -> None:
+    """Trimmed, adapted and int8 against the engine of faster-whisper in int8, unadapted."""
+    name, mel, c = _peer("ctranslate2"), bench.mel(), bench.config
+    folders = (bench.folder, bench.scratch / "ctranslate2")
+
+    def engine(n_utt: int, batch_size: int) -> peers.CTranslate2:
+        made = peers.CTranslate2(*folders, mel[:n_utt], c.n_tokens, batch_size, threads=c.threads)
+        lengths = {len(tokens) for tokens in made()}
+        if lengths != {c.n_tokens}:
+            raise ConfigError(f"{name} decoded {lengths} tokens instead of {c.n_tokens}")
+        return made
+
+    for dtype in ("int8", "float32"):
+        setting = f"ours {dtype}, theirs int8, {bench.work}"
+        jobs = {
+            ("ours", ""): bench.ours("trimmed", dtype),
+            (f"{name}, batched, 30 s", setting): engine(c.n_utt, peers.ALL_AT_ONCE),
+            (f"{name}, one by one, 30 s", setting): engine(c.n_utt, 1),
+        }
+        bench.compare("over_faster_whisper_int8", jobs, c.peer_rounds)
+        one = f"ours {dtype}, theirs int8, one of the utterances"
+        single = {
+            ("ours", ""): bench.ours("trimmed", dtype, n_utt=1),
+            (f"{name}, 30 s", one): engine(1, 1),
+        }
+        bench.compare("over_faster_whisper_int8", single, c.rounds)
+
+
+def training(bench: Bench) -> None:
+    """Steps of meta-training from cached states against encoding in every step."""
+    for context in ("full", "trimmed"):
+        setting = f"random tiny, {context} context, {bench.config.n_utt} utterances a step"
+        model = bench.model(context)
+        names = ("from the cache", "encoder in every step")
+        made = upkeep.training_steps(model, bench.waves, bench.config.n_tokens)
+        jobs = {(key, setting): step for key, step in zip(names, made, strict=True)}
+        bench.compare("cached_over_uncached_training", jobs, bench.config.peer_rounds)
+        model.eval().requires_grad_(False)
+
+
+def simulation(bench: Bench) -> None:
+    """Simulation against real time, cohort by cohort, on one core."""
+    bench.found.rows += upkeep.simulation_rows(
+        bench.config.seconds, bench.config.rounds, bench.config.seed
     )
 
 
-def voice_like(seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Return a pulse train of syllables: what is timed is arithmetic, not recognition."""
-    t = np.arange(int(seconds * 16_000)) / 16_000
-    wave = np.sign(np.sin(2 * np.pi * rng.uniform(90, 220) * t)) * (np.sin(2 * np.pi * 3 * t) > 0)
-    return (0.2 * wave + 0.01 * rng.standard_normal(len(t))).astype(np.float32)
+def _measure(name: str) -> Callable[[Bench], None]:
+    def run(bench: Bench) -> None:
+        c = bench.config
+        made = {
+            "cache": lambda: upkeep.cache_rate(c.model, bench.waves, bench.scratch, c.rounds),
+            "memory": lambda: upkeep.factor_memory(),
+            "start": lambda: upkeep.start_seconds(bench.waves[0], c.model, bench.scratch),
+        }[name]()
+        bench.found.measures[name] = made
+
+    return run
+
+
+BENCHMARKS: dict[str, Callable[[Bench], None]] = {
+    "embedded": embedded,
+    "adaptation": adaptation,
+    "transformers": transformers,
+    "peft": peft,
+    "faster_whisper": faster_whisper,
+    "training": training,
+    "simulation": simulation,
+    **{name: _measure(name) for name in ("cache", "memory", "start")},
+}
+"""What can be measured, by the name that a configuration gives."""
+
+
+def _peer(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except ImportError as error:
+        raise MissingExtra(f"{package} is not installed: pip install 'hyperasr[dev]'") from error
+
+
+def measure(config: SpeedConfig) -> Found:
+    """Run the chosen benchmarks; one whose peer or tokenizer is missing is noted and left out."""
+    torch.set_num_threads(config.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(config, Path(scratch))
+        for name in config.benchmarks or BENCHMARKS:
+            started = time.perf_counter()
+            try:
+                BENCHMARKS[name](bench)
+            except MissingExtra as error:
+                bench.found.skipped[name] = str(error)
+            except ConfigError as error:
+                if (config.tokenizer / "tokenizer.json").is_file():
+                    raise
+                bench.found.skipped[name] = str(error)
+            note = bench.found.skipped.get(name, f"{time.perf_counter() - started:.0f} s")
+            print(f"{name}: {note}", flush=True)
+    return bench.found
 
 
 def main() -> None:
     """Measure, write the JSON, print the table."""
     config = read_config(SpeedConfig)
-    torch.set_num_threads(config.threads)
-    model = HyperASR.from_pretrained(config.model)
-    rng = np.random.default_rng(config.seed)
-    waves = [voice_like(config.seconds, rng) for _ in range(config.n_utt)]
-    mel, n_frames = model.backbone.features(waves)
-    batch = Batch(n_frames=n_frames, mel=mel)
-    search = SearchConfig(max_tokens=config.n_tokens, suppress=(model.backbone.eos,))
-    times = alternate(
-        lambda: decode(model, batch, search),
-        lambda: decode(model, batch, search, adapt=False),
-        config.rounds,
-    )
-    setting = (
-        f"{config.n_utt} utterances of {config.seconds:g} s, {config.n_tokens} tokens, greedy, "
-        f"{config.threads} threads"
-    )
-    rows = [
-        ratio_row("adapted_over_unadapted", times, "the unadapted backbone", setting, config.seed),
-        simulation_row(config.seconds, config.rounds, config.seed),
-    ]
-    one = Batch(n_frames=n_frames[:1], mel=mel[:1])
-    single = alternate(
-        lambda: decode(model, one, search),
-        lambda: decode(model, one, search, adapt=False),
-        config.rounds,
-    )
-    extra = {
-        "batch_s": float(np.median(times[:, 0])),
-        "one_utterance_s": float(np.median(single[:, 0])),
-    }
-    head = results.head(
-        "python -m eval.speed " + " ".join(sys.argv[1:]), config, config.seed, "speed", None
-    )
-    results.write(config.out, {**head, "seconds": extra}, rows)
-    results.print_table(rows, title="speed")
-    print(f"one utterance of {config.seconds:g} s: {extra['one_utterance_s']:.3f} s")
+    found = measure(config)
+    command = "python -m eval.speed " + " ".join(sys.argv[1:])
+    head = results.head(command, config, config.seed, "speed", None)
+    extra = {"measures": found.measures, "skipped": found.skipped}
+    results.write(config.out, {**head, **extra}, found.rows)
+    results.print_table(found.rows, title="speed")
+    for name, values in found.measures.items():
+        print(f"{name}: {values}")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -7,6 +7,7 @@ Rows, by field ``measure``: ``angle`` between updates of utterances, people and 
 ``relative_norm`` and ``effective_rank`` of the updates; ``ranking`` of the matrix types by
 adaptation, ``ranking_check`` against the error of each matrix type adapted alone, and the error
 rows of these trainings (`eval.matrix_ablation`); ``speed`` of the angles at the size of large-v3.
+Angles are in degrees: ``value`` the mean of all k angles, ``largest`` the largest one.
 The field ``part`` tells whole updates from what they differ by from the update of the mean
 embedding (``deviation``). The cohorts are simulated; tested speakers are unseen.
 """
@@ -126,7 +127,9 @@ def system_rows(bench: Bench, system: System, config: AnglesConfig) -> list[Row]
         rows = size_rows(factors, whisper, who, settings.n_resamples)
         rows += weight_rows(factors, whisper, who, settings)
         if who is not None:
-            rows += update_rows(factors, who, settings)
+            found = update_rows(factors, who, settings)
+            # Where a cohort has one update, people and utterances have none of their own.
+            rows += [r for r in found if not system.groups or r["level"] == "cohort"]
         rows = [{"system": system.name, "part": "whole", **row} for row in rows]
         if mean is not None and who is not None:
             apart = contrast(factors, mean)
@@ -184,21 +187,35 @@ def speed_rows() -> list[Row]:
 
 
 def print_angles(rows: Iterable[Row], console: Console) -> None:
-    """Print the angles at the cohort and utterance levels, mean over layers, beside chance."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
+    """Print the mean angles of every relation, mean over layers and cohorts, beside chance."""
+    lines: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for row in rows:
         if row.get("measure") == "angle":
-            names = ("system", "part", "target", "space", "rank", "level", "relation")
-            groups.setdefault(tuple(row[name] for name in names), []).append(row)
+            key = tuple(row[name] for name in ("system", "part", "target", "space", "rank"))
+            cells = lines.setdefault(key, {})
+            name = f"{row['level']} {row['relation'].replace('_', ' ')}"
+            cells.setdefault(name, []).append(row["value"])
+            if "null" in row:
+                cells.setdefault("chance", []).append(row["null"])
+    names = sorted({name for cells in lines.values() for name in cells}, key=_column_order)
     table = Table(title="mean principal angle in degrees, mean over layers and cohorts")
-    for name in ("system", "part", "target", "space", "k", "level", "relation", "angle", "chance"):
+    for name in ("system", "part", "target", "space", "k", *names):
         table.add_column(name)
-    for key, group in groups.items():
-        value = sum(row["value"] for row in group) / len(group)
-        null = [row["null"] for row in group if "null" in row]
-        chance = f"{sum(null) / len(null):.1f}" if null else ""
-        table.add_row(*map(str, key), f"{value:.1f}", chance)
-    console.print(table)
+    for key, cells in lines.items():
+        means = (cells.get(name) for name in names)
+        shown = ("" if m is None else f"{sum(m) / len(m):.1f}" for m in means)
+        table.add_row(*map(str, key), *shown)
+    if lines:
+        console.print(table)
+
+
+def _column_order(name: str) -> tuple[int, ...]:
+    """Sort from the utterance to the cohort, each from near to far; chance last."""
+    if name == "chance":
+        return (9,)
+    level, _, relation = name.partition(" ")
+    relations = ("split half", "same person", "same voice", "same cohort", "other cohort")
+    return ("utterance", "person", "cohort").index(level), relations.index(relation)
 
 
 def print_ranking(rows: Iterable[Row], console: Console) -> None:

@@ -10,6 +10,7 @@ from hyperasr._torchaudio import ensure_torchaudio
 if TYPE_CHECKING:
     from hyperasr.errors import HyperASRError
     from hyperasr.model import HyperASR
+    from hyperasr.session import Session
     from hyperasr.types import (
         Batch,
         Decoded,
@@ -30,6 +31,7 @@ __all__ = [
     "LayerFactors",
     "LoRAFactors",
     "Segment",
+    "Session",
     "Transcript",
     "Utterance",
 ]
@@ -42,6 +44,7 @@ ensure_torchaudio()
 _HOME = {
     "HyperASR": "hyperasr.model",
     "HyperASRError": "hyperasr.errors",
+    "Session": "hyperasr.session",
     **dict.fromkeys(
         [
             "Batch",

@@ -32,8 +32,8 @@ __all__ = ["CLOUD_FILE", "CautionConfig", "Cloud", "cautious", "shrink"]
 CLOUD_FILE = "cloud.safetensors"
 """Where a model folder keeps its cloud; a folder without one knows no caution."""
 
-_KEPT = 0.95  # share of the variance that the principal directions hold
-_MOST_DIRECTIONS = 64
+_KEPT = 0.99  # share of the variance that the principal directions hold
+_MOST_DIRECTIONS = 256
 _FOLDS = 5
 _FEWEST = 20  # embeddings a direction needs; a variance of fewer is noise
 _QUANTILES = 101  # of left-out distances: every percent

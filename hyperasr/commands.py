@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from hyperasr.backbone import ASSETS
+from hyperasr.bulk import n_launched
+from hyperasr.caution import cautious
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
-from hyperasr.formats import TIMED_FORMATS, file_names, render, shown_text, to_dict
-from hyperasr.metrics import EditCounts, score
+from hyperasr.formats import TIMED_FORMATS, file_names, render, to_dict
 from hyperasr.model import HyperASR
 from hyperasr.opening import Opened, open_model
 from hyperasr.options import TranscribeOptions
 from hyperasr.recordings import Recording, find_recordings
+from hyperasr.session import Session
+from hyperasr.tally import Tally, counts_of, percent
 from hyperasr.terminal import (
     UNCERTAIN,
     UNCERTAIN_STYLE,
@@ -28,12 +31,18 @@ from hyperasr.terminal import (
     marked_segment,
     output,
 )
-from hyperasr.text import normaliser
 from hyperasr.transcribe import Result, iter_transcribe
 from hyperasr.transcribe import transcribe as results_of
 from hyperasr.types import Segment
 
-__all__ = ["demo", "inspect", "transcribe"]
+__all__ = [
+    "blame",
+    "demo",
+    "inspect",
+    "lines_of",
+    "open_for",
+    "transcribe",
+]
 
 NOT_A_MEDICAL_DEVICE = (
     "The atypical cohorts are simulated, not recorded. This is not a medical device and "
@@ -48,6 +57,15 @@ def transcribe(args: Any) -> int:
         HyperASRError: the call or the model is wrong, or no recording could be transcribed.
     """
     options = _options(args)
+    if args.shards:
+        from hyperasr.command_bulk import transcribe_shards
+
+        return transcribe_shards(args, options)
+    if n_launched() > 1:
+        raise ConfigError(
+            f"{n_launched()} processes would each do the same work; add --shards --out FOLDER to "
+            "split it among them"
+        )
     recordings = find_recordings(args.sources)
     if args.out is None and args.format not in ("txt", "json") and len(recordings) > 1:
         raise ConfigError(
@@ -58,23 +76,25 @@ def transcribe(args: Any) -> int:
         raise ConfigError(f"--out {args.out} is a file; give a folder")
     if len(recordings) == 1 and recordings[0].error is not None:
         raise recordings[0].error
-    opened = _open(args)
+    opened = open_for(args)
     model, options = opened.model, opened.suited(options)
-    tally, errors = _Tally(options), []
+    session = Session.of(model) if options.session else None
+    tally, errors = Tally(options), []
     with Reporter() as reporter:
         reporter.say("warning", opened.warnings)
         shower = _Shower(options, args.format, len(recordings), reporter)
         streams = len(recordings) == 1 and args.out is None and shower.streams
         if streams:
-            results = _streamed(model, recordings[0], options, shower)
+            results = _streamed(model, recordings[0], options, shower, session)
         else:
-            results = results_of(model, recordings, options, progress=reporter.progress)
+            progress = reporter.progress
+            results = results_of(model, recordings, options, progress=progress, session=session)
         for name, result in zip(names, results, strict=True):
             if result.transcript is None:
                 assert result.error is not None
                 errors.append(result.error)
                 if len(recordings) > 1:
-                    reporter.say("error", [_blame(result)])
+                    reporter.say("error", [blame(result)])
                 continue
             reporter.say("warning", [f"{result.id}: {w}" for w in result.transcript.warnings])
             reporter.say("note", _notes(result))
@@ -84,6 +104,10 @@ def transcribe(args: Any) -> int:
             elif not streams:
                 with reporter.paused():
                     shower.result(result, line)
+        if session is not None and session.n_voices > 1:
+            changes = session.n_voices - 1
+            plural = "" if changes == 1 else "s"
+            reporter.say("note", [f"the voice was taken for a new one {changes} time{plural}"])
     if tally.n_scored:
         print(tally.total(), file=sys.stderr if args.format != "txt" else sys.stdout)
     if len(errors) == len(recordings):
@@ -99,9 +123,9 @@ def demo(args: Any) -> int:
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
         raise ConfigError(f"no clips in {folder}: it has no manifest.jsonl")
-    opened = _open(args)
+    opened = open_for(args)
     model, options = opened.model, opened.suited(TranscribeOptions(compare=True))
-    tally, failed = _Tally(options), 0
+    tally, failed = Tally(options), 0
     table = Table(title="Unadapted and personalised transcripts", show_lines=True)
     for name in ("clip", "cohort (simulated), severity", "reference", "unadapted", "personalised"):
         table.add_column(name, overflow="fold")
@@ -110,13 +134,13 @@ def demo(args: Any) -> int:
     with Reporter("clips") as reporter:
         for result in results_of(model, [manifest], options, progress=reporter.progress):
             if result.transcript is None or result.base is None:
-                reporter.say("error", [_blame(result)])
+                reporter.say("error", [blame(result)])
                 failed += 1
                 continue
             tally.add(result)
             table.add_row(*_demo_row(result))
     console = output()
-    table.add_row("all", "", "", "", "", *(_percent(c) for c in tally.sums()))
+    table.add_row("all", "", "", "", "", *(percent(c) for c in tally.sums()))
     console.print(table, soft_wrap=False)
     console.print(tally.total())
     console.print(
@@ -161,55 +185,31 @@ def inspect(args: Any) -> int:
     return 0
 
 
-class _Tally:
-    """Word edits of the results with a reference: of the base where compared, then of the model."""
+def open_for(args: Any, device: str | None = None) -> Opened:
+    """Open the model of a call, made cautious where that is asked for.
 
-    def __init__(self, options: TranscribeOptions) -> None:
-        adapted = "personalised" if options.adapt else "unadapted"
-        self.systems = ["unadapted", adapted] if options.compare else [adapted]
-        self.mode = options.mode
-        self._counts: list[list[EditCounts]] = []
-
-    @property
-    def n_scored(self) -> int:
-        return len(self._counts)
-
-    def add(self, result: Result) -> str | None:
-        """Count one result and return its line of error rates; None without a reference."""
-        counts = counts_of(result, self.mode)
-        if counts is None:
-            return None
-        self._counts.append(counts)
-        return self._line(counts)
-
-    def sums(self) -> list[EditCounts]:
-        if not self._counts:
-            return [EditCounts() for _ in self.systems]
-        return [sum(column, EditCounts()) for column in zip(*self._counts, strict=True)]
-
-    def total(self) -> str:
-        plural = "" if self.n_scored == 1 else "s"
-        return f"{self._line(self.sums())} ({self.n_scored} recording{plural} with a reference)"
-
-    def _line(self, counts: Iterable[EditCounts]) -> str:
-        rates = zip(self.systems, counts, strict=True)
-        return "WER " + ", ".join(f"{name} {_percent(c)} %" for name, c in rates)
-
-
-def counts_of(result: Result, mode: str = "verbatim") -> list[EditCounts] | None:
-    """Return the word edits of base (where there is one) and transcript; None without reference.
-
-    Scored is the text that the mode shows.
+    Args:
+        args: of the call.
+        device: another one than the call names.
+    Raises:
+        HyperASRError: as `open_model`; or the model knows no caution, or no voice.
     """
-    if result.reference is None or result.transcript is None:
-        return None
-    systems = [result.base, result.transcript] if result.base is not None else [result.transcript]
-    hypotheses = [shown_text(transcript, mode) for transcript in systems]
-    return score([result.reference] * len(systems), hypotheses, normaliser("spoken"))
-
-
-def _open(args: Any) -> Opened:
-    return open_model(args.model, offline=args.offline, device=args.device, dtype=args.dtype)
+    device = device or args.device
+    opened = open_model(args.model, offline=args.offline, device=device, dtype=args.dtype)
+    asked = [name for name in ("caution", "session") if args.get(name)]
+    if asked and not opened.adapts:
+        raise ConfigError(
+            f"--{asked[0]} is about adapting to a voice, and {args.model} is a plain Whisper "
+            "without an adapter; leave it out, or give an adapter model"
+        )
+    if "caution" not in asked:
+        return opened
+    if opened.cloud is None:
+        raise ConfigError(
+            f"the model {args.model} has no cloud of its training, which --caution goes by; make "
+            "one with python -m train.cloud"
+        )
+    return dataclasses.replace(opened, model=cautious(opened.model, opened.cloud))
 
 
 def _options(args: Any) -> TranscribeOptions:
@@ -217,10 +217,6 @@ def _options(args: Any) -> TranscribeOptions:
     options = TranscribeOptions(**{name: args[name] for name in names})
     timed = options.word_times or args.format in TIMED_FORMATS
     return dataclasses.replace(options, word_times=timed)
-
-
-def _percent(counts: EditCounts) -> str:
-    return f"{100 * counts.rate:.1f}" if counts.n_reference else "n/a"
 
 
 def _notes(result: Result) -> list[str]:
@@ -237,13 +233,18 @@ def _file(result: Result, form: str, line: str | None, options: TranscribeOption
 
 
 def _streamed(
-    model: HyperASR, recording: Recording, options: TranscribeOptions, shower: _Shower
+    model: HyperASR,
+    recording: Recording,
+    options: TranscribeOptions,
+    shower: _Shower,
+    session: Session | None,
 ) -> Iterator[Result]:
     """Show each segment of a recording as soon as it is decoded, then yield the result."""
     shown = 0
     progress = shower.reporter.progress
     try:
-        for event in iter_transcribe(model, recording, options, progress=progress):
+        events = iter_transcribe(model, recording, options, progress=progress, session=session)
+        for event in events:
             if isinstance(event, Result):
                 if shown or event.transcript is not None:
                     shower.end_of_line()
@@ -290,32 +291,9 @@ class _Shower:
             text = render(result, self.form, self.options.mode, self.options.language)
             print(text, end="", flush=True)
         else:
-            for shown in self._lines(result, line):
+            for shown in lines_of(result, line, self.options.mode, self.n_recordings > 1):
                 self._print(shown)
             sys.stdout.flush()
-
-    def _lines(self, result: Result, line: str | None) -> list[Text]:
-        mode, transcript = self.options.mode, result.transcript
-        assert transcript is not None
-        several = self.n_recordings > 1
-        if result.base is None and mode != "both":
-            text = marked(transcript, mode)
-            return [Text.assemble(f"{result.id}\t", text) if several else text]
-        modes = ("verbatim", "clean") if mode == "both" else (mode,)
-        systems = {"": transcript}
-        if result.base is not None:
-            systems = {"unadapted": result.base, "personalised": transcript}
-        lines = [Text(result.id, style="bold")] if several or result.base is not None else []
-        if result.base is not None and result.reference is not None:
-            lines.append(Text(f"  reference:    {result.reference}"))
-        for name, system in systems.items():
-            for shown in modes:
-                title = ", ".join(part for part in (name, shown if mode == "both" else "") if part)
-                indent = "  " if lines else ""
-                lines.append(Text.assemble(f"{indent}{title + ':':<13} ", marked(system, shown)))
-        if result.base is not None and line is not None:
-            lines.append(Text(f"  {line}"))
-        return lines
 
     def _print(self, text: Text, end: str = "\n") -> None:
         if sys.stdout.isatty():
@@ -324,7 +302,38 @@ class _Shower:
             print(text.plain, end=end)
 
 
-def _blame(result: Result) -> str:
+def lines_of(result: Result, line: str | None, mode: str, several: bool) -> list[Text]:
+    """Return the lines that show a result as text.
+
+    Args:
+        result: with a transcript.
+        line: its error rates.
+        mode: as in transcribing.
+        several: whether there are others, from which its name tells it.
+    """
+    transcript = result.transcript
+    assert transcript is not None
+    if result.base is None and mode != "both":
+        text = marked(transcript, mode)
+        return [Text.assemble(f"{result.id}\t", text) if several else text]
+    modes = ("verbatim", "clean") if mode == "both" else (mode,)
+    systems = {"": transcript}
+    if result.base is not None:
+        systems = {"unadapted": result.base, "personalised": transcript}
+    lines = [Text(result.id, style="bold")] if several or result.base is not None else []
+    if result.base is not None and result.reference is not None:
+        lines.append(Text(f"  reference:    {result.reference}"))
+    for name, system in systems.items():
+        for shown in modes:
+            title = ", ".join(part for part in (name, shown if mode == "both" else "") if part)
+            indent = "  " if lines else ""
+            lines.append(Text.assemble(f"{indent}{title + ':':<13} ", marked(system, shown)))
+    if result.base is not None and line is not None:
+        lines.append(Text(f"  {line}"))
+    return lines
+
+
+def blame(result: Result) -> str:
     """Return the error of a result, with the recording's name where the message lacks it."""
     reason = str(result.error)
     return reason if str(result.recording.path) in reason else f"{result.id}: {reason}"
@@ -336,6 +345,6 @@ def _demo_row(result: Result) -> list[Text]:
     r = result.recording
     cohort = r.cohort if r.severity is None else f"{r.cohort} {r.severity:.2f}"
     counts = counts_of(result)
-    rates = ["", ""] if counts is None else [_percent(c) for c in counts]
+    rates = ["", ""] if counts is None else [percent(c) for c in counts]
     cells = [Text(r.id), Text(cohort), Text(r.reference or "")]
     return [*cells, marked(result.base), marked(result.transcript), *map(Text, rates)]

@@ -13,32 +13,54 @@ from hyperasr.types import EncoderOutput
 
 __all__ = ["DecoderStep", "attention_bias", "zero_padding"]
 
+_ROOM = 32  # positions that keys and values have room for at first; doubled when they are full
+
 
 class DecoderStep:
     """Whisper's decoder as a step function over a fixed batch of rows.
 
     Calls the decoder's layers directly, because the published forward takes no mask for the
-    encoder states.
+    encoder states. With a cache not even the layers are called but their parts (`_CachedLayer`),
+    unless something hangs on a whole layer, such as a residual adapter.
 
     Args:
         whisper: the model.
         encoded: encoder states of n_utt utterances.
         rows_per_utt: beams of each utterance; rows of one utterance are adjacent.
-        cached: keep keys and values between calls.
+        cached: keep keys and values between calls; such steps have no gradients and no dropout.
+        published: call the published layers also with a cache, to compare.
     """
 
     def __init__(
-        self, whisper: Any, encoded: EncoderOutput, rows_per_utt: int = 1, cached: bool = True
+        self,
+        whisper: Any,
+        encoded: EncoderOutput,
+        rows_per_utt: int = 1,
+        cached: bool = True,
+        *,
+        published: bool = False,
     ) -> None:
-        from transformers import DynamicCache, EncoderDecoderCache
-
         self.whisper = whisper
         self.decoder = whisper.model.decoder
+        self.n_past = 0
+        self.cached = cached
+        self._cache: Any = None
+        self._layers: list[_CachedLayer] = []
+        if cached and not published and not any(map(_is_watched, self.decoder.layers)):
+            size, dtype = encoded.states.shape[1], encoded.states.dtype
+            bias = attention_bias(encoded.lengths, size, dtype)
+            self._layers = [
+                _CachedLayer(layer, encoded.states, bias, rows_per_utt)
+                for layer in self.decoder.layers
+            ]
+            return
+        if cached:
+            from transformers import DynamicCache, EncoderDecoderCache
+
+            self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         self.states = encoded.states.repeat_interleave(rows_per_utt, dim=0)
         lengths = encoded.lengths.repeat_interleave(rows_per_utt, dim=0)
         self.bias = attention_bias(lengths, self.states.shape[1], self.states.dtype)
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if cached else None
-        self.n_past = 0
 
     def all_logits(self, tokens: Tensor) -> Tensor:
         """Return the logits after each of the given tokens (n_rows, n_new, n_vocab)."""
@@ -50,8 +72,11 @@ class DecoderStep:
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on from what was row `rows[i]`, always within one utterance."""
-        assert self.cache is not None
-        self.cache.self_attention_cache.reorder_cache(cast(torch.LongTensor, rows))
+        assert self.cached
+        for layer in self._layers:
+            layer.reorder(rows, self.n_past)
+        if self._cache is not None:
+            self._cache.self_attention_cache.reorder_cache(cast(torch.LongTensor, rows))
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Return the decoder's last states of the given tokens (n_rows, n_new, d_model)."""
@@ -63,6 +88,22 @@ class DecoderStep:
                 f"{decoder.max_target_positions} positions"
             )
         hidden = decoder.embed_tokens(tokens) + positions
+        hidden = self._by_parts(hidden) if self._layers else self._by_layers(hidden)
+        self.n_past += n_new if self.cached else 0
+        return decoder.layer_norm(hidden)
+
+    @torch.no_grad()
+    def _by_parts(self, hidden: Tensor) -> Tensor:
+        n_past, n_new, mask = self.n_past, hidden.shape[1], None
+        if n_past and n_new > 1:
+            square = (n_new, n_past + n_new)
+            mask = torch.ones(square, dtype=torch.bool, device=hidden.device).tril(n_past)
+        for layer in self._layers:
+            hidden = layer(hidden, n_past, mask)
+        return hidden
+
+    def _by_layers(self, hidden: Tensor) -> Tensor:
+        decoder = self.decoder
         hidden = F.dropout(hidden, p=decoder.dropout, training=decoder.training)
         # Without a mask the self-attention is causal, also for one new token after a cache.
         for layer in decoder.layers:
@@ -71,11 +112,106 @@ class DecoderStep:
                 attention_mask=None,
                 encoder_hidden_states=self.states,
                 encoder_attention_mask=self.bias,
-                past_key_values=self.cache,
-                use_cache=self.cache is not None,
+                past_key_values=self._cache,
+                use_cache=self._cache is not None,
             )
-        self.n_past += n_new if self.cache is not None else 0
-        return decoder.layer_norm(hidden)
+        return hidden
+
+
+class _CachedLayer:
+    """One layer of the decoder for a few new tokens, by its parts, with keys and values kept.
+
+    A new token of a small model takes a layer a fraction of a millisecond, much of which the
+    published one spends on dispatch, on joining tensors, and on copies for every beam. Here keys
+    and values lie in memory that is there beforehand, and those of an utterance's encoder states
+    are there once for all its beams. Adapted matrices stay adapted: each is called as a module.
+
+    Args:
+        layer: the published layer.
+        states: encoder states (n_utt, n_states, d_model).
+        bias: of the attention to them, (n_utt, 1, 1, n_states), or None.
+        rows_per_utt: rows of each utterance, adjacent.
+    """
+
+    def __init__(self, layer: Any, states: Tensor, bias: Tensor | None, rows_per_utt: int) -> None:
+        self.layer, self.bias = layer, bias
+        self.n_utt, self.n_rows = states.shape[0], states.shape[0] * rows_per_utt
+        self.states: Tensor | None = states
+        self.keys: Tensor | None = None  # (n_rows, room, n_heads, d_head), as values
+        self.values: Tensor | None = None
+
+    def __call__(self, hidden: Tensor, n_past: int, mask: Tensor | None) -> Tensor:
+        """Return the layer's output (n_rows, n_new, d_model); tokens see tokens by `mask`."""
+        layer = self.layer
+        hidden = hidden + self._to_tokens(layer.self_attn_layer_norm(hidden), n_past, mask)
+        hidden = hidden + self._to_states(layer.encoder_attn_layer_norm(hidden))
+        inner = layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden)))
+        return hidden + layer.fc2(inner)
+
+    def reorder(self, rows: Tensor, n_past: int) -> None:
+        """Let row i go on from what was row `rows[i]`."""
+        for kept in (self.keys, self.values):
+            if kept is not None:
+                kept[:, :n_past] = kept[:, :n_past].index_select(0, rows)
+
+    def _to_tokens(self, x: Tensor, n_past: int, mask: Tensor | None) -> Tensor:
+        attention = self.layer.self_attn
+        shape = (x.shape[0], x.shape[1], attention.num_heads, attention.head_dim)
+        query, key, value = (
+            linear(x).view(shape)
+            for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        n = n_past + x.shape[1]
+        self.keys = _with_room(self.keys, key, n_past)
+        self.values = _with_room(self.values, value, n_past)
+        self.keys[:, n_past:n] = key
+        self.values[:, n_past:n] = value
+        out = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            self.keys[:, :n].transpose(1, 2),
+            self.values[:, :n].transpose(1, 2),
+            attn_mask=mask,
+            is_causal=n_past == 0 and n > 1,
+            scale=attention.scaling,
+        )
+        return attention.out_proj(out.transpose(1, 2).reshape(x.shape))
+
+    def _to_states(self, x: Tensor) -> Tensor:
+        attention = self.layer.encoder_attn
+        heads = (attention.num_heads, attention.head_dim)
+        if self.states is not None:
+            # Not before the first step, when whatever adapts these matrices is in its place.
+            self.state_keys = attention.k_proj(self.states).unflatten(-1, heads).transpose(1, 2)
+            self.state_values = attention.v_proj(self.states).unflatten(-1, heads).transpose(1, 2)
+            self.states = None
+        # The tokens of all rows of an utterance ask the same states: one query a token.
+        query = attention.q_proj(x).view(self.n_utt, -1, *heads).transpose(1, 2)
+        out = F.scaled_dot_product_attention(
+            query,
+            self.state_keys,
+            self.state_values,
+            attn_mask=self.bias,
+            scale=attention.scaling,
+        )
+        return attention.out_proj(out.transpose(1, 2).reshape(x.shape))
+
+
+def _with_room(kept: Tensor | None, new: Tensor, n_past: int) -> Tensor:
+    """Return memory for `new` (n_rows, n_new, n_heads, d_head) after n_past kept ones."""
+    need = n_past + new.shape[1]
+    if kept is not None and kept.shape[1] >= need:
+        return kept
+    room = max(_ROOM, 2 * need)
+    larger = new.new_empty(new.shape[0], room, *new.shape[2:])
+    if kept is not None:
+        larger[:, :n_past] = kept[:, :n_past]
+    return larger
+
+
+def _is_watched(layer: Any) -> bool:
+    """Whether a hook sits on what `_CachedLayer` goes round: the layer or a whole attention."""
+    around = (layer, layer.self_attn, layer.encoder_attn)
+    return any(module._forward_hooks or module._forward_pre_hooks for module in around)
 
 
 def zero_padding(x: Tensor, lengths: Tensor, dim: int) -> Tensor:

@@ -123,12 +123,16 @@ class Recogniser:
         self.previous = previous_ids(model.backbone, options.prompt)
 
     @torch.inference_mode()
-    def __call__(self, heard: Sequence[Heard], history: str = "") -> list[list[Recognised]]:
+    def __call__(
+        self, heard: Sequence[Heard], history: str = "", batch: Batch | None = None
+    ) -> list[list[Recognised]]:
         """Decode segments: adapted, unadapted, or both from one run of the encoder.
 
         Args:
             heard: the segments.
             history: text before them, which they are given as a prompt.
+            batch: of the same segments, from `batch_of`; None makes it. Whatever embedding it holds
+                is what decoding, drawing again and finding times go by.
         Returns:
             By system (adapted first), one for each segment.
         """
@@ -136,7 +140,7 @@ class Recogniser:
         if history:
             text = " ".join([self.options.prompt, history]).strip()
             prefix = previous_ids(self.model.backbone, text)
-        batch = self._batch(heard)
+        batch = self.batch_of(heard) if batch is None else batch
         jobs = [_Job(tuple(heard), batch, adapt, prefix) for adapt in self._systems]
         systems = [
             [self._recognised(*pair) for pair in zip(job.heard, self._rows(job), strict=True)]
@@ -173,7 +177,13 @@ class Recogniser:
     def _systems(self) -> list[bool]:
         return [self.options.adapt, False] if self.options.compare else [self.options.adapt]
 
-    def _batch(self, heard: Sequence[Heard]) -> Batch:
+    @torch.inference_mode()
+    def batch_of(self, heard: Sequence[Heard]) -> Batch:
+        """Return segments as a batch: encoded, and embedded where they are to be adapted.
+
+        Raises:
+            HyperASRError: a segment cannot be encoded.
+        """
         waveforms = tuple(h.waveform for h in heard)
         mel, n_frames = self.model.backbone.features(waveforms)
         cohorts = tuple(h.recording.cohort for h in heard)
@@ -183,6 +193,8 @@ class Recogniser:
         if not self.options.adapt:
             return replace(batch, encoded=self.model.encode(batch))
         emb, encoded = self.model.embed(batch)
+        # The hidden layers have been pooled; final states alone are decoded from.
+        encoded = replace(encoded, layers={})
         return replace(batch, encoded=encoded, speaker_emb=emb)
 
     def _rows(self, job: _Job) -> list[_Row]:
@@ -259,7 +271,11 @@ class Recogniser:
         times: list[tuple[float, float]] = []
         unclear: tuple[Unclear, ...] = ()
         if row.attention is not None:
-            times = fit_to_sound(word_times(words, row.attention), heard.waveform)
+            lead_s = backbone.lead_s(len(heard.waveform))
+            found = [(a - lead_s, b - lead_s) for a, b in word_times(words, row.attention)]
+            last_s = heard.end_s - heard.start_s
+            found = [(min(max(0.0, a), last_s), min(max(0.0, b), last_s)) for a, b in found]
+            times = fit_to_sound(found, heard.waveform)
             times = [(heard.start_s + a, heard.start_s + b) for a, b in times]
         warnings = []
         if row.runaway is not None:

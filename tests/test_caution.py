@@ -184,6 +184,8 @@ def test_posterior_samples_are_trusted_alike(random_backbone: Any) -> None:
     settings = {"rank": 2, "d_hidden": 8, "d_layer_emb": 4, "n_hidden": 1}
     source = SourceConfig("bayes_hypernet", settings=settings)
     model = HyperASR(random_backbone, SpeakerConfig(), source).eval()
+    for weight in model.source.parameters():
+        weight.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     d_spk = model.speaker.d_spk
     generator = torch.Generator().manual_seed(1)
     cloud = Cloud.fit(torch.randn(60, d_spk, generator=generator), [str(i % 6) for i in range(60)])

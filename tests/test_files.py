@@ -163,9 +163,14 @@ def test_text_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         file.write("ä\n")
         assert not path.exists()
     assert path.read_bytes() == "ä\n".encode()
-    with pytest.raises(RuntimeError), atomic_text(path) as file:
-        file.write("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic_text(path) as file:
+            file.write("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_bytes() == "ä\n".encode(), "the old one stays"
     assert [p.name for p in path.parent.iterdir()] == ["rows.jsonl"], "nothing is left beside"
     with pytest.raises(ConfigError, match="it is a folder"), atomic_text(tmp_path):

@@ -70,13 +70,16 @@ LAYERS = [
     {
         "__main__",
         "annotations",
+        "bulk",
         "cli",
+        "command_bulk",
         "command_corpora",
         "command_export",
         "command_simulate",
         "commands",
         "formats",
         "recognise",
+        "tally",
         "terminal",
         "transcribe",
     },
@@ -100,7 +103,7 @@ ROOMS = {
     },
     # Its import changes torch's arithmetic: go through hyperasr._speechbrain.speechbrain_import.
     "speechbrain": {"hyperasr._speechbrain", "hyperasr.speaker"},
-    "accelerate": {"hyperasr.transcribe", "hyperasr.cli", "train.*", "eval.*"},
+    "accelerate": {"hyperasr.bulk", "train.*", "eval.*"},
 }
 # Packages that come with an extra: only inside the function that needs them.
 OPTIONAL = {

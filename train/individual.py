@@ -261,6 +261,21 @@ def people_of(config: IndividualConfig, backbone: Backbone) -> People:
     return People(Cache([folder], backbone))
 
 
+def new_model(config: IndividualConfig, backbone: Backbone, people: Sequence[str]) -> HyperASR:
+    """Return the model with factors for each of `people`, untrained or the global LoRA's."""
+    settings = {
+        "by": "speaker",
+        "groups": list(people),
+        "rank": config.rank,
+        "alpha": config.alpha,
+    }
+    source = SourceConfig("static", config.targets, settings)
+    model = HyperASR(backbone, config.speaker, source, seed=config.loop.seed)
+    if config.init_from and isinstance(model.source, StaticLoRA):
+        start_from_global(model.source, config.init_from, backbone)
+    return model
+
+
 def run(config: IndividualConfig) -> dict[str, Any]:
     """Train everybody's LoRA, write model and ``people.json``, and return what was measured."""
     folder = config.out / (f"k-{config.k:02d}" if config.k else "k-all")
@@ -279,16 +294,6 @@ def run(config: IndividualConfig) -> dict[str, Any]:
         drop_short=config.drop_short,
     )
     log.info("%d people enrol with %s utterances", len(chosen), config.k or "all their")
-    settings = {
-        "by": "speaker",
-        "groups": list(chosen),
-        "rank": config.rank,
-        "alpha": config.alpha,
-    }
-    source = SourceConfig("static", config.targets, settings)
-    model = HyperASR(backbone, config.speaker, source, seed=loop.seed)
-    if config.init_from:
-        start_from_global(model.source, config.init_from, backbone)
 
     def save_best(objective: nn.Module) -> None:
         objective.model.save_pretrained(
@@ -309,7 +314,7 @@ def run(config: IndividualConfig) -> dict[str, Any]:
 
     batches = EnrolmentBatches(people, chosen, config.per_step)
     fit_and_report(
-        IndividualObjective(model),
+        IndividualObjective(new_model(config, backbone, list(chosen))),
         batches,
         lambda objective: {"score": 0.0},
         save_best,

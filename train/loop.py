@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
@@ -159,8 +160,7 @@ def fit(
     Returns:
         The measures of the best evaluation.
     Raises:
-        TrainingStopped: a loss or gradient that is not finite, no memory, or a process that died;
-            names the step and the checkpoint to go on from.
+        TrainingStopped: a loss or gradient is not finite, no memory, or a process died.
         CheckpointMismatch: the run in `folder` had other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,8 +198,7 @@ class _Run:
         if not config.accept_changes:
             check_settings(folder, self.settings)
         # Weights spread over processes (FSDP) serve training only; a whole copy is evaluated.
-        spread = getattr(accelerator.state, "fsdp_plugin", None) is not None
-        self.whole = copy.deepcopy(model) if spread else None
+        self.whole = copy.deepcopy(model) if _is_spread(accelerator) else None
         trained = [p for _, p in _trained(model)]
         optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
@@ -322,6 +321,23 @@ class _Run:
             f"The last good checkpoint is {state}: the same command goes on from there "
             "(with --loop.accept_changes true also with other settings, such as a lower loop.lr)"
         )
+
+
+def _is_spread(accelerator: Accelerator) -> bool:
+    """Whether weights are spread over processes, in the one way that this loop can save.
+
+    Raises:
+        ConfigError: DeepSpeed, or FSDP of version 1.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ConfigError("DeepSpeed has an optimiser of its own; use DDP, or FSDP of version 2")
+    if plugin is not None and plugin.fsdp_version != 2:
+        raise ConfigError(
+            "FSDP of version 1 hides weights behind flat ones; set fsdp_version to 2, as in "
+            "train/configs/accelerate_fsdp.yaml"
+        )
+    return plugin is not None
 
 
 def _of_exchange(error: RuntimeError, accelerator: Accelerator) -> bool:

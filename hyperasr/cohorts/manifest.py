@@ -61,7 +61,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Utterance]) -> N
     Raises:
         ConfigError: it cannot be written there.
     """
-    with atomic_text(path) as file:
+    with atomic_text(Path(path)) as file:
         for row in rows:
             values = {k: v for k, v in row.to_dict().items() if v is not None}
             file.write(json.dumps(values, ensure_ascii=False) + "\n")

@@ -80,9 +80,9 @@ class View:
         """What the view's content depends on, for caches."""
         u = self.utterance
         said = (u.id, u.text_clean or u.text, u.start_s, u.end_s, u.speaker, u.source)
-        said += () if u.channel is None else (u.channel,)
+        side = () if u.channel is None else (u.channel,)
         how = (self.cohort, self.severity, self.person, self.seed, self.speed, self.elsewhere)
-        return repr((*said, *how, VERSION))
+        return repr((*said, *side, *how, VERSION))
 
 
 def plan_views(

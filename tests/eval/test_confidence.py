@@ -79,12 +79,18 @@ def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
 
 def test_rows_hold_every_measure_with_an_interval(many) -> None:
     rows = word_rows(fitted(many), n_bins=10, n_resamples=50, seed=0)
+    assert len({(r["score"], r["measure"], r.get("base")) for r in rows}) == len(rows)
     by = {(r["score"], r["measure"]): r for r in rows}
-    assert len(by) == len(rows)
     row = by["combined", "auroc"]
     assert row["low"] < row["value"] < row["high"]
     assert (row["n_words"], row["n_speakers"], row["n_utterances"]) == (1500, 10, 1500)
-    assert by["combined", "auroc_difference"]["low"] > 0
+    gains = [r for r in rows if r["measure"] == "auroc_difference"]
+    assert [(r["score"], r["base"]) for r in gains] == [
+        ("disagreement", "token_logprob"),
+        ("combined", "token_logprob"),
+        ("combined", "token_logprob_fitted"),
+    ]
+    assert all(r["low"] > 0 for r in gains)
     assert sum(b["n"] for b in by["combined", "ece_mass"]["bins"]) == 1500
     curve = by["combined", "aurc"]["curve"]
     assert curve["coverage"][-1] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hyperasr.backbone import Backbone
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
+from train.baselines import FineTuneConfig, TunedObjective
 from train.batches import pick_rows, split_batch
 from train.loop import LoopConfig, fit
 from train.meta import Objective
@@ -134,7 +136,7 @@ def test_two_processes_have_the_gradients_of_one(
             assert worst < 1e-6, (key, worst, float(gradient.abs().max()))
     # Each batch once, equally many on each process.
     drawn = [json.loads((tmp_path / "two" / f"2-{r}.json").read_text()) for r in range(2)]
-    assert sorted(sum(drawn, [])) == list(range(8))
+    assert sorted(drawn[0] + drawn[1]) == list(range(8))
     assert [len(own) for own in drawn] == [4, 4]
     # The log has the mean over both.
     lines = {
@@ -206,21 +208,25 @@ def draw(number: int) -> tuple[Tensor, Tensor]:
     return x, x.flip(1)
 
 
-def spread_run(out: str, steps: int, stop: int) -> None:
-    """Train with FSDP 2; up to `stop` steps of `steps`."""
-    accelerator = new_accelerator()
-    # Accelerate turns FSDP on for accelerators only; torch has it for gloo too.
-    plugin = FullyShardedDataParallelPlugin(
+def spreading(accelerator: Accelerator, *layers: str) -> None:
+    """Turn FSDP 2 on; Accelerate does so for accelerators only, but torch has it for gloo too."""
+    if accelerator.num_processes == 1:
+        return
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=["Linear"],
+        transformer_cls_names_to_wrap=list(layers),
         reshard_after_forward=True,
         cpu_ram_efficient_loading=False,
     )
-    if accelerator.num_processes > 1:
-        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-        accelerator.state.distributed_type = DistributedType.FSDP
-        accelerator.state.fsdp_plugin = plugin
+
+
+def spread_run(out: str, steps: int, stop: int) -> None:
+    """Train with FSDP 2; up to `stop` steps of `steps`."""
+    accelerator = new_accelerator()
+    spreading(accelerator, "Linear")
     model = Stack()
     whole: list[bool] = []
 
@@ -273,6 +279,48 @@ def test_spread_weights_are_trained_saved_and_gone_on_with_like_whole_ones(
     for key, value in best[0].items():
         torch.testing.assert_close(best[1][key], value, rtol=0, atol=1e-6)
     assert not torch.equal(best[0]["layers.0.weight"], Stack().layers[0].weight)
+
+
+def full_run(out: str, folder: str) -> None:
+    """Fine-tune a whole Whisper, its layers spread where there are two processes."""
+    accelerator = new_accelerator()
+    spreading(accelerator, "WhisperEncoderLayer", "WhisperDecoderLayer")
+    backbone = Backbone.from_pretrained(folder, offline=True)
+    for module in backbone.whisper.modules():
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0  # drawn for each process apart
+    rows = Rows(backbone, 3)
+
+    def draw(number: int) -> Batch:
+        batch = rows(number)
+        generator = torch.Generator().manual_seed(number)
+        shape = (3, backbone.n_mels, int(batch.n_frames.max()))
+        return replace(batch, encoded=None, mel=torch.randn(shape, generator=generator))
+
+    def evaluate(objective: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            return {"score": float(objective(draw(99))["total"])}
+
+    config = LoopConfig(steps=2, accumulate=2 // accelerator.num_processes, lr=1e-3)
+    objective = TunedObjective(backbone, FineTuneConfig(method="full_ft"))
+    before = evaluate(objective.eval())
+    best = fit(objective, draw, evaluate, lambda m: None, config, Path(out), accelerator)
+    if accelerator.is_main_process:
+        found = {**best, "before": before["score"]}
+        (Path(out) / "best.json").write_text(json.dumps(found))
+
+
+def test_a_whole_whisper_is_fine_tuned_spread_over_processes(
+    tmp_path: Path, random_backbone_folder: Path
+) -> None:
+    folder = str(random_backbone_folder)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    full_run(str(tmp_path / "one"), folder)
+    debug_launcher(full_run, (str(tmp_path / "two"), folder), num_processes=2)
+    one, two = (json.loads((tmp_path / n / "best.json").read_text()) for n in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-5)
+    assert one["score"] < one["before"] - 0.1
 
 
 # Shared evaluation

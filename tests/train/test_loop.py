@@ -370,6 +370,20 @@ def test_the_state_of_another_model_is_refused(change: str, tmp_path: Path) -> N
 # Several processes
 
 
+def test_ways_to_spread_weights_that_cannot_be_saved_are_refused(tmp_path: Path) -> None:
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    for kind, message in (("fsdp", "set fsdp_version to 2"), ("deepspeed", "DeepSpeed has")):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = Accelerator(cpu=True)
+        if kind == "fsdp":
+            accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
+        else:
+            accelerator.state.distributed_type = DistributedType.DEEPSPEED
+        with pytest.raises(ConfigError, match=message):
+            fit(Model(), draw, evaluate, lambda m: None, LONG, tmp_path, accelerator)
+
+
 def train_in_a_process(folder: str, accumulate: int) -> None:
     torch.set_num_threads(1)  # a forked process must not use the threads of its parent
     AcceleratorState._reset_state(reset_partial_state=True)

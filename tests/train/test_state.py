@@ -104,7 +104,7 @@ def test_other_settings_are_refused_readably(tmp_path: Path) -> None:
     )
     assert "accept_changes" in message
     assert "\n" not in message
-    with pytest.raises(CheckpointMismatch, match="loop.seed was 0, is not set"):
+    with pytest.raises(CheckpointMismatch, match=r"loop\.seed was 0, is not set"):
         check_settings(tmp_path, {k: v for k, v in changed().items() if k != "loop.seed"})
 
 

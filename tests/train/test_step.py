@@ -167,7 +167,7 @@ def test_memory_that_never_suffices_is_one_clear_error(tmp_path: Path) -> None:
 def test_memory_error_of_a_program_that_cannot_cut(tmp_path: Path) -> None:
     model = Model()
     memory_for(4, model)
-    with pytest.raises(TrainingStopped, match="out of memory .* make the batches smaller"):
+    with pytest.raises(TrainingStopped, match=r"out of memory .* make the batches smaller"):
         train(tmp_path, model)
     with pytest.raises(ConfigError, match="cannot cut its batches"):
         train(tmp_path, Model(), parts=2)
@@ -177,7 +177,7 @@ def test_other_errors_pass(tmp_path: Path) -> None:
     def fails(number: int) -> Any:
         raise RuntimeError("the disk is gone")
 
-    with pytest.raises(RuntimeError, match="^the disk is gone$"):
+    with pytest.raises(RuntimeError, match=r"^the disk is gone$"):
         train(tmp_path, Model(), fails)
 
 

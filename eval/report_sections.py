@@ -1,0 +1,347 @@
+"""Sections of the report: what is shown of each result file, as tables and figures.
+
+`SECTIONS` lists them in the order of the page. A builder gets the rows of one file and returns
+blocks; what a file does not hold is left out. Tables refuse rows of different protocols, and every
+figure is of rows that stand in a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval import report_figures as figures
+from eval.report_angles import angle_blocks
+from eval.report_blocks import Block, figure, from_table, generic_table, picked, words_table
+from eval.scores import ATYPICAL
+from eval.systems import BACKBONE
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError
+
+__all__ = ["SECTIONS", "Section", "generic_blocks"]
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+
+EVERYWHERE = {"corpus": None, "subset": None}
+_GROUPS = (ATYPICAL, *COHORTS, TYPICAL)
+_SHOWN_SCORES = ("token_logprob", "disagreement", "combined")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section and the result file it is made of.
+
+    Attributes:
+        result: name of the file without ending.
+        title: of the section.
+        about: what the reader is looking at, in a sentence or two.
+        build: from rows to blocks.
+    """
+
+    result: str
+    title: str
+    about: str
+    build: Callable[[Rows], list[Block]]
+
+    @property
+    def command(self) -> str:
+        """What makes the file."""
+        return f"python -m eval.{self.result} --config eval/configs/{self.result}.yaml"
+
+
+def metric_of(rows: Rows) -> str:
+    """Return the error rate that comes first in a file: ``wer`` or ``cer``."""
+    found = [row["metric"] for row in rows if row.get("metric") in ("wer", "cer")]
+    if not found:
+        raise ConfigError("it has no error rates; it was made by another program")
+    return str(found[0])
+
+
+def _domains(rows: Rows) -> list[str]:
+    known = {row.get("domain") for row in rows}
+    return [domain for domain in ("all", "synthetic", "real") if domain in known]
+
+
+_TITLES = {"all": "all recordings", "synthetic": "synthetic voices", "real": "real recordings"}
+
+
+def error_blocks(rows: Rows, **where: Any) -> list[Block]:
+    """Return a table of error rates for each domain, and one of insertions."""
+    metric = metric_of(rows)
+    blocks = []
+    for domain in _domains(rows):
+        own: dict[str, Any] = {**EVERYWHERE, "domain": domain, "metric": metric, **where}
+        blocks.append(from_table(rows, f"{metric.upper()}, {_TITLES[domain]}", **own))
+    own = {**EVERYWHERE, "domain": _domains(rows)[0], "metric": metric, **where}
+    title = f"Insertions alone, percent of reference units, {_TITLES[own['domain']]}"
+    blocks.append(from_table(rows, title, show="insertions", **own))
+    clipped = "Errors of each utterance clipped at 100 percent, share of reference units"
+    return [*blocks, from_table(rows, clipped, show="clipped", **own)]
+
+
+def difference_blocks(rows: Rows, note: str = "", **where: Any) -> list[Block]:
+    """Return a forest plot and the table it is of; nothing where no pair was compared."""
+    metric = metric_of(rows)
+    own: dict[str, Any] = {
+        **EVERYWHERE,
+        "domain": _domains(rows)[0],
+        "metric": metric,
+        "severity": None,
+        **where,
+    }
+    chosen = picked(rows, differences=True, **own)
+    if not chosen:
+        return []
+    against = {row["against"] for row in chosen}
+    title = "Paired differences" + (f" to {against.pop()}" if len(against) == 1 else "")
+    table = from_table(rows, title, differences=True, **own)
+    said = "Circles filled blue: fewer errors, squares filled red: more; open: zero is inside. "
+    return [figure(f"{title}, {own['domain']}", said + note, figures.forest(chosen)), table]
+
+
+def stability_blocks(rows: Rows) -> list[Block]:
+    """Return gain on atypical speech against harm on typical speech."""
+    own: dict[str, Any] = {
+        **EVERYWHERE,
+        "domain": "all",
+        "metric": metric_of(rows),
+        "severity": None,
+    }
+    own["against"] = BACKBONE
+    target = picked(rows, differences=True, cohort=ATYPICAL, **own)
+    typical = picked(rows, differences=True, cohort=TYPICAL, **own)
+    both = {row["system"] for row in target} & {row["system"] for row in typical}
+    if not both:
+        return []
+    note = (
+        "Both against the frozen backbone, with 95 percent intervals. To the right: fewer errors "
+        "on the simulated cohorts. Below the line: typical speech got better as well."
+    )
+    plot = figures.stability_plasticity(target, typical)
+    return [figure("Stability and plasticity", note, plot)]
+
+
+def zero_shot_blocks(rows: Rows) -> list[Block]:
+    """Return errors, differences, and stability against plasticity."""
+    return [*error_blocks(rows), *difference_blocks(rows), *stability_blocks(rows)]
+
+
+def comparison_blocks(rows: Rows) -> list[Block]:
+    """Return errors, differences to each reference, forgetting, people who enrolled, and costs."""
+    blocks = error_blocks(rows)
+    for against in dict.fromkeys(
+        row["against"] for row in picked(rows, True, metric=metric_of(rows))
+    ):
+        blocks += difference_blocks(rows, against=against)
+    blocks += stability_blocks(rows)
+    forgetting = [r for r in rows if r.get("metric") in _FORGETTING and not r.get("corpus")]
+    if forgetting:
+        names = tuple(dict.fromkeys(row["metric"] for row in forgetting))
+        own: dict[str, Any] = {**EVERYWHERE, "domain": "all", "metric": names}
+        title = "Forgetting: on typical speech, and what it costs in the new domain"
+        blocks.append(from_table(rows, title, ("metric",), differences=True, **own))
+    if subsets := tuple(dict.fromkeys(r["subset"] for r in rows if r.get("subset"))):
+        own = {
+            "corpus": None,
+            "domain": "all",
+            "cohort": ATYPICAL,
+            "subset": subsets,
+        }
+        title = "People who enrolled: on what each own LoRA may recognise"
+        blocks.append(from_table(rows, title, ("subset",), metric=metric_of(rows), **own))
+    if any("cost" in row for row in rows):
+        blocks.append(from_table(rows, "What it costs", show="cost"))
+    return blocks
+
+
+_FORGETTING = ("backward_degradation", "backward_gain", "target_loss")
+
+
+def loco_blocks(rows: Rows) -> list[Block]:
+    """Return held-out cohorts, their differences, and typical speech of each fold."""
+    held_out = [c for c in _GROUPS if c != TYPICAL and any(r.get("cohort") == c for r in rows)]
+    blocks = error_blocks(rows, cohort=tuple(held_out))
+    blocks += difference_blocks(rows, cohort=tuple(held_out))
+    if any(row.get("cohort") == TYPICAL for row in rows):
+        own: dict[str, Any] = {
+            **EVERYWHERE,
+            "domain": "all",
+            "metric": metric_of(rows),
+            "cohort": TYPICAL,
+        }
+        blocks.append(
+            from_table(rows, "Typical speech, by the cohort left out", ("held_out",), **own)
+        )
+    return blocks
+
+
+def retention_blocks(rows: Rows) -> list[Block]:
+    """Return typical speech before and after, and cohorts that a source was not trained for."""
+    metric = metric_of(rows)
+    typical: dict[str, Any] = {**EVERYWHERE, "metric": metric, "cohort": TYPICAL}
+    blocks = [from_table(rows, f"Typical speech, {metric.upper()}", ("domain",), **typical)]
+    chosen = picked(rows, differences=True, severity=None, **typical)
+    if chosen:
+        panels = [(d, [r for r in chosen if r["domain"] == d]) for d in _domains(chosen)]
+        note = "A circle filled blue: typical speech got better; a square filled red: worse."
+        blocks.append(figure("After minus before", note, figures.forest(chosen, panels)))
+        title = "Typical speech, after minus before"
+        blocks.append(from_table(rows, title, ("domain",), differences=True, **typical))
+    other = [r for r in rows if r.get("trained_for") is False and r.get("cohort") in COHORTS]
+    if picked(other, True, domain="all", metric=metric, **EVERYWHERE):
+        title = "Cohorts it was not trained for, after minus before"
+        own: dict[str, Any] = {**EVERYWHERE, "domain": "all", "metric": metric}
+        blocks.append(from_table(other, title, differences=True, **own))
+    return blocks
+
+
+def severity_blocks(rows: Rows) -> list[Block]:
+    """Return error against severity, and each system's worst group and gap."""
+    metric = metric_of(rows)
+    errors = [r for r in rows if "measure" not in r and r.get("severity") is not None]
+    chosen = picked(errors, False, metric=metric)
+    blocks = []
+    cohorts = [c for c in _GROUPS if any(r["cohort"] == c for r in chosen)]
+    if chosen:
+        note = "Thin lines are 95 percent intervals; systems are set beside each other."
+        plot = figures.lines_by_severity(chosen, cohorts)
+        blocks.append(figure("Error against simulated severity", note, plot))
+    for cohort in cohorts:
+        title = f"{metric.upper()} by severity, {cohort}"
+        blocks.append(from_table(errors, title, ("severity",), cohort=cohort, metric=metric))
+    measures = [r for r in rows if r.get("measure") in ("worst_group", "gap")]
+    if measures:
+        note = "The largest of several noisy rates is too large on average, and the gap with it."
+        columns = ("grouping", "measure", "worst", "best")
+        blocks.append(words_table(measures, "Worst group, and its gap to the best", columns, note))
+    slopes = [r for r in rows if r.get("measure") == "slope"]
+    if slopes:
+        note = "Points of error from severity 0 to 1, by a straight line."
+        blocks.append(words_table(slopes, "Rise with severity", (), note, across="cohort"))
+    return blocks
+
+
+def calibration_blocks(rows: Rows) -> list[Block]:
+    """Return measures of confidence, reliability, risk-coverage, and the consensus of samples."""
+    measured = [r for r in rows if "measure" in r]
+    group = next(
+        (g for g in (ATYPICAL, "everybody") if any(r["cohort"] == g for r in measured)), ""
+    )
+    own = [r for r in measured if r["cohort"] == group]
+    words = [r for r in own if r.get("level") == "word" and r["measure"] in _CONFIDENCE]
+    if not words:
+        raise ConfigError("it has no measures of confidence; it was made by another program")
+    title = f"Confidence of words, {group} (AUROC: higher is better; the others: lower)"
+    blocks = [words_table(words, title, ("score",), percent=False, across="measure")]
+    kinds = [s for s in _SHOWN_SCORES if any(r["score"] == s for r in words)]
+    bins = [
+        r for r in words if r["measure"] == "ece_mass" and r["score"] in kinds and r.get("bins")
+    ]
+    if bins:
+        note = "Bins of equal mass; on the diagonal a claim is kept, below it words were overrated."
+        plot = figures.reliability_panels(bins)
+        blocks.append(figure(f"Reliability of words, {group}", note, plot))
+    for level, what in (("word", "words"), ("utterance", "utterances")):
+        curves = [r for r in own if r["measure"] == "aurc" and r.get("level") == level]
+        curves = [r for r in curves if r["score"] in kinds and r.get("curve")]
+        if curves:
+            note = "Error of what is kept when the least certain part is left out."
+            plot = figures.risk_coverage_panels(curves)
+            blocks.append(figure(f"Risk and coverage of {what}, {group}", note, plot))
+    spread = [r for r in measured if r["measure"] == "spearman_with_severity"]
+    if spread:
+        title = "Uncertainty and simulated severity, Spearman's correlation"
+        blocks.append(words_table(spread, title, ("score",), percent=False, across="cohort"))
+    if picked(rows, True, domain="all"):
+        title = "Consensus and single samples against the posterior mean"
+        blocks.append(
+            from_table(rows, title, differences=True, domain="all", metric=metric_of(rows))
+        )
+    return blocks
+
+
+_CONFIDENCE = ("auroc", "ece_width", "ece_mass", "nll", "brier", "aurc")
+
+
+def speed_blocks(rows: Rows) -> list[Block]:
+    """Return the ratios; of rows of another kind a generic table."""
+    ratios = [row for row in rows if "benchmark" in row and "ratio" in row]
+    rest = [row for row in rows if row not in ratios]
+    blocks = [from_table(ratios, "Throughput, ours over the peer's")] if ratios else []
+    return blocks + (generic_blocks(rest) if rest else [])
+
+
+def generic_blocks(rows: Rows) -> list[Block]:
+    """Return the rows of a file that the report knows nothing special about."""
+    return [generic_table(rows, "Rows")]
+
+
+SECTIONS = (
+    Section(
+        "zero_shot",
+        "Zero-shot recognition",
+        "Every system on the same recordings of speakers nobody trained on. The cohorts are "
+        "simulated; shuffled and mean embeddings are controls.",
+        zero_shot_blocks,
+    ),
+    Section(
+        "leave_one_cohort_out",
+        "Leave one cohort out",
+        "Each simulated cohort is recognised by systems that were trained without it; an oracle "
+        "saw it.",
+        loco_blocks,
+    ),
+    Section(
+        "comparison",
+        "All methods on equal terms",
+        "Every source of adaptation on the same test set, with what it costs and what it forgets.",
+        comparison_blocks,
+    ),
+    Section(
+        "retention",
+        "Do no harm",
+        "Typical speech, and cohorts that a source was not trained for, before and after.",
+        retention_blocks,
+    ),
+    Section(
+        "severity",
+        "Error against severity",
+        "Who is served worst, by how much, and whether a system narrows the gap. Severity is the "
+        "simulation's.",
+        severity_blocks,
+    ),
+    Section(
+        "calibration",
+        "Uncertainty",
+        "Whether the system knows where it is wrong: confidence of words and utterances.",
+        calibration_blocks,
+    ),
+    Section(
+        "subspace_angles",
+        "Which weights adapt, and how alike",
+        "Principal angles between the subspaces of updates, beside those of random subspaces of "
+        "the same shape, and how far each matrix moves.",
+        angle_blocks,
+    ),
+    Section(
+        "sparsity",
+        "Sparsity",
+        "How much of what was learned is near zero.",
+        generic_blocks,
+    ),
+    Section(
+        "guard",
+        "Loop guard",
+        "How often the guard against endless repetition fires, rightly and wrongly.",
+        generic_blocks,
+    ),
+    Section(
+        "speed",
+        "Speed",
+        "Throughput on the machine named below.",
+        speed_blocks,
+    ),
+)
