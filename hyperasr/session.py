@@ -1,8 +1,10 @@
-"""One conversation: what earlier utterances told about the voice helps with the next ones.
+"""One conversation: what earlier utterances told about the voice is kept for the next ones.
 
 An utterance of two seconds says little about its speaker. A session keeps a running mean of the
 speaker embeddings, weighted by how sure each is, and gives the hypernetwork that mean; when the
-voice changes it starts again. It lives in memory only: an embedding is biometric data.
+voice changes it starts again. It lives in memory only: an embedding is biometric data. An embedding
+also tells how this one utterance is said, which a mean forgets: whether a session helps is measured
+by `eval.session`, and it is off unless asked for.
 
     session = Session.of(model)
     for path in conversation:

@@ -31,7 +31,7 @@ from hyperasr.speaker import speaker_encoder
 from hyperasr.types import Batch, EncoderOutput, Utterance
 from train.loop import LoopConfig
 from train.meta import MetaConfig, run
-from train.program import read_config
+from train.program import read_config, run_program
 
 __all__ = ["StartConfig", "meta_config", "split_speakers"]
 
@@ -224,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
