@@ -17,11 +17,18 @@ from torch import Tensor
 
 from hyperasr import lora
 from hyperasr.backbone import Backbone
-from hyperasr.errors import ConfigError, MissingExtra
+from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.types import LayerFactors, LoRAFactors
 from hyperasr.whisper import load_whisper, quiet_transformers
 
-__all__ = ["ALL_AT_ONCE", "CTranslate2", "Peft", "Transformers", "write_random_whisper"]
+__all__ = [
+    "ALL_AT_ONCE",
+    "CTranslate2",
+    "Missing",
+    "Peft",
+    "Transformers",
+    "write_random_whisper",
+]
 
 ALL_AT_ONCE = 0
 """As `batch_size`: all utterances in one batch."""
@@ -32,6 +39,10 @@ _LANGUAGES = 99
 Tokens = list[list[int]]
 
 
+class Missing(HyperASRError):
+    """A peer, or what all of them need, is not on this machine."""
+
+
 def write_random_whisper(folder: Path, tokenizer: Path, **shape: int) -> Path:
     """Write a Whisper of random weights in the Hugging Face layout, Whisper-tiny unless told.
 
@@ -40,12 +51,12 @@ def write_random_whisper(folder: Path, tokenizer: Path, **shape: int) -> Path:
         tokenizer: folder of the published multilingual tokenizer.
         shape: `d_model`, `n_heads`, `n_layers` where they are not those of Whisper-tiny.
     Raises:
-        ConfigError: there is no tokenizer.
+        Missing: there is no tokenizer.
     """
     from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
     if not (tokenizer / "tokenizer.json").is_file():
-        raise ConfigError(f"no published tokenizer in {tokenizer}; give --tokenizer")
+        raise Missing(f"no published tokenizer in {tokenizer}; give --tokenizer")
     d_model, n_layers = shape.get("d_model", 384), shape.get("n_layers", 4)
     sizes: dict[str, Any] = {"vocab_size": _VOCABULARY, "d_model": d_model}
     for part in ("encoder", "decoder"):
@@ -123,7 +134,7 @@ class Peft(Transformers):
             `set_adapter`; ``merge``, utterance after utterance with the adapter merged and
             unmerged.
     Raises:
-        MissingExtra: PEFT is not installed.
+        Missing: PEFT is not installed.
     """
 
     def __init__(
@@ -132,7 +143,7 @@ class Peft(Transformers):
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
-            raise MissingExtra("PEFT is not installed: pip install 'hyperasr[export]'") from error
+            raise Missing("PEFT is not installed: pip install 'hyperasr[export]'") from error
         if how not in ("mixed", "swap", "merge"):
             raise ConfigError(f"how is {how!r}; it must be 'mixed', 'swap' or 'merge'")
         super().__init__(folder, mel, n_tokens)
@@ -189,7 +200,7 @@ class CTranslate2:
         compute: number format of weights and products: ``int8``, ``float32``.
         threads: of one decoding.
     Raises:
-        MissingExtra: CTranslate2 is not installed.
+        Missing: CTranslate2 is not installed.
     """
 
     def __init__(
@@ -206,9 +217,7 @@ class CTranslate2:
             import ctranslate2
             from ctranslate2.converters import TransformersConverter
         except ImportError as error:
-            raise MissingExtra(
-                "CTranslate2 is not installed: pip install 'hyperasr[export]'"
-            ) from error
+            raise Missing("CTranslate2 is not installed: pip install 'hyperasr[export]'") from error
         if not (converted / "model.bin").exists():
             with quiet_transformers():
                 TransformersConverter(str(folder)).convert(str(converted), quantization=compute)

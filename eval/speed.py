@@ -27,7 +27,7 @@ from eval import peers, upkeep
 from hyperasr import results
 from hyperasr.backbone import Backbone
 from hyperasr.decode import decode
-from hyperasr.errors import ConfigError, MissingExtra
+from hyperasr.errors import ConfigError
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.search import SearchConfig
 from hyperasr.speaker import SpeakerConfig
@@ -327,7 +327,7 @@ def _peer(package: str) -> str:
     try:
         return f"{package} {version(package)}"
     except ImportError as error:
-        raise MissingExtra(f"{package} is not installed: pip install 'hyperasr[dev]'") from error
+        raise peers.Missing(f"{package} is not installed: pip install 'hyperasr[dev]'") from error
 
 
 def measure(config: SpeedConfig) -> Found:
@@ -339,11 +339,7 @@ def measure(config: SpeedConfig) -> Found:
             started = time.perf_counter()
             try:
                 BENCHMARKS[name](bench)
-            except MissingExtra as error:
-                bench.found.skipped[name] = str(error)
-            except ConfigError as error:
-                if (config.tokenizer / "tokenizer.json").is_file():
-                    raise
+            except peers.Missing as error:
                 bench.found.skipped[name] = str(error)
             note = bench.found.skipped.get(name, f"{time.perf_counter() - started:.0f} s")
             print(f"{name}: {note}", flush=True)

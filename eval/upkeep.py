@@ -29,9 +29,11 @@ from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch, LayerFactors, LoRAFactors, Utterance
 
 __all__ = [
-    "LargestTensors",
+    "AllocatedBytes",
+    "allocated",
     "cache_rate",
     "factor_memory",
+    "one_layer",
     "per_token_update",
     "simulation_rows",
     "start_seconds",
@@ -121,10 +123,10 @@ def cache_rate(model: str, waves: list[np.ndarray], scratch: Path, rounds: int) 
     return {"rows_per_s": statistics.median(rates), "batch": 64, "d_model": backbone.d_model}
 
 
-class LargestTensors(TorchDispatchMode):
+class AllocatedBytes(TorchDispatchMode):
     """Add up the bytes of every tensor that operations allocate inside the block."""
 
-    def __enter__(self) -> LargestTensors:
+    def __enter__(self) -> AllocatedBytes:
         self.bytes = 0
         super().__enter__()
         return self
@@ -194,21 +196,21 @@ def _bytes(n_utt: int, rank: int, n_tokens: int, d_in: int, d_out: int) -> tuple
 def allocated(n_utt: int, rank: int, n_tokens: int, d_in: int, d_out: int) -> tuple[int, int]:
     """Return the bytes that one layer really allocates: ours, and expanded per token."""
     linear = nn.Linear(d_in, d_out).requires_grad_(False)
-    model = _one_layer(linear)
+    model = one_layer(linear)
     a, b = torch.randn(1, n_utt, rank, d_in), torch.randn(1, n_utt, d_out, rank)
     factors = LoRAFactors({"decoder.fc1": LayerFactors(a, b)}, scaling=1.0)
     x = torch.randn(n_utt, n_tokens, d_in)
     output = _FLOAT * n_utt * n_tokens * d_out
     with torch.no_grad():
-        with LargestTensors() as ours, lora.using(model, factors):
+        with AllocatedBytes() as ours, lora.using(model, factors):
             linear(x)
-        with LargestTensors() as expanded:
+        with AllocatedBytes() as expanded:
             per_token_update(x, a[0], b[0], 1.0)
     # Theirs has the update and its scaled copy, ours the layer's own output.
     return ours.bytes - output, expanded.bytes - 2 * output
 
 
-def _one_layer(linear: nn.Linear) -> nn.Module:
+def one_layer(linear: nn.Linear) -> nn.Module:
     """Return a module in which `linear` is the fc1 of a decoder with one layer."""
     model, part, layer = nn.Module(), nn.Module(), nn.Module()
     layer.fc1 = linear
