@@ -122,8 +122,9 @@ class Bench:
             settings = {"rank": self.config.rank}
             model = HyperASR(backbone, SpeakerConfig(), SourceConfig(settings=settings)).eval()
             generator = torch.Generator().manual_seed(self.config.seed)
+            source: Any = model.source
             with torch.no_grad():
-                for weight in [*model.source.heads.parameters(), *model.source.bias_B.parameters()]:
+                for weight in [*source.heads.parameters(), *source.bias_B.parameters()]:
                     weight.normal_(0, 0.02, generator=generator)
             self._models[key] = model
         return self._models[key]
@@ -221,7 +222,7 @@ def adaptation(bench: Bench) -> None:
 def transformers(bench: Bench) -> None:
     """Trimmed and adapted against transformers unadapted, which takes 30 s."""
     peer = f"transformers {version('transformers')}, unadapted, 30 s"
-    jobs = {
+    jobs: dict[tuple[str, str], Callable[[], Any]] = {
         ("ours", ""): bench.ours("trimmed"),
         (peer, f"float32, {bench.work}"): peers.Transformers(
             bench.folder, bench.mel(), bench.config.n_tokens
@@ -264,14 +265,14 @@ def faster_whisper(bench: Bench) -> None:
 
     for dtype in ("int8", "float32"):
         setting = f"ours {dtype}, theirs int8, {bench.work}"
-        jobs = {
+        batch: dict[tuple[str, str], Callable[[], Any]] = {
             ("ours", ""): bench.ours("trimmed", dtype),
             (f"{name}, batched, 30 s", setting): engine(c.n_utt, peers.ALL_AT_ONCE),
             (f"{name}, one by one, 30 s", setting): engine(c.n_utt, 1),
         }
-        bench.compare("over_faster_whisper_int8", jobs, c.peer_rounds)
+        bench.compare("over_faster_whisper_int8", batch, c.peer_rounds)
         one = f"ours {dtype}, theirs int8, one of the utterances"
-        single = {
+        single: dict[tuple[str, str], Callable[[], Any]] = {
             ("ours", ""): bench.ours("trimmed", dtype, n_utt=1),
             (f"{name}, 30 s", one): engine(1, 1),
         }
