@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
+from hyperasr.cohorts.sampler import check_source_share
 from hyperasr.cohorts.views import Variety
 from hyperasr.config import to_dict
 from hyperasr.errors import ConfigError
@@ -38,6 +39,7 @@ from train.views import Views, development_views, of_cohorts
 __all__ = ["MetaConfig", "Objective", "data_of", "development_views", "evaluate", "run"]
 
 log = logging.getLogger("train.meta")
+_EMBEDDINGS = 65_536  # suffice for their mean and deviation; all of a large corpus fill the memory
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class MetaConfig:
     simulated person, in [0, 1]: an embedding of one's own can be learned by heart."""
     variety: Variety = field(default_factory=Variety)
     """More speakers and places made out of the training recordings."""
+    source_share: dict[str, float] = field(default_factory=dict)
+    """Chance of a row to be of a source of recordings, by its name; together at most 1. Speakers
+    weigh the same within what is left, and within each source."""
     cohorts: tuple[str, ...] = ()
     """Cohorts, ``typical`` among them, to train and choose on; empty for all. The cache holds all
     of them either way, so that it serves every choice."""
@@ -88,6 +93,7 @@ class MetaConfig:
     """The training loop."""
 
     def __post_init__(self) -> None:
+        check_source_share(self.source_share)
         if not 0 <= self.same_person_share <= 1:
             raise ConfigError(
                 f"same_person_share is {self.same_person_share}; it must be in [0, 1]"
@@ -168,7 +174,8 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
     )
     if isinstance(model.source, HyperNet):
         if cache.keeps_embeddings:
-            model.source.fit_embedding(cache.embeddings())
+            every = -(-len(cache) // _EMBEDDINGS)
+            model.source.fit_embedding(cache.embeddings(range(0, len(cache), every)))
         if config.init_from:
             start_from_static(model.source, config.init_from, backbone)
     elif config.init_from:

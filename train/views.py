@@ -93,18 +93,20 @@ class Views:
             else row
             for row in rows
         ]
-        return replace(batch, speaker_emb=self.embeddings[chosen].to(self.backbone.device))
+        return replace(batch, speaker_emb=cache.embeddings(chosen).to(self.backbone.device))
 
     def _rows(self, last: int) -> tuple[Cache, BalancedSampler]:
         cache = of_cohorts(Cache(self.caches[: last + 1], self.backbone), self.config.cohorts)
         if self.config.same_person_share:
-            self.embeddings = cache.embeddings()
             self.people: dict[str, list[int]] = {}
             for row in range(len(cache)):
                 self.people.setdefault(cache.person(row), []).append(row)
         speakers = [str(s) for s in cache.meta["speaker"]]
         seed = self.config.loop.seed
-        return cache, BalancedSampler(cache.meta["cohort"], speakers, seed, cache.n_frames)
+        sources = [str(s) for s in cache.meta["source"]]
+        return cache, BalancedSampler(
+            cache.meta["cohort"], speakers, seed, cache.n_frames, sources, self.config.source_share
+        )
 
     def _build(self, index: int) -> Path:
         config = self.config

@@ -91,3 +91,41 @@ def test_batches_dealt_by_length_are_balanced_over_eight_and_hardly_padded() -> 
     unsorted = sum(max(lengths[r] for r in plain.batch(number, 24)) * 24 for number in range(8, 16))
     assert padded / sum(lengths[r] for r in rows) < 1.2
     assert unsorted / sum(lengths[r] for r in rows) > 1.5
+
+
+def test_a_source_gets_its_share_and_speakers_weigh_the_same_within_it() -> None:
+    rows = [("stuttering", "s1", "tts"), ("stuttering", "s2", "tts"), ("stuttering", "s3", "tts")]
+    rows += [("stuttering", "r1", "an4")] * 5 + [("stuttering", "r2", "an4")]
+    rows += [("typical", "s1", "tts")]
+    cohorts, speakers, sources = zip(*rows, strict=True)
+    sampler = BalancedSampler(cohorts, speakers, seed=1, sources=sources, source_share={"an4": 0.5})
+    drawn = Counter(rows[row][:2] for number in range(1_000) for row in sampler.batch(number, 8))
+    assert drawn["typical", "s1"] == 4_000  # a cohort without the source still gets its half
+    for speaker, chance in {
+        "s1": 1 / 6,
+        "s2": 1 / 6,
+        "s3": 1 / 6,
+        "r1": 1 / 4,
+        "r2": 1 / 4,
+    }.items():
+        assert drawn["stuttering", speaker] == pytest.approx(4_000 * chance, rel=0.1), speaker
+
+
+def test_without_a_share_sources_change_nothing() -> None:
+    cohorts, speakers = zip(*ROWS, strict=True)
+    plain = BalancedSampler(cohorts, speakers, seed=3)
+    named = BalancedSampler(cohorts, speakers, seed=3, sources=["x"] * len(ROWS))
+    assert plain.batch(5, 32) == named.batch(5, 32)
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ({"an4": 1.5}, "shares are in"),
+        ({"an4": 0.7, "tts": 0.7}, "at most 1 together"),
+        ({"torgo": 0.5}, "torgo, of which there are no recordings; there are an4, tts"),
+    ],
+)
+def test_a_share_that_cannot_be_kept_is_refused(share: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BalancedSampler(["a", "a"], ["x", "y"], sources=["an4", "tts"], source_share=share)

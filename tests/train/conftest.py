@@ -43,6 +43,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         text=sample_text(rng),
                         speaker=speaker,
                         split=split,
+                        source="an4" if speaker == "c" else "synthetic",
                     )
                 )
         write_manifest(folder / f"{split}.jsonl", rows)
