@@ -19,7 +19,7 @@ from hyperasr.metrics import error_rate, score
 from hyperasr.model import HyperASR
 from hyperasr.text import normaliser
 from hyperasr.types import Batch
-from train.speech import an4_splits
+from train.typical import an4_splits
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ whose head is left behind after training.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from dataclasses import dataclass, field
@@ -29,8 +28,8 @@ from hyperasr.metrics import error_rate, score
 from hyperasr.text import normaliser
 from train.augment import change_margins, change_rate, mask_features, warp_frequency
 from train.domain import sample_text
-from train.loop import LoopConfig, fit
-from train.program import read_config, start
+from train.loop import LoopConfig
+from train.program import fit_and_report, read_config, run_program, start
 from train.speech import FeatureSet
 from train.state import load_average
 from train.tokenizer import build_tokenizer
@@ -278,7 +277,8 @@ def new_backbone(config: BackboneConfig) -> Backbone:
 def main() -> None:
     """Train, and leave the best model in the run folder."""
     config = read_config(BackboneConfig)
-    accelerator = start("backbone", config.out, mixed_precision="bf16")
+    loop = config.loop
+    accelerator = start("backbone", config.out, loop.mixed_precision, loop.tracker)
     sets = [FeatureSet(folder) for folder in sorted(config.speech.iterdir()) if folder.is_dir()]
     by_split = {s: [f for f in sets if f.rows[0]["split"] == s] for s in ("train", "dev")}
     backbone = new_backbone(config)
@@ -293,18 +293,15 @@ def main() -> None:
     recognizer = Recognizer(backbone, config)
     if config.init_from:
         load_average(config.init_from, recognizer)
-    best = fit(
+    fit_and_report(
         recognizer,
         Batches(by_split["train"], backbone, config),
         lambda model: evaluate(model, by_split["dev"]),
         save_best,
-        config.loop,
-        config.out,
+        config,
         accelerator,
     )
-    print(json.dumps(best))
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

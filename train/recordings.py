@@ -8,7 +8,6 @@ Whole voices and speakers belong to one split. FSDD is for evaluation only.
 
 from __future__ import annotations
 
-import csv
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.files import atomic_folder
 from hyperasr.types import Utterance
 from train.domain import sample_text
-from train.program import read_config
-from train.speech import an4_splits
+from train.program import read_config, run_program
+from train.typical import an4_utterances, fsdd_utterances
 from train.voices import Voice, synthesise, voices
 
-__all__ = ["an4_utterances", "fsdd_utterances"]
+__all__ = ["RecordingsConfig", "write_voice"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class RecordingsConfig:
     out: Path = Path("runs/recordings")
     """Folder of the FLAC files and manifests."""
     an4: Path | None = None
-    """The AN4 folder with its manifest.csv, or none."""
+    """The AN4 folder, in one of the layouts of the reader, or none."""
     fsdd: Path | None = None
-    """The FSDD folder with its manifest.csv, or none."""
+    """The FSDD folder, or none."""
     per_voice: int = 16
     """Utterances of each training voice."""
     per_held_out_voice: int = 12
@@ -74,47 +73,6 @@ def write_voice(voice: Voice, config: RecordingsConfig) -> list[Utterance]:
     ]
 
 
-def an4_utterances(root: Path) -> list[Utterance]:
-    """Return AN4's rows with the committed speaker split."""
-    split_of = {name: split for split, names in an4_splits().items() for name in names}
-    with (root / "manifest.csv").open() as file:
-        return [
-            Utterance(
-                id=f"an4/{row['path']}",
-                path=str((root / row["path"]).resolve()),
-                text=row["text"].lower(),
-                speaker=f"an4-{row['speaker']}",
-                split=split_of[row["speaker"]],
-                source="an4",
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def fsdd_utterances(root: Path, takes: int = 3) -> list[Utterance]:
-    """Return the first `takes` takes of every digit of every FSDD speaker, as test rows."""
-    with (root / "manifest.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    seen: dict[tuple[str, str], int] = {}
-    chosen = []
-    for row in rows:
-        key = (row["speaker"], row["text"])
-        seen[key] = seen.get(key, 0) + 1
-        if seen[key] <= takes:
-            chosen.append(row)
-    return [
-        Utterance(
-            id=f"fsdd/{row['path']}",
-            path=str((root / row["path"]).resolve()),
-            text=row["text"].lower(),
-            speaker=f"fsdd-{row['speaker']}",
-            split="test",
-            source="fsdd",
-        )
-        for row in chosen
-    ]
-
-
 def main() -> None:
     """Write recordings and manifests."""
     config = read_config(RecordingsConfig)
@@ -135,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

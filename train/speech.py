@@ -8,7 +8,6 @@ One folder a voice or speaker, written atomically, so that an interrupted run go
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 from concurrent.futures import ProcessPoolExecutor
@@ -20,21 +19,17 @@ from rich.progress import track
 from hyperasr.audio import load
 from hyperasr.files import atomic_folder
 from hyperasr.mel import log_mel
+from hyperasr.types import Utterance
 from train.augment import augment_waveform
 from train.domain import sample_text
+from train.typical import an4_utterances
 from train.voices import Voice, synthesise, voices
 
-__all__ = ["FeatureSet", "an4_splits"]
+__all__ = ["FeatureSet", "write_features"]
 
-AN4_SPLITS = Path(__file__).parent / "configs" / "an4_splits.json"
 COPIES_OF_AN4 = 16
 UTTERANCES_PER_VOICE = 200
 HELD_OUT_UTTERANCES = 20
-
-
-def an4_splits() -> dict[str, list[str]]:
-    """Return the committed lists of AN4 speakers: train, dev and test."""
-    return json.loads(AN4_SPLITS.read_text())
 
 
 class FeatureSet:
@@ -88,14 +83,13 @@ def make_voice(voice: Voice, out: Path, seed: int) -> None:
     write_features(out / voice.name, spoken, speaker=voice.name, split=voice.split)
 
 
-def make_an4(speaker: str, split: str, root: Path, out: Path, seed: int) -> None:
+def make_an4(rows: list[Utterance], out: Path, seed: int) -> None:
     """Write one AN4 speaker; training speakers in several augmented copies."""
-    if (out / f"an4-{speaker}").exists():
+    speaker, split = rows[0].speaker, rows[0].split
+    if (out / speaker).exists():
         return
-    with (root / "manifest.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["speaker"] == speaker]
-    noise = np.random.default_rng([seed, *speaker.encode()])
-    items = [(load(root / row["path"]), row["text"].lower()) for row in rows]
+    noise = np.random.default_rng([seed, *speaker.removeprefix("an4-").encode()])
+    items = [(load(row.path), row.text or "") for row in rows]
     if split == "train":
         copies = list(items)
         for _ in range(COPIES_OF_AN4 - 1):
@@ -106,7 +100,7 @@ def make_an4(speaker: str, split: str, root: Path, out: Path, seed: int) -> None
                 for wave, text in [*items, joined]
             ]
         items = copies
-    write_features(out / f"an4-{speaker}", items, speaker=f"an4-{speaker}", split=split)
+    write_features(out / speaker, items, speaker=speaker, split=split)
 
 
 def main() -> None:
@@ -121,11 +115,12 @@ def main() -> None:
     with ProcessPoolExecutor(args.workers) as pool:
         jobs = [pool.submit(make_voice, voice, args.out, args.seed) for voice in voices(args.seed)]
         if args.an4:
-            for split, names in an4_splits().items():
-                jobs += [
-                    pool.submit(make_an4, name, split, args.an4, args.out, args.seed)
-                    for name in names
-                ]
+            rows = an4_utterances(args.an4)
+            speakers = sorted({row.speaker for row in rows})
+            jobs += [
+                pool.submit(make_an4, [r for r in rows if r.speaker == name], args.out, args.seed)
+                for name in speakers
+            ]
         for job in track(jobs, "speech"):
             job.result()
 
