@@ -26,7 +26,15 @@ from train.meta import MetaConfig
 from train.program import read_config
 from train.views import Views, development_views
 
-__all__ = ["Run", "fold_runs", "is_finished", "prepare", "train_run", "without_launcher"]
+__all__ = [
+    "Run",
+    "fold_runs",
+    "is_finished",
+    "launch",
+    "prepare",
+    "train_run",
+    "without_launcher",
+]
 
 log = logging.getLogger(__name__)
 
@@ -141,12 +149,12 @@ def prepare(runs: Sequence[Run]) -> None:
         )
 
 
-def train_run(run: Run, launch: Callable[[list[str]], None] | None = None) -> None:
+def train_run(run: Run, start: Callable[[list[str]], None] | None = None) -> None:
     """Train one run to its end, unless it came there before.
 
     Args:
         run: which one.
-        launch: starts `train.meta` with these arguments; None starts a process of its own.
+        start: starts `train.meta` with these arguments; None starts a process of its own.
     Raises:
         ConfigError: the training failed; its own message is above.
     """
@@ -155,15 +163,30 @@ def train_run(run: Run, launch: Callable[[list[str]], None] | None = None) -> No
         return
     log.info("%s without %s: training", run.system, run.held_out)
     arguments = ["--config", str(run.yaml), *run.options()]
-    if launch is not None:
-        launch(arguments)
+    if start is not None:
+        start(arguments)
         return
+    launch(arguments, run.config.out, f"training {run.system} without {run.held_out}")
+
+
+def launch(arguments: Sequence[str], folder: Path, what: str, **environment: str) -> None:
+    """Run `train.meta` in a process of its own, its output among our errors.
+
+    Args:
+        arguments: of the program.
+        folder: of the run.
+        what: is trained, for the error.
+        environment: further variables.
+    Raises:
+        ConfigError: the training failed; its own message is above.
+    """
     command = [sys.executable, "-m", "train.meta", *arguments]
-    done = subprocess.run(command, env=without_launcher(), stdout=sys.stderr, check=False)
+    variables = without_launcher() | environment
+    done = subprocess.run(command, env=variables, stdout=sys.stderr, check=False)
     if done.returncode:
         raise ConfigError(
-            f"training {run.system} without {run.held_out} ended with status {done.returncode}; "
-            f"see {run.config.out / 'log.txt'} and run the same command again to go on"
+            f"{what} ended with status {done.returncode}; see {folder / 'log.txt'} and run the "
+            "same command again to go on"
         )
 
 

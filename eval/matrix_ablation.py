@@ -8,29 +8,21 @@ a finished one is not repeated, an interrupted one goes on.
 
 from __future__ import annotations
 
-import json
-import logging
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eval.bench import Bench
-from eval.folds import Run, is_finished, without_launcher
 from eval.scores import ATYPICAL
+from eval.short_runs import ShortRun, short_run
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.lora import TARGET_NAMES, TargetShape
 from hyperasr.sources.base import MAX_RANK
-from train.meta import MetaConfig
-from train.program import read_config
 from train.tune import best_of
 
 __all__ = ["ALL", "AblationConfig", "Trial", "plan_trials", "ranking_rows", "score_trials", "train"]
-
-log = logging.getLogger("eval.matrix_ablation")
 
 ALL = "all"
 SYSTEM = "static_lora"
@@ -129,26 +121,20 @@ def plan_trials(
     return [*trials, Trial(ALL, None, rank, n, n / n_backbone)]
 
 
-def run_of(trial: Trial, lr: float, config: AblationConfig) -> tuple[Run, list[str]]:
-    """Return the training of a trial, and its options beside the configuration file."""
+def run_of(trial: Trial, lr: float, config: AblationConfig) -> ShortRun:
+    """Return the training of a trial."""
     targets = list(config.targets) if trial.target == ALL else [trial.target]
     # alpha = rank: the update is scaled by 1 whatever the rank, so that one rate suits all.
     settings = {"by": "global", "rank": trial.rank, "alpha": trial.rank}
+    options = {
+        "source.kind": "static",
+        "source.targets": targets,
+        "source.settings": settings,
+        "loop.lr": lr,
+        **config.options,
+    }
     folder = config.runs / trial.name / f"lr-{lr:g}"
-    options = [
-        *("--source.kind", "static"),
-        *("--source.targets", json.dumps(targets)),
-        *("--source.settings", json.dumps(settings)),
-        *("--out", str(folder)),
-        *("--loop.lr", str(lr)),
-        *("--loop.steps", str(config.steps)),
-        *("--loop.eval_every", str(config.steps)),
-        *("--loop.save_every", str(config.steps)),
-    ]
-    for key, value in config.options.items():
-        options += [f"--{key}", value]
-    made = read_config(MetaConfig, ["--config", str(config.meta), *options])
-    return Run("", trial.name, config.meta, made), options
+    return short_run(trial.name, config.meta, folder, config.steps, options)
 
 
 def train(trials: Sequence[Trial], config: AblationConfig) -> dict[str, Path]:
@@ -163,23 +149,11 @@ def train(trials: Sequence[Trial], config: AblationConfig) -> dict[str, Path]:
             continue
         tried = {}
         for lr in config.lrs:
-            run, options = run_of(trial, lr, config)
-            if not is_finished(run):
-                log.info("%s, learning rate %g: training", trial.name, lr)
-                _launch(["--config", str(config.meta), *options], run.config.out)
+            run = run_of(trial, lr, config)
+            run.train()
             tried[run.best] = best_of(run.config.out)["score"]
         models[trial.name] = min(tried, key=lambda folder: tried[folder])
     return models
-
-
-def _launch(arguments: list[str], folder: Path) -> None:
-    command = [sys.executable, "-m", "train.meta", *arguments]
-    done = subprocess.run(command, env=without_launcher(), stdout=sys.stderr, check=False)
-    if done.returncode:
-        raise ConfigError(
-            f"a training in {folder} ended with status {done.returncode}; see its log.txt and run "
-            "the same command again to go on"
-        )
 
 
 def score_trials(

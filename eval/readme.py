@@ -11,16 +11,19 @@ A marker is a comment with the file and what to show of it:
 
 Options are fields and their values (several with commas, in their order); `columns`, `show` and
 `differences=true` are those of `hyperasr.tables.table`. `measures=auroc,brier` makes a table of
-the confidence of words instead: a line for each system and kind of confidence.
+the confidence of words instead: a line for each system and kind of confidence. `points=true` makes
+that of a sweep: a line for each point.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.sweep_table import points_table
 from hyperasr import results
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
@@ -47,8 +50,12 @@ def table(path: str, options: str) -> str:
             values = [float(v) if key == "severity" else v for v in value.split(",")]
             where[key] = values if len(values) > 1 else values[0]
     content = results.read(ROOT / path)
-    if "measures" in where:
-        made = measures_table(content["rows"], where)
+    if "measures" in where or "points" in where:
+        if "points" in where:
+            points = points_table(content["rows"])
+            made = markdown(points.header, points.lines, n_names=3)
+        else:
+            made = measures_table(content["rows"], where)
         return f"{made}\n\n`{content['command'].strip()}` → `{path}`\n"
     made = results.markdown_table(content["rows"], columns, **shown, **where)  # type: ignore[arg-type]
     star = f"{STAR}\n\n" if "]*" in made else ""
@@ -68,10 +75,17 @@ def measures_table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
             cells.setdefault((row["system"], row["score"]), {})[row["measure"]] = text
     if not cells:
         raise ConfigError(f"no row has the measures {', '.join(names)} of words")
-    lines = [["system", "confidence", *names], ["---", "---", *["---:"] * len(names)]]
-    for (system, score), line in cells.items():
-        lines.append([system, score.replace("_", " "), *(line.get(n, "") for n in names)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [
+        (system, score.replace("_", " "), *(line.get(n, "") for n in names))
+        for (system, score), line in cells.items()
+    ]
+    return markdown(("system", "confidence", *names), lines, n_names=2)
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]], n_names: int) -> str:
+    """Return a table as Markdown; its first columns are names, the others numbers."""
+    rule = ["---"] * n_names + ["---:"] * (len(header) - n_names)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
 
 
 def rendered(text: str) -> str:

@@ -9,7 +9,16 @@ from typing import Any
 from hyperasr.errors import ConfigError
 from hyperasr.tables import Table, table
 
-__all__ = ["Block", "figure", "from_table", "generic_table", "note", "picked", "words_table"]
+__all__ = [
+    "Block",
+    "figure",
+    "from_table",
+    "generic_table",
+    "note",
+    "of_table",
+    "picked",
+    "words_table",
+]
 
 Row = Mapping[str, Any]
 Cell = tuple[str, str]
@@ -66,10 +75,14 @@ def from_table(
     rows: Sequence[Row], title: str, columns: Sequence[str] = ("cohort",), **options: Any
 ) -> Block:
     """Return the table that the program itself prints; arguments as in `hyperasr.tables.table`."""
-    made: Table = table(rows, columns, **options)
-    speed = made.header[0] == "benchmark"
+    made = table(rows, columns, **options)
+    return of_table(made, title, words=made.header[0] == "benchmark")
+
+
+def of_table(made: Table, title: str, note: str = "", *, words: bool = False) -> Block:
+    """Return a table that is already made, its intervals apart from their numbers."""
     lines = tuple(tuple(_cell(text) for text in line) for line in made.lines)
-    return Block("table", title, header=made.header, lines=lines, words=speed)
+    return Block("table", title, note, made.header, lines, words)
 
 
 def _cell(text: str) -> Cell:

@@ -1,21 +1,30 @@
 """Figures of the report: from rows of result files to images that stand in a page.
 
-Colours are those of Okabe and Ito (2008, Color Universal Design); what colour says, a marker or a
-dash says too, so that a print in grey can be read. Every figure comes as an SVG in a data address.
+Colours and fonts are those of `eval.report_style`.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
-from typing import Any, ParamSpec
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperasr.errors import MissingExtra
+from eval.report_style import (
+    BLACK,
+    BLUE,
+    CYCLE,
+    DASHES,
+    GREEN,
+    GREY,
+    MARKERS,
+    MINUS,
+    PURPLE,
+    VERMILION,
+    drawn,
+    new_figure,
+)
 
 __all__ = [
     "COHORT_COLOURS",
@@ -29,12 +38,7 @@ __all__ = [
 ]
 
 Row = Mapping[str, Any]
-P = ParamSpec("P")
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000 #E69F00 #56B4E9 #009E73 #F0E442 #0072B2 #D55E00 #CC79A7".split()
-)
-GREY = "#767676"
 COHORT_COLOURS = {
     "atypical": BLACK,
     "stuttering": BLUE,
@@ -43,62 +47,9 @@ COHORT_COLOURS = {
     "typical": GREY,
 }
 COHORT_MARKERS = {"stuttering": "o", "dysarthria": "s", "parkinson": "^", "typical": "x"}
-# Yellow is left out: a yellow line on white paper cannot be seen.
-_CYCLE = (BLACK, BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
-_MARKERS = "osD^vPX*<>h"
-_DASHES = ("-", "--", "-.", ":")
-MINUS = "\N{MINUS SIGN}"
 
 
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.axisbelow": True,
-    "grid.color": "#e2e2e2",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "hyperasr",
-    "font.family": ["sans-serif"],
-}
-
-
-def _drawn(draw: Callable[P, Any]) -> Callable[P, str]:
-    """Let a function draw in our style, and return its figure as a data address.
-
-    The same figure gives the same bytes.
-    """
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
-        try:
-            from matplotlib import rc_context
-        except ImportError as error:
-            raise MissingExtra(
-                "figures need matplotlib; install it with pip install -e .[report]"
-            ) from error
-        stream = io.BytesIO()
-        with rc_context(_STYLE):
-            draw(*args, **kwargs).savefig(stream, format="svg", metadata={"Date": None}, dpi=150)
-        code = base64.b64encode(stream.getvalue()).decode("ascii")
-        return f"data:image/svg+xml;base64,{code}"
-
-    return drawn
-
-
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **more: Any) -> Any:
-    """Return a figure and its axes (rows, columns), without the global state of pyplot."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **more)
-
-
-@_drawn
+@drawn
 def forest(rows: Sequence[Row], panels: Sequence[tuple[str, Sequence[Row]]] | None = None) -> Any:
     """Draw differences with their intervals, a panel a cohort, a line a pair of systems.
 
@@ -114,7 +65,7 @@ def forest(rows: Sequence[Row], panels: Sequence[tuple[str, Sequence[Row]]] | No
     labels = [a if len(against) == 1 else f"{a} {MINUS} {b}" for a, b in pairs]
     width = max(7.0, 2.0 + 1.75 * len(panels))
     size = (width, 1.0 + 0.27 * len(pairs))
-    figure, axes = _figure(*size, 1, len(panels), sharex=True, sharey=True)
+    figure, axes = new_figure(*size, 1, len(panels), sharex=True, sharey=True)
     for axis, (title, own) in zip(axes[0], panels, strict=True):
         places = {pair: i for i, pair in enumerate(pairs)}
         for row in own:
@@ -155,7 +106,7 @@ def _speakers(rows: Iterable[Row]) -> str:
     return f"\n{numbers.pop()} speakers" if len(numbers) == 1 else ""
 
 
-@_drawn
+@drawn
 def stability_plasticity(target: Sequence[Row], typical: Sequence[Row]) -> Any:
     """Draw what each system gains on the target speech against what it costs on typical speech.
 
@@ -165,17 +116,17 @@ def stability_plasticity(target: Sequence[Row], typical: Sequence[Row]) -> Any:
     gains, costs = ({row["system"]: row for row in rows} for rows in (target, typical))
     names = [name for name in gains if name in costs and gains[name]["value"] is not None]
     names = [name for name in names if costs[name]["value"] is not None]
-    figure, ((axis,),) = _figure(8.6, 5.2)
+    figure, ((axis,),) = new_figure(8.6, 5.2)
     for i, name in enumerate(names):
         x, y = -100 * gains[name]["value"], 100 * costs[name]["value"]
-        colour = _CYCLE[i % len(_CYCLE)]
+        colour = CYCLE[i % len(CYCLE)]
         for row, flip in ((gains[name], -100), (costs[name], 100)):
             if row.get("low") is None or row.get("high") is None:
                 continue
             ends = sorted((flip * row["low"], flip * row["high"]))
             across = (ends, [y, y]) if flip < 0 else ([x, x], ends)
             axis.plot(*across, color=colour, linewidth=0.8, alpha=0.45)
-        marker = _MARKERS[i % len(_MARKERS)]
+        marker = MARKERS[i % len(MARKERS)]
         axis.plot(x, y, marker, color=colour, markersize=8, label=name, linestyle="none")
     for line in (axis.axhline, axis.axvline):
         line(0, color=BLACK, linewidth=0.9)
@@ -187,7 +138,7 @@ def stability_plasticity(target: Sequence[Row], typical: Sequence[Row]) -> Any:
     return figure
 
 
-@_drawn
+@drawn
 def lines_by_severity(rows: Sequence[Row], cohorts: Sequence[str]) -> Any:
     """Draw the error against severity, a panel a cohort, a line a system.
 
@@ -196,7 +147,7 @@ def lines_by_severity(rows: Sequence[Row], cohorts: Sequence[str]) -> Any:
         cohorts: panels.
     """
     systems = list(dict.fromkeys(row["system"] for row in rows))
-    figure, axes = _figure(2.3 * len(cohorts) + 2.2, 3.2, 1, len(cohorts), sharey=True)
+    figure, axes = new_figure(2.3 * len(cohorts) + 2.2, 3.2, 1, len(cohorts), sharey=True)
     step = 0.14 / max(1, len(systems))
     for axis, cohort in zip(axes[0], cohorts, strict=True):
         own = [row for row in rows if row["cohort"] == cohort and row["value"] is not None]
@@ -205,8 +156,8 @@ def lines_by_severity(rows: Sequence[Row], cohorts: Sequence[str]) -> Any:
             # Side by side, so that intervals do not hide each other.
             x = [float(r["severity"]) + (i - len(systems) / 2) * step for r in line]
             y = [100 * r["value"] for r in line]
-            style: dict[str, Any] = {"color": _CYCLE[i % len(_CYCLE)], "label": name}
-            axis.plot(x, y, _MARKERS[i % len(_MARKERS)] + _DASHES[i % 4], markersize=4, **style)
+            style: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "label": name}
+            axis.plot(x, y, MARKERS[i % len(MARKERS)] + DASHES[i % 4], markersize=4, **style)
             for at, row in zip(x, line, strict=True):
                 if row.get("low") is not None and row.get("high") is not None:
                     ends = [100 * row["low"], 100 * row["high"]]
@@ -227,7 +178,7 @@ def _panels(rows: Sequence[Row], height: float) -> Any:
     columns = min(4, len(systems))
     lines = -(-len(systems) // columns)
     width = max(4.5, 2.35 * columns)
-    figure, axes = _figure(width, 0.5 + height * lines, lines, columns, sharex=True, sharey=True)
+    figure, axes = new_figure(width, 0.5 + height * lines, lines, columns, sharex=True, sharey=True)
     flat = list(axes.flat)
     for axis in flat[len(systems) :]:
         axis.set_visible(False)
@@ -237,10 +188,10 @@ def _panels(rows: Sequence[Row], height: float) -> Any:
 def _by_score(rows: Sequence[Row]) -> dict[str, tuple[str, str, str]]:
     """Return colour, dash and marker of every kind of confidence."""
     kinds = list(dict.fromkeys(row["score"] for row in rows))
-    return {k: (_CYCLE[i + 1], _DASHES[i % 4], _MARKERS[i]) for i, k in enumerate(kinds)}
+    return {k: (CYCLE[i + 1], DASHES[i % 4], MARKERS[i]) for i, k in enumerate(kinds)}
 
 
-@_drawn
+@drawn
 def risk_coverage_panels(rows: Sequence[Row]) -> Any:
     """Draw the error that remains when the least certain part is left out, a panel a system.
 
@@ -263,7 +214,7 @@ def risk_coverage_panels(rows: Sequence[Row]) -> Any:
     return figure
 
 
-@_drawn
+@drawn
 def reliability_panels(rows: Sequence[Row]) -> Any:
     """Draw accuracy against confidence, a panel a system; on the diagonal a claim is kept.
 
@@ -301,7 +252,7 @@ def _edge_labels(grid: Any, x: str, y: str) -> None:
         axis.set_ylabel(y)
 
 
-@_drawn
+@drawn
 def matrix_maps(
     maps: Sequence[tuple[str, NDArray[np.float64], Sequence[str], Sequence[str]]],
     unit: str,
@@ -327,7 +278,7 @@ def matrix_maps(
     # A name of a line takes about a third of what a cell takes a letter.
     names = 0.075 * max(len(name) for _, _, names, _ in maps for name in names)
     size = (columns * (0.52 * m + names + 0.3) + 0.9, lines * (0.34 * n + 1.25))
-    figure, axes = _figure(max(5.0, size[0]), max(2.0, size[1]), lines, columns)
+    figure, axes = new_figure(max(5.0, size[0]), max(2.0, size[1]), lines, columns)
     image = None
     for axis, (title, values, left, below) in zip(axes.flat, maps, strict=False):
         image = axis.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
@@ -354,7 +305,7 @@ def matrix_maps(
     return figure
 
 
-@_drawn
+@drawn
 def points_in_plane(
     planes: Sequence[tuple[str, NDArray[np.float64]]],
     cohorts: Sequence[str],
@@ -367,7 +318,7 @@ def points_in_plane(
         cohorts: of each point.
         severities: of each point, 0 for typical speech.
     """
-    figure, axes = _figure(8.6, 3.7 * len(planes), len(planes), 2)
+    figure, axes = new_figure(8.6, 3.7 * len(planes), len(planes), 2)
     known = list(COHORT_COLOURS)
     order = sorted(set(cohorts), key=lambda c: known.index(c) if c in known else len(known))
     who = np.asarray(cohorts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,3 +138,27 @@ def bench(world, systems, random_backbone, random_backbone_folder) -> Bench:
         patch.setattr(hyperasr.cache, "ProcessPoolExecutor", InThisProcess)
         assert len(made.rows) == made.n_rows == 32
     return made
+
+
+@pytest.fixture(scope="session")
+def short_meta(tmp_path_factory, random_backbone_folder, voice) -> Path:
+    """A configuration of `train.meta` on two speakers and one held out, two recordings each."""
+    folder = tmp_path_factory.mktemp("short")
+    for split, speakers in (("train", "ab"), ("dev", "c")):
+        rows = []
+        for s in speakers:
+            sf.write(folder / f"{s}.wav", voice(0.8, 90.0 + 20 * ord(s) % 100), 16_000)
+            rows.append(Utterance(s, f"{s}.wav", "turn it on", s, split=split))
+        write_manifest(folder / f"{split}.jsonl", rows)
+    values = {
+        "backbone": str(random_backbone_folder),
+        "train": str(folder / "train.jsonl"),
+        "dev": str(folder / "dev.jsonl"),
+        "cache": str(folder / "cache"),
+        "out": str(folder / "unused"),
+        "batch_size": 2,
+        "workers": 1,
+        "loop": {"log_every": 1},
+    }
+    (folder / "meta.yaml").write_text(json.dumps(values))
+    return folder / "meta.yaml"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -46,13 +45,14 @@ def test_budgets_of_one_rank_share_one_training(tmp_path) -> None:
     config = AblationConfig(targets=("decoder.fc1",), runs=tmp_path, steps=7, lrs=(0.01,))
     first, second = (Trial("decoder.fc1", b, 3, 3000, 0.003) for b in (0.003, 0.0035))
     assert first.name == second.name
-    run, options = run_of(first, 0.01, config)
+    run = run_of(first, 0.01, config)
     assert run.config.source.targets == ("decoder.fc1",)
     assert run.config.source.settings == {"by": "global", "rank": 3, "alpha": 3}
     assert run.config.loop.steps == 7
     assert run.config.out == tmp_path / "decoder.fc1-r3" / "lr-0.01"
-    assert "--loop.lr" in options
-    both, _ = run_of(Trial("all", None, 1, 1, 0.1), 0.01, config)
+    assert run.config.loop.lr == 0.01
+    assert "--loop.lr" in run.arguments
+    both = run_of(Trial("all", None, 1, 1, 0.1), 0.01, config)
     assert both.config.source.targets == ("decoder.fc1",)
 
 
@@ -94,9 +94,9 @@ def test_bad_settings_are_one_clear_error(values, message) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_is_run_once(tmp_path, random_backbone_folder, shared_corpus, capfd) -> None:
+def test_a_training_is_run_once(tmp_path, random_backbone_folder, short_meta, capfd) -> None:
     config = AblationConfig(
-        meta=shared_corpus, targets=("decoder.fc1",), steps=1, lrs=(0.001, 0.1), runs=tmp_path
+        meta=short_meta, targets=("decoder.fc1",), steps=1, lrs=(0.001, 0.1), runs=tmp_path
     )
     trials = [Trial("decoder.fc1", 0.01, 1, 1, 0.01), Trial("decoder.fc1", 1e-6, 0, 1, 0.01)]
     models = train(trials, config)
@@ -106,32 +106,3 @@ def test_a_training_is_run_once(tmp_path, random_backbone_folder, shared_corpus,
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     assert train(trials, config) == models
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-
-
-@pytest.fixture
-def shared_corpus(tmp_path_factory, random_backbone_folder, voice) -> Path:
-    """A configuration of `train.meta` on two speakers and one held out, two recordings each."""
-    import soundfile as sf
-
-    from hyperasr.cohorts.manifest import write_manifest
-    from hyperasr.types import Utterance
-
-    folder = tmp_path_factory.mktemp("ablation")
-    for split, speakers in (("train", "ab"), ("dev", "c")):
-        rows = []
-        for s in speakers:
-            sf.write(folder / f"{s}.wav", voice(0.8, 90.0 + 20 * ord(s) % 100), 16_000)
-            rows.append(Utterance(s, f"{s}.wav", "turn it on", s, split=split))
-        write_manifest(folder / f"{split}.jsonl", rows)
-    values = {
-        "backbone": str(random_backbone_folder),
-        "train": str(folder / "train.jsonl"),
-        "dev": str(folder / "dev.jsonl"),
-        "cache": str(folder / "cache"),
-        "out": str(folder / "unused"),
-        "batch_size": 2,
-        "workers": 1,
-        "loop": {"log_every": 1},
-    }
-    (folder / "meta.yaml").write_text(json.dumps(values))
-    return folder / "meta.yaml"

@@ -1,0 +1,253 @@
+"""The sweep: its trainings, its table and plot by hand, bad grids, and two points for two steps."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import readme, sweep
+from eval.report_sweep import sweep_blocks, sweep_plane
+from eval.scores import Scores
+from eval.short_runs import train_all
+from eval.sweep import AXES, Goal, SweepConfig, plan, sweep_rows
+from eval.sweep_table import ALONG, LINES, axes_of, curves, points_table
+from hyperasr import results
+from hyperasr.config import parse
+from hyperasr.errors import ConfigError
+from hyperasr.metrics import EditCounts
+from hyperasr.protocols import protocol
+
+ROOT = Path(__file__).parents[2]
+GRID: dict[str, Any] = {"beta": (0.0, 0.5), "sigma": (0.01, 0.1)}
+TYPICAL_ERRORS = {"backbone": 1, "lora_qk": 5, "0-0.01": 5, "0-0.1": 4, "0.5-0.01": 2, "0.5-0.1": 3}
+TARGET_ERRORS = {"backbone": 12, "lora_qk": 8, "0-0.01": 8, "0-0.1": 8, "0.5-0.01": 8, "0.5-0.1": 9}
+
+
+def system(name: str) -> str:
+    """``0.5-0.01`` is the point of this beta and sigma."""
+    beta, _, sigma = name.partition("-")
+    return f"blora:beta-{beta}-sigma-{sigma}" if sigma else name
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    """Four speakers say twenty words in each domain; every system errs alike with all of them."""
+    counts: dict[str, list[EditCounts]] = {system(name): [] for name in TARGET_ERRORS}
+    meta: dict[str, list[str]] = {"speaker": [], "cohort": []}
+    for speaker in "abcd":
+        for cohort, errors in (("dysarthria", TARGET_ERRORS), ("typical", TYPICAL_ERRORS)):
+            meta["speaker"].append(speaker)
+            meta["cohort"].append(cohort)
+            for name, n in errors.items():
+                counts[system(name)].append(EditCounts(20 - n, n))
+    scores = Scores(protocol("spoken"), "wer", meta, counts)
+    config = SweepConfig(grid=GRID, goal=Goal())
+    return sweep_rows(scores, plan(config), config)
+
+
+def test_the_trainings_of_a_sweep(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    lora, *points = plan(SweepConfig(grid=GRID, steps=7, options={"loop.seed": "3"}))
+    assert lora.run.system == "lora_qk"
+    assert not lora.point
+    assert lora.run.config.source.kind == "static"
+    assert [dict(p.point) for p in points] == [
+        {"beta": b, "sigma": s} for b in (0.0, 0.5) for s in (0.01, 0.1)
+    ]
+    last = points[-1].run
+    assert last.system == "blora:beta-0.5-sigma-0.1"
+    assert last.config.out == Path("runs/blora_sweep/beta-0.5-sigma-0.1")
+    assert last.config.objective.beta == 0.5
+    settings = last.config.source.settings
+    # What is not varied stays as in the configuration file.
+    assert settings["prior_sigma"] == 0.1
+    assert (settings["rank"], settings["noise"]) == (32, "flipout")
+    for trial in (lora, *points):
+        loop = trial.run.config.loop
+        assert (loop.steps, loop.eval_every, loop.save_every, loop.seed) == (7, 7, 7, 3)
+        assert trial.run.config.source.targets == lora.run.config.source.targets
+
+
+def test_the_weight_of_the_divergence_is_taken_from_the_cross_entropy(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    argv = ["--config", "eval/configs/vi_lora_sweep.yaml"]
+    trials = plan(parse(SweepConfig, argv))
+    assert len(trials) == 1 + 2 * 4
+    found = {
+        (t.run.config.source.settings["prior"], t.run.config.objective.beta): t.run.config
+        for t in trials[1:]
+    }
+    assert set(found) == {(p, w) for p in ("dual_always", "single") for w in (0, 0.05, 0.1, 0.15)}
+    assert found["single", 0.1].objective.nll_weight == 0.9
+    assert found["single", 0].objective.nll_weight == 1
+    lora = trials[0].run.config.source
+    assert lora.targets == found["single", 0].source.targets
+    for name in ("rank", "alpha"):
+        assert lora.settings[name] == found["single", 0].source.settings[name]
+
+
+def test_the_committed_grid_of_blora(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = parse(SweepConfig, ["--config", "eval/configs/blora_sweep.yaml"])
+    assert len(plan(config)) == 1 + 6 * 4
+    assert (config.goal.gain, config.goal.target_loss) == (0.54, 0.04)
+
+
+def test_table_by_hand(rows, monkeypatch) -> None:
+    made = points_table(rows)
+    assert made.header[1:3] == ("prior σ", "β")
+    lines = {line[:3]: line[3:] for line in made.lines}
+    assert list(lines)[:2] == [("backbone", "", ""), ("lora_qk", "", "")]
+    # 12 and 1 of 20 words.
+    assert lines["backbone", "", ""] == ("60.0 [60.0, 60.0]", "5.0 [5.0, 5.0]", "", "", "", "")
+    assert lines["lora_qk", "", ""][2] == "20.0 [20.0, 20.0]"
+    # One more error where the LoRA has four more: three quarters avoided, at no loss.
+    assert lines["blora", "0.01", "0.5"] == (
+        *("40.0 [40.0, 40.0]", "10.0 [10.0, 10.0]", "5.0 [5.0, 5.0]"),
+        *("75.0 [75.0, 75.0]", "0.0 [0.0, 0.0]", "yes"),
+    )
+    # Half avoided, at a loss of one in eight: neither will do.
+    assert lines["blora", "0.1", "0.5"][3:] == ("50.0 [50.0, 50.0]", "12.5 [12.5, 12.5]", "no")
+    assert lines["blora", "0.1", "0"][3:] == ("25.0 [25.0, 25.0]", "0.0 [0.0, 0.0]", "no")
+    monkeypatch.setattr(results, "read", lambda path: {"rows": rows, "command": "made it"})
+    table = readme.table("results/x.json", " points=true ")
+    assert "| blora | 0.01 | 0.5 | 40.0 [40.0, 40.0] |" in table
+    assert table.splitlines()[1].startswith("| --- | --- | --- | ---: |")
+    assert "made it" in table
+
+
+def test_plot_by_hand(rows) -> None:
+    found, references = curves(rows)
+    assert found == {
+        0.01: [pytest.approx((0, 40, 20)), pytest.approx((0.5, 40, 5))],
+        0.1: [pytest.approx((0, 40, 15)), pytest.approx((0.5, 45, 10))],
+    }
+    assert references == {
+        "backbone": pytest.approx((60, 0)),
+        "lora_qk": pytest.approx((40, 20)),
+    }
+    plot, table = sweep_blocks(rows)
+    assert "4 speakers" in plot.note
+    assert len(table.lines) == 6
+    svg = base64.b64decode(plot.address.partition(",")[2]).decode()
+    for text in ("prior σ 0.01", "prior σ 0.1", "β 0.5", "lora_qk", "backbone", "percent"):
+        assert text in svg, text
+    assert plot.address == sweep_plane(found, references, ("β", "prior σ"), "WER")
+
+
+def test_a_lora_that_forgets_nothing_leaves_no_goal_to_reach(rows) -> None:
+    config = SweepConfig(grid=GRID, goal=Goal())
+    names = ["backbone", *(trial.run.system for trial in plan(config))]
+    same = [EditCounts(15, 5)] * 4
+    meta = {"speaker": list("abab"), "cohort": ["dysarthria"] * 2 + ["typical"] * 2}
+    scores = Scores(protocol("spoken"), "wer", meta, dict.fromkeys(names, same))
+    lines = points_table(sweep_rows(scores, plan(config), config)).lines
+    assert {line[6] for line in lines[2:]} == {"n/a"}
+    assert {line[-1] for line in lines[2:]} == {"no"}
+
+
+def test_rows_that_are_of_no_sweep_are_refused(rows) -> None:
+    with pytest.raises(ConfigError, match="made by another program"):
+        axes_of([row for row in rows if "beta" not in row])
+    with pytest.raises(ConfigError, match="two rows for backbone at atypical"):
+        points_table([*rows, rows[0]])
+    with pytest.raises(ConfigError, match="protocols spoken and whisper"):
+        curves([*rows, {**rows[0], "protocol": "whisper"}])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"grid": {"beta": (-0.1,), "sigma": (0.1,)}}, r"grid.beta has -0.1; .* 0 or more"),
+        ({"grid": {"beta": (float("nan"),), "sigma": (0.1,)}}, "grid.beta has nan"),
+        ({"grid": {"beta": ("much",), "sigma": (0.1,)}}, "grid.beta has 'much'"),
+        ({"grid": {"beta": (True,), "sigma": (0.1,)}}, "grid.beta has True"),
+        ({"grid": {"beta": (0.1,), "sigma": (0.0,)}}, "grid.sigma has 0.0; .* above 0"),
+        ({"grid": {"beta": (0.1,), "sigma": (-1.0,)}}, "grid.sigma has -1.0"),
+        ({"grid": {"beta": (1.0, 1.0), "sigma": (0.1,)}}, "grid.beta has a value twice"),
+        ({"grid": {"kl_weight": (1.5,), "prior": ("single",)}}, "grid.kl_weight has 1.5"),
+        ({"grid": {"kl_weight": (0.5,), "prior": ("triple",)}}, "grid.prior has 'triple'"),
+        ({"grid": {}}, "give at least one value of one of beta, kl_weight"),
+        ({"grid": {"beta": (0.1,)}}, "and one of sigma, prior"),
+        ({"grid": {"beta": (0.1,), "sigma": ()}}, "give at least one value"),
+        ({"grid": {"beta": (0.1,), "rank": (1,)}}, "no axis 'rank'; there are beta, sigma"),
+        ({"grid": GRID, "steps": 0}, "steps is 0"),
+        ({"grid": GRID, "processes": 0}, "processes is 0"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(values, message) -> None:
+    with pytest.raises(ConfigError, match=message) as found:
+        SweepConfig(**values)
+    assert "\n" not in str(found.value)
+
+
+def test_every_axis_has_a_place_in_table_and_plot() -> None:
+    assert set(AXES) == {*ALONG, *LINES}
+
+
+@pytest.mark.slow
+def test_two_points_for_two_steps(
+    short_meta, world, random_backbone_folder, in_this_process, tmp_path, monkeypatch, capfd
+) -> None:
+    base = json.loads(short_meta.read_text())
+    targets = ["decoder.q_proj", "decoder.k_proj"]
+    for name, source, objective in (
+        ("lora_qk", {"kind": "static", "settings": {"by": "global", "rank": 2}}, {}),
+        ("blora", {"kind": "blora", "settings": {"rank": 2}}, {"kl_reduction": "mean_per_matrix"}),
+    ):
+        own = {**base, "source": {**source, "targets": targets}, "objective": objective}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(own))
+    bench = {
+        "test": str(world.test),
+        "train": [str(world.train)],
+        "backbone": str(random_backbone_folder),
+        "cache": str(world.folder / "cache"),
+        "store": str(world.folder / "store"),
+        "workers": 1,
+    }
+    values = {
+        "bench": bench,
+        "meta": str(tmp_path / "blora.yaml"),
+        "reference": str(tmp_path / "lora_qk.yaml"),
+        "grid": {"beta": [0, 2], "sigma": [0.01]},
+        "steps": 2,
+        "options": {"loop.tracker": "none"},
+        "runs": str(tmp_path / "runs"),
+        "out": str(tmp_path / "blora_sweep.json"),
+    }
+    (tmp_path / "sweep.yaml").write_text(json.dumps(values))
+    monkeypatch.setattr(sys, "argv", ["eval.sweep", "--config", str(tmp_path / "sweep.yaml")])
+    sweep.main()
+    content = results.read(tmp_path / "blora_sweep.json")
+    assert {(r["beta"], r["sigma"]) for r in content["rows"] if "beta" in r} == {
+        (0, 0.01),
+        (2, 0.01),
+    }
+    assert len(points_table(content["rows"]).lines) == 4
+    assert list(content["trainings"])[1:] == [
+        "blora:beta-0-sigma-0.01",
+        "blora:beta-2-sigma-0.01",
+    ]
+    heads = [
+        json.loads((tmp_path / "runs" / f"beta-{b}-sigma-0.01/best/config.json").read_text())
+        for b in (0, 2)
+    ]
+    assert [h["training"]["config"]["objective"]["beta"] for h in heads] == [0, 2]
+    assert "prior σ" in capfd.readouterr().out
+    # A second time nothing is trained and nothing is decoded: the same rows.
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    sweep.main()
+    assert before == {
+        p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()
+    }
+    assert results.read(tmp_path / "blora_sweep.json")["rows"] == content["rows"]
+    # A training that cannot go on stops the sweep and says where to look.
+    (tmp_path / "blora.yaml").write_text((tmp_path / "blora.yaml").read_text().replace("2}", "99}"))
+    broken = plan(parse(SweepConfig, sys.argv[1:]))
+    with pytest.raises(ConfigError, match=r"training blora:.* ended with status 2; see .*log.txt"):
+        train_all([trial.run for trial in broken], processes=2)
