@@ -14,6 +14,7 @@ from typing import Any
 from eval import report_figures as figures
 from eval.report_angles import angle_blocks
 from eval.report_blocks import Block, figure, from_table, generic_table, picked, words_table
+from eval.report_sweep import sweep_blocks
 from eval.scores import ATYPICAL
 from eval.systems import BACKBONE
 from hyperasr.cohorts.simulate import COHORTS
@@ -39,17 +40,20 @@ class Section:
         title: of the section.
         about: what the reader is looking at, in a sentence or two.
         build: from rows to blocks.
+        program: that makes the file, where it is not called like it.
     """
 
     result: str
     title: str
     about: str
     build: Callable[[Rows], list[Block]]
+    program: str = ""
 
     @property
     def command(self) -> str:
         """What makes the file."""
-        return f"python -m eval.{self.result} --config eval/configs/{self.result}.yaml"
+        program = self.program or self.result
+        return f"python -m eval.{program} --config eval/configs/{self.result}.yaml"
 
 
 def metric_of(rows: Rows) -> str:
@@ -299,6 +303,23 @@ SECTIONS = (
         "All methods on equal terms",
         "Every source of adaptation on the same test set, with what it costs and what it forgets.",
         comparison_blocks,
+    ),
+    Section(
+        "blora_sweep",
+        "BLoRA: divergence and prior",
+        "What the weight of the divergence and the width of the prior do to the simulated cohorts "
+        "and to typical speech, beside the LoRA of the same matrices, trained as long. Speakers "
+        "are unseen.",
+        sweep_blocks,
+        "sweep",
+    ),
+    Section(
+        "vi_lora_sweep",
+        "VI LoRA: divergence and prior",
+        "The same for the weight of VI LoRA's divergence, under one prior for all layers and under "
+        "two.",
+        sweep_blocks,
+        "sweep",
     ),
     Section(
         "retention",

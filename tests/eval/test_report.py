@@ -139,6 +139,20 @@ def comparison_rows(scores: Scores) -> list[dict[str, Any]]:
     return [*rows, {**cost, "n_generated": 5, "share_generated": 0.05, "seconds": 90.0}]
 
 
+def sweep_rows(along: str, lines: str) -> list[dict[str, Any]]:
+    """Two points of a sweep, the LoRA and the backbone."""
+    rows = []
+    for number, name in enumerate(("backbone", "lora", "own:a", "own:b")):
+        point = {along: 0.5 * number, lines: "single" if lines == "prior" else 0.01}
+        shared = {"system": name, "protocol": "spoken", **(point if ":" in name else {})}
+        for cohort in ("atypical", "typical"):
+            rows.append({**shared, "cohort": cohort, "metric": "wer", "value": 0.3 - 0.01 * number})
+        if number:
+            drop = {"against": "backbone", "metric": "backward_degradation", "value": 0.01}
+            rows.append({**shared, **drop, "low": -0.01, "high": 0.02})
+    return rows
+
+
 def write(folder: Path, name: str, rows: list[dict[str, Any]], rule: str = "spoken") -> Path:
     """Write a result file as the programs do."""
     command = f"python -m eval.{name} --config eval/configs/{name}.yaml"
@@ -156,6 +170,11 @@ def full(tmp_path_factory) -> Path:
     oracle = {**RISK, "hypernet_oracle": 0.2}
     folds = {held_out: scores_of(oracle) for held_out in COHORTS[:3]}
     write(folder, "leave_one_cohort_out", leave_one_cohort_out.rows_of(folds))
+    for name, point in (
+        ("blora_sweep", ("beta", "sigma")),
+        ("vi_lora_sweep", ("kl_weight", "prior")),
+    ):
+        write(folder, name, sweep_rows(*point))
     trained = {name: ("stuttering", "typical") for name in RISK}
     write(folder, "retention", retention.rows_of(scores, trained))
     levels = severity.level_rows(scores)
@@ -232,6 +251,9 @@ def test_every_section_is_filled(written) -> None:
             assert row["n_figures"] >= 1, name
             assert row["n_tables"] >= 2, name
     assert rows["calibration"]["n_figures"] == 3
+    for name in ("blora_sweep", "vi_lora_sweep"):
+        assert (rows[name]["n_figures"], rows[name]["n_tables"]) == (1, 1)
+    assert rows["subspace_angles"]["n_figures"] == 3
     assert rows["subspace_angles"]["n_figures"] == 3
     for title in ("Stability and plasticity", "Risk and coverage of words", "Angles by layer"):
         assert title in text
