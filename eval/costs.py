@@ -14,9 +14,9 @@ __all__ = ["cost_row"]
 def cost_row(system: System, n_backbone: int) -> dict[str, Any]:
     """Return a row with parameters (counted) and training cost (recorded).
 
-    Seconds, seconds a step and peak memory come from ``cost.json`` in the run folder; where a run
-    has none, time is taken from its training log and memory is not known. What a run started from
-    is named and not added, nor are the other learning rates of a tuned one.
+    Seconds, seconds a step (both with the evaluations between) and peak memory come from the
+    training log in the run folder. What a run started from is named and not added, nor are the
+    other learning rates of a tuned one.
 
     Args:
         system: as `eval.systems.open_system` gives it.
@@ -48,20 +48,16 @@ def _chosen(run: Path) -> Path:
 
 
 def _recorded(run: Path) -> dict[str, Any]:
+    """Return the steps, each as long as they were on average, and the most memory of any."""
     try:
-        cost = json.loads((run / "cost.json").read_text(encoding="utf-8"))
-        known = ("seconds", "step_s", "peak_rss_mib", "peak_device_mib", "steps", "processes")
-        return {name: cost[name] for name in known if cost.get(name) is not None}
-    except (OSError, ValueError, AttributeError):
-        return _from_log(run / "log.jsonl")
-
-
-def _from_log(path: Path) -> dict[str, Any]:
-    """Estimate from the log: steps, each as long as they were on average."""
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        text = (run / "log.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
         steps = max(line["step"] for line in lines)
         step_s = sum(line["step_s"] for line in lines) / len(lines)
+        cost = {"steps": steps, "step_s": step_s, "seconds": steps * step_s}
+        for name in ("peak_rss_mib", "peak_device_mib"):
+            if held := [line[name] for line in lines if name in line]:
+                cost[name] = max(held)
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {"steps": steps, "step_s": step_s, "seconds": steps * step_s}
+    return cost

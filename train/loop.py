@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
+from train.memory import PeakMemory
 from train.state import (
     check_settings,
     flat_settings,
@@ -165,7 +166,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(model, config, folder, accelerator, settings)
-    with Watchdog.of(accelerator, config.watchdog_s, folder) as watchdog:
+    with Watchdog.of(accelerator, config.watchdog_s, folder) as watchdog, run.memory:
         stepper = run.stepper(draw, split, watchdog)
         try:
             run.train(stepper, watchdog, evaluate, save_best, together)
@@ -192,7 +193,7 @@ class _Run:
         settings: dict[str, Any] | None,
     ) -> None:
         self.model, self.config, self.folder = model, config, folder
-        self.accelerator = accelerator
+        self.accelerator, self.memory = accelerator, PeakMemory()
         self.settings = flat_settings(settings or {"loop": asdict(config)})
         self.settings["batches a step"] = config.accumulate * accelerator.num_processes
         if not config.accept_changes:
@@ -255,7 +256,8 @@ class _Run:
             done, last = step + 1, step + 1 == config.steps
             if done % config.log_every == 0:
                 step_s = (time.monotonic() - started) / (done - self.start)
-                _report(accelerator, self.folder, done, losses, norm, step_s)
+                cost = {"step_s": step_s, **self.memory.measured()}
+                _report(accelerator, self.folder, done, losses, norm, cost)
             if done % config.eval_every == 0 or last:
                 mine = together or accelerator.is_main_process
                 watchdog.stage(f"step {done}: evaluate", timed=mine)
@@ -352,12 +354,12 @@ def _report(
     step: int,
     losses: dict[str, Tensor],
     norm: Tensor,
-    step_s: float,
+    cost: dict[str, float],
 ) -> None:
     """Log the losses of the step, mean over all processes."""
     stacked = torch.stack([value.float() for value in losses.values()]).to(accelerator.device)
     means = accelerator.reduce(stacked, reduction="mean").tolist()  # type: ignore[union-attr]
-    values = dict(zip(losses, means, strict=True)) | {"grad_norm": float(norm), "step_s": step_s}
+    values = dict(zip(losses, means, strict=True)) | {"grad_norm": float(norm), **cost}
     accelerator.log({f"train/{k}": v for k, v in values.items()}, step=step)
     if accelerator.is_main_process:
         log.info("step %d: %s", step, _line(values))

@@ -13,6 +13,7 @@ import pytest
 from eval import comparison, retention, split, zero_shot
 from eval.bench import Bench
 from eval.comparison import ComparisonConfig
+from eval.controls import CONTROLS
 from eval.costs import cost_row
 from eval.leave_one_cohort_out import LocoConfig
 from eval.readme import table
@@ -177,6 +178,20 @@ def test_retention(run, bench, systems, tmp_path) -> None:
     assert "cohorts it was not trained for" in printed
 
 
+@pytest.mark.slow
+def test_retention_of_controls_but_not_of_those_of_folds(bench, systems) -> None:
+    own = Bench(replace(bench.config, controls_of=("hypernet",)), bench.backbone)
+    own = own.beside({"hypernet:without-stuttering": systems["hypernet"]})
+    names = retention.names_of(own, True)
+    assert [n for n in names if n.startswith("hypernet")] == [
+        "hypernet",
+        *(f"hypernet_{control}" for control in CONTROLS),
+        "hypernet:without-stuttering",
+    ]
+    assert "cohort_lora@typical" in names
+    assert "cohort_lora@typical" not in retention.names_of(own, False)
+
+
 def test_no_folds_are_no_error(tmp_path, caplog) -> None:
     assert fold_systems(None) == {}
     assert fold_systems(tmp_path) == {}
@@ -196,22 +211,18 @@ def test_costs_are_read_from_the_run(bench, tmp_path) -> None:
     n = bench.backbone.n_parameters
     placed = replace(system, folder=tmp_path / "best")
     assert "seconds" not in cost_row(placed, n)
-    log = [{"step": 50, "step_s": 0.3, "nll": 1}, {"step": 100, "step_s": 0.1, "nll": 1}]
+    log = [{"step": 50, "step_s": 0.3, "peak_rss_mib": 900.5}, {"step": 100, "step_s": 0.1}]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
     row = cost_row(placed, n)
     assert (row["steps"], row["step_s"], row["seconds"]) == (100, pytest.approx(0.2), 20.0)
     assert row["share_trained"] == system.n_trained / n
-    recorded = {"seconds": 33.0, "peak_rss_mib": 900.5, "step_s": 0.25, "secret": 1}
-    (tmp_path / "cost.json").write_text(json.dumps(recorded))
-    row = cost_row(placed, n)
-    assert row["seconds"] == 33.0
     assert row["peak_rss_mib"] == 900.5
-    assert "secret" not in row
+    assert "peak_device_mib" not in row
     # A tuned run says which of its runs it is.
     (tmp_path / "lr-0.003").mkdir()
-    (tmp_path / "lr-0.003" / "cost.json").write_text('{"seconds": 7.0}')
+    (tmp_path / "lr-0.003" / "log.jsonl").write_text('{"step": 70, "step_s": 0.1}')
     (tmp_path / "tuning.json").write_text('{"chosen": {"lr": 0.003}}')
-    assert cost_row(placed, n)["seconds"] == 7.0
+    assert cost_row(placed, n)["seconds"] == pytest.approx(7.0)
     assert "seconds" not in cost_row(bench.systems["backbone"], n)
 
 

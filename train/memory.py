@@ -1,0 +1,77 @@
+"""The most memory that a training held at a time."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+__all__ = ["PeakMemory", "anonymous_mib"]
+
+_STATUS = Path("/proc/self/status")
+
+
+class PeakMemory:
+    """Watches this process's memory from a thread of its own while it is entered.
+
+    Host memory without the pages of mapped files, which the system takes back whenever it needs
+    them: a memory-mapped cache of many GiB would drown everything else. Where the system does not
+    tell them apart (anywhere but on Linux), all of it, since the process began.
+
+    Args:
+        every_s: seconds between two looks, above 0; a peak shorter than that may be missed.
+    """
+
+    def __init__(self, every_s: float = 0.05) -> None:
+        self.every_s = every_s
+        self._peak_mib = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def measured(self) -> dict[str, float]:
+        """Return ``peak_rss_mib`` so far and, where there is a GPU, ``peak_device_mib``."""
+        self._look()
+        found = {"peak_rss_mib": round(self._peak_mib, 1)}
+        if torch.cuda.is_available():
+            found["peak_device_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return found
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.every_s):
+            self._look()
+
+    def _look(self) -> None:
+        self._peak_mib = max(self._peak_mib, anonymous_mib())
+
+
+def anonymous_mib() -> float:
+    """Return the MiB of host memory that this process holds now, mapped files left out.
+
+    Anywhere but on Linux: the most that it ever held, mapped files included.
+    """
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
