@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval import peers, upkeep
+from eval import peers, upkeep, variational_cost
 from hyperasr import results
 from hyperasr.backbone import Backbone
 from hyperasr.decode import decode
@@ -291,6 +291,17 @@ def training(bench: Bench) -> None:
         model.eval().requires_grad_(False)
 
 
+def variational(bench: Bench) -> None:
+    """Steps of a LoRA against those of variational LoRAs on the same matrices; and their memory."""
+    c = bench.config
+    memory: dict[str, Any] = {}
+    for group in variational_cost.groups(c.seconds, c.n_tokens, c.seed):
+        jobs = {(name, group.setting): step for name, step in group.steps.items()}
+        bench.compare("lora_over_variational_training", jobs, c.rounds)
+        memory |= group.memory()
+    bench.found.measures["training_memory_mib"] = memory
+
+
 def simulation(bench: Bench) -> None:
     """Simulation against real time, cohort by cohort, on one core."""
     bench.found.rows += upkeep.simulation_rows(
@@ -318,6 +329,7 @@ BENCHMARKS: dict[str, Callable[[Bench], None]] = {
     "peft": peft,
     "faster_whisper": faster_whisper,
     "training": training,
+    "variational": variational,
     "simulation": simulation,
     **{name: _measure(name) for name in ("cache", "memory", "start")},
 }

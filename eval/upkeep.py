@@ -37,6 +37,7 @@ __all__ = [
     "per_token_update",
     "simulation_rows",
     "start_seconds",
+    "training_step",
     "training_steps",
     "voice_like",
 ]
@@ -50,6 +51,23 @@ def voice_like(seconds: float, rng: np.random.Generator) -> np.ndarray:
     t = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     wave = np.sign(np.sin(2 * np.pi * rng.uniform(90, 220) * t)) * (np.sin(2 * np.pi * 3 * t) > 0)
     return (0.2 * wave + 0.01 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+def training_step(model: HyperASR) -> Callable[[Batch], None]:
+    """Return a function that makes a step of meta-training: forward, backward, AdamW.
+
+    The model is left in training mode.
+    """
+    model.source.requires_grad_(True)
+    model.train()
+    optimizer = torch.optim.AdamW(model.source.parameters(), lr=1e-6)
+
+    def step(batch: Batch) -> None:
+        optimizer.zero_grad()
+        model(batch).total.backward()
+        optimizer.step()
+
+    return step
 
 
 def training_steps(
@@ -71,15 +89,7 @@ def training_steps(
     with torch.no_grad():
         emb, encoded = model.embed(batch)
     cached = replace(batch, mel=None, encoded=encoded, speaker_emb=emb)
-    model.source.requires_grad_(True)
-    model.train()
-    optimizer = torch.optim.AdamW(model.source.parameters(), lr=1e-6)
-
-    def step(one: Batch) -> None:
-        optimizer.zero_grad()
-        model(one).total.backward()
-        optimizer.step()
-
+    step = training_step(model)
     return lambda: step(cached), lambda: step(batch)
 
 

@@ -45,6 +45,7 @@ BENCHMARKS = (
     "over_peft_swap",
     "over_faster_whisper_int8",
     "cached_over_uncached_training",
+    "lora_over_variational_training",
     "simulate_over_real_time",
 )
 # The order of fields in the file; others follow in the order of their names.

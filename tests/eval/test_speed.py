@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import peers, speed, upkeep
+from eval import peers, speed, upkeep, variational_cost
 from eval.speed import Bench, SpeedConfig
 from hyperasr import lora, results
 from hyperasr.decode import decode
@@ -184,6 +184,53 @@ def test_both_training_steps_do_the_same(bench: Bench) -> None:
     # Cached states are rounded to fp16, and the optimiser moved the weights by 1e-6 in between.
     assert float(uncached.norm()) > 0
     assert float((cached - uncached).norm() / uncached.norm()) < 0.1
+
+
+def test_most_memory_is_that_held_at_a_time() -> None:
+    def one_after_the_other() -> None:
+        torch.empty(25_000)
+        torch.empty(50_000)
+
+    def together() -> list[torch.Tensor]:
+        return [torch.empty(25_000), torch.empty(50_000)]
+
+    def before() -> None:
+        nonlocal kept
+        kept = torch.empty(0)
+        torch.empty(50_000)
+
+    kept = torch.empty(1_000_000)
+    assert 200_000 <= variational_cost.peak_bytes(one_after_the_other) < 202_000
+    assert 300_000 <= variational_cost.peak_bytes(together) < 302_000
+    # What is freed was not added; nothing counts below what was there.
+    assert variational_cost.peak_bytes(before) < 202_000
+
+
+@pytest.mark.slow
+def test_variational_trainings_are_those_of_the_configurations() -> None:
+    made = list(variational_cost.groups(0.5, 4, 0))
+    for (plain, others), group in zip(variational_cost.GROUPS, made, strict=True):
+        assert list(group.steps) == [plain, *(f"{kind}, {noise} noise" for kind, noise in others)]
+        first = group.models[plain].source
+        n_means = sum(p.numel() for p in first.parameters())
+        for model, (kind, noise) in zip(list(group.models.values())[1:], others, strict=True):
+            source: Any = model.source
+            assert source.gaussian.noise == noise
+            assert model.objective.beta > 0
+            assert (source.targets, source.rank) == (first.targets, first.rank)
+            # A width for each entry of A, and of B where it is Gaussian.
+            n_widths = sum(p.numel() for n, p in source.named_parameters() if "log_sigma" in n)
+            assert sum(p.numel() for p in source.parameters()) == n_means + n_widths
+            assert 0 < n_widths <= n_means
+            assert (n_widths == n_means) == (kind == "vi_lora")
+        before = {name: p.clone() for name, p in first.named_parameters()}
+        group.steps[plain]()
+        assert any((p != before[name]).any() for name, p in first.named_parameters())
+        memory = list(group.memory().values())
+        weights = group.models[plain].backbone.n_parameters + 4 * n_means
+        # Weights, gradient and two moments, four bytes each; noise adds to it.
+        assert memory[0] > 4 * weights / 2**20
+        assert min(memory[1:]) > memory[0]
 
 
 def test_the_program_writes_rows_that_others_read(
