@@ -36,6 +36,7 @@ from hyperasr.cohorts.corpora._files import (
     walk,
 )
 from hyperasr.cohorts.corpora._header import wav_length_s
+from hyperasr.cohorts.corpora._long import at_most_longest
 from hyperasr.container import open_recording
 from hyperasr.errors import AudioError, ManifestError
 from hyperasr.types import Utterance
@@ -171,13 +172,15 @@ class Prepared:
     Iterate, then read `report`; a second iteration starts anew with a new report. A row is left
     out, with a reason, when its recording is absent, empty, cut short in its header or shorter
     than the row's start; when its text is empty; when its id was used before (by the same or by
-    another speaker); when its speaker already stands in another cohort.
+    another speaker); when its speaker already stands in another cohort. A row of more than 30 s
+    without text comes in pieces, cut at pauses.
 
     Args:
         root: folder of the corpus, as `corpus_root` returns it.
         rows: makes the rows; called once an iteration with the new report.
         expects: the layout, for the error where nothing is found.
-        check_audio: read every recording's header.
+        check_audio: read every recording's header; without it lengths stay unknown, and nothing
+            is cut.
         one_cohort: a speaker belongs to one cohort; False where a corpus says otherwise.
     """
 
@@ -216,11 +219,12 @@ class Prepared:
                 report.skip(reason, row.id)
                 continue
             ids[hash(row.id)] = number
-            report.n_rows += 1
-            report.duration_s += duration_s
-            report.cohorts[row.cohort] = report.cohorts.get(row.cohort, 0) + 1
             report.speakers.setdefault(row.speaker, row.cohort)
-            yield row
+            for piece in at_most_longest(row, duration_s, report):
+                report.n_rows += 1
+                report.duration_s += duration_s if piece is row else _seconds(piece)
+                report.cohorts[row.cohort] = report.cohorts.get(row.cohort, 0) + 1
+                yield piece
         if report.n_rows == 0:
             found = "; ".join(report.lines()[1:]) or "nothing of it was found"
             raise ManifestError(
@@ -270,6 +274,10 @@ def _measure(path: str | os.PathLike[str]) -> float | AudioError:
             return float(file.frames / file.samplerate) if known else math.inf
     except AudioError as error:
         return error
+
+
+def _seconds(row: Utterance) -> float:
+    return 0.0 if row.end_s is None else row.end_s - row.start_s
 
 
 def _is_utf8(path: str) -> bool:
