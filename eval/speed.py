@@ -298,7 +298,7 @@ def variational(bench: Bench) -> None:
     for group in variational_cost.groups(c.seconds, c.n_tokens, c.seed):
         jobs = {(name, group.setting): step for name, step in group.steps.items()}
         bench.compare("lora_over_variational_training", jobs, c.rounds)
-        memory |= group.memory()
+        memory[group.setting] = group.memory()
     bench.found.measures["training_memory_mib"] = memory
 
 

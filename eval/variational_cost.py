@@ -66,7 +66,7 @@ class Group:
             # AdamW's moments are there from the end of the first step on.
             peak = peak_bytes(partial(_repeat, 2, step, self.batch))
             model.source.zero_grad()
-            found[f"{name}, {self.setting}"] = round((held + peak) / MIB, 2)
+            found[name] = round((held + peak) / MIB, 2)
         return found
 
 
