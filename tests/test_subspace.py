@@ -267,7 +267,7 @@ def test_a_group_of_nobody_or_of_zeros_has_no_subspace(rows) -> None:
 @pytest.mark.parametrize("what", ["neighbours", "leading"])
 def test_large_v3_takes_seconds_and_less_than_two_gib(what) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "eval.angle_speed", "--what", what, "--threads", "1"]
+    command = [sys.executable, "-m", "eval.analysis_speed", "--what", what, "--threads", "1"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     row = json.loads(done.stdout.splitlines()[-1])
     assert row["peak_gib"] < 2
