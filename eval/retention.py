@@ -96,11 +96,17 @@ def rows_of(scores: Scores, trained: dict[str, tuple[str, ...]]) -> list[dict[st
 
 
 def names_of(bench: Bench, by_group: bool) -> list[str]:
-    """List the backbone, every source, and sources by cohort held to each of their cohorts."""
+    """List the backbone, every source with its controls, and sources by cohort held to each cohort.
+
+    Models of the folds come without controls: `eval.leave_one_cohort_out` has them.
+    """
     names = []
-    for name, system in bench.systems.items():
+    for name in bench.names():
+        base = bench.find(name)[0]
+        if name not in bench.systems and ":" in base.name:
+            continue
         names.append(name)
-        names += [f"{name}@{group}" for group in system.groups if by_group]
+        names += [f"{name}@{group}" for group in base.groups if by_group]
     return names
 
 

@@ -82,7 +82,8 @@ def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
     In every draw of speakers the worst and the best group are chosen anew, as they were on all
     utterances. The largest of several noisy rates is too large on average, and with it the gap, the
     more so the smaller the groups are; differences between systems suffer less. Draws in which a
-    group has nobody are left out.
+    group has nobody are left out. Where a group has a single speaker there is no interval: its rate
+    would look as if it were known exactly.
 
     Args:
         scores: of every system.
@@ -100,6 +101,8 @@ def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
     )
     about = {"grouping": by, "n_groups": len(groups), "metric": scores.metric}
     about |= {"n_utterances": len(scores), "n_speakers": drawn.n_speakers}
+    alone = [g for g, rows in groups.items() if len({scores.meta["speaker"][i] for i in rows}) < 2]
+    reason = f"{alone[0]} has one speaker: no interval" if alone else None
     rows: list[Row] = []
     draws: dict[tuple[str, str], NDArray[np.float64]] = {}
     values: dict[tuple[str, str], float] = {}
@@ -112,13 +115,19 @@ def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
             ("gap", rates[worst] - rates[best], high - low),
         ):
             draws[system, measure], values[system, measure] = each, value
-            row = {"measure": measure, "system": system, **about, "value": value, **_ends(each)}
+            row = {
+                "measure": measure,
+                "system": system,
+                **about,
+                "value": value,
+                **_ends(each, reason),
+            }
             rows.append({**row, "worst": worst, "best": best})
     for (system, measure), each in draws.items():
         if system != BACKBONE and (BACKBONE, measure) in draws:
             row = {"measure": f"{measure}_difference", "system": system, "base": BACKBONE, **about}
             value = values[system, measure] - values[BACKBONE, measure]
-            rows.append({**row, "value": value, **_ends(each - draws[BACKBONE, measure])})
+            rows.append({**row, "value": value, **_ends(each - draws[BACKBONE, measure], reason)})
     return rows
 
 
@@ -138,11 +147,13 @@ def _group_rates(
     return rates, np.stack(sampled)
 
 
-def _ends(values: NDArray[np.float64]) -> Row:
-    """Percentile interval of the draws in which every group has somebody."""
+def _ends(values: NDArray[np.float64], reason: str | None) -> Row:
+    """Percentile interval of the draws in which every group has somebody, or why there is none."""
     defined = values[np.isfinite(values)]
-    if len(defined) < 0.5 * len(values):
-        return {"low": None, "high": None, "reason": "groups without speakers in most draws"}
+    if reason is None and len(defined) < 0.5 * len(values):
+        reason = "groups without speakers in most draws"
+    if reason is not None:
+        return {"low": None, "high": None, "reason": reason}
     low, high = np.percentile(defined, [2.5, 97.5])
     return {"low": float(low), "high": float(high)}
 

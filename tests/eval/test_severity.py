@@ -79,21 +79,36 @@ def test_gaps_are_those_of_every_draw_counted_one_by_one(scores) -> None:
     assert row["high"] == pytest.approx(high, abs=0.02)
 
 
-def test_draws_without_a_group_do_not_count_it_as_perfect(scores) -> None:
-    """Only speaker a is typical, without a single hit: a draw without a must not read 0 there."""
+def typical_of(scores: Scores, speakers: str) -> Scores:
+    """Return scores in which only some are typical, without a single hit; half right otherwise."""
     keep = [
         i
         for i in range(len(scores))
-        if scores.meta["cohort"][i] != "typical" or scores.meta["speaker"][i] == "a"
+        if scores.meta["cohort"][i] != "typical" or scores.meta["speaker"][i] in speakers
     ]
     meta = {k: [v[i] for i in keep] for k, v in scores.meta.items()}
     counts = [
         EditCounts(substitutions=10) if c == "typical" else EditCounts(hits=5, substitutions=5)
         for c in meta["cohort"]
     ]
-    made = Scores(scores.protocol, "wer", meta, {"backbone": counts})
+    return Scores(scores.protocol, "wer", meta, {"backbone": counts, "hypernet": counts})
+
+
+def test_draws_without_a_group_do_not_count_it_as_perfect(scores) -> None:
+    """Only speakers a and b are typical: a draw without both must not read 0 there."""
+    made = typical_of(scores, "ab")
     row = next(r for r in gap_rows(made, "cohort", 500) if r["measure"] == "gap")
     assert (row["low"], row["high"]) == (pytest.approx(0.5), pytest.approx(0.5))
+
+
+def test_a_group_of_one_speaker_has_no_interval_and_says_why(scores) -> None:
+    rows = gap_rows(typical_of(scores, "a"), "cohort", 500)
+    assert {r["measure"] for r in rows} > {"gap", "worst_group", "gap_difference"}
+    for row in rows:
+        assert (row["low"], row["high"]) == (None, None)
+        assert row["reason"] == "typical has one speaker: no interval"
+    gap = next(r for r in rows if r["measure"] == "gap")
+    assert gap["value"] == pytest.approx(0.5)
 
 
 def test_slopes_by_hand_and_against_polyfit(scores) -> None:
