@@ -58,6 +58,8 @@ class LocoConfig:
     """Folder of the folds' run folders."""
     processes: int = 1
     """Folds trained at the same time on this machine, at least 1."""
+    only_train: bool = False
+    """Train the folds and stop."""
     out: Path = Path("results/leave_one_cohort_out.json")
     """Result file."""
 
@@ -151,7 +153,7 @@ def main() -> None:
     folds = [fold_runs(cohort, config.sources, config.runs) for cohort in config.cohorts]
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
     train_folds(folds, state)
-    if state.is_main_process:
+    if state.is_main_process and not config.only_train:
         report(config, folds)
     state.destroy_process_group()
 

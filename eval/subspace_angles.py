@@ -6,18 +6,15 @@ Rows, by field ``measure``: ``angle`` between updates of utterances, people and 
 `eval.adaptation`); ``weight_angle`` between the leading subspaces of W and W + delta W;
 ``relative_norm`` and ``effective_rank`` of the updates; ``ranking`` of the matrix types by
 adaptation, ``ranking_check`` against the error of each matrix type adapted alone, and the error
-rows of these trainings (`eval.matrix_ablation`); ``speed`` of the angles at the size of large-v3.
-Angles are in degrees: ``value`` the mean of all k angles, ``largest`` the largest one.
-The field ``part`` tells whole updates from what they differ by from the update of the mean
-embedding (``deviation``). The cohorts are simulated; tested speakers are unseen.
+rows of these trainings (`eval.matrix_ablation`). Angles are in degrees: ``value`` the mean of all k
+angles, ``largest`` the largest one. The field ``part`` tells whole updates from what
+they differ by from the update of the mean embedding (``deviation``). The cohorts are simulated;
+tested speakers are unseen. What angles cost: `eval.analysis_speed`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -34,6 +31,7 @@ from eval.bench import Bench, BenchConfig
 from eval.matrix_ablation import (
     ALL,
     AblationConfig,
+    Trial,
     plan_trials,
     ranking_rows,
     score_trials,
@@ -42,6 +40,7 @@ from eval.matrix_ablation import (
 from eval.movement import size_rows, weight_rows
 from eval.systems import System
 from hyperasr import results
+from hyperasr.backbone import Backbone
 from hyperasr.errors import ConfigError
 from hyperasr.lora import target_shapes
 from hyperasr.subspace import contrast
@@ -51,7 +50,6 @@ from train.program import read_config, run_program
 log = logging.getLogger("eval.subspace_angles")
 
 Row = dict[str, Any]
-SPEEDS = ("neighbours", "leading", "pairs", "weights")
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,11 @@ class AnglesConfig:
     per_person: int = 4
     """Utterances of each simulated person, at least 2 to compare within a person."""
     ablate: bool = True
-    """Train each matrix type alone and compare errors; takes hours the first time."""
+    """Train each matrix type alone and compare errors; the trainings are made once."""
+    only_train: bool = False
+    """Make these trainings and stop."""
     ablation: AblationConfig = field(default_factory=AblationConfig)
     """Matrix types, budgets, steps."""
-    speed: bool = True
-    """Measure what angles cost at the size of large-v3."""
     out: Path = Path("results/subspace_angles.json")
     """Result file."""
 
@@ -159,31 +157,22 @@ def _possible(settings: AngleSettings, system: System) -> AngleSettings:
     return replace(settings, ranks=ranks)
 
 
+def trials_of(backbone: Backbone, settings: AblationConfig) -> list[Trial]:
+    """Return the trainings of each matrix type alone and of all together."""
+    shapes = target_shapes(backbone.whisper, settings.targets)
+    return plan_trials(shapes, backbone.n_parameters, settings)
+
+
 def ablation_rows(bench: Bench, config: AnglesConfig) -> list[Row]:
     """Train each matrix type alone and all together; return errors, sizes and the ranking."""
-    settings = config.ablation
-    shapes = target_shapes(bench.backbone.whisper, settings.targets)
-    trials = plan_trials(shapes, bench.backbone.n_parameters, settings)
-    models = train(trials, settings)
+    trials = trials_of(bench.backbone, config.ablation)
+    models = train(trials, config.ablation)
     chosen = first_of_each(bench.column("person"), config.per_person)
     errors = score_trials(bench, trials, models, chosen)
     together = next(trial for trial in trials if trial.target == ALL)
     system = bench.beside({"static_lora:all": models[together.name]}).systems["static_lora:all"]
     moved = system_rows(bench, system, config)
     return [*errors, *moved, *ranking_rows(moved, errors)]
-
-
-def speed_rows() -> list[Row]:
-    """Measure angles at the size of large-v3, each measurement in a process of its own."""
-    rows = []
-    for what in SPEEDS:
-        command = [sys.executable, "-m", "eval.angle_speed", "--what", what]
-        environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ConfigError(f"eval.angle_speed --what {what} failed: {done.stderr[-300:]}")
-        rows.append({"measure": "speed", **json.loads(done.stdout.splitlines()[-1])})
-    return rows
 
 
 def print_angles(rows: Iterable[Row], console: Console) -> None:
@@ -242,6 +231,10 @@ def main() -> None:
     """Measure, write the JSON, print the tables."""
     config = read_config(AnglesConfig)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if config.only_train:
+        backbone = Backbone.from_pretrained(config.bench.backbone)
+        train(trials_of(backbone, config.ablation), config.ablation)
+        return
     bench = Bench(config.bench)
     rows: list[Row] = []
     for system in bench.systems.values():
@@ -250,8 +243,6 @@ def main() -> None:
             rows += system_rows(bench, system, config)
     if config.ablate:
         rows += ablation_rows(bench, config)
-    if config.speed:
-        rows += speed_rows()
     head = results.head(
         "python -m eval.subspace_angles " + " ".join(sys.argv[1:]),
         config,

@@ -117,7 +117,6 @@ def test_angles(bench_config, tmp_path, monkeypatch, capsys) -> None:
         angles=angles,
         per_person=2,
         ablate=False,
-        speed=False,
     )
     rows = content["rows"]
     kinds = {(r["system"], r["part"], r["measure"]) for r in rows}
@@ -138,6 +137,21 @@ def test_angles(bench_config, tmp_path, monkeypatch, capsys) -> None:
     assert all(r["low"] <= r["value"] <= r["high"] for r in whole if r["low"] is not None)
     assert {r["cohort"] for r in rows if r["measure"] == "relative_norm"} == {"all", *COHORTS}
     assert "mean principal angle" in capsys.readouterr().out
+
+
+def test_only_training_the_matrix_types_reads_no_test_set(
+    random_backbone_folder, tmp_path, monkeypatch
+) -> None:
+    planned: list[Any] = []
+    monkeypatch.setattr(subspace_angles, "train", lambda trials, config: planned.extend(trials))
+    monkeypatch.setattr(subspace_angles, "Bench", lambda config: pytest.fail("it evaluates"))
+    ablation = {"targets": ["decoder.fc1", "encoder.q_proj"], "budgets": [0.01]}
+    bench = {"backbone": str(random_backbone_folder), "test": str(tmp_path / "none.jsonl")}
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({"bench": bench, "ablation": ablation, "only_train": True}))
+    monkeypatch.setattr(sys, "argv", ["eval.subspace_angles", "--config", str(path)])
+    subspace_angles.main()
+    assert [trial.target for trial in planned] == ["decoder.fc1", "encoder.q_proj", "all"]
 
 
 def test_sparsity(bench_config, tmp_path, monkeypatch, capsys) -> None:

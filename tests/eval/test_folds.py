@@ -106,6 +106,8 @@ class OneProcess:
 
     def wait_for_everyone(self) -> None: ...
 
+    def destroy_process_group(self) -> None: ...
+
     def split_between_processes(self, items):
         from contextlib import nullcontext
 
@@ -212,3 +214,15 @@ def test_pairs_and_settings() -> None:
     assert ("global_lora", "backbone") in differences(["backbone", "global_lora", "hypernet"])
     with pytest.raises(ConfigError, match="at least one cohort, source and process"):
         LocoConfig(processes=0)
+
+
+def test_only_training_evaluates_nothing(yamls, tmp_path, monkeypatch) -> None:
+    trained: list[int] = []
+    monkeypatch.setattr(program, "train_folds", lambda folds, state: trained.append(len(folds)))
+    monkeypatch.setattr(program, "report", lambda config, folds: pytest.fail("it evaluates"))
+    monkeypatch.setattr(program, "PartialState", lambda **settings: OneProcess())
+    sources = json.dumps({name: str(path) for name, path in yamls.items()})
+    arguments = ["--sources", sources, "--runs", str(tmp_path), "--only_train", "true"]
+    monkeypatch.setattr(sys, "argv", ["eval.leave_one_cohort_out", *arguments])
+    program.main()
+    assert trained == [3]

@@ -199,10 +199,18 @@ def test_every_command_of_the_list_exists_and_is_in_order(real) -> None:
 
 def test_what_an_evaluation_reads_stands_among_its_needs(real) -> None:
     for step in real.steps:
+        if step.part != "evaluate":
+            continue  # the trainings that an evaluation makes for itself
         config = next((w for w in shlex.split(step.run) if w.startswith("eval/configs")), None)
         bench = yaml.safe_load((ROOT / config).read_text()).get("bench", {}) if config else {}
         for path in bench.get("systems", {}).values():
             assert Path(path) in step.needs, (step.name, path)
+
+
+def test_every_evaluation_with_a_configuration_is_a_step(real) -> None:
+    run = {word for step in real.steps for word in shlex.split(step.run)}
+    there = {f"eval/configs/{path.name}" for path in (ROOT / "eval/configs").glob("*.yaml")}
+    assert there - run == {"eval/configs/reproduce.yaml"}
 
 
 def test_every_result_of_the_readme_is_made_by_a_step(real) -> None:
