@@ -77,9 +77,8 @@ def sweep_plane(
     axis.grid()
     axis.set_xlabel(f"{unit} on the simulated cohorts, percent (left: better)")
     axis.set_ylabel(f"backward degradation, {unit} points on typical speech (up: worse)")
-    first = axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    axis.add_artist(first)
+    figure.legend(loc="outside right upper")
     blank: dict[str, Any] = {"marker": "o", "color": GREY, "mfc": "white", "linestyle": "none"}
     sizes = [Line2D([], [], ms=size[s], label=f"{names[0]} {s:g}", **blank) for s in settings]
-    axis.legend(handles=sizes, loc="lower left", bbox_to_anchor=(1.01, 0.0))
+    figure.legend(handles=sizes, loc="outside right lower")
     return figure
