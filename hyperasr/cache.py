@@ -32,14 +32,17 @@ from hyperasr.cohorts.views import TYPICAL, View, plan_key, realise
 from hyperasr.config import to_dict
 from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.files import atomic_folder, atomic_write_text
+from hyperasr.mapped import MappedRows
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput
+from hyperasr.whisper import checked_device
 
 __all__ = ["Cache", "CacheConfig", "build_cache", "cache_folder", "estimate_bytes"]
 
 log = logging.getLogger(__name__)
 _PART = 512  # views a part: a minute's work, so that little is lost on interruption
 _BATCH = 16
+_EMBEDDINGS = 4_096  # read at a time
 _LAYOUT = 2  # of the columns; a cache of another layout has another folder
 _SUMS = "sums.json"
 _META = ("speaker", "cohort", "severity", "text", "source", "id")
@@ -96,6 +99,7 @@ def build_cache(
     *,
     backbone: Backbone | None = None,
     workers: int = 1,
+    device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Compute what is missing of a cache and return its folder.
@@ -108,11 +112,14 @@ def build_cache(
         backbone: the same one, already loaded; in a thread it must be given, because
             transformers cannot load two models at a time.
         workers: processes, one core each.
+        device: that all of them encode on; simulation stays on the CPU.
         progress: called with parts done and parts in total.
     Raises:
         AudioError: a recording cannot be read.
+        ConfigError: no such device.
         HyperASRError: the disk is too small or full; the parts that are done stay.
     """
+    checked_device(device)
     backbone = backbone or Backbone.from_pretrained(backbone_name)
     folder = cache_folder(root, views, backbone, config)
     starts = range(0, len(views), _PART)
@@ -128,7 +135,10 @@ def build_cache(
     # A fresh interpreter each: a fork of a process that has used torch's threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        workers, context, initializer=_start_worker, initargs=(str(backbone_name), config)
+        workers,
+        context,
+        initializer=_start_worker,
+        initargs=(str(backbone_name), config, backbone.audio_context, device),
     ) as pool:
         jobs = [
             pool.submit(_write_part, list(views[s : s + _PART]), str(_part(folder, s // _PART)))
@@ -171,15 +181,16 @@ def _part(folder: Path, index: int) -> Path:
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(backbone_name: str, config: CacheConfig) -> None:
+def _start_worker(backbone_name: str, config: CacheConfig, audio_context: str, device: str) -> None:
     from datasets import disable_progress_bars
 
     disable_progress_bars()
     torch.set_num_threads(1)
-    backbone = Backbone.from_pretrained(backbone_name, offline=True)
-    _worker.update(
-        backbone=backbone, config=config, speaker=speaker_encoder(config.speaker, backbone).eval()
+    backbone = Backbone.from_pretrained(
+        backbone_name, offline=True, audio_context=audio_context, device=device
     )
+    speaker = speaker_encoder(config.speaker, backbone).eval().to(device)
+    _worker.update(backbone=backbone, config=config, speaker=speaker)
 
 
 def _write_part(views: list[View], folder: str) -> None:
@@ -232,7 +243,7 @@ def _rows(views: list[View]) -> list[dict[str, Any]]:
             "states": _bytes(encoded.states[i, :n_states]),
         }
         if embs is not None:
-            row["emb"] = embs[i].float().numpy().tobytes()
+            row["emb"] = embs[i].float().cpu().numpy().tobytes()
         if config.keep_mel:
             row["mel"] = _bytes(mel[i, :, : int(n_frames[i])])
         rows.append(row)
@@ -240,7 +251,7 @@ def _rows(views: list[View]) -> list[dict[str, Any]]:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.to(torch.float16).contiguous().numpy().tobytes()
+    return tensor.to("cpu", torch.float16).contiguous().numpy().tobytes()
 
 
 class Cache:
@@ -258,8 +269,6 @@ class Cache:
     def __init__(
         self, folders: Sequence[Path], backbone: Backbone, *, verify: bool = False
     ) -> None:
-        from datasets import concatenate_datasets, load_from_disk
-
         paths = [p for f in folders for p in sorted(Path(f).glob("part-*"))]
         if not paths:
             raise ConfigError(f"no cache in {[str(f) for f in folders]}: its plan has no views")
@@ -267,12 +276,14 @@ class Cache:
             _check_head(Path(folder), backbone)
         for path in paths:
             _check_part(path, verify)
-        self.rows = concatenate_datasets([load_from_disk(str(p)) for p in paths])
+        self.mapped = MappedRows(paths)
+        self.rows = self.mapped.table
         self.backbone = backbone
         self.meta: dict[str, list[Any]] = {}
         self._take(range(len(self.rows)))
         self.keeps_mel = "mel" in self.rows.column_names
         self.keeps_embeddings = "emb" in self.rows.column_names
+        self._embs = self.rows.select_columns("emb") if self.keeps_embeddings else None
 
     def _take(self, index: Sequence[int]) -> None:
         """Let the cache's rows be these of the rows on disk."""
@@ -308,15 +319,20 @@ class Cache:
         Raises:
             ConfigError: there are none, because the speaker encoder is trained along.
         """
-        if not self.keeps_embeddings:
+        if self._embs is None:
             raise ConfigError("this cache has no embeddings: its speaker encoder is trained along")
         wanted = self.index if rows is None else [self.index[row] for row in rows]
-        embs = self.rows.select_columns("emb")[list(wanted)]["emb"]
-        return torch.tensor(np.frombuffer(b"".join(embs), np.float32)).view(len(wanted), -1)
+        blocks = []
+        for start in range(0, len(wanted), _EMBEDDINGS):
+            data = b"".join(self._embs[list(wanted[start : start + _EMBEDDINGS])]["emb"])
+            self.mapped.used(len(data))
+            blocks.append(torch.frombuffer(bytearray(data), dtype=torch.float32))
+        return torch.cat(blocks).view(len(wanted), -1)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the rows `indices` as a batch with states, embeddings, mel and tokens."""
         rows = self.rows[[self.index[i] for i in indices]]
+        self.mapped.used(sum(map(len, [*rows["states"], *rows.get("mel", [])])))
         lengths = torch.tensor(rows["n_states"])
         states = torch.zeros(len(lengths), int(lengths.max()), self.backbone.d_model)
         for target, data, n in zip(states, rows["states"], rows["n_states"], strict=True):

@@ -376,6 +376,38 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
     assert len(Cache([build(views)], random_backbone, verify=True)) == 9, "goes on, and is whole"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_device_that_is_not_there_is_said_before(
+    views: list[View], random_backbone_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="device 'cuda' cannot be used here"):
+        build_cache(tmp_path, views, random_backbone_folder, POOLED, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
+def test_states_made_on_a_card_are_the_same(
+    views: list[View], random_backbone_folder: Path, random_backbone: Backbone, tmp_path: Path
+) -> None:
+    folders = [
+        build_cache(tmp_path / name, views, random_backbone_folder, POOLED, device=name)
+        for name in ("cpu", "cuda")
+    ]
+    here, there = (Cache([folder], random_backbone).batch([0, 1]) for folder in folders)
+    assert here.encoded is not None
+    assert there.encoded is not None
+    torch.testing.assert_close(there.encoded.states, here.encoded.states, rtol=1e-2, atol=1e-2)
+
+
+def test_states_have_the_context_of_the_given_backbone(
+    views: list[View], random_backbone_folder: Path, in_this_process: None, tmp_path: Path
+) -> None:
+    full = Backbone.from_pretrained(random_backbone_folder, audio_context="full")
+    folder = build_cache(tmp_path, views[:1], random_backbone_folder, POOLED, backbone=full)
+    encoded = Cache([folder], full).batch([0]).encoded
+    assert encoded is not None
+    assert encoded.lengths.tolist() == [1_500]
+
+
 @pytest.mark.slow
 def test_processes_of_their_own_write_the_same(
     views: list[View],

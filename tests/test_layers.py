@@ -14,7 +14,17 @@ LINE_BUDGET = 420
 # A module may import its own layer and the earlier ones. A new module or package of hyperasr
 # gets its place here.
 LAYERS = [
-    {"_torchaudio", "config", "errors", "export_config", "files", "options", "tables", "types"},
+    {
+        "_torchaudio",
+        "config",
+        "errors",
+        "export_config",
+        "files",
+        "mapped",
+        "options",
+        "tables",
+        "types",
+    },
     {
         "_speechbrain",
         "audio",

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from hyperasr.audio import duration_s
 from hyperasr.backbone import Backbone
 from hyperasr.cache import CacheConfig, estimate_bytes
 from hyperasr.cohorts.corpora import prepare
@@ -32,12 +31,12 @@ from hyperasr.types import Batch, EncoderOutput, Utterance
 from train.loop import LoopConfig
 from train.meta import MetaConfig, run
 from train.program import read_config, run_program
+from train.views import LONGEST_S, development_plan, seconds
 
 __all__ = ["StartConfig", "meta_config", "split_speakers"]
 
 log = logging.getLogger(__name__)
 _SAMPLE = 8  # views that are timed before the start
-_LONGEST_S = 20.0  # leaves room in Whisper's 30 s for repetitions and pauses
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,8 @@ class StartConfig:
     """Share of the speakers kept out to choose the best checkpoint, in (0, 0.5]."""
     workers: int = 2
     """Processes that simulate and encode."""
+    encode_on: str = "cpu"
+    """Device that these encode on, such as ``cuda``; the training takes a card by itself."""
     estimate_only: bool = False
     """Print what it takes and stop."""
     seed: int = 0
@@ -86,21 +87,24 @@ def read_speech(speech: Path) -> list[Utterance]:
         prepared = prepare("generic", speech)
         rows = list(prepared)
         print("\n".join(prepared.report.lines()))
-    lengths = [row.end_s or duration_s(row.path) for row in rows]
     kept = [
         replace(row, path=str(Path(row.path).resolve()))
-        for row, end_s in zip(rows, lengths, strict=True)
-        if row.text and row.cohort == "typical" and end_s - row.start_s <= _LONGEST_S
+        for row in rows
+        if row.text and row.cohort == "typical" and seconds(row) <= LONGEST_S
     ]
     if len(kept) < len(rows):
         print(
-            f"{len(rows) - len(kept)} left out: without text, not typical, or over {_LONGEST_S:g} s"
+            f"{len(rows) - len(kept)} left out: without text, not typical, or over {LONGEST_S:g} s"
         )
     if len(kept) < 2:
         raise ConfigError(
-            f"{speech} has {len(kept)} typical utterances with text of at most {_LONGEST_S:g} s; "
+            f"{speech} has {len(kept)} typical utterances with text of at most {LONGEST_S:g} s; "
             "meta-training needs hundreds, of many speakers"
         )
+    if all((row.text or "").isupper() for row in kept):
+        # Else the adapters would learn to write so.
+        print("all texts are in capitals: they are taken in lower case")
+        kept = [replace(row, text=(row.text or "").lower()) for row in kept]
     return kept
 
 
@@ -145,6 +149,7 @@ def meta_config(config: StartConfig) -> MetaConfig:
         batch_size=config.batch_size,
         variety=Variety(speed=(0.9, 1.12), place_share=0.5),
         workers=config.workers,
+        encode_on=config.encode_on,
         view_seed=config.seed,
         loop=LoopConfig(
             steps=config.steps,
@@ -186,8 +191,11 @@ def timed(config: MetaConfig, backbone: Backbone, views: Sequence[View]) -> tupl
     return view_s, (time.monotonic() - started) * config.batch_size / len(views)
 
 
-def estimate(config: MetaConfig, rows: Sequence[Utterance]) -> str:
-    """Return one line: views, disk, minutes to simulate and encode, minutes to train."""
+def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Utterance] = ()) -> str:
+    """Return one line: views, disk, minutes to simulate and encode, minutes to train.
+
+    Evaluating the model on the utterances kept out, eight times, is not in it.
+    """
     backbone = Backbone.from_pretrained(config.backbone)
     views = plan_views(
         rows,
@@ -198,10 +206,11 @@ def estimate(config: MetaConfig, rows: Sequence[Utterance]) -> str:
     )
     sample = views[:: max(1, len(views) // _SAMPLE)][:_SAMPLE]
     view_s, step_s = timed(config, backbone, sample)
+    views += development_plan(dev)
     n_bytes = estimate_bytes(views, backbone, CacheConfig(config.speaker, config.keep_mel))
     minutes = len(views) * view_s / max(1, config.workers) / 60
     return (
-        f"{len(rows)} recordings, {len(views)} simulated and typical views: "
+        f"{len(rows) + len(dev)} recordings, {len(views)} simulated and typical views: "
         f"about {n_bytes / 2**30:.2f} GiB on disk, {minutes:.1f} min to simulate and encode, "
         f"{config.loop.steps * step_s / 60:.1f} min to train {config.loop.steps} steps"
     )
@@ -216,7 +225,7 @@ def main() -> None:
     write_manifest(config.out / "train.jsonl", train)
     write_manifest(config.out / "dev.jsonl", dev)
     meta = meta_config(config)
-    print(estimate(meta, train), flush=True)
+    print(estimate(meta, train, dev), flush=True)
     if config.estimate_only:
         return
     run(meta)

@@ -83,6 +83,8 @@ class MetaConfig:
     of them either way, so that it serves every choice."""
     workers: int = 2
     """Processes that build caches."""
+    encode_on: str = "cpu"
+    """Device that these encode on, such as ``cuda``; each holds a copy of the backbone there."""
     keep_mel: bool = False
     """Cache log-mel too where it is not needed, to share a cache with encoder targets."""
     view_seed: int = 0
@@ -140,6 +142,7 @@ def data_of(
             config.backbone,
             CacheConfig(config.speaker, views.drawing[1].keeps_mel),
             workers=config.workers,
+            device=config.encode_on,
         )
     return views, of_cohorts(Cache([dev_folder], backbone), config.cohorts)
 

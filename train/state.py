@@ -38,6 +38,7 @@ FREE_SETTINGS = {
     "accept_changes",
     "accumulate",  # what counts is the batches a step, over all processes
     "cache",
+    "encode_on",
     "keep_mel",
     "log_every",
     "out",

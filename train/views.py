@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperasr.audio import duration_s
 from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
@@ -19,15 +20,25 @@ from hyperasr.cohorts.sampler import BalancedSampler
 from hyperasr.cohorts.views import View, plan_views
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
-from hyperasr.types import Batch
+from hyperasr.types import Batch, Utterance
 from train.watchdog import progress
 
 if TYPE_CHECKING:
     from train.meta import MetaConfig
 
-__all__ = ["Views", "development_views", "of_cohorts"]
+__all__ = [
+    "LONGEST_S",
+    "Views",
+    "development_plan",
+    "development_views",
+    "of_cohorts",
+    "seconds",
+    "trainable",
+]
 
 log = logging.getLogger("train.meta")
+LONGEST_S = 20.0
+"""Of a recording, in seconds; leaves room in Whisper's 30 s for repetitions and pauses."""
 
 
 class Views:
@@ -46,7 +57,7 @@ class Views:
     ) -> None:
         self.config, self.backbone = config, backbone
         self.n_batches = config.loop.steps * config.loop.accumulate * n_processes
-        self.recordings = read_manifest(config.train)
+        self.recordings = trainable(read_manifest(config.train), config.train)
         self.caches: list[Path] = [self._build(0)]
         self.drawing = (0, *self._rows(0))
         self.maker: threading.Thread | None = None
@@ -122,6 +133,7 @@ class Views:
             CacheConfig(config.speaker, config.needs_mel),
             backbone=self.backbone,
             workers=config.workers if index == 0 else 1,
+            device=config.encode_on,
             progress=report,
         )
 
@@ -142,9 +154,39 @@ class Views:
         return self.config.out / f"views-{index:03d}.json"
 
 
+def trainable(rows: Sequence[Utterance], where: Path) -> list[Utterance]:
+    """Return the rows with text that are short enough to be simulated; the log counts the others.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    kept = [row for row in rows if row.text and seconds(row) <= LONGEST_S]
+    if len(kept) < len(rows):
+        log.warning(
+            "%s: %d of %d utterances left out, without text or of more than %g s",
+            where,
+            len(rows) - len(kept),
+            len(rows),
+            LONGEST_S,
+        )
+    if not kept:
+        raise ConfigError(f"{where} has no utterance with text of at most {LONGEST_S:g} s")
+    return kept
+
+
+def seconds(row: Utterance) -> float:
+    """Return the length of an utterance, by its recording's header where it has no end."""
+    return (duration_s(row.path) if row.end_s is None else row.end_s) - row.start_s
+
+
 def development_views(manifest: Path) -> list[View]:
     """Return the fixed views of held-out speakers that choose the best checkpoint."""
-    return plan_views(read_manifest(manifest), seed=7_000, severities=(0.3, 0.6, 0.9))
+    return development_plan(trainable(read_manifest(manifest), manifest))
+
+
+def development_plan(rows: Sequence[Utterance]) -> list[View]:
+    """Return the fixed views of some utterances in every cohort, at three severities in turn."""
+    return plan_views(rows, seed=7_000, severities=(0.3, 0.6, 0.9))
 
 
 def of_cohorts(cache: Cache, cohorts: Sequence[str]) -> Cache:

@@ -24,6 +24,8 @@ from hyperasr.types import LoRAFactors
 
 __all__ = ["HyperNet", "HyperNetConfig"]
 
+_DIMENSIONS = 64  # standardised at a time, because float64 takes room
+
 
 @dataclass(frozen=True)
 class HyperNetConfig:
@@ -143,11 +145,13 @@ class HyperNet(AdapterSource):
             raise ShapeError(f"need at least 2 embeddings to standardise, got {embs.shape[0]}")
         if not torch.isfinite(embs).all():
             raise ConfigError("speaker embeddings contain values that are not finite")
-        wide = embs.to(torch.float64)
-        mean, std = wide.mean(0), wide.std(0, correction=0)
-        varies = std > 1e-6 * wide.abs().amax().clamp_min(1e-6)
-        self.emb_mean.copy_(mean)
-        self.emb_std.copy_(torch.where(varies, std, torch.ones_like(std)))
+        largest = torch.maximum(embs.amax(), -embs.amin()).to(torch.float64)
+        for own in torch.arange(embs.shape[1]).split(_DIMENSIONS):
+            wide = embs[:, own].to(torch.float64)
+            mean, std = wide.mean(0), wide.std(0, correction=0)
+            varies = std > 1e-6 * largest.clamp_min(1e-6)
+            self.emb_mean[own] = mean.to(self.emb_mean)
+            self.emb_std[own] = torch.where(varies, std, torch.ones_like(std)).to(self.emb_std)
 
     def forward(
         self,

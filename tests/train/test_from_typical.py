@@ -56,6 +56,41 @@ def test_a_folder_of_speech_becomes_a_model(
     assert hyperasr(["transcribe", dev[0].path, "--model", str(out / "best"), "--offline"]) == 0
 
 
+@pytest.mark.slow
+def test_real_speech_and_the_embedded_backbone(
+    shared_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Four speakers of AN4, as they lie in their table; no manifest, no copy."""
+    root = shared_data / "an4-train"
+    head, *lines = (root / "manifest.csv").read_text().splitlines()
+    chosen = [
+        own
+        for name in ("fash", "fclc", "mblb", "mcel")
+        for own in [line for line in lines if line.startswith(f"{name}/")][:3]
+    ]
+    speech = tmp_path / "speech"
+    for line in chosen:
+        path = Path(line.split(",")[0])
+        (speech / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, speech / path)
+    (speech / "manifest.csv").write_text("\n".join([head, *chosen]) + "\n")
+    out = tmp_path / "mine"
+    arguments = f"--speech {speech} --out {out} --steps 2 --batch_size 4 --workers 1"
+    monkeypatch.setattr("sys.argv", ["from_typical", *arguments.split()])
+    start()
+    printed = capsys.readouterr().out
+    assert printed.index("GiB on disk") < printed.index("done: hyperasr transcribe")
+    assert "taken in lower case" in printed
+    dev = read_manifest(out / "dev.jsonl")
+    assert {row.speaker for row in dev} < {"fash", "fclc", "mblb", "mcel"}
+    assert hyperasr(["transcribe", dev[0].path, "--model", str(out / "best"), "--offline"]) == 0
+    said = capsys.readouterr().out.lower().split()
+    assert set(said) & set((dev[0].text or "").split()), "two steps do not spoil the backbone"
+
+
 def test_speakers_are_split_whole_and_always_alike() -> None:
     rows = [Utterance(f"{s}{i}", f"/{s}{i}", "a", f"s{s}") for s in range(20) for i in range(3)]
     train, dev = split_speakers(rows, 0.1)
@@ -85,6 +120,14 @@ def test_what_cannot_be_used_is_left_out(
     write_manifest(tmp_path / "m.jsonl", rows[:3])
     with pytest.raises(ConfigError, match="has 0 typical utterances with text"):
         read_speech(tmp_path / "m.jsonl")
+    loud = [
+        replace(row, text=(row.text or "").upper()) for row in read_manifest(corpus / "dev.jsonl")
+    ]
+    write_manifest(tmp_path / "m.jsonl", loud)
+    assert [row.text for row in read_speech(tmp_path / "m.jsonl")] == [
+        row.text for row in read_manifest(corpus / "dev.jsonl")
+    ]
+    assert "taken in lower case" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="dev_share"):
         StartConfig(speech=tmp_path, dev_share=0.9)
 
