@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval import peers, upkeep, variational_cost
+from eval import gpu, large, peers, upkeep, variational_cost
 from hyperasr import results
 from hyperasr.backbone import Backbone
 from hyperasr.decode import decode
@@ -66,6 +66,10 @@ class SpeedConfig:
     """Timed rounds of what takes seconds."""
     threads: int = 2
     """Threads of torch and of CTranslate2."""
+    n_recordings: int = 100_000
+    """Recordings of the corpus that is prepared, at least 10."""
+    cache_gib: float = 20.0
+    """Size of the cache that is larger than memory should be, in GiB, above 0."""
     out: Path = Path("results/speed.json")
     """Result file."""
     seed: int = 0
@@ -77,6 +81,8 @@ class SpeedConfig:
             raise ConfigError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
         if self.n_tokens < 4 or min(self.rounds, self.peer_rounds) < 2:
             raise ConfigError("n_tokens must be at least 4, rounds and peer_rounds at least 2")
+        if self.n_recordings < 10 or not self.cache_gib > 0:
+            raise ConfigError("n_recordings must be at least 10, cache_gib above 0")
 
 
 @dataclass
@@ -280,12 +286,14 @@ def faster_whisper(bench: Bench) -> None:
 
 
 def training(bench: Bench) -> None:
-    """Steps of meta-training from cached states against encoding in every step."""
+    """Steps of meta-training from the cache on disk against log-mel and encoder in every step."""
     for context in ("full", "trimmed"):
         setting = f"random tiny, {context} context, {bench.config.n_utt} utterances a step"
         model = bench.model(context)
-        names = ("from the cache", "encoder in every step")
-        made = upkeep.training_steps(model, bench.waves, bench.config.n_tokens)
+        names = ("from the cache", "log-mel and encoder in every step")
+        made = upkeep.training_steps(
+            model, bench.waves, bench.config.n_tokens, bench.folder, bench.scratch
+        )
         jobs = {(key, setting): step for key, step in zip(names, made, strict=True)}
         bench.compare("cached_over_uncached_training", jobs, bench.config.peer_rounds)
         model.eval().requires_grad_(False)
@@ -309,15 +317,29 @@ def simulation(bench: Bench) -> None:
     )
 
 
+def graphics_card(bench: Bench) -> dict[str, Any]:
+    """Meta-training at the shapes of Whisper-small and large-v3, where there is a CUDA card."""
+    if not torch.cuda.is_available():
+        raise peers.Missing("no CUDA card on this machine")
+    return gpu.table()
+
+
+MEASURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "cache": lambda b: upkeep.cache_rate(b.config.model, b.waves, b.scratch, b.config.rounds),
+    "large_cache": lambda b: large.train_large(
+        b.scratch, b.folder, b.waves[0], int(b.config.cache_gib * 2**30), b.config.threads
+    ),
+    "prepare": lambda b: large.prepare_large(b.scratch, b.config.n_recordings),
+    "memory": lambda b: upkeep.factor_memory(),
+    "start": lambda b: upkeep.start_seconds(b.waves[0], b.config.model, b.scratch),
+    "gpu": graphics_card,
+}
+"""What is no ratio, by the name under which it stands in ``measures``."""
+
+
 def _measure(name: str) -> Callable[[Bench], None]:
     def run(bench: Bench) -> None:
-        c = bench.config
-        made = {
-            "cache": lambda: upkeep.cache_rate(c.model, bench.waves, bench.scratch, c.rounds),
-            "memory": lambda: upkeep.factor_memory(),
-            "start": lambda: upkeep.start_seconds(bench.waves[0], c.model, bench.scratch),
-        }[name]()
-        bench.found.measures[name] = made
+        bench.found.measures[name] = MEASURES[name](bench)
 
     return run
 
@@ -331,7 +353,7 @@ BENCHMARKS: dict[str, Callable[[Bench], None]] = {
     "training": training,
     "variational": variational,
     "simulation": simulation,
-    **{name: _measure(name) for name in ("cache", "memory", "start")},
+    **{name: _measure(name) for name in MEASURES},
 }
 """What can be measured, by the name that a configuration gives."""
 

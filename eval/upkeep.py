@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import subprocess
@@ -71,26 +72,41 @@ def training_step(model: HyperASR) -> Callable[[Batch], None]:
 
 
 def training_steps(
-    model: HyperASR, waves: list[np.ndarray], n_tokens: int
+    model: HyperASR, waves: list[np.ndarray], n_tokens: int, whisper: Path, scratch: Path
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return two functions that make a step of meta-training: from cached states, and without.
+    """Return two functions that make a step of meta-training: from the cache, and without.
 
-    Both do the same but for the encoder and the embedding: losses, gradients, AdamW. Reading the
-    cache and computing log-mel are in neither.
+    Both do forward, backward and AdamW on the same utterances and texts. The first reads states and
+    embeddings from the cache on disk, the second computes log-mel, states and embeddings anew.
+
+    Args:
+        model: whose source is trained; left in training mode.
+        waves: the utterances of the batch.
+        n_tokens: of each text.
+        whisper: folder of the model's backbone.
+        scratch: for the cache.
     """
-    mel, n_frames = model.backbone.features(waves)
-    prompt = model.backbone.prompt_ids()
-    generator = torch.Generator().manual_seed(0)
-    text = torch.randint(1_000, (len(waves), n_tokens), generator=generator)
-    ends = torch.full((len(waves), 1), model.backbone.eos)
-    tokens = torch.cat([torch.tensor(prompt).expand(len(waves), -1), text, ends], dim=1)
-    n_all = torch.full((len(waves),), tokens.shape[1])
-    batch = Batch(n_frames=n_frames, mel=mel, tokens=tokens, n_tokens=n_all, n_prompt=len(prompt))
-    with torch.no_grad():
-        emb, encoded = model.embed(batch)
-    cached = replace(batch, mel=None, encoded=encoded, speaker_emb=emb)
+    text = " ".join(itertools.islice(itertools.cycle(_TEXT.split()), n_tokens))
+    views = [recorded(wave, index, scratch, text) for index, wave in enumerate(waves)]
+    config = CacheConfig(model.speaker_config)
+    folder = build_cache(scratch / "steps", views, whisper, config, backbone=model.backbone)
+    cache = Cache([folder], model.backbone)
     step = training_step(model)
-    return lambda: step(cached), lambda: step(batch)
+
+    def uncached() -> None:
+        mel, n_frames = model.backbone.features(waves)
+        step(replace(texts, mel=mel, n_frames=n_frames))
+
+    texts = replace(cache.batch(range(len(waves))), encoded=None, speaker_emb=None)
+    return lambda: step(cache.batch(range(len(waves)))), uncached
+
+
+def recorded(wave: np.ndarray, index: int, scratch: Path, text: str, seed: int = 0) -> View:
+    """Write an utterance to disk and return it as a view of a typical recording."""
+    path = scratch / f"{index}.wav"
+    soundfile.write(path, wave, SAMPLE_RATE, subtype="FLOAT")
+    utterance = Utterance(id=str(index), path=str(path), text=text, speaker=f"s{index}")
+    return View(utterance, TYPICAL, 0.0, f"s{index}", seed)
 
 
 def simulation_rows(seconds: float, rounds: int, seed: int) -> list[results.Row]:
@@ -115,11 +131,9 @@ def cache_rate(model: str, waves: list[np.ndarray], scratch: Path, rounds: int) 
     """Return rows a second that the cache puts into batches, its files in memory already."""
     views = []
     for index, wave in enumerate(waves):
-        path = scratch / f"{index}.wav"
-        soundfile.write(path, wave, SAMPLE_RATE)
-        utterance = Utterance(id=str(index), path=str(path), text=_TEXT, speaker=f"s{index}")
+        view = recorded(wave, index, scratch, _TEXT)
         # Many rows of few recordings: how long it takes does not depend on what is in them.
-        views += [View(utterance, TYPICAL, 0.0, f"s{index}", seed) for seed in range(16)]
+        views += [replace(view, seed=seed) for seed in range(16)]
     name = ASSETS / "micro" / "backbone" if model == "micro" else model
     backbone = HyperASR.from_pretrained(model).backbone
     config = CacheConfig(SpeakerConfig())
