@@ -24,6 +24,7 @@ from typing import Any
 from eval.bench import Bench, BenchConfig
 from eval.report_blocks import Block
 from eval.report_embeddings import embedding_blocks
+from eval.report_names import names_block
 from eval.report_sections import SECTIONS, Section, generic_blocks
 from hyperasr import results
 from hyperasr.errors import ConfigError, MissingExtra
@@ -176,9 +177,16 @@ def warnings_of(contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def page(title: str, sections: Sequence[Shown], warnings: Sequence[str]) -> str:
+def page(
+    title: str, sections: Sequence[Shown], warnings: Sequence[str], names: Block | None = None
+) -> str:
     """Return the page as HTML.
 
+    Args:
+        title: heading.
+        sections: in their order.
+        warnings: above everything.
+        names: what the names in the tables mean.
     Raises:
         MissingExtra: Jinja2 is not installed.
     """
@@ -208,7 +216,7 @@ def page(title: str, sections: Sequence[Shown], warnings: Sequence[str]) -> str:
     )
     template = environment.get_template("report.html.j2")
     return template.render(
-        title=title, lead=lead, sections=sections, warnings=warnings, stars=stars
+        title=title, lead=lead, sections=sections, warnings=warnings, stars=stars, names=names
     )
 
 
@@ -244,7 +252,7 @@ def main() -> None:
     # An index that this program wrote is no result.
     contents = {name: content for name, content in contents.items() if "read" not in content}
     sections = [*sections_of(contents, config.results), map_section(config)]
-    html = page(config.title, sections, warnings_of(contents))
+    html = page(config.title, sections, warnings_of(contents), names_block(contents))
     atomic_write_text(config.out, html)
     results.write(config.out.with_suffix(".json"), *index_of(config, contents, sections))
     missing = [section.name for section in sections if section.missing]

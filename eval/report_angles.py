@@ -13,7 +13,7 @@ from eval.report_blocks import Block, figure, note
 from eval.scores import ATYPICAL
 from hyperasr.errors import ConfigError
 
-__all__ = ["angle_blocks"]
+__all__ = ["angle_blocks", "sparsity_blocks"]
 
 Row = Mapping[str, Any]
 Map = tuple[str, NDArray[np.float64], Sequence[str], Sequence[str]]
@@ -166,3 +166,43 @@ def _error(row: Row | None) -> tuple[str, str]:
     low, high = row.get("low"), row.get("high")
     interval = "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
     return f"{100 * row['value']:.1f}", interval
+
+
+_SPARSITY = {
+    "below": "below 0.001, %",
+    "adaptive": "below half a deviation, %",
+    "top_energy": "energy of the top 1 %, %",
+    "hoyer": "Hoyer",
+    "effective_rank": "effective rank",
+}
+_MATRICES = {"delta_weight": "delta W", "A": "A", "B": "B"}
+
+
+def sparsity_blocks(rows: Sequence[Row]) -> list[Block]:
+    """Return the sparsity of every system's updates and factors, mean over layers."""
+    blocks = []
+    for matrix, shown in _MATRICES.items():
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in rows:
+            if row["matrix"] == matrix:
+                groups.setdefault((row["system"], row["target"]), []).append(row)
+        lines = []
+        for key, group in groups.items():
+            means = {name: _mean(row[name] for row in group) for name in _SPARSITY}
+            texts = [f"{100 * means[n]:.1f}" for n in ("below", "adaptive", "top_energy")]
+            texts += [f"{means['hoyer']:.2f}", f"{means['effective_rank']:.1f}"]
+            lines.append(tuple((text.replace("nan", "n/a"), "") for text in (*key, *texts)))
+        if lines:
+            header = ("system", "matrix type", *_SPARSITY.values())
+            title = f"Sparsity of {shown}, mean over layers"
+            blocks.append(Block("table", title, _ABOUT_SPARSITY, header, tuple(lines)))
+    if not blocks:
+        raise ConfigError("it has no sparsity; it was made by another program")
+    return blocks
+
+
+_ABOUT_SPARSITY = (
+    "Shares of entries below a fixed size depend on how large a matrix is; the other columns do "
+    "not. A normal distribution has 38 % below half its deviation. Hoyer: 0 all entries equal in "
+    "size, 1 a single one is not zero."
+)

@@ -39,6 +39,8 @@ __all__ = [
 
 Row = Mapping[str, Any]
 
+_LEAST_POINTS = 1.0  # to either side of zero, so that next to nothing looks like it
+
 COHORT_COLOURS = {
     "atypical": BLACK,
     "stuttering": BLUE,
@@ -53,6 +55,8 @@ COHORT_MARKERS = {"stuttering": "o", "dysarthria": "s", "parkinson": "^", "typic
 def forest(rows: Sequence[Row], panels: Sequence[tuple[str, Sequence[Row]]] | None = None) -> Any:
     """Draw differences with their intervals, a panel a cohort, a line a pair of systems.
 
+    Panels have scales of their own: on typical speech a point matters, on stuttering ten do not.
+
     Args:
         rows: differences, fractions; drawn in percentage points.
         panels: title and rows of each panel; None for one a cohort, in the order of `rows`.
@@ -65,12 +69,14 @@ def forest(rows: Sequence[Row], panels: Sequence[tuple[str, Sequence[Row]]] | No
     labels = [a if len(against) == 1 else f"{a} {MINUS} {b}" for a, b in pairs]
     width = max(7.0, 2.0 + 1.75 * len(panels))
     size = (width, 1.0 + 0.27 * len(pairs))
-    figure, axes = new_figure(*size, 1, len(panels), sharex=True, sharey=True)
+    figure, axes = new_figure(*size, 1, len(panels), sharey=True)
     for axis, (title, own) in zip(axes[0], panels, strict=True):
         places = {pair: i for i, pair in enumerate(pairs)}
         for row in own:
             _interval_line(axis, row, places[row["system"], row["against"]])
         axis.axvline(0, color=BLACK, linewidth=0.9)
+        low, high = axis.get_xlim()
+        axis.set_xlim(min(low, -_LEAST_POINTS), max(high, _LEAST_POINTS))
         axis.grid(axis="x")
         axis.spines["left"].set_visible(False)
         axis.set_title(f"{title}{_speakers(own)}")

@@ -8,15 +8,26 @@ figure is of rows that stand in a table.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval import report_figures as figures
-from eval.report_angles import angle_blocks
+from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS
+from eval.report_angles import angle_blocks, sparsity_blocks
+from eval.report_behaviour import caution_blocks, guard_blocks, session_blocks
 from eval.report_blocks import Block, figure, from_table, generic_table, picked, words_table
+from eval.report_errors import (
+    EVERYWHERE,
+    difference_blocks,
+    domains_of,
+    error_blocks,
+    is_control,
+    metric_of,
+    stability_blocks,
+)
+from eval.report_speed import analysis_blocks, speed_blocks
 from eval.report_sweep import sweep_blocks
 from eval.scores import ATYPICAL
-from eval.systems import BACKBONE
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
@@ -26,7 +37,6 @@ __all__ = ["SECTIONS", "Section", "generic_blocks"]
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
-EVERYWHERE = {"corpus": None, "subset": None}
 _GROUPS = (ATYPICAL, *COHORTS, TYPICAL)
 _SHOWN_SCORES = ("token_logprob", "disagreement", "combined")
 
@@ -56,78 +66,6 @@ class Section:
         return f"python -m eval.{program} --config eval/configs/{self.result}.yaml"
 
 
-def metric_of(rows: Rows) -> str:
-    """Return the error rate that comes first in a file: ``wer`` or ``cer``."""
-    found = [row["metric"] for row in rows if row.get("metric") in ("wer", "cer")]
-    if not found:
-        raise ConfigError("it has no error rates; it was made by another program")
-    return str(found[0])
-
-
-def _domains(rows: Rows) -> list[str]:
-    known = {row.get("domain") for row in rows}
-    return [domain for domain in ("all", "synthetic", "real") if domain in known]
-
-
-_TITLES = {"all": "all recordings", "synthetic": "synthetic voices", "real": "real recordings"}
-
-
-def error_blocks(rows: Rows, **where: Any) -> list[Block]:
-    """Return a table of error rates for each domain, and one of insertions."""
-    metric = metric_of(rows)
-    blocks = []
-    for domain in _domains(rows):
-        own: dict[str, Any] = {**EVERYWHERE, "domain": domain, "metric": metric, **where}
-        blocks.append(from_table(rows, f"{metric.upper()}, {_TITLES[domain]}", **own))
-    own = {**EVERYWHERE, "domain": _domains(rows)[0], "metric": metric, **where}
-    title = f"Insertions alone, percent of reference units, {_TITLES[own['domain']]}"
-    blocks.append(from_table(rows, title, show="insertions", **own))
-    clipped = "Errors of each utterance clipped at 100 percent, share of reference units"
-    return [*blocks, from_table(rows, clipped, show="clipped", **own)]
-
-
-def difference_blocks(rows: Rows, note: str = "", **where: Any) -> list[Block]:
-    """Return a forest plot and the table it is of; nothing where no pair was compared."""
-    metric = metric_of(rows)
-    own: dict[str, Any] = {
-        **EVERYWHERE,
-        "domain": _domains(rows)[0],
-        "metric": metric,
-        "severity": None,
-        **where,
-    }
-    chosen = picked(rows, differences=True, **own)
-    if not chosen:
-        return []
-    against = {row["against"] for row in chosen}
-    title = "Paired differences" + (f" to {against.pop()}" if len(against) == 1 else "")
-    table = from_table(rows, title, differences=True, **own)
-    said = "Circles filled blue: fewer errors, squares filled red: more; open: zero is inside. "
-    return [figure(f"{title}, {own['domain']}", said + note, figures.forest(chosen)), table]
-
-
-def stability_blocks(rows: Rows) -> list[Block]:
-    """Return gain on atypical speech against harm on typical speech."""
-    own: dict[str, Any] = {
-        **EVERYWHERE,
-        "domain": "all",
-        "metric": metric_of(rows),
-        "severity": None,
-    }
-    own["against"] = BACKBONE
-    target = picked(rows, differences=True, cohort=ATYPICAL, **own)
-    typical = picked(rows, differences=True, cohort=TYPICAL, **own)
-    both = {row["system"] for row in target} & {row["system"] for row in typical}
-    if not both:
-        return []
-    note = (
-        "Both against the frozen backbone, with 95 percent intervals. To the right: fewer errors "
-        "on the simulated cohorts. Below the line: typical speech got better as well."
-    )
-    plot = figures.stability_plasticity(target, typical)
-    return [figure("Stability and plasticity", note, plot)]
-
-
 def zero_shot_blocks(rows: Rows) -> list[Block]:
     """Return errors, differences, and stability against plasticity."""
     return [*error_blocks(rows), *difference_blocks(rows), *stability_blocks(rows)]
@@ -141,12 +79,7 @@ def comparison_blocks(rows: Rows) -> list[Block]:
     ):
         blocks += difference_blocks(rows, against=against)
     blocks += stability_blocks(rows)
-    forgetting = [r for r in rows if r.get("metric") in _FORGETTING and not r.get("corpus")]
-    if forgetting:
-        names = tuple(dict.fromkeys(row["metric"] for row in forgetting))
-        own: dict[str, Any] = {**EVERYWHERE, "domain": "all", "metric": names}
-        title = "Forgetting: on typical speech, and what it costs in the new domain"
-        blocks.append(from_table(rows, title, ("metric",), differences=True, **own))
+    blocks += forgetting_blocks(rows)
     if subsets := tuple(dict.fromkeys(r["subset"] for r in rows if r.get("subset"))):
         own = {
             "corpus": None,
@@ -161,7 +94,31 @@ def comparison_blocks(rows: Rows) -> list[Block]:
     return blocks
 
 
-_FORGETTING = ("backward_degradation", "backward_gain", "target_loss")
+_FORGETTING = {
+    DEGRADATION: (
+        "Forgetting: typical speech, after minus before",
+        "Backward degradation, in points: what a system adds to the backbone's error on typical "
+        "speech.",
+    ),
+    (GAIN, TARGET_LOSS): (
+        "Forgetting against a LoRA: what is kept, and what it costs in the new domain",
+        "Backward gain: percent of the LoRA's degradation that a system avoids; 100 is no "
+        "forgetting at all. Target loss: how many percent more errors than the LoRA it makes on "
+        "the simulated cohorts.",
+    ),
+}
+
+
+def forgetting_blocks(rows: Rows) -> list[Block]:
+    """Return the degradation on typical speech, and the gain and loss against a LoRA."""
+    blocks = []
+    for names, (title, about) in _FORGETTING.items():
+        own: dict[str, Any] = {**EVERYWHERE, "domain": "all", "metric": names}
+        if picked(rows, True, **own):
+            made = from_table(rows, title, ("metric",), differences=True, **own)
+            header = tuple(name.replace("_", " ") for name in made.header)
+            blocks.append(replace(made, header=header, note=about))
+    return blocks
 
 
 def loco_blocks(rows: Rows) -> list[Block]:
@@ -189,7 +146,7 @@ def retention_blocks(rows: Rows) -> list[Block]:
     blocks = [from_table(rows, f"Typical speech, {metric.upper()}", ("domain",), **typical)]
     chosen = picked(rows, differences=True, severity=None, **typical)
     if chosen:
-        panels = [(d, [r for r in chosen if r["domain"] == d]) for d in _domains(chosen)]
+        panels = [(d, [r for r in chosen if r["domain"] == d]) for d in domains_of(chosen)]
         note = "A circle filled blue: typical speech got better; a square filled red: worse."
         blocks.append(figure("After minus before", note, figures.forest(chosen, panels)))
         title = "Typical speech, after minus before"
@@ -209,9 +166,10 @@ def severity_blocks(rows: Rows) -> list[Block]:
     chosen = picked(errors, False, metric=metric)
     blocks = []
     cohorts = [c for c in _GROUPS if any(r["cohort"] == c for r in chosen)]
-    if chosen:
+    drawn = [r for r in chosen if not is_control(r["system"])]
+    if drawn:
         note = "Thin lines are 95 percent intervals; systems are set beside each other."
-        plot = figures.lines_by_severity(chosen, cohorts)
+        plot = figures.lines_by_severity(drawn, cohorts)
         blocks.append(figure("Error against simulated severity", note, plot))
     for cohort in cohorts:
         title = f"{metric.upper()} by severity, {cohort}"
@@ -268,14 +226,6 @@ def calibration_blocks(rows: Rows) -> list[Block]:
 
 
 _CONFIDENCE = ("auroc", "ece_width", "ece_mass", "nll", "brier", "aurc")
-
-
-def speed_blocks(rows: Rows) -> list[Block]:
-    """Return the ratios; of rows of another kind a generic table."""
-    ratios = [row for row in rows if "benchmark" in row and "ratio" in row]
-    rest = [row for row in rows if row not in ratios]
-    blocks = [from_table(ratios, "Throughput, ours over the peer's")] if ratios else []
-    return blocks + (generic_blocks(rest) if rest else [])
 
 
 def generic_blocks(rows: Rows) -> list[Block]:
@@ -350,19 +300,40 @@ SECTIONS = (
     Section(
         "sparsity",
         "Sparsity",
-        "How much of what was learned is near zero.",
-        generic_blocks,
+        "How much of what was learned is near zero, in the updates and in their factors.",
+        sparsity_blocks,
     ),
     Section(
         "guard",
         "Loop guard",
         "How often the guard against endless repetition fires, rightly and wrongly.",
-        generic_blocks,
+        guard_blocks,
+    ),
+    Section(
+        "session",
+        "Remembering a voice",
+        "Conversations of simulated people: each utterance adapted alone, or to what the same "
+        "voice has said so far.",
+        session_blocks,
+    ),
+    Section(
+        "caution",
+        "Caution far from the training",
+        "Adapting less where a voice lies far from all that the model was trained on: does it help "
+        "there, and cost nothing elsewhere?",
+        caution_blocks,
     ),
     Section(
         "speed",
         "Speed",
         "Throughput on the machine named below.",
         speed_blocks,
+    ),
+    Section(
+        "analysis_speed",
+        "What the analysis costs",
+        "Angles at the size of Whisper large-v3, and bootstrap intervals, on the machine named "
+        "below.",
+        analysis_blocks,
     ),
 )

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import sys
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,19 +16,24 @@ import numpy as np
 import pytest
 import torch
 
-from eval import comparison, leave_one_cohort_out, report, retention, severity, zero_shot
+from eval import comparison, leave_one_cohort_out, report, retention, session, severity, zero_shot
 from eval.adaptation import AngleSettings, Who, update_rows
+from eval.analysis_speed import AnalysisSpeedConfig, measure
 from eval.calibration import confidence_rows, severity_rows
 from eval.confidence import Said
 from eval.matrix_ablation import ranking_rows
 from eval.report_angles import cohort_maps, layer_maps
 from eval.report_embeddings import principal_plane
+from eval.report_errors import difference_blocks, error_blocks
+from eval.report_names import names_block
 from eval.report_sections import SECTIONS
+from eval.report_style import MINUS
 from eval.scores import Scores
 from hyperasr import results
 from hyperasr.errors import ConfigError
 from hyperasr.metrics import EditCounts
 from hyperasr.protocols import protocol
+from hyperasr.sparsity import Sparsity
 from hyperasr.types import LayerFactors, LoRAFactors
 
 COHORTS = ("stuttering", "dysarthria", "parkinson", "typical")
@@ -153,6 +159,42 @@ def sweep_rows(along: str, lines: str) -> list[dict[str, Any]]:
     return rows
 
 
+SMALL = {"n_layer": 1, "d_in": 24, "d_out": 48, "rank": 2, "n_utt": 3}
+
+
+def guard_rows() -> list[dict[str, Any]]:
+    """The guard on one kind of speech."""
+    about = {"system": "loop_guard", "cohort": "stuttering", "severity": 0.5, "n_utterances": 200}
+    return [
+        {**about, "metric": metric, "condition": condition, "value": value, **interval}
+        for metric, condition, value, interval in (
+            ("false_alarm_rate", "free", 0.02, {"low": 0.01, "high": 0.05}),
+            ("detection_rate", "no_end", 1.0, {"low": 0.98, "high": 1.0}),
+            ("words_kept", "no_end", 0.931, {}),
+        )
+    ]
+
+
+def session_rows(scores: Scores) -> list[dict[str, Any]]:
+    """Two systems of a session, the first place of a conversation, and one distance."""
+    names = {"utterance": "global_lora", "session": "hypernet"}
+    made = replace(scores, counts={n: scores.counts[old] for n, old in names.items()})
+    rows = session.error_rows(made, [1 + i % 2 for i in range(len(made))])
+    distances = {"same_person": [(0.3, 0), (0.4, 4)], "same_cohort": [(1.5, 8), (0.7, 12)]}
+    speakers = made.meta["speaker"]
+    return rows + session.distance_rows(distances, [str(s) for s in speakers], [0.5], 0)
+
+
+def caution_rows(scores: Scores) -> list[dict[str, Any]]:
+    """One cohort with the cautious model, and how much of the adaptation is left."""
+    counts = {**scores.counts, "hypernet_cautious": scores.counts["global_lora"]}
+    made = replace(scores, counts=counts)
+    pairs = [("hypernet_cautious", "hypernet")]
+    rows = made.rows(made.pick(cohort="parkinson"), "parkinson", "all", pairs=pairs, seen=False)
+    trust = {"system": "hypernet_cautious", "metric": "trust", "cohort": "parkinson", "seen": False}
+    return [*rows, {**trust, "value": 0.41, "full": 0.2, "none": 0.3, "distance": 1.25}]
+
+
 def write(folder: Path, name: str, rows: list[dict[str, Any]], rule: str = "spoken") -> Path:
     """Write a result file as the programs do."""
     command = f"python -m eval.{name} --config eval/configs/{name}.yaml"
@@ -182,10 +224,13 @@ def full(tmp_path_factory) -> Path:
     write(folder, "severity", levels)
     write(folder, "calibration", calibration_rows())
     write(folder, "subspace_angles", angle_rows())
+    numbers = Sparsity(below=0.61234, adaptive=0.5, top_energy=0.2, hoyer=0.75, effective_rank=3.25)
     sparse = {"measure": "sparsity", "system": "blora", "target": "decoder.fc1", "layer": 0}
-    write(folder, "sparsity", [{**sparse, "matrix": "B", "below_1e-3": 0.61234}])
-    guard = {"metric": "false_alarms", "cohort": "stuttering", "severity": 0.5, "value": 0.02}
-    write(folder, "guard", [guard])
+    write(folder, "sparsity", [{**sparse, "matrix": "B", "n_factors": 1, **asdict(numbers)}])
+    write(folder, "guard", guard_rows())
+    write(folder, "session", session_rows(scores))
+    write(folder, "caution", caution_rows(scores))
+    write(folder, "analysis_speed", [measure(AnalysisSpeedConfig(**SMALL, what="leading"))])
     ratio = results.speed_row(
         "simulate_over_real_time", 125.2, 80.4, 204.7, 120, "real time", "3 s"
     )
@@ -254,7 +299,8 @@ def test_every_section_is_filled(written) -> None:
     for name in ("blora_sweep", "vi_lora_sweep"):
         assert (rows[name]["n_figures"], rows[name]["n_tables"]) == (1, 1)
     assert rows["subspace_angles"]["n_figures"] == 3
-    assert rows["subspace_angles"]["n_figures"] == 3
+    n_tables = {"guard": 1, "sparsity": 1, "analysis_speed": 1, "session": 6, "caution": 3}
+    assert {name: rows[name]["n_tables"] for name in n_tables} == n_tables
     for title in ("Stability and plasticity", "Risk and coverage of words", "Angles by layer"):
         assert title in text
     assert "of unseen speakers" not in text  # the map was not asked for
@@ -271,6 +317,72 @@ def test_numbers_and_intervals_are_those_of_the_file(written, full) -> None:
     cell = f'<span class="number">{value}</span> <span class="interval">[{low}, {high}]</span>'
     assert cell in written[0]
     assert 'stuttering <span class="number">(10 speakers)</span>' in written[0]
+
+
+def test_kinds_of_errors_are_shares_of_the_reference() -> None:
+    scores = scores_of(RISK)
+    rows = zero_shot.rows_of(scores)
+    block = next(b for b in error_blocks(rows) if b.title.startswith("What the errors are"))
+    atypical = scores.pick(cohort=lambda c: c != "typical")
+    counts = [scores.counts["hypernet"][i] for i in atypical]
+    words = 8 * len(counts)
+    line = next(line for line in block.lines if line[0][0] == "hypernet")
+    kinds = (sum(getattr(c, kind) for c in counts) for kind in block.header[1:4])
+    assert [cell for cell, _ in line[1:4]] == [f"{100 * n / words:.1f}" for n in kinds]
+    clipped = sum(min(8, c.errors) for c in counts) / words
+    # Everybody said as much, so that the mean over speakers is the mean over words.
+    both = [clipped, sum(c.errors for c in counts) / words]
+    assert [cell for cell, _ in line[4:]] == [f"{100 * x:.1f}" for x in both]
+
+
+def test_lines_do_not_repeat_what_all_are_compared_with() -> None:
+    rows = comparison_rows(scores_of(RISK))
+    plot, table = difference_blocks(rows, against="global_lora")
+    assert table.title == "Paired differences to global_lora"
+    assert {line[0][0] for line in table.lines} == {"backbone", "cohort_lora", "hypernet"}
+    assert plot.title == "Paired differences to global_lora, all recordings"
+    both = difference_blocks(rows)[1]
+    assert any(f"hypernet {MINUS} global_lora" == line[0][0] for line in both.lines)
+    assert difference_blocks(rows, against="nobody") == []
+
+
+def test_names_are_explained_where_they_occur(written) -> None:
+    names = written[0].partition('<section id="names">')[2].partition("</section>")[0]
+    for name in ("backbone", "cohort_lora", "session", "…_oracle", "…_cautious"):
+        assert f"<td>{name}</td>" in names, name
+    assert "vi_lora_speaker" not in names
+    assert "…_shuffled" not in names
+
+
+def test_parts_of_names() -> None:
+    rows = [
+        {"system": n} for n in ("hypernet_cohort_mean", "cohort_lora@typical", "static_lora:all")
+    ]
+    rows.append({"system": "hypernet:without-parkinson", "against": "bayes_hypernet_shuffled"})
+    block = names_block({"a": {"rows": rows}})
+    assert [line[0][0] for line in block.lines] == [
+        *("cohort_lora", "hypernet", "bayes_hypernet", "static_lora"),
+        *("…_shuffled", "…_cohort_mean", "…@COHORT", "…:without-COHORT"),
+    ]
+    assert names_block({"speed": {"rows": [{"benchmark": "x"}]}}) is None
+
+
+def test_a_cohort_of_one_speaker_shows_the_reason(tmp_path, monkeypatch) -> None:
+    scores = scores_of(RISK)
+    kept = [
+        i
+        for i, cohort in enumerate(scores.meta["cohort"])
+        if cohort != "parkinson" or scores.meta["speaker"][i] == "s0"
+    ]
+    folder = tmp_path / "results"
+    folder.mkdir()
+    made = scores.part(kept)
+    write(folder, "zero_shot", zero_shot.rows_of(made))
+    write(folder, "severity", severity.level_rows(made) + severity.gap_rows(made, "cohort", 50))
+    run(monkeypatch, "--results", folder, "--out", tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert '<span class="reason">(one speaker: no interval)</span>' in text
+    assert '<span class="reason">(parkinson has one speaker: no interval)</span>' in text
 
 
 def test_index_keeps_every_head_and_the_hash_of_every_file(written, full) -> None:
@@ -305,7 +417,7 @@ def test_a_missing_file_names_its_command(tmp_path, full, monkeypatch, capsys) -
     text = (tmp_path / "r.html").read_text()
     for section in SECTIONS:
         assert section.command in text  # of the one that is there, as its origin
-        assert (f"{section.result}.json is not there yet" in text) == (section.result != "speed")
+        assert (f"/{section.result}.json is not there yet" in text) == (section.result != "speed")
     assert "not made yet: zero_shot, leave_one_cohort_out" in capsys.readouterr().out
 
 
