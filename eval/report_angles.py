@@ -195,7 +195,8 @@ def sparsity_blocks(rows: Sequence[Row]) -> list[Block]:
         if lines:
             header = ("system", "matrix type", *_SPARSITY.values())
             title = f"Sparsity of {shown}, mean over layers"
-            blocks.append(Block("table", title, _ABOUT_SPARSITY, header, tuple(lines)))
+            about = Block("table", title, _ABOUT_SPARSITY, header, tuple(lines), n_names=2)
+            blocks.append(about)
     if not blocks:
         raise ConfigError("it has no sparsity; it was made by another program")
     return blocks

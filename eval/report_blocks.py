@@ -35,6 +35,7 @@ class Block:
         note: what to know about it.
         header, lines: of a table; a cell is a number and its interval, or a text and nothing.
         words: whether the cells of a table are words, set to the left.
+        n_names: columns of a table that name a line, set to the left too.
         address: of a figure, an SVG in a data address.
     """
 
@@ -45,6 +46,7 @@ class Block:
     lines: tuple[tuple[Cell, ...], ...] = ()
     words: bool = False
     address: str = ""
+    n_names: int = 1
 
 
 def figure(title: str, note: str, address: str) -> Block:
@@ -131,7 +133,7 @@ def words_table(
         for key, line in lines.items()
     )
     header = (*names, *map(str, heads))
-    return Block("table", title, note, header, body)
+    return Block("table", title, note, header, body, n_names=len(names))
 
 
 def _measured(row: Row, percent: bool) -> Cell:

@@ -170,9 +170,10 @@ def lines_by_severity(rows: Sequence[Row], cohorts: Sequence[str]) -> Any:
                     axis.plot([at, at], ends, color=style["color"], linewidth=0.8)
         axis.set_title(f"{cohort}{_speakers(own)}")
         axis.set_xticks(sorted({float(row["severity"]) for row in own}))
-        axis.set_ylim(bottom=0)
         axis.grid(axis="y")
         axis.set_xlabel("simulated severity")
+    # After the last panel: they share an axis, which a limit would keep from growing with them.
+    axes[0][0].set_ylim(bottom=0)
     axes[0][0].set_ylabel(f"{str(rows[0]['metric']).upper()}, percent")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -283,7 +284,10 @@ def matrix_maps(
     n, m = (max(values.shape[i] for _, values, _, _ in maps) for i in (0, 1))
     # A name of a line takes about a third of what a cell takes a letter.
     names = 0.075 * max(len(name) for _, _, names, _ in maps for name in names)
-    size = (columns * (0.52 * m + names + 0.3) + 0.9, lines * (0.34 * n + 1.25))
+    # Titles stand side by side, and must not run into each other.
+    titles = 0.078 * max(len(title) for title, _, _, _ in maps)
+    width = max(0.52 * m + names, titles) + 0.3
+    size = (columns * width + 0.9, lines * (0.34 * n + 1.25))
     figure, axes = new_figure(max(5.0, size[0]), max(2.0, size[1]), lines, columns)
     image = None
     for axis, (title, values, left, below) in zip(axes.flat, maps, strict=False):

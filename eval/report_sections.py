@@ -14,7 +14,7 @@ from typing import Any
 from eval import report_figures as figures
 from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS
 from eval.report_angles import angle_blocks, sparsity_blocks
-from eval.report_behaviour import caution_blocks, guard_blocks, session_blocks
+from eval.report_behaviour import caution_blocks, guard_blocks, rate, session_blocks
 from eval.report_blocks import Block, figure, from_table, generic_table, picked, words_table
 from eval.report_errors import (
     EVERYWHERE,
@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
 _GROUPS = (ATYPICAL, *COHORTS, TYPICAL)
-_SHOWN_SCORES = ("token_logprob", "disagreement", "combined")
+_SHOWN_SCORES = ("token logprob", "disagreement", "combined")
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,7 @@ def severity_blocks(rows: Rows) -> list[Block]:
     for cohort in cohorts:
         title = f"{metric.upper()} by severity, {cohort}"
         blocks.append(from_table(errors, title, ("severity",), cohort=cohort, metric=metric))
-    measures = [r for r in rows if r.get("measure") in ("worst_group", "gap")]
-    if measures:
-        note = "The largest of several noisy rates is too large on average, and the gap with it."
-        columns = ("grouping", "measure", "worst", "best")
-        blocks.append(words_table(measures, "Worst group, and its gap to the best", columns, note))
+    blocks += group_blocks(rows)
     slopes = [r for r in rows if r.get("measure") == "slope"]
     if slopes:
         note = "Points of error from severity 0 to 1, by a straight line."
@@ -186,9 +182,39 @@ def severity_blocks(rows: Rows) -> list[Block]:
     return blocks
 
 
+_GROUPINGS = {"cohort": "cohorts", "cohort_severity": "cohorts and severities"}
+
+
+def group_blocks(rows: Rows) -> list[Block]:
+    """Return each system's worst group, its gap to the best, and the gap beside the backbone's."""
+    blocks = []
+    for grouping, shown in _GROUPINGS.items():
+        own = [r for r in rows if r.get("grouping") == grouping]
+        by = {(r["measure"], r["system"]): r for r in own}
+        lines = []
+        for name in dict.fromkeys(r["system"] for r in own):
+            worst, gap = by["worst_group", name], by["gap", name]
+            change = by.get(("gap_difference", name))
+            cells = (rate(worst), (worst["best"], ""), rate(gap), rate(change))
+            lines.append(((name, ""), (worst["worst"], ""), *cells))
+        if lines:
+            header = ("system", "worst", "its error, %", "best", "gap, points", "against backbone")
+            about = (
+                "The largest of several noisy rates is too large on average, and the gap with it; "
+                f"differences of gaps suffer less. {own[0]['n_speakers']} speakers."
+            )
+            title = f"Worst group, and its gap to the best: {shown}"
+            blocks.append(Block("table", title, about, header, tuple(lines), n_names=2))
+    return blocks
+
+
 def calibration_blocks(rows: Rows) -> list[Block]:
     """Return measures of confidence, reliability, risk-coverage, and the consensus of samples."""
-    measured = [r for r in rows if "measure" in r]
+    measured = [
+        {**r, "score": r["score"].replace("_", " ")} if "score" in r else r
+        for r in rows
+        if "measure" in r
+    ]
     group = next(
         (g for g in (ATYPICAL, "everybody") if any(r["cohort"] == g for r in measured)), ""
     )
@@ -197,7 +223,10 @@ def calibration_blocks(rows: Rows) -> list[Block]:
     if not words:
         raise ConfigError("it has no measures of confidence; it was made by another program")
     title = f"Confidence of words, {group} (AUROC: higher is better; the others: lower)"
-    blocks = [words_table(words, title, ("score",), percent=False, across="measure")]
+    named = [{**r, "measure": _CONFIDENCE[r["measure"]]} for r in words]
+    blocks = [
+        words_table(named, title, ("score",), _ABOUT_MEASURES, percent=False, across="measure")
+    ]
     kinds = [s for s in _SHOWN_SCORES if any(r["score"] == s for r in words)]
     bins = [
         r for r in words if r["measure"] == "ece_mass" and r["score"] in kinds and r.get("bins")
@@ -225,7 +254,21 @@ def calibration_blocks(rows: Rows) -> list[Block]:
     return blocks
 
 
-_CONFIDENCE = ("auroc", "ece_width", "ece_mass", "nll", "brier", "aurc")
+_CONFIDENCE = {
+    "auroc": "AUROC",
+    "ece_width": "ECE, equal width",
+    "ece_mass": "ECE, equal mass",
+    "nll": "NLL",
+    "brier": "Brier",
+    "aurc": "AURC",
+}
+_ABOUT_MEASURES = (
+    "AUROC: the chance that a wrong word is less certain than a right one. ECE: mean gap between "
+    "claim and truth, over bins. NLL and Brier: of the claim that a word is right. AURC: error of "
+    "what is kept, mean over how much is kept. token logprob is the geometric mean probability "
+    "of a word's tokens, disagreement the share of posterior samples that agree, combined both; "
+    "fitted ones are calibrated on other speakers."
+)
 
 
 def generic_blocks(rows: Rows) -> list[Block]:

@@ -30,7 +30,7 @@ def sweep_blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     plot = sweep_plane(found, references, (along, lines), unit)
     about = (
         "Percent, with 95 percent intervals from draws of speakers. Degradation, gain and target "
-        "loss as in `eval.forgetting`."
+        'loss are explained under "All methods on equal terms".'
     )
     return [
         figure("Target error against backward degradation", note, plot),

@@ -26,7 +26,7 @@ from eval.report_angles import cohort_maps, layer_maps
 from eval.report_embeddings import principal_plane
 from eval.report_errors import difference_blocks, error_blocks
 from eval.report_names import names_block
-from eval.report_sections import SECTIONS
+from eval.report_sections import SECTIONS, group_blocks
 from eval.report_style import MINUS
 from eval.scores import Scores
 from hyperasr import results
@@ -346,10 +346,30 @@ def test_lines_do_not_repeat_what_all_are_compared_with() -> None:
     assert difference_blocks(rows, against="nobody") == []
 
 
+def test_groups_by_hand() -> None:
+    scores = scores_of(RISK)
+    (block,) = group_blocks(severity.gap_rows(scores, "cohort", 50))
+    rates = {}
+    for cohort in COHORTS:
+        counts = [scores.counts["hypernet"][i] for i in scores.pick(cohort=cohort)]
+        rates[cohort] = sum(c.errors for c in counts) / (8 * len(counts))
+    line = next(line for line in block.lines if line[0][0] == "hypernet")
+    worst, best = max(rates, key=rates.__getitem__), min(rates, key=rates.__getitem__)
+    assert [cell for cell, _ in line[1:5]] == [
+        worst,
+        f"{100 * rates[worst]:.1f}",
+        best,
+        f"{100 * (rates[worst] - rates[best]):.1f}",
+    ]
+    backbone = next(line for line in block.lines if line[0][0] == "backbone")
+    assert backbone[5] == ("", ""), "nothing to be compared with"
+    assert block.n_names == 2
+
+
 def test_names_are_explained_where_they_occur(written) -> None:
     names = written[0].partition('<section id="names">')[2].partition("</section>")[0]
     for name in ("backbone", "cohort_lora", "session", "…_oracle", "…_cautious"):
-        assert f"<td>{name}</td>" in names, name
+        assert f'<td class="name">{name}</td>' in names, name
     assert "vi_lora_speaker" not in names
     assert "…_shuffled" not in names
 
