@@ -163,20 +163,20 @@ def _tier(number: int, name: str, tier: Sequence[_Interval], end_s: float) -> li
     return lines
 
 
-def chat(transcript: Transcript, language: str = "en") -> str:
+def chat(transcript: Transcript) -> str:
     """Return a CHAT transcript (TalkBank), one main line a segment.
 
     Fillers are ``&-um``, part-words ``&+l``, repetitions ``the [/] the``, what is unclear ``xxx``.
     Where word times are known ``%wor`` has them; ``%xpro`` has the probabilities of the words.
     Utterance ends and marks are automatic: a person should check them.
     """
-    code = _ISO_639_3.get(language, "und")
+    code = _ISO_639_3.get(transcript.language, "und")
     lines = ["@UTF8", "@Begin", f"@Languages:\t{code}", "@Participants:\tPAR Participant"]
     lines.append(f"@ID:\t{code}|hyperasr|PAR|||||Participant|||")
     media = re.sub(r"\s", "_", Path(transcript.id).stem)
     lines += [f"@Media:\t{media}, audio", "@Comment:\tautomatic transcript, not checked"]
     for segment in transcript.segments:
-        lines += _chat_lines(segment, language)
+        lines += _chat_lines(segment, transcript.language)
     return "\n".join([*lines, "@End"]) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +280,12 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: the model does not know the language or the task.
         """
-        return prompt_tokens(self.tokenizer.get_vocab(), self.language_ids, language, task)
+        return prompt_tokens(self.vocabulary, self.language_ids, language, task)
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """All tokens and their ids; made once, because the tokenizer takes 20 ms for it."""
+        return dict(self.tokenizer.get_vocab())
 
     @property
     def language_ids(self) -> dict[str, int]:
@@ -287,7 +293,7 @@ class Backbone(nn.Module):
         if not self.is_multilingual:
             return {}
         recorded = getattr(self.whisper.generation_config, "lang_to_id", None)
-        return language_tokens(self.tokenizer.get_vocab(), recorded)
+        return language_tokens(self.vocabulary, recorded)
 
     @torch.inference_mode()
     def detect_language(self, encoded: EncoderOutput) -> list[tuple[str, float]]:
@@ -367,7 +373,7 @@ class Backbone(nn.Module):
             max_tokens: a limit for each utterance (n_utt,), on top of the config's.
         """
         config = self.suppressed(config or SearchConfig())
-        prompt = self._prompts(language, task, encoded.states.shape[0])
+        prompt = self.prompts(language, task, encoded.states.shape[0])
         # The last token decoded is never fed back, so it needs no position.
         n_most = int(self.whisper.config.max_target_positions) - prompt.shape[1] + 1
         config = replace(config, max_tokens=min(config.max_tokens, n_most))
@@ -377,8 +383,13 @@ class Backbone(nn.Module):
         step = DecoderStep(self.whisper, encoded, rows_per_utt=config.beam_size)
         return beam(step, step.reorder, prompt, eos=self.eos, config=config, max_tokens=max_tokens)
 
-    def _prompts(self, language: str | Sequence[str], task: str, n_rows: int) -> Tensor:
-        """Return the prompt of each row (n_rows, n_prompt); all are equally long."""
+    def prompts(self, language: str | Sequence[str], task: str, n_rows: int) -> Tensor:
+        """Return the prompt of each row (n_rows, n_prompt); all are equally long.
+
+        Raises:
+            ConfigError: as `prompt_ids`.
+            ShapeError: languages of more or fewer rows.
+        """
         if isinstance(language, str):
             ids = torch.tensor(self.prompt_ids(language, task), device=self.device)
             return ids.expand(n_rows, -1)

@@ -94,7 +94,7 @@ class _Maker:
         if self.form == "json":
             return json.dumps(to_dict(result), ensure_ascii=False) + "\n"
         if self.form != "txt":
-            return render(result, self.form, self.options.mode, self.options.language)
+            return render(result, self.form, self.options.mode)
         counts = counts_of(result, self.options.mode)
         line = None if counts is None else self.tally.line(counts)
         lines = lines_of(result, line, self.options.mode, several=True)

@@ -228,7 +228,7 @@ def _notes(result: Result) -> list[str]:
 
 
 def _file(result: Result, form: str, line: str | None, options: TranscribeOptions) -> str:
-    text = render(result, form, options.mode, options.language)
+    text = render(result, form, options.mode)
     return f"{text}{line}\n" if form == "txt" and line and result.base is not None else text
 
 
@@ -288,7 +288,7 @@ class _Shower:
         if self.form == "json":  # one object a line, so that many can be told apart
             print(json.dumps(to_dict(result), ensure_ascii=False), flush=True)
         elif self.form != "txt":
-            text = render(result, self.form, self.options.mode, self.options.language)
+            text = render(result, self.form, self.options.mode)
             print(text, end="", flush=True)
         else:
             for shown in lines_of(result, line, self.options.mode, self.n_recordings > 1):

@@ -6,8 +6,9 @@ all steps and beams. Samples are rows of one batch; the encoder runs once an utt
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from hyperasr import lora
 from hyperasr.errors import ConfigError
+from hyperasr.memory import out_of_memory, too_large
 from hyperasr.model import HyperASR
 from hyperasr.posterior import utterance_generators
-from hyperasr.search import SearchConfig
+from hyperasr.search import SearchConfig, text_only
 from hyperasr.types import Batch, Decoded, EncoderOutput
 
 __all__ = ["decode", "decode_rows", "decode_tokens", "token_limits"]
@@ -26,6 +28,14 @@ __all__ = ["decode", "decode_rows", "decode_tokens", "token_limits"]
 # writes more than 30 a second is running away.
 _TOKENS_PER_STATE = 0.6
 _SPARE_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What the decoder is told: the language, or each utterance's, and the task."""
+
+    language: str | Sequence[str] = "en"
+    task: str = "transcribe"
 
 
 def token_limits(lengths: Tensor) -> Tensor:
@@ -40,7 +50,8 @@ def decode(
     search: SearchConfig | None = None,
     *,
     adapt: bool = True,
-    language: str = "en",
+    language: str | Sequence[str] = "en",
+    task: str = "transcribe",
     n_samples: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Decoded:
@@ -51,7 +62,8 @@ def decode(
         batch: with encoder states (and embeddings) or mel.
         search: greedy by default.
         adapt: False decodes with the frozen backbone alone.
-        language: language of the prompt.
+        language: language of the prompt, or of each utterance's.
+        task: ``transcribe``, or ``translate`` into English.
         n_samples: decode this many samples of each utterance's posterior; None its mean.
         generator: of the samples; one number is taken from it, and each sample follows from that,
             the utterance's id (its place in the batch where there are no ids) and its own number:
@@ -62,7 +74,8 @@ def decode(
         ConfigError: samples of a source that gives points, or without adapting.
     """
     seed = None if n_samples is None else _seed(generator)
-    return _decode(model, batch, search, adapt, language, n_samples, seed)
+    prompt = _Prompt(language, task)
+    return _decode(model, batch, search, adapt, prompt, n_samples, seed)
 
 
 def decode_tokens(
@@ -78,6 +91,8 @@ def decode_tokens(
     generator: torch.Generator | None = None,
 ) -> Decoded:
     """Decode rows of a cache; tokens and log-probabilities in the order of `indices`.
+
+    Markers and timestamps are suppressed, as in transcribing.
 
     Args:
         model: the model.
@@ -96,20 +111,27 @@ def decode_tokens(
         ConfigError: as `decode`.
     """
     indices = list(range(len(cache))) if indices is None else list(indices)
+    n_vocab = int(model.backbone.whisper.config.vocab_size)
+    search = text_only(search or SearchConfig(), model.backbone.eos, n_vocab)
     k = n_samples or 1
     seed = None if n_samples is None else _seed(generator)
     lengths = cache.n_frames
     order = sorted(range(len(indices)), key=lambda i: lengths[indices[i]])
     rows: list[tuple[Any, ...]] = [()] * (len(indices) * k)
     n_utt = max(1, batch_size // k)
-    for start in range(0, len(order), n_utt):
-        chosen = order[start : start + n_utt]
+    waiting = [order[start : start + n_utt] for start in range(0, len(order), n_utt)][::-1]
+    while waiting:
+        chosen = waiting.pop()
         batch = cache.batch([indices[i] for i in chosen])
         if not batch.ids:
             batch = replace(batch, ids=tuple(str(indices[i]) for i in chosen))
         if embeddings is not None:
             batch = replace(batch, speaker_emb=embeddings[chosen])
-        decoded = _decode(model, batch, search, adapt, "en", n_samples, seed)
+        try:
+            decoded = _decode(model, batch, search, adapt, _Prompt(), n_samples, seed)
+        except (RuntimeError, MemoryError) as error:
+            waiting += _halves(chosen, search.beam_size * k, error)
+            continue
         found = zip(decoded.tokens, decoded.logprobs, decoded.finished, decoded.score, strict=True)
         for number, row in enumerate(found):
             rows[chosen[number // k] * k + number % k] = row
@@ -147,13 +169,33 @@ def decode_rows(
     return [model.backbone.text(tokens) for tokens in decoded.tokens]
 
 
+def _halves(chosen: list[int], n_rows: int, error: Exception) -> list[list[int]]:
+    """Return the halves of rows for which memory did not suffice, the first one last, and say so.
+
+    Raises:
+        HyperASRError: of a single row.
+        Exception: the error, if it is another one.
+    """
+    if not out_of_memory(error):
+        raise error
+    if len(chosen) == 1:
+        raise too_large(error, f"an utterance with {n_rows} beams or samples") from error
+    half = (len(chosen) + 1) // 2
+    warnings.warn(
+        f"{len(chosen)} utterances with {n_rows} beams or samples each do not fit into memory; "
+        f"decoding {half}",
+        stacklevel=3,
+    )
+    return [chosen[half:], chosen[:half]]
+
+
 @torch.inference_mode()
 def _decode(
     model: HyperASR,
     batch: Batch,
     search: SearchConfig | None,
     adapt: bool,
-    language: str,
+    prompt: _Prompt,
     n_samples: int | None,
     seed: int | None,
 ) -> Decoded:
@@ -161,7 +203,7 @@ def _decode(
     if not adapt:
         if n_samples is not None:
             raise ConfigError("the backbone has no posterior: n_samples needs adapt=True")
-        return _generate(model, batch, model.encode(batch), search, language)
+        return _generate(model, batch, model.encode(batch), search, prompt)
     generators = None
     if n_samples is not None:
         assert seed is not None
@@ -171,7 +213,7 @@ def _decode(
     factors = model.factors(emb, model.groups(batch), n_samples=n_samples, generator=generators)
     with lora.using(model.backbone.whisper, factors):
         states = model.adapted_states(batch, encoded, n_samples or 1)
-        return _generate(model, batch, states, search, language)
+        return _generate(model, batch, states, search, prompt)
 
 
 def _generate(
@@ -179,12 +221,17 @@ def _generate(
     batch: Batch,
     encoded: EncoderOutput,
     search: SearchConfig | None,
-    language: str,
+    prompt: _Prompt,
 ) -> Decoded:
     lengths = (batch.n_frames + 1) // 2
     k = encoded.states.shape[0] // batch.n_utt
     limits = token_limits(lengths.repeat_interleave(k))
-    return model.backbone.generate(encoded, search, language=language, max_tokens=limits)
+    language = prompt.language
+    if not isinstance(language, str):
+        language = [one for one in language for _ in range(k)]
+    return model.backbone.generate(
+        encoded, search, language=language, task=prompt.task, max_tokens=limits
+    )
 
 
 def _seed(generator: torch.Generator | None) -> int:

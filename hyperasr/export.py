@@ -158,8 +158,8 @@ def write_merged(backbone: Backbone, factors: LoRAFactors, folder: Path, dtype: 
 
 def _complete(generation: Any, backbone: Backbone) -> None:
     """Write down what other engines read off a generation config, where it says nothing."""
-    vocabulary = backbone.tokenizer.get_vocab()
-    known = {
+    vocabulary = backbone.vocabulary
+    known: dict[str, Any] = {
         "is_multilingual": backbone.is_multilingual,
         "no_timestamps_token_id": vocabulary["<|notimestamps|>"],
         "prev_sot_token_id": vocabulary.get("<|startofprev|>"),

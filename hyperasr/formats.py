@@ -42,7 +42,7 @@ _LONGEST_NAME = 180  # bytes; file systems take 255, and a temporary name is lon
 _FORBIDDEN = '<>:"/\\|?*'  # on some system or other
 
 
-def render(result: Result, form: str, mode: str = "verbatim", language: str = "en") -> str:
+def render(result: Result, form: str, mode: str = "verbatim") -> str:
     """Return the content of a file, ending with a line end unless it is empty.
 
     Args:
@@ -50,7 +50,6 @@ def render(result: Result, form: str, mode: str = "verbatim", language: str = "e
         form: one of `FORMATS`.
         mode: ``verbatim``, ``clean`` or ``both``, as in transcribing; subtitles show verbatim text
             for both.
-        language: that is spoken, for CHAT.
     Raises:
         ConfigError: another format, or a result without a transcript.
     """
@@ -70,7 +69,7 @@ def render(result: Result, form: str, mode: str = "verbatim", language: str = "e
     if form == "textgrid":
         return textgrid(transcript)
     if form == "chat":
-        return chat(transcript, language)
+        return chat(transcript)
     raise ConfigError(f"no format {form!r}; there are {', '.join(FORMATS)}")
 
 
@@ -89,6 +88,7 @@ def to_dict(result: Result) -> dict[str, Any]:
     values: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "id": result.id}
     values |= _transcript(result.transcript)
     values["discarded_s"] = round(result.transcript.discarded_s, 3)
+    values["language"] = result.transcript.language
     if result.base is not None:
         values["base"] = _transcript(result.base)
     if result.reference is not None:

@@ -88,14 +88,15 @@ def find_runaways(
     finished: Sequence[bool],
     *,
     adapt: bool = True,
-    language: str = "en",
+    language: str | Sequence[str] = "en",
+    task: str = "transcribe",
     prefix: Sequence[int] = (),
     config: GuardConfig | None = None,
 ) -> list[tuple[Runaway | None, Attention | None]]:
     """Judge a decoded batch; attention is looked at only where something is suspicious.
 
     Args:
-        model, batch, adapt, language, prefix: as in decoding.
+        model, batch, adapt, language, task, prefix: as in decoding.
         waveforms: of each utterance, (n_samples,) float32, 16 kHz.
         tokens: decoded for each utterance.
         finished: whether end of text was found.
@@ -114,7 +115,8 @@ def find_runaways(
         return found
     part = batch if len(rows) == len(tokens) else rows_of(batch, rows)
     suspects = [tokens[i] for i in rows]
-    seen = attend(model, part, suspects, adapt=adapt, language=language, prefix=prefix)
+    spoken = language if isinstance(language, str) else [language[i] for i in rows]
+    seen = attend(model, part, suspects, adapt=adapt, language=spoken, task=task, prefix=prefix)
     for i, attention in zip(rows, seen, strict=True):
         stalled, stretch = runaway_stretch(attention, chars_of(backbone, tokens[i]), config)
         known = replace(evidence[i], stalled=stalled, stretch=stretch)

@@ -9,6 +9,8 @@ from hyperasr.errors import ConfigError
 
 __all__ = ["language_code", "language_tokens", "prompt_tokens"]
 
+_TASKS = ("transcribe", "translate")
+
 
 def language_code(language: str) -> str:
     """Return Whisper's code of a language given by code or English name; others as they are."""
@@ -47,17 +49,23 @@ def prompt_tokens(
         language: code or English name.
         task: ``transcribe`` or ``translate``.
     Raises:
-        ConfigError: the model does not know the language or the task.
+        ConfigError: the model does not know the language or the task, or is one of English alone
+            that is to translate.
     """
-    code = language_code(language)
+    code, cannot = language_code(language), f"this model cannot {task} {language!r}"
+    if task not in _TASKS:
+        raise ConfigError(f"{cannot}; task must be {' or '.join(_TASKS)}")
+    if set(languages) <= {"en"} and (code, task) != ("en", "transcribe"):
+        raise ConfigError(
+            f"{cannot}: it knows English alone; leave language and task as they are, or give a "
+            "multilingual model"
+        )
     names = ["<|startoftranscript|>"]
     if languages:
-        known = code in languages and task in ("transcribe", "translate")
         names += [f"<|{code}|>", f"<|{task}|>"]
-    else:
-        known = (code, task) == ("en", "transcribe")
     names.append("<|notimestamps|>")
-    if not known or any(name not in vocabulary for name in names):
-        closest = next(iter(difflib.get_close_matches(code, list(languages), n=1)), "en")
-        raise ConfigError(f"this model cannot {task} {language!r}; try language={closest!r}")
+    if (languages and code not in languages) or any(name not in vocabulary for name in names):
+        known = list(languages) or ["en"]
+        closest = next(iter(difflib.get_close_matches(code, known, n=1)), known[0])
+        raise ConfigError(f"{cannot}; try language={closest!r}")
     return [vocabulary[name] for name in names]

@@ -9,7 +9,10 @@ from typing import Literal
 
 from hyperasr.errors import ConfigError
 
-__all__ = ["LONGEST_SEGMENT_S", "TranscribeOptions"]
+__all__ = ["AUTO", "LONGEST_SEGMENT_S", "TranscribeOptions"]
+
+AUTO = "auto"
+"""As a language: find out which one is spoken."""
 
 # Whisper hears 30 s at once; two seconds are left for a pause to cut at.
 LONGEST_SEGMENT_S = {"full": 28.0, "trimmed": 10.0}
@@ -27,7 +30,11 @@ class TranscribeOptions:
     """Hypotheses kept for each segment, at least 1; 1 is greedy."""
 
     language: str = "en"
-    """Language that is spoken, for models that know several."""
+    """Language that is spoken, by code or English name, for models that know several; auto finds it
+    for each recording, from its first segment."""
+
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Write what was said, or translate it into English; only for models of several languages."""
 
     adapt: bool = True
     """Decode each segment with weights of its own; without, with the unadapted backbone."""
@@ -97,7 +104,7 @@ class TranscribeOptions:
         if self.samples and not self.adapt:
             raise ConfigError("samples are drawn of adapted weights; they need adapt")
         hints = typing.get_type_hints(TranscribeOptions)
-        for name in ("mode", "pauses", "vad"):
+        for name in ("task", "mode", "pauses", "vad"):
             choices = typing.get_args(hints[name])
             if getattr(self, name) not in choices:
                 raise ConfigError(

@@ -15,10 +15,11 @@ from hyperasr.decode import decode
 from hyperasr.disfluency import UNCLEAR, apply_edits, clean_edits
 from hyperasr.errors import ConfigError
 from hyperasr.guard import Runaway, find_runaways
+from hyperasr.languages import language_code
 from hyperasr.loudness import content_hash
 from hyperasr.mel import SAMPLE_RATE
 from hyperasr.model import HyperASR
-from hyperasr.options import TranscribeOptions
+from hyperasr.options import AUTO, TranscribeOptions
 from hyperasr.recordings import Recording
 from hyperasr.search import SearchConfig, text_only
 from hyperasr.types import Batch, Segment, Unclear
@@ -48,11 +49,13 @@ class Heard:
         recording: where it is from.
         start_s: of the segment, in seconds of the recording.
         waveform: (n_samples,) float32, 16 kHz.
+        language: code of what is spoken.
     """
 
     recording: Recording
     start_s: float
     waveform: np.ndarray
+    language: str = "en"
 
     @property
     def end_s(self) -> float:
@@ -94,6 +97,10 @@ class _Job:
     adapt: bool
     prefix: tuple[int, ...]
 
+    @property
+    def languages(self) -> list[str]:
+        return [heard.language for heard in self.heard]
+
     def only(self, rows: Sequence[int]) -> _Job:
         """Return the job of some of its rows."""
         return replace(
@@ -108,12 +115,17 @@ class Recogniser:
         model: the model.
         options: how.
     Raises:
-        ConfigError: the model does not know the language, or takes no prompt.
+        ConfigError: the model does not know the language or the task, or takes no prompt.
     """
 
     def __init__(self, model: HyperASR, options: TranscribeOptions) -> None:
         self.model, self.options = model, options
-        model.backbone.prompt_ids(options.language)  # raises where it does not know the language
+        self.language = options.language
+        if options.language == AUTO:
+            self.language = next(iter(model.backbone.language_ids), "en")
+        # Raises where the model does not know the language or the task.
+        self.n_prompt = len(model.backbone.prompt_ids(self.language, options.task))
+        self.language = language_code(self.language)
         if options.samples and not model.is_gaussian:
             raise ConfigError(
                 "samples need a model with a distribution over its weights, such as one with a "
@@ -158,13 +170,15 @@ class Recogniser:
             self.model,
             job.batch,
             search,
-            language=self.options.language,
+            language=job.languages,
+            task=self.options.task,
             n_samples=k,
             generator=torch.Generator().manual_seed(self.options.seed),
         )
+        written = [self.written(heard.language) for heard in job.heard for _ in range(k)]
         texts = [
-            comparable([w.text for w in words_of(backbone, *row, self.options.language)])
-            for row in zip(drawn.tokens, drawn.logprobs, strict=True)
+            comparable([w.text for w in words_of(backbone, *row)])
+            for row in zip(drawn.tokens, drawn.logprobs, written, strict=True)
         ]
         doubted = []
         for index, one in enumerate(found):
@@ -172,6 +186,25 @@ class Recogniser:
             doubt, _ = disagreement(said, texts[index * k : (index + 1) * k])
             doubted.append(replace(one, segment=replace(one.segment, uncertainty=doubt)))
         return doubted
+
+    @torch.inference_mode()
+    def spoken(self, waveform: np.ndarray) -> tuple[str, float]:
+        """Return the code of the language of a segment, and how probable it is.
+
+        Known and certain unless the options ask to find out, which costs a pass of the encoder.
+        The unadapted backbone is asked, before it is known whose voice it is.
+
+        Raises:
+            HyperASRError: the segment cannot be encoded.
+        """
+        if self.options.language != AUTO:
+            return self.language, 1.0
+        backbone = self.model.backbone
+        return backbone.detect_language(backbone.encode(*backbone.features([waveform])))[0]
+
+    def written(self, spoken: str) -> str:
+        """Return the language of the text of what is spoken."""
+        return "en" if self.options.task == "translate" else spoken
 
     @property
     def _systems(self) -> list[bool]:
@@ -220,14 +253,15 @@ class Recogniser:
         """Return the search with earlier text, and no more tokens than the decoder has room for."""
         backbone = self.model.backbone
         n_most = int(backbone.whisper.config.max_target_positions) + 1
-        n_given = len(job.prefix) + len(backbone.prompt_ids(self.options.language))
+        n_given = len(job.prefix) + self.n_prompt
         limit = min(search.max_tokens, n_most - n_given)
         return replace(search, prefix=job.prefix, max_tokens=limit)
 
     def _decoded(self, job: _Job, search: SearchConfig) -> list[_Row]:
         """Decode, and look closer at what may have run away."""
-        language, search = self.options.language, self._limited(search, job)
-        found = decode(self.model, job.batch, search, adapt=job.adapt, language=language)
+        language, task = job.languages, self.options.task
+        search = self._limited(search, job)
+        found = decode(self.model, job.batch, search, adapt=job.adapt, language=language, task=task)
         columns = (found.tokens, found.logprobs, found.finished, found.score)
         rows = [_Row(*values) for values in zip(*columns, strict=True)]
         if not self.options.loop_guard:
@@ -240,6 +274,7 @@ class Recogniser:
             found.finished,
             adapt=job.adapt,
             language=language,
+            task=task,
             prefix=job.prefix,
         )
         return [
@@ -258,7 +293,8 @@ class Recogniser:
             part.batch,
             [rows[i].tokens for i in wanted],
             adapt=job.adapt,
-            language=self.options.language,
+            language=part.languages,
+            task=self.options.task,
             prefix=job.prefix,
         )
         by_row = dict(zip(wanted, seen, strict=True))
@@ -266,7 +302,8 @@ class Recogniser:
 
     def _recognised(self, heard: Heard, row: _Row) -> Recognised:
         options, backbone = self.options, self.model.backbone
-        words = list(words_of(backbone, row.tokens, row.logprobs, options.language))
+        language = self.written(heard.language)
+        words = list(words_of(backbone, row.tokens, row.logprobs, language))
         text = printable(backbone.text(row.tokens))
         times: list[tuple[float, float]] = []
         unclear: tuple[Unclear, ...] = ()
@@ -278,9 +315,13 @@ class Recogniser:
             times = fit_to_sound(found, heard.waveform)
             times = [(heard.start_s + a, heard.start_s + b) for a, b in times]
         warnings = []
+        if times and options.task == "translate":
+            warnings.append(
+                "word times of a translation are rough: its words may come in another order"
+            )
         if row.runaway is not None:
             words, times, unclear = _marked(heard, words, times, row)
-            blank = "" if options.language in NO_BLANKS else " "
+            blank = "" if language in NO_BLANKS else " "
             text = blank.join(word.text for word in words)
             warnings += [
                 f"from {u.start_s:.1f} s to {u.end_s:.1f} s it is unclear: {u.reason}"
@@ -301,7 +342,7 @@ class Recogniser:
             unclear=unclear,
         )
         if options.mode != "verbatim":
-            segment = _cleaned(segment, options.language)
+            segment = _cleaned(segment, language)
         return Recognised(segment, tuple(warnings))
 
 
@@ -315,7 +356,7 @@ def previous_ids(backbone: Backbone, text: str) -> tuple[int, ...]:
     """
     if not text.strip():
         return ()
-    start = backbone.tokenizer.get_vocab().get("<|startofprev|>")
+    start = backbone.vocabulary.get("<|startofprev|>")
     if start is None:
         raise ConfigError("this model takes no prompt: its tokenizer has no <|startofprev|>")
     n_most = int(backbone.whisper.config.max_target_positions) // 2 - 1

@@ -7,17 +7,19 @@ import difflib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.loudness import is_silent, normalise_loudness
 from hyperasr.mel import MIN_SAMPLES, SAMPLE_RATE, STATES_PER_SECOND
+from hyperasr.memory import out_of_memory, too_large
 from hyperasr.model import HyperASR
 from hyperasr.options import TranscribeOptions
-from hyperasr.recognise import Heard, Recogniser
+from hyperasr.recognise import Heard, Recognised, Recogniser
 from hyperasr.recordings import Reading, Recording, Source, find_recordings
 from hyperasr.segment import PAUSES, cut_at_pauses
 from hyperasr.session import Session
@@ -32,6 +34,7 @@ Progress = Callable[[int, int, float], None]
 
 _WINDOW_S = 600.0  # of audio held at once: 38 MB
 _WINDOW_BATCHES = 4  # batches sorted by length together
+_SURE = 0.5  # probability of a language that was found; under it the reader is told
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ class _Job:
     warnings: list[str] = field(default_factory=list)
     duration_s: float = 0.0
     discarded_s: float = 0.0
+    language: str | None = None  # that is spoken; None before it is known
     error: HyperASRError | None = None
     read: bool = False
     n_waiting: int = 0
@@ -179,13 +183,16 @@ class _Job:
             yield from self.segments[self.n_news :]
             self.n_news = len(self.segments)
 
-    def result(self, options: TranscribeOptions) -> Result:
+    def result(self, options: TranscribeOptions, recognise: Recogniser) -> Result:
         if self.error is not None:
             return Result(self.recording, error=self.error)
-        base = self._transcript(self.base, options) if options.compare else None
-        return Result(self.recording, self._transcript(self.segments, options), base)
+        language = recognise.written(self.language or recognise.language)
+        base = self._transcript(self.base, options, language) if options.compare else None
+        return Result(self.recording, self._transcript(self.segments, options, language), base)
 
-    def _transcript(self, segments: list[Segment], options: TranscribeOptions) -> Transcript:
+    def _transcript(
+        self, segments: list[Segment], options: TranscribeOptions, language: str
+    ) -> Transcript:
         ordered = tuple(sorted(segments, key=lambda s: s.start_s))
         clean = None
         if options.mode != "verbatim":
@@ -198,6 +205,7 @@ class _Job:
             tuple(dict.fromkeys(self.warnings)),
             clean,
             self.discarded_s,
+            language,
         )
 
 
@@ -215,6 +223,7 @@ class _Run:
         elif options.session:
             session = Session.of(model)
         self.options, self.n_window, self.session = options, n_window, session
+        self.batch_size = options.batch_size  # smaller where memory did not suffice
         self.segment_s = options.segment_s(str(model.backbone.audio_context))
         hears_s = model.backbone.whisper.config.max_source_positions / STATES_PER_SECOND
         if self.segment_s > hears_s:
@@ -263,7 +272,8 @@ class _Run:
                         n_heard -= silencer.n_silenced(start, start + len(waveform))
                     if self.options.normalise_loudness:
                         waveform = normalise_loudness(waveform)
-                    yield Heard(job.recording, start / SAMPLE_RATE, waveform)
+                    language = job.language or self._listen(job, waveform)
+                    yield Heard(job.recording, start / SAMPLE_RATE, waveform, language)
         except HyperASRError as error:
             job.error = error
         job.warnings += reading.warnings
@@ -278,6 +288,16 @@ class _Run:
             )
         job.read = True
 
+    def _listen(self, job: _Job, waveform: np.ndarray) -> str:
+        """Find out what is spoken in a recording, from its first segment."""
+        job.language, probability = self.recognise.spoken(waveform)
+        if probability < _SURE:
+            job.warnings.append(
+                f"the language is not certain ({job.language}, {probability:.0%}); give it with "
+                "the option language"
+            )
+        return job.language
+
     def _full(self) -> bool:
         n_samples = sum(len(heard.waveform) for _, heard in self.window)
         return len(self.window) >= self.n_window or n_samples >= _WINDOW_S * SAMPLE_RATE
@@ -290,37 +310,69 @@ class _Run:
                 yield from job.news()
             if not job.done:
                 return
-            yield self.jobs.popleft().result(self.options)
+            yield self.jobs.popleft().result(self.options, self.recognise)
 
     def _decode_window(self) -> float:
         """Decode what waits, and return how many seconds that was."""
         window, self.window = self.window, []
+        batches: Iterator[_Pairs]
         for job, _ in window:
             job.n_waiting -= 1
         waiting = window
         if self.session is None:  # which hears all that was said, however it is cut into windows
             waiting = [pair for pair in window if pair[0].error is None]
         if self.options.previous_text:
-            batches = [[pair] for pair in waiting]  # each needs the text of the one before
+            batches = ([pair] for pair in waiting)  # each needs the text of the one before
         else:
-            ordered = sorted(waiting, key=lambda pair: len(pair[1].waveform))
-            size = self.options.batch_size
-            batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+            batches = self._batches(sorted(waiting, key=lambda pair: len(pair[1].waveform)))
         ready = ((batch, made) for pairs in batches for batch, made in self._prepared(pairs))
         for batch, made in ready if self.session is None else self._smoothed(waiting, list(ready)):
             self._decode_batch(batch, made)
         return sum(len(heard.waveform) for _, heard in waiting) / SAMPLE_RATE
 
+    def _batches(self, pairs: list[tuple[_Job, Heard]]) -> Iterator[_Pairs]:
+        while pairs:  # the size may shrink on the way
+            n = self.batch_size
+            yield pairs[:n]
+            pairs = pairs[n:]
+
     def _prepared(self, pairs: _Pairs) -> Iterator[tuple[_Pairs, Batch]]:
         """Yield the segments with their encoder states; those of a bad one alone are left out."""
         try:
-            yield pairs, self.recognise.batch_of([heard for _, heard in pairs])
-        except HyperASRError as error:
-            if len(pairs) == 1:
-                pairs[0][0].error = error
-                return
-            for pair in pairs:
-                yield from self._prepared([pair])
+            made = self.recognise.batch_of([heard for _, heard in pairs])
+        except (HyperASRError, RuntimeError, MemoryError) as error:
+            parts = self._parts(pairs, error)
+        else:
+            yield pairs, made
+            return
+        # Not before the error has gone, which holds on to memory.
+        for part in parts:
+            yield from self._prepared([pairs[i] for i in part])
+
+    def _parts(self, pairs: _Pairs, error: Exception) -> list[range]:
+        """Return the parts in which to try again; the error of a segment alone is its recording's.
+
+        Of a bad segment every one is tried alone, so that it cannot spoil the others; where memory
+        does not suffice, halves are.
+        """
+        n, short = len(pairs), out_of_memory(error)
+        if not (short or isinstance(error, HyperASRError)):
+            raise error
+        job, heard = pairs[0]
+        if n == 1:
+            seconds = heard.end_s - heard.start_s
+            what = f"a segment of {seconds:.1f} s with {self.options.beam_size} beams"
+            job.error = too_large(error, what) if short else cast(HyperASRError, error)
+            return []
+        if not short:
+            return [range(i, i + 1) for i in range(n)]
+        half = (n + 1) // 2
+        self.batch_size = min(self.batch_size, half)
+        job.warnings.append(
+            f"{n} segments at once do not fit into memory: {self.batch_size} from here on "
+            f"(batch_size {self.batch_size} begins with that)"
+        )
+        return [range(half), range(half, n)]
 
     def _smoothed(
         self, waiting: _Pairs, ready: Sequence[tuple[_Pairs, Batch]]
@@ -348,13 +400,16 @@ class _Run:
         history = pairs[0][0].history if self.options.previous_text else ""
         try:
             systems = self.recognise([heard for _, heard in pairs], history, batch)
-        except HyperASRError as error:
-            if len(pairs) == 1:
-                pairs[0][0].error = error
-                return
-            for i, pair in enumerate(pairs):  # alone, so that one cannot spoil the others
-                self._decode_batch([pair], rows_of(batch, [i]))
+        except (HyperASRError, RuntimeError, MemoryError) as error:
+            parts = self._parts(pairs, error)
+        else:
+            self._put(pairs, systems)
             return
+        for part in parts:
+            self._decode_batch([pairs[i] for i in part], rows_of(batch, part))
+
+    def _put(self, pairs: _Pairs, systems: Sequence[Sequence[Recognised]]) -> None:
+        """Give each recording what was recognised of it."""
         for (job, _), *found in zip(pairs, *systems, strict=True):
             job.segments.append(found[0].segment)
             job.warnings += found[0].warnings

@@ -307,6 +307,7 @@ class Transcript:
         warnings: one line for each thing the reader should know.
         clean: the text without fillers, repetitions and part-words; None where not asked for.
         discarded_s: seconds that were taken for silence and not decoded.
+        language: code of the language of the text.
     """
 
     id: str
@@ -316,3 +317,4 @@ class Transcript:
     warnings: tuple[str, ...] = ()
     clean: str | None = None
     discarded_s: float = 0.0
+    language: str = "en"

@@ -144,7 +144,8 @@ def attend(
     tokens: Sequence[Sequence[int]],
     *,
     adapt: bool = True,
-    language: str = "en",
+    language: str | Sequence[str] = "en",
+    task: str = "transcribe",
     prefix: Sequence[int] = (),
 ) -> list[Attention]:
     """Return where the decoder looked while it wrote the tokens of each utterance.
@@ -153,17 +154,19 @@ def attend(
         model: the model.
         batch: the batch that was decoded.
         tokens: what was decoded for each utterance.
-        adapt: as in decoding.
-        language: of the prompt.
+        adapt, language, task: as in decoding.
         prefix: tokens before the prompt, as in decoding.
     """
+    backbone = model.backbone
+    prompts = backbone.prompts(language, task, batch.n_utt).tolist()
+    prompts = [[*prefix, *prompt] for prompt in prompts]
     n_states = ((batch.n_frames + 1) // 2).tolist()
     if not adapt:
-        return _attend(model.backbone, model.encode(batch), tokens, n_states, language, prefix)
+        return _attend(backbone, model.encode(batch), tokens, n_states, prompts)
     emb, encoded = model.embed(batch)
-    with lora.using(model.backbone.whisper, model.factors(emb, model.groups(batch))):
+    with lora.using(backbone.whisper, model.factors(emb, model.groups(batch))):
         states = model.adapted_states(batch, encoded)
-        return _attend(model.backbone, states, tokens, n_states, language, prefix)
+        return _attend(backbone, states, tokens, n_states, prompts)
 
 
 def _attend(
@@ -171,16 +174,18 @@ def _attend(
     encoded: EncoderOutput,
     tokens: Sequence[Sequence[int]],
     n_states: Sequence[int],
-    language: str,
-    prefix: Sequence[int],
+    prompts: Sequence[Sequence[int]],
 ) -> list[Attention]:
-    prompt = [*prefix, *backbone.prompt_ids(language)]
+    n_prompt = len(prompts[0])
     n_longest = max(map(len, tokens))
     # A row that was stopped at the last position has no room for what comes after it.
     n_most = int(backbone.whisper.config.max_target_positions)
-    rows = [[*prompt, *row, *[backbone.eos] * (n_longest - len(row))][:n_most] for row in tokens]
+    rows = [
+        [*prompt, *row, *[backbone.eos] * (n_longest - len(row))][:n_most]
+        for prompt, row in zip(prompts, tokens, strict=True)
+    ]
     # The position of the last prompt token is the one that writes the first token.
-    spans = [(len(prompt) - 1, min(n_most, len(prompt) + len(row))) for row in tokens]
+    spans = [(n_prompt - 1, min(n_most, n_prompt + len(row))) for row in tokens]
     width = int(getattr(backbone.whisper.config, "median_filter_width", 7))
     taps = _Taps(backbone.whisper, encoded, spans, n_states, width)
     step = DecoderStep(backbone.whisper, encoded, cached=False)

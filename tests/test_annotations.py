@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -150,6 +151,6 @@ def test_chat_of_phrases_questions_and_other_languages() -> None:
     asked = Transcript("q", "", (segment(("I", "want", "I", "want", "[it]", "now?")),), 3.0)
     (main,) = [line for line in chat(asked).splitlines() if line.startswith("*")]
     assert main.startswith("*PAR:\t<I want> [/] I want it now ? \x15")
-    assert "@Languages:\tdeu" in chat(asked, "de")
-    assert "@Languages:\tund" in chat(asked, "haw")
+    assert "@Languages:\tdeu" in chat(replace(asked, language="de"))
+    assert "@Languages:\tund" in chat(replace(asked, language="haw"))
     assert [line for line in chat(EMPTY).splitlines() if line.startswith("*")] == []

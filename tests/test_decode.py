@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hyperasr import lora
 from hyperasr.backbone import Backbone
-from hyperasr.decode import decode, decode_rows, token_limits
+from hyperasr.decode import decode, decode_rows, decode_tokens, token_limits
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.search import SearchConfig
+from hyperasr.search import SearchConfig, text_only
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
 
@@ -62,11 +62,18 @@ def rows(model: HyperASR) -> Rows:
     return Rows(model)
 
 
+def only_text(model: HyperASR, search: SearchConfig | None = None) -> SearchConfig:
+    """Return the search without markers and timestamps, of which `decode_rows` writes none."""
+    n_vocab = int(model.backbone.whisper.config.vocab_size)
+    return text_only(search or SearchConfig(), model.backbone.eos, n_vocab)
+
+
 @pytest.mark.parametrize("search", [None, SearchConfig(beam_size=3)], ids=["greedy", "beam"])
 def test_a_transcript_does_not_depend_on_its_batch(
     model: HyperASR, rows: Rows, search: SearchConfig | None
 ) -> None:
     # The slow twin: one utterance, its factors merged into the weights, nothing else around.
+    text = only_text(model, search)
     alone: list[Any] = []
     for i in range(len(rows)):
         batch = rows.batch([i])
@@ -74,7 +81,7 @@ def test_a_transcript_does_not_depend_on_its_batch(
         assert batch.speaker_emb is not None
         with lora.merged(model.backbone.whisper, model.factors(batch.speaker_emb)):
             limits = token_limits(batch.encoded.lengths)
-            decoded = model.backbone.generate(batch.encoded, search, max_tokens=limits)
+            decoded = model.backbone.generate(batch.encoded, text, max_tokens=limits)
         alone.append(model.backbone.text(decoded.tokens[0]))
     assert len(set(alone)) > 3, "the utterances differ"
     for batch_size in (1, 2, 5, 64):
@@ -82,7 +89,7 @@ def test_a_transcript_does_not_depend_on_its_batch(
     order = [3, 0, 4, 1, 2, 3]
     expected = [alone[i] for i in order]
     assert decode_rows(model, rows, order, batch_size=4, search=search) == expected
-    together = decode(model, rows.batch(order), search).tokens
+    together = decode(model, rows.batch(order), text).tokens
     assert [model.backbone.text(t) for t in together] == expected
 
 
@@ -93,6 +100,7 @@ def test_unadapted_is_the_backbone_alone(model: HyperASR, rows: Rows) -> None:
     plain = model.backbone.generate(batch.encoded, max_tokens=limits)
     assert decode(model, batch, adapt=False) == plain
     assert decode(model, batch).tokens != plain.tokens
+    plain = model.backbone.generate(batch.encoded, only_text(model), max_tokens=limits)
     texts = [model.backbone.text(t) for t in plain.tokens]
     assert decode_rows(model, rows, adapt=False) == texts
 
@@ -104,6 +112,16 @@ def test_zero_factors_are_the_backbone(
     untrained = HyperASR(random_backbone, SpeakerConfig(), SourceConfig()).eval()
     batch = rows.batch(range(5))
     assert decode(untrained, batch, search) == decode(untrained, batch, search, adapt=False)
+
+
+def test_markers_are_not_decoded_from_a_cache(model: HyperASR, rows: Rows) -> None:
+    eos = model.backbone.eos
+    n_text = len(model.backbone.tokenizer.get_vocab())
+    # Without any letters a free search takes what is left: markers and timestamps.
+    search = SearchConfig(max_tokens=5, suppress=tuple(range(eos)))
+    free = decode(model, rows.batch(range(5)), search).tokens
+    assert any(eos < token < n_text for row in free for token in row)
+    assert decode_tokens(model, rows, search=search).tokens == ((),) * 5
 
 
 def test_controls_take_other_embeddings(model: HyperASR, rows: Rows) -> None:

@@ -155,9 +155,9 @@ def test_a_long_prompt_keeps_its_end(backbone: Backbone) -> None:
 def test_a_model_that_takes_no_prompt_says_so(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = backbone.tokenizer.get_vocab()
+    known = dict(backbone.vocabulary)
     known.pop("<|startofprev|>")
-    monkeypatch.setattr(backbone.tokenizer, "get_vocab", lambda: known)
+    monkeypatch.setitem(vars(backbone), "vocabulary", known)
     with pytest.raises(ConfigError, match="takes no prompt"):
         previous_ids(backbone, "names")
 

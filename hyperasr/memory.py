@@ -1,0 +1,33 @@
+"""Memory that does not suffice: told apart from other errors, so that a batch can be halved."""
+
+from __future__ import annotations
+
+import torch
+
+from hyperasr.errors import HyperASRError
+
+__all__ = ["out_of_memory", "too_large"]
+
+# torch on the CPU, oneDNN, and C++ itself have no class of their own for it.
+_SIGNS = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory did not suffice, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def too_large(error: BaseException, what: str) -> HyperASRError:
+    """Return the error of something that cannot be made smaller.
+
+    Args:
+        error: as it came.
+        what: does not fit.
+    """
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return HyperASRError(
+        f"{what} does not fit into memory ({reason}); take fewer beams or samples, shorter "
+        "segments, or weights in int8 or bfloat16"
+    )
