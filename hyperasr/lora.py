@@ -206,7 +206,7 @@ def merge(model: nn.Module, factors: LoRAFactors) -> None:
 
     Raises:
         ShapeError: more than one utterance, or sizes that do not fit the model.
-        ConfigError: unknown targets, or a merged weight that is not finite.
+        ConfigError: unknown targets, weights in 8 bits, or a merged weight that is not finite.
     """
     with torch.no_grad():
         for linear, weight in _merged_weights(model, factors):
@@ -220,7 +220,9 @@ def merged(model: nn.Module, factors: LoRAFactors) -> Iterator[None]:
     Raises:
         ShapeError, ConfigError: as `merge`.
     """
-    linears = [m for ms in checked_targets(model, factors).values() for m in ms]
+    targets = checked_targets(model, factors)
+    _require_writable(targets)
+    linears = [m for ms in targets.values() for m in ms]
     originals = [linear.weight.detach().clone() for linear in linears]
     try:
         merge(model, factors)
@@ -323,6 +325,7 @@ def checked_targets(model: nn.Module, factors: LoRAFactors) -> dict[str, list[nn
 
 def _merged_weights(model: nn.Module, factors: LoRAFactors) -> list[tuple[nn.Linear, Tensor]]:
     targets = checked_targets(model, factors)
+    _require_writable(targets)
     if factors.n_utt != 1:
         raise ShapeError(
             f"factors are for {factors.n_utt} utterances; one model holds the weights of one"
@@ -339,6 +342,16 @@ def _merged_weights(model: nn.Module, factors: LoRAFactors) -> list[tuple[nn.Lin
                 )
             changed.append((linear, weight))
     return changed
+
+
+def _require_writable(targets: Mapping[str, list[nn.Linear]]) -> None:
+    """Raise where a layer makes its weight anew for whoever asks, as one of 8 bits does."""
+    for name, linears in targets.items():
+        if not all(isinstance(linear.weight, nn.Parameter) for linear in linears):
+            raise ConfigError(
+                f"the weights of target {name!r} are in 8 bits, into which nothing can be merged; "
+                "load the model in float32, bfloat16 or float16"
+            )
 
 
 def _layers_by_part(model: nn.Module) -> dict[str, nn.ModuleList]:

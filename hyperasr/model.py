@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hyperasr import lora
-from hyperasr.backbone import ASSETS, Backbone
+from hyperasr.backbone import Backbone
 from hyperasr.bayes import ELBO
 from hyperasr.checkpoint import FORMAT_VERSION, load_strictly, read_head, stored
 from hyperasr.config import from_dict, to_dict
@@ -319,6 +320,41 @@ class HyperASR(nn.Module):
             save_file(tensors, temporary / "model.safetensors")
             (temporary / "config.json").write_text(json.dumps(head, indent=2) + "\n")
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        backbone: str,
+        training: dict[str, Any] | None = None,
+        private: bool = True,
+        license: str | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
+    ) -> str:
+        """Upload the model with a card made of its own metadata, and return the address.
+
+        For a folder that is saved already, with its cloud, use `hyperasr.hub.push_to_hub`.
+
+        Args:
+            repo_id: ``OWNER/NAME``; made where it is not there.
+            backbone, training: as in `save_pretrained`; others must find the backbone by its name.
+            private: seen by its owner alone.
+            license: for the card.
+            token: of the hub; None is the one of ``hf auth login``.
+            endpoint: of another hub than huggingface.co.
+        Raises:
+            ConfigError: the backbone is a path of this machine, or the network is switched off.
+            HyperASRError: the hub refused.
+        """
+        from hyperasr.hub import push_to_hub
+
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            self.save_pretrained(folder, backbone=backbone, training=training)
+            return push_to_hub(
+                folder, repo_id, private=private, license=license, token=token, endpoint=endpoint
+            )
+
     @classmethod
     def from_pretrained(
         cls,
@@ -330,14 +366,16 @@ class HyperASR(nn.Module):
         """Load a model that `save_pretrained` wrote.
 
         Args:
-            folder: ``"micro"`` is the embedded model.
+            folder: a folder, a hub name (``OWNER/NAME``), or ``"micro"``, the embedded model.
             backbone: already loaded; None loads the one the model names.
             offline: never touch the network.
         Raises:
             ConfigError: no such model, or an unknown key in it.
             CheckpointMismatch: another backbone, or weights that do not fit.
         """
-        path = ASSETS / "micro" / "hypernet" if str(folder) == "micro" else Path(folder)
+        from hyperasr.hub import model_folder
+
+        path, _ = model_folder(folder, offline=offline)
         head = read_head(path)
         if backbone is None:
             name = head["backbone"]

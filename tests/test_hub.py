@@ -19,6 +19,7 @@ from hyperasr.backbone import ASSETS
 from hyperasr.card import model_card
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.hub import model_folder, push_to_hub
+from hyperasr.model import HyperASR
 
 
 @pytest.fixture
@@ -132,6 +133,32 @@ def test_an_upload(folder: Path, server: tuple[str, type[_Hub]]) -> None:
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before, "nothing in it changed"
 
 
+def test_a_model_uploads_itself(
+    random_model_folder: Path, server: tuple[str, type[_Hub]], tmp_path: Path
+) -> None:
+    endpoint, handler = server
+    model = HyperASR.from_pretrained(random_model_folder, offline=True)
+    options: dict[str, Any] = {"token": "hf_x", "endpoint": endpoint}
+    with pytest.raises(ConfigError, match="names its backbone by a path of this machine"):
+        model.push_to_hub("me/model", backbone="../backbone", **options)
+    assert handler.seen == []
+    notes = {"rows": 3}
+    address = model.push_to_hub(
+        "me/model", backbone="openai/whisper-small", training=notes, license="mit", **options
+    )
+    assert address.endswith("/commit/ccc")
+    commit = next(d for path, d in handler.seen if "/commit/" in path)
+    lines = [json.loads(line) for line in commit.splitlines()]
+    files = {
+        line["value"]["path"]: base64.b64decode(line["value"]["content"])
+        for line in lines
+        if line["key"] == "file"
+    }
+    model.save_pretrained(tmp_path / "own", backbone="openai/whisper-small", training=notes)
+    assert files.pop("README.md").decode() == model_card(tmp_path / "own", license="mit")
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "own").iterdir()}
+
+
 def test_uploads_that_fail(
     folder: Path, server: tuple[str, type[_Hub]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +181,7 @@ def test_uploads_that_fail(
 
 
 def test_a_model_in_the_local_cache(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, random_backbone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
@@ -173,3 +200,7 @@ def test_a_model_in_the_local_cache(
     with pytest.raises(ConfigError, match=r"no model folder at \./here"):
         model_folder("./here", offline=True)
     assert hub.model_folder("micro")[1] == "adapter"
+    model = HyperASR.from_pretrained("me/model", backbone=random_backbone, offline=True)
+    assert model.source_config.settings["rank"] == 2  # type: ignore[index]
+    with pytest.raises(ConfigError, match="not in the local cache, and --offline is set"):
+        HyperASR.from_pretrained("me/other", offline=True)

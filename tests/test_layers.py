@@ -29,11 +29,13 @@ LAYERS = [
         "_speechbrain",
         "audio",
         "bayes",
+        "compiled",
         "container",
         "disfluency",
         "lora",
         "loudness",
         "mel",
+        "memory",
         "noise",
         "objective",
         "posterior",
@@ -94,8 +96,12 @@ LAYERS = [
         "transcribe",
     },
 ]
-# The one way up: a method that offers a later room, imported when it is called.
-UPWARD = {("hyperasr.model", "hyperasr.transcribe.transcribe_one")}
+# The ways up: methods that offer a later room, imported when they are called.
+UPWARD = {
+    ("hyperasr.model", "hyperasr.hub.model_folder"),
+    ("hyperasr.model", "hyperasr.hub.push_to_hub"),
+    ("hyperasr.model", "hyperasr.transcribe.transcribe_one"),
+}
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
 # Packages that few rooms may import, anywhere in the file.

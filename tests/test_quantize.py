@@ -107,3 +107,13 @@ def test_what_int8_cannot_do(tiny_whisper: Any, tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="int8 cannot become bfloat16; load them again"):
         backbone.reduced("bfloat16")
     assert backbone.reduced("int8") is backbone
+    linear = tiny_whisper.model.decoder.layers[0].fc1
+    before = linear.int8.clone()
+    pair = LayerFactors(torch.ones(2, 1, 2, 32), torch.ones(2, 1, 128, 2))
+    factors = LoRAFactors({"decoder.fc1": pair})
+    with pytest.raises(ConfigError, match=r"target .decoder.fc1. are in 8 bits") as error:
+        lora.merge(tiny_whisper, factors)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="in 8 bits"), lora.merged(tiny_whisper, factors):
+        pass
+    assert torch.equal(linear.int8, before)
