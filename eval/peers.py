@@ -109,6 +109,7 @@ class Transformers:
         return [row for s in starts for row in self._decoded(self.mel[s : s + self.batch_size])]
 
     def _decoded(self, mel: Tensor, **options: Any) -> Tokens:
+        end = int(self.whisper.generation_config.eos_token_id)
         with quiet_transformers():
             found = self.whisper.generate(
                 mel,
@@ -118,7 +119,7 @@ class Transformers:
                 do_sample=False,
                 max_new_tokens=self.n_tokens,
                 # End of text, markers and times: all rows are as long, in a single window.
-                suppress_tokens=list(range(_END, _VOCABULARY)),
+                suppress_tokens=list(range(end, self.whisper.config.vocab_size)),
                 **options,
             )
         return [row[-self.n_tokens :] for row in found.tolist()]
