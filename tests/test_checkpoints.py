@@ -370,6 +370,34 @@ def test_offline_means_offline(
     assert len(attempts) == 1, "an attempt would have been seen"
 
 
+def test_a_hub_name_from_the_local_cache(
+    attempts: list[Any],
+    folders: Callable[[str], Path],
+    voice: Callable[..., np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from huggingface_hub import constants
+
+    # As huggingface_hub lays it out, in one shard and in several.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    wav, texts = tmp_path / "a.wav", []
+    soundfile.write(wav, voice(1.5), 16_000)
+    for name, size in (("whole", "1GB"), ("sharded", "1MB")):
+        repo = tmp_path / "cache" / f"models--me--{name}"
+        weights = published("tiny.en", d_model=16, layers=2)
+        save(weights, repo / "snapshots" / ("a" * 40), "whisper-en", max_shard_size=size)
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text("a" * 40)
+        assert main(["transcribe", str(wav), "--model", f"me/{name}", "--offline"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert len(list(repo.rglob("model-*.safetensors"))) > 1
+    assert main(["transcribe", str(wav), "--model", str(folders("whisper-en"))]) == 0
+    assert texts == [capsys.readouterr().out] * 2
+    assert attempts == []
+
+
 def test_a_plain_whisper_transcribes_unadapted(
     folders: Callable[[str], Path],
     voice: Callable[..., np.ndarray],

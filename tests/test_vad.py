@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hyperasr.audio import load
+from hyperasr.backbone import ASSETS
+from hyperasr.cli import main
 from hyperasr.errors import MissingExtra
 from hyperasr.segment import Pauses
 from hyperasr.vad import WINDOW, Silencer, silero
@@ -90,9 +97,31 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         silero()
 
 
-def test_the_package_tells_speech_from_silence() -> None:
+def test_the_package_tells_speech_from_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("silero_vad")
+    spoken = load(ASSETS / "demo" / "13-typical.ogg")
+    rng = np.random.default_rng(0)
+    noise = (0.03 * rng.normal(size=6 * RATE)).astype(np.float32)
     ready = silero()
-    quiet = [ready()(np.zeros(WINDOW, "f4")) for _ in range(2)]
+    quiet = [ready()(noise[:WINDOW]) for _ in range(2)]
     assert quiet[0] == quiet[1], "each recording begins afresh"
-    assert quiet[0] < 0.3
+    pauses = Pauses(long_silence_s=0.5, margin_s=0.1)
+    silencer = Silencer(ready(), pauses)
+    out = np.concatenate(list(silencer([noise, spoken, noise])))
+    assert len(out) == len(spoken) + 2 * len(noise)
+    parts = (0, len(noise), len(noise) + len(spoken), len(out))
+    before, during, after = (silencer.n_silenced(a, b) / (b - a) for a, b in pairwise(parts))
+    assert before > 0.8
+    assert after > 0.8
+    assert during < 0.3
+    # The whole way: times stay true, and seconds without speech are counted.
+    wav = tmp_path / "a.wav"
+    soundfile.write(wav, np.concatenate([noise, spoken, noise]), RATE, subtype="FLOAT")
+    call = ["transcribe", str(wav), "--offline", "--format", "json", "--vad", "silero"]
+    assert main(call) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["discarded_s"] > 8
+    first = min(word["start_s"] for s in values["segments"] for word in s["words"])
+    assert 5.5 < first < 6 + len(spoken) / RATE

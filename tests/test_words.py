@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,49 @@ def test_words_lose_the_silence_around_them() -> None:
     assert np.array(fitted[:2]) == pytest.approx(np.array([(0.3, 0.7), (1.2, 1.6)]), abs=0.03)
     assert fitted[2] == (1.8, 2.0), "nothing sounds there"
     assert fit_to_sound([(0.4, 0.6)], waveform) == [(0.4, 0.6)], "sound at both borders"
+
+
+def test_times_of_a_short_clip_are_those_of_its_own_sound(
+    model: HyperASR, voice: Callable[..., np.ndarray]
+) -> None:
+    clip = voice(0.4)
+    lead = round(model.backbone.lead_s(len(clip)) * RATE)
+    assert lead == 6_400, "it hears 0.4 s of silence before and after"
+    options: dict[str, Any] = {"word_times": True, "loop_guard": False, "adapt": False}
+    (found,) = model.transcribe(clip, RATE, normalise_loudness=False, **options).segments
+    # The same sound with the silence put around it by hand: its times count from the silence.
+    padded = np.pad(clip, lead)
+    (by_hand,) = model.transcribe(padded, RATE, normalise_loudness=False, **options).segments
+    assert found.words == by_hand.words
+    assert len(found.times) > 1
+    shifted = np.clip(np.array(by_hand.times) - 0.4, 0.0, 0.4)
+    np.testing.assert_allclose(np.array(found.times), shifted, atol=0.03)
+    assert any(b > 0.4 for _, b in by_hand.times), "or the silence would not matter"
+
+
+@pytest.mark.slow
+def test_a_spoken_word_of_four_tenths_has_times_inside_it(shared_data: Path) -> None:
+    model = HyperASR.from_pretrained("micro", offline=True)
+    with open(shared_data / "an4-train" / "manifest.csv", encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file) if len(r["text"]) > 2 and " " not in r["text"]]
+    covered = []
+    for row in rows:
+        spoken = normalise_loudness(audio.load(shared_data / "an4-train" / row["path"]))
+        loud = np.flatnonzero(np.abs(spoken) > 0.05 * np.abs(spoken).max())
+        spoken = spoken[loud[0] : loud[-1] + 1]
+        if not 0.3 * RATE < len(spoken) < 0.5 * RATE:
+            continue
+        (segment,) = model.transcribe(spoken, RATE, word_times=True).segments
+        seconds = len(spoken) / RATE
+        assert all(0 <= a <= b <= seconds + 1e-6 for a, b in segment.times)
+        if segment.text == row["text"].lower():
+            ((a, b),) = segment.times
+            covered.append((b - a) / seconds)
+        if len(covered) == 12:
+            break
+    assert len(covered) >= 6
+    # Counted from the silence before it, most of a word would lie behind the end of its sound.
+    assert float(np.median(covered)) > 0.6
 
 
 @pytest.mark.slow
