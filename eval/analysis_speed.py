@@ -146,7 +146,7 @@ def _angle_work(config: AnalysisSpeedConfig) -> tuple[Callable[[], Row], Row]:
         return {"n_angles": sum(angles)}
 
     setting = (
-        f"{n_layer} layers of {config.d_out} x {config.d_in}, rank {config.rank}, "
+        f"{n_layer} layer{'' if n_layer == 1 else 's'} of {config.d_out} x {config.d_in}, rank {config.rank}, "
         f"{n_utt} utterances"
     )
     return work, {"setting": setting}

@@ -48,7 +48,8 @@ def angle_blocks(rows: Sequence[Row]) -> list[Block]:
 _COHORTS = (
     "Mean principal angle in degrees between the subspaces that hold most of each cohort's "
     "energy, mean over layers; k is their dimension. On the diagonal two halves of the same "
-    "cohort's speakers: noise. The last column is chance, random subspaces of the same shape."
+    "cohort's speakers: noise (blank where a cohort has one update for all). The last column is "
+    "chance, random subspaces of the same shape."
 )
 _LAYERS = (
     "Mean principal angle in degrees between updates of two utterances, mean over cohorts; the "

@@ -111,11 +111,7 @@ def difference_blocks(rows: Rows, note: str = "", **where: Any) -> list[Block]:
         "Circles filled blue: fewer errors, squares filled red: more; open: zero is inside. Every "
         f"panel has a scale of its own. {note}"
     )
-    shown = [
-        row for row in chosen if not (is_control(row["system"]) and row["against"] == BACKBONE)
-    ]
-    plot = figures.forest(shown or chosen)
-    return [figure(f"{title}, {TITLES[domain]}", said, plot), table]
+    return [figure(f"{title}, {TITLES[domain]}", said, figures.forest(chosen)), table]
 
 
 def _first(pair: str) -> str:

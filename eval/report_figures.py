@@ -253,8 +253,11 @@ def _share_legend(figure: Any, axes: Mapping[str, Any], n: int) -> None:
 
 
 def _edge_labels(grid: Any, x: str, y: str) -> None:
-    for axis in grid[-1]:
-        axis.set_xlabel(x)
+    for column in grid.T:
+        # The last line may be shorter than the others: what has nothing below it has the ticks.
+        lowest = [axis for axis in column if axis.get_visible()][-1]
+        lowest.set_xlabel(x)
+        lowest.tick_params(labelbottom=True)
     for axis in grid[:, 0]:
         axis.set_ylabel(y)
 
