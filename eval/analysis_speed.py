@@ -145,10 +145,9 @@ def _angle_work(config: AnalysisSpeedConfig) -> tuple[Callable[[], Row], Row]:
         )
         return {"n_angles": sum(angles)}
 
-    setting = (
-        f"{n_layer} layer{'' if n_layer == 1 else 's'} of {config.d_out} x {config.d_in}, rank {config.rank}, "
-        f"{n_utt} utterances"
-    )
+    layers = "1 layer" if n_layer == 1 else f"{n_layer} layers"
+    size = f"{config.d_out} x {config.d_in}, rank {config.rank}"
+    setting = f"{layers} of {size}, {n_utt} utterances"
     return work, {"setting": setting}
 
 
