@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -58,11 +59,22 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str) -> T:
         if hints[key] in _PLAIN_TYPES and not _is_a(value, hints[key]):
             expected = _TYPES[str(hints[key])]
             raise ConfigError(f"{where}: {key} is {value!r}; it must be {expected}")
-    ready = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    ready = {k: _built(hints[k], v, f"{where}: {k}") for k, v in values.items()}
     try:
         return kind(**ready)
     except TypeError as error:
         raise ConfigError(f"{where}: a value is missing or of the wrong type ({error})") from error
+
+
+def _built(hint: Any, value: Any, where: str) -> Any:
+    """Return a plain value as what a field of that type holds; configs within are built too."""
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type)]
+    if isinstance(value, dict):
+        inner = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        return from_dict(inner[0], value, where) if inner else value
+    if isinstance(value, str) and Path in kinds and str not in kinds:
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def to_dict(config: Any) -> dict[str, Any]:

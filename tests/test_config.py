@@ -206,3 +206,12 @@ def test_to_dict_is_plain_json() -> None:
     assert values["layers"] == [1, 2]
     assert values["loop"] == {"steps": 10, "lr": 1e-3, "fast": False}
     assert from_dict(Inner, values["loop"], "x") == config.loop
+
+
+def test_a_config_comes_back_from_its_plain_values() -> None:
+    from train.meta import MetaConfig
+
+    config = MetaConfig(source_share={"an4": 0.4}, init_from=Path("runs/a"))
+    assert from_dict(MetaConfig, to_dict(config), "config.json") == config
+    with pytest.raises(ConfigError, match=r"config.json: loop: unknown key 'stps'"):
+        from_dict(MetaConfig, {"loop": {"stps": 3}}, "config.json")
