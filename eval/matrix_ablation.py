@@ -15,7 +15,7 @@ from typing import Any
 
 from eval.bench import Bench
 from eval.scores import ATYPICAL
-from eval.short_runs import ShortRun, short_run
+from eval.short_runs import ShortRun, short_run, train_all
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.lora import TARGET_NAMES, TargetShape
@@ -45,6 +45,10 @@ class AblationConfig:
     """Learning rates to try; the best on the development speakers counts."""
     rank_together: int = 1
     """Rank of the training on all matrix types together."""
+    processes: int = 1
+    """Trainings at a time, at least 1."""
+    threads: int = 1
+    """Threads of torch in each, at least 1."""
     runs: Path = Path("runs/matrix_ablation")
     """Folder of the trainings."""
     options: dict[str, str] = field(default_factory=dict)
@@ -62,6 +66,10 @@ class AblationConfig:
             raise ConfigError(
                 f"steps is {self.steps} and rank_together {self.rank_together}; steps must be at "
                 f"least 1, the rank in 1..{MAX_RANK}"
+            )
+        if min(self.processes, self.threads) < 1:
+            raise ConfigError(
+                f"processes is {self.processes} and threads {self.threads}; both are at least 1"
             )
 
 
@@ -143,17 +151,16 @@ def train(trials: Sequence[Trial], config: AblationConfig) -> dict[str, Path]:
     Raises:
         ConfigError: a training failed.
     """
-    models: dict[str, Path] = {}
-    for trial in trials:
-        if not trial.rank or trial.name in models:
-            continue
-        tried = {}
-        for lr in config.lrs:
-            run = run_of(trial, lr, config)
-            run.train()
-            tried[run.best] = best_of(run.config.out)["score"]
-        models[trial.name] = min(tried, key=lambda folder: tried[folder])
-    return models
+    runs = {
+        trial.name: [run_of(trial, lr, config) for lr in config.lrs]
+        for trial in trials
+        if trial.rank
+    }
+    train_all([run for tried in runs.values() for run in tried], config.processes, config.threads)
+    return {
+        name: min(tried, key=lambda run: best_of(run.config.out)["score"]).best
+        for name, tried in runs.items()
+    }
 
 
 def score_trials(

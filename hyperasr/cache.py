@@ -17,7 +17,7 @@ import logging
 import multiprocessing
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,15 +319,22 @@ class Cache:
         Raises:
             ConfigError: there are none, because the speaker encoder is trained along.
         """
+        return torch.cat(list(self.embedding_blocks(rows)))
+
+    def embedding_blocks(self, rows: Sequence[int] | None = None) -> Iterator[torch.Tensor]:
+        """Yield embeddings (n, d_spk) float32, of all rows or of some, some thousands at a time.
+
+        Raises:
+            ConfigError: there are none, because the speaker encoder is trained along.
+        """
         if self._embs is None:
             raise ConfigError("this cache has no embeddings: its speaker encoder is trained along")
         wanted = self.index if rows is None else [self.index[row] for row in rows]
-        blocks = []
         for start in range(0, len(wanted), _EMBEDDINGS):
-            data = b"".join(self._embs[list(wanted[start : start + _EMBEDDINGS])]["emb"])
+            own = list(wanted[start : start + _EMBEDDINGS])
+            data = b"".join(self._embs[own]["emb"])
             self.mapped.used(len(data))
-            blocks.append(torch.frombuffer(bytearray(data), dtype=torch.float32))
-        return torch.cat(blocks).view(len(wanted), -1)
+            yield torch.frombuffer(bytearray(data), dtype=torch.float32).view(len(own), -1)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the rows `indices` as a batch with states, embeddings, mel and tokens."""

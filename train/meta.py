@@ -39,7 +39,6 @@ from train.views import Views, development_views, of_cohorts
 __all__ = ["MetaConfig", "Objective", "data_of", "development_views", "evaluate", "run"]
 
 log = logging.getLogger("train.meta")
-_EMBEDDINGS = 65_536  # suffice for their mean and deviation; all of a large corpus fill the memory
 
 
 @dataclass(frozen=True)
@@ -177,8 +176,7 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
     )
     if isinstance(model.source, HyperNet):
         if cache.keeps_embeddings:
-            every = -(-len(cache) // _EMBEDDINGS)
-            model.source.fit_embedding(cache.embeddings(range(0, len(cache), every)))
+            model.source.fit_embedding(cache.embedding_blocks())
         if config.init_from:
             start_from_static(model.source, config.init_from, backbone)
     elif config.init_from:

@@ -8,7 +8,7 @@ weights at zero and its bias at an ordinary LoRA initialisation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,8 +23,6 @@ from hyperasr.sources.base import AdapterSource, check_rank, kaiming_start
 from hyperasr.types import LoRAFactors
 
 __all__ = ["HyperNet", "HyperNetConfig"]
-
-_DIMENSIONS = 64  # standardised at a time, because float64 takes room
 
 
 @dataclass(frozen=True)
@@ -131,27 +129,36 @@ class HyperNet(AdapterSource):
         return sum(s.n_layer * sum(self._n_outputs(s)) for s in self.targets.values())
 
     @torch.no_grad()
-    def fit_embedding(self, embs: Tensor) -> None:
-        """Take mean and deviation of each embedding dimension from training data (n, d_spk).
+    def fit_embedding(self, embs: Tensor | Iterable[Tensor]) -> None:
+        """Take mean and deviation of each embedding dimension from training data.
 
         A dimension that never varies is centred and left unscaled.
 
+        Args:
+            embs: (n, d_spk), or blocks of such, which need not fit into memory together.
         Raises:
             ShapeError: not (n, d_spk), or fewer than two embeddings.
             ConfigError: an embedding that is not finite.
         """
-        self._check_embedding(embs)
-        if embs.shape[0] < 2:
-            raise ShapeError(f"need at least 2 embeddings to standardise, got {embs.shape[0]}")
-        if not torch.isfinite(embs).all():
-            raise ConfigError("speaker embeddings contain values that are not finite")
-        largest = torch.maximum(embs.amax(), -embs.amin()).to(torch.float64)
-        for own in torch.arange(embs.shape[1]).split(_DIMENSIONS):
-            wide = embs[:, own].to(torch.float64)
-            mean, std = wide.mean(0), wide.std(0, correction=0)
-            varies = std > 1e-6 * largest.clamp_min(1e-6)
-            self.emb_mean[own] = mean.to(self.emb_mean)
-            self.emb_std[own] = torch.where(varies, std, torch.ones_like(std)).to(self.emb_std)
+        n, largest = 0, torch.zeros((), dtype=torch.float64)
+        mean = squares = torch.zeros(self.emb_mean.shape[0], dtype=torch.float64)
+        for block in [embs] if isinstance(embs, Tensor) else embs:
+            self._check_embedding(block)
+            if not torch.isfinite(block).all():
+                raise ConfigError("speaker embeddings contain values that are not finite")
+            wide = block.to("cpu", torch.float64)
+            n_own, largest = len(wide), torch.maximum(largest, wide.abs().amax())
+            # Moments of parts joined: Chan, Golub and LeVeque 1983.
+            off, part = wide.mean(0) - mean, wide.var(0, correction=0) * n_own
+            squares = squares + part + off.square() * (n * n_own / (n + n_own))
+            mean = mean + off * (n_own / (n + n_own))
+            n += n_own
+        if n < 2:
+            raise ShapeError(f"need at least 2 embeddings to standardise, got {n}")
+        std = (squares / n).sqrt()
+        varies = std > 1e-6 * largest.clamp_min(1e-6)
+        self.emb_mean.copy_(mean)
+        self.emb_std.copy_(torch.where(varies, std, torch.ones_like(std)))
 
     def forward(
         self,

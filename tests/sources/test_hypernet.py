@@ -196,6 +196,16 @@ def test_embeddings_are_standardised(generator: torch.Generator) -> None:
     )
 
 
+def test_blocks_are_standardised_like_the_whole(generator: torch.Generator) -> None:
+    embs = torch.randn(500, D_SPK, generator=generator) * 3 + 100
+    embs[:, 4] = 0.25
+    whole, blocks = HyperNet(SMALL, FC1), HyperNet(SMALL, FC1)
+    whole.fit_embedding(embs)
+    blocks.fit_embedding(embs.split([1, 7, 200, 292]))
+    torch.testing.assert_close(blocks.emb_mean, whole.emb_mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(blocks.emb_std, whole.emb_std, rtol=1e-6, atol=0)
+
+
 def test_noise_is_for_training_only_and_from_the_generator(emb: Tensor) -> None:
     net = HyperNet(replace(SMALL, emb_noise=0.5), FC1)
     train(net, emb, torch.ones(4, 128, 32), 3)
