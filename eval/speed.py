@@ -389,7 +389,8 @@ def main() -> None:
     head = results.head(command, config, config.seed, "speed", None)
     extra = {"measures": found.measures, "skipped": found.skipped}
     results.write(config.out, {**head, **extra}, found.rows)
-    results.print_table(found.rows, title="speed")
+    if found.rows:
+        results.print_table(found.rows, title="speed")
     for name, values in found.measures.items():
         print(f"{name}: {values}")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MappedRows"]
 
-_HELD_BYTES = 256 * 2**20
+_HELD_BYTES = 64 * 2**20  # as much again and more is mapped around what is read
 
 
 class MappedRows:
