@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/hyperasr demo
 
 test: $(VENV)/.test lint
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from hyperasr.decode import decode_rows
 from hyperasr.errors import CheckpointMismatch, ConfigError, ManifestError
 from hyperasr.metrics import error_rate, score
 from hyperasr.model import HyperASR
+from hyperasr.search import SearchConfig, text_only
 from hyperasr.text import normaliser
 
 pytestmark = pytest.mark.slow
@@ -44,7 +45,8 @@ def test_every_system_decodes_as_it_does_alone(bench, systems, random_backbone) 
         batch = rows.batch(range(len(rows)))
         heard = tuned.encode(batch.mel, batch.n_frames) if name == "full_ft" else batch.encoded
         limits = ((batch.n_frames + 1) // 2 * 0.6).long() + 8
-        made = tuned.generate(heard, max_tokens=limits)
+        search = text_only(SearchConfig(), tuned.eos, tuned.whisper.config.vocab_size)
+        made = tuned.generate(heard, search, max_tokens=limits)
         alone[name] = [tuned.text(tokens) for tokens in made.tokens]
     for name, texts in alone.items():
         assert bench.decode(name) == texts, name
