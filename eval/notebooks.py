@@ -50,7 +50,7 @@ class NotebooksConfig:
 
 
 def run_notebook(path: Path, timeout_s: int) -> None:
-    """Run one notebook and write its outputs in place of the old ones.
+    """Run one notebook and write its outputs, but for the error stream, in place of the old ones.
 
     Raises:
         ConfigError: it is no notebook, or a cell failed.
@@ -85,6 +85,10 @@ def run_notebook(path: Path, timeout_s: int) -> None:
         raise ConfigError(
             f"{path}: a cell took more than {timeout_s} s; raise timeout_s"
         ) from error
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            # Warnings and progress are of this machine, and name its folders.
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     atomic_write_text(path, nbformat.writes(notebook) + "\n")
 
 

@@ -38,6 +38,25 @@ def test_outputs_are_made_anew_in_the_folder_of_the_notebook(tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_warnings_of_one_machine_are_not_kept(tmp_path) -> None:
+    code = "import sys; print('shown'); print('/somebody/site-packages: warning', file=sys.stderr)"
+    path = notebook(tmp_path, "loud", code)
+    run_notebook(path, 60)
+    (output,) = json.loads(path.read_text())["cells"][0]["outputs"]
+    assert output["name"] == "stdout"
+    assert "".join(output["text"]) == "shown\n"
+
+
+def test_committed_notebooks_name_no_place_of_one_machine() -> None:
+    committed = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+    assert committed
+    for path in committed:
+        text = path.read_text(encoding="utf-8")
+        for place in ("site-packages", str(Path(__file__).parents[2])):
+            assert place not in text, f"{path.name} names {place}"
+
+
+@pytest.mark.slow
 def test_a_failing_cell_is_one_line_and_leaves_the_file(tmp_path) -> None:
     path = notebook(tmp_path, "broken", "print('new')\nraise ValueError('no luck\\ntoday')")
     before = path.read_bytes()
