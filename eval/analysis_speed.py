@@ -217,7 +217,7 @@ def main() -> None:
         print(json.dumps(measure(config)))
         return
     rows = [measured_apart(what, sys.argv[1:]) for what in MEASUREMENTS]
-    command = "python -m eval.analysis_speed " + " ".join(sys.argv[1:])
+    command = results.command("eval.analysis_speed")
     results.write(config.out, results.head(command, config, 0, "time and memory", None), rows)
     print_rows(rows, Console(width=None if sys.stdout.isatty() else 200))
 

@@ -300,7 +300,7 @@ def main() -> None:
         about = {"system": name} | ({"n_samples": config.n_samples} if gaussian else {})
         rows += [{**about, **row} for row in made] + consensus_rows(bench, name, heard)
     head = results.head(
-        "python -m eval.calibration " + " ".join(sys.argv[1:]),
+        results.command("eval.calibration"),
         config,
         config.bench.seed,
         f"simulated cohorts, held-out speakers, {bench.protocol.name}",

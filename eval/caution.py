@@ -12,7 +12,6 @@ simulated.
 from __future__ import annotations
 
 import hashlib
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def main() -> None:
         bench.add(name, folder)
         fold_cloud = cloud_of(folder, bench.backbone)
         rows += measured(bench, name, cohort, False, fold_cloud, config.caution)
-    command = "python -m eval.caution " + " ".join(sys.argv[1:])
+    command = results.command("eval.caution")
     protocol = bench.protocol
     described = f"simulated cohorts, held-out speakers, {protocol.name}"
     head = results.head(command, config, config.bench.seed, described, protocol.normaliser)

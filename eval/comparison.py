@@ -9,7 +9,6 @@ Error rates on each simulated cohort and on typical speech, differences against 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +133,7 @@ def main() -> None:
         for system in track(bench.systems.values(), "costs", transient=True)
     ]
     head = results.head(
-        "python -m eval.comparison " + " ".join(sys.argv[1:]),
+        results.command("eval.comparison"),
         config,
         config.bench.seed,
         f"simulated cohorts, held-out speakers, {bench.protocol.name}",

@@ -12,7 +12,6 @@ recompilation would be an error. Takes about five minutes on a large GPU.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -329,7 +328,7 @@ def main() -> None:
     """Measure, write the JSON, print the tables."""
     config = read_config(GpuConfig)
     rows, found = measure(config)
-    command = "python -m eval.gpu_decode " + " ".join(sys.argv[1:])
+    command = results.command("eval.gpu_decode")
     head = results.head(command, config, config.seed, "speed", None)
     results.write(config.out, {**head, "measures": found}, rows)
     results.print_table(rows, title="decoding on a GPU")

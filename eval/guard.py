@@ -206,7 +206,7 @@ def main() -> None:
     """Measure, write the JSON, print the table."""
     config = read_config(GuardEvalConfig)
     rows = measure(HyperASR.from_pretrained(config.model), config)
-    command = "python -m eval.guard " + " ".join(sys.argv[1:])
+    command = results.command("eval.guard")
     results.write(config.out, results.head(command, config, config.seed, "loop guard", None), rows)
     table = Table(title="loop guard")
     for name in ("cohort", "condition", "metric", "value", "95 %", "utterances"):

@@ -170,7 +170,7 @@ def report(config: LocoConfig, folds: list[list[Run]]) -> None:
         rows += rows_of(scores)
     described = f"leave one simulated cohort out, held-out speakers, {bench.protocol.name}"
     head = results.head(
-        "python -m eval.leave_one_cohort_out " + " ".join(sys.argv[1:]),
+        results.command("eval.leave_one_cohort_out"),
         config,
         config.bench.seed,
         described,

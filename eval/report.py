@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -224,7 +223,7 @@ def index_of(
     config: ReportConfig, contents: Mapping[str, dict[str, Any]], sections: Sequence[Shown]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return head and rows of the index: what was read, and what the page shows of it."""
-    command = "python -m eval.report " + " ".join(sys.argv[1:])
+    command = results.command("eval.report")
     head = results.head(command, config, config.bench.seed, "index of a report", None)
     read = {}
     for name, content in contents.items():

@@ -10,7 +10,6 @@ field ``trained_for`` says whether a row's speech was in the training.
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,7 +122,7 @@ def main() -> None:
         scores.save(bench.store.folder / f"counts-retention-{bench.protocol.name}-{metric}.json")
         rows += rows_of(scores, trained)
     head = results.head(
-        "python -m eval.retention " + " ".join(sys.argv[1:]),
+        results.command("eval.retention"),
         config,
         config.bench.seed,
         f"before and after, simulated cohorts, held-out speakers, {bench.protocol.name}",

@@ -359,7 +359,7 @@ def main() -> None:
     measurement = Measurement(config)
     rows = measurement.rows()
     rules = protocol(config.protocol)
-    command = "python -m eval.session " + " ".join(sys.argv[1:])
+    command = results.command("eval.session")
     described = f"simulated conversations, held-out speakers, {rules.name}"
     head = results.head(command, config, config.seed, described, rules.normaliser)
     results.write(config.out, head, rows)

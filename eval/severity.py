@@ -253,7 +253,7 @@ def main() -> None:
     gaps = [r for by in GROUPINGS for r in gap_rows(scores, by, config.n_resamples)]
     rows += gaps + slope_rows(scores)
     head = results.head(
-        "python -m eval.severity " + " ".join(sys.argv[1:]),
+        results.command("eval.severity"),
         config,
         config.bench.seed,
         f"simulated cohorts, held-out speakers, {bench.protocol.name}",

@@ -101,7 +101,7 @@ def main() -> None:
         for row in system_rows(bench, system, config.per_person)
     ]
     head = results.head(
-        "python -m eval.sparsity " + " ".join(sys.argv[1:]),
+        results.command("eval.sparsity"),
         config,
         config.bench.seed,
         "learned updates, held-out speakers",

@@ -11,7 +11,6 @@ of the medians' throughput, its interval a bootstrap over rounds. Beside the row
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -385,7 +384,7 @@ def main() -> None:
     """Measure, write the JSON, print the table."""
     config = read_config(SpeedConfig)
     found = measure(config)
-    command = "python -m eval.speed " + " ".join(sys.argv[1:])
+    command = results.command("eval.speed")
     head = results.head(command, config, config.seed, "speed", None)
     extra = {"measures": found.measures, "skipped": found.skipped}
     results.write(config.out, {**head, **extra}, found.rows)

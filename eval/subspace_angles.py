@@ -244,7 +244,7 @@ def main() -> None:
     if config.ablate:
         rows += ablation_rows(bench, config)
     head = results.head(
-        "python -m eval.subspace_angles " + " ".join(sys.argv[1:]),
+        results.command("eval.subspace_angles"),
         config,
         config.angles.seed,
         f"simulated cohorts, held-out speakers, {bench.protocol.name}",

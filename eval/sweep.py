@@ -233,7 +233,7 @@ def main() -> None:
     scores.save(bench.store.folder / f"counts-{config.out.stem}-{bench.protocol.name}.json")
     rows = sweep_rows(scores, trials, config)
     head = results.head(
-        "python -m eval.sweep " + " ".join(sys.argv[1:]),
+        results.command("eval.sweep"),
         config,
         config.bench.seed,
         f"simulated cohorts, held-out speakers, {bench.protocol.name}",

@@ -9,7 +9,6 @@ listen to an embedding are also run with the controls of `eval.controls`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +82,7 @@ def main() -> None:
         scores = bench.scores(bench.names(), metric=metric)
         scores.save(bench.store.folder / f"counts-zero_shot-{bench.protocol.name}-{metric}.json")
         rows += rows_of(scores, severities=metric == first)
-    command = "python -m eval.zero_shot " + " ".join(sys.argv[1:])
+    command = results.command("eval.zero_shot")
     described = f"simulated cohorts, held-out speakers, {bench.protocol.name}"
     head = results.head(command, config, config.bench.seed, described, bench.protocol.normaliser)
     results.write(config.out, head, rows)

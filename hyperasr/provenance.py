@@ -7,7 +7,9 @@ import importlib.metadata
 import math
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 from hyperasr.errors import ConfigError
 from hyperasr.text import Normaliser
 
-__all__ = ["PACKAGES", "head", "plain"]
+__all__ = ["PACKAGES", "command", "head", "plain"]
 
 PACKAGES = (
     "torch",
@@ -28,6 +30,15 @@ PACKAGES = (
     "numpy",
 )
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(module: str) -> str:
+    """The command line of this process, quoted so that a reader's shell takes it as it stands.
+
+    Args:
+        module: of the program, as it follows ``python -m``.
+    """
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def head(

@@ -19,12 +19,13 @@ from hyperasr.metrics import (
     macro_by_speaker,
 )
 from hyperasr.protocols import Protocol
-from hyperasr.provenance import head, plain
+from hyperasr.provenance import command, head, plain
 from hyperasr.tables import markdown_table, print_table
 
 __all__ = [
     "BENCHMARKS",
     "DOMAINS",
+    "command",
     "difference_row",
     "error_row",
     "head",

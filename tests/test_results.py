@@ -69,6 +69,18 @@ def some_rows() -> list[dict[str, Any]]:
     ]
 
 
+def test_a_command_is_what_a_shell_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--benchmarks", "[training, start]", "--out", "my results.json"]
+    monkeypatch.setattr("sys.argv", ["eval/speed.py", *words])
+    command = results.command("eval.speed")
+    echoed = subprocess.run(
+        ["/bin/sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True
+    )
+    assert echoed.stdout.splitlines() == ["python", "-m", "eval.speed", *words]
+    monkeypatch.setattr("sys.argv", ["eval/speed.py"])
+    assert results.command("eval.speed") == "python -m eval.speed"
+
+
 def test_head_has_the_fields_of_the_contract() -> None:
     made = head("python -m eval.zero_shot", Config(), 7, "zero-shot", normaliser("spoken"))
     assert set(made) == HEAD
