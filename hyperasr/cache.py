@@ -279,19 +279,12 @@ class Cache:
         self.mapped = MappedRows(paths)
         self.rows = self.mapped.table
         self.backbone = backbone
-        self.meta: dict[str, list[Any]] = {}
-        self._take(range(len(self.rows)))
+        self.meta: dict[str, list[Any]] = self.mapped.columns([*_META, "n_frames"])
+        self.n_frames: list[int] = self.meta.pop("n_frames")
+        self.index: Sequence[int] = range(len(self.rows))
         self.keeps_mel = "mel" in self.rows.column_names
         self.keeps_embeddings = "emb" in self.rows.column_names
         self._embs = self.rows.select_columns("emb") if self.keeps_embeddings else None
-
-    def _take(self, index: Sequence[int]) -> None:
-        """Let the cache's rows be these of the rows on disk."""
-        self.index = index
-        table = self.rows.select_columns([*_META, "n_frames"])
-        columns = {name: table[name][:] for name in table.column_names}
-        self.meta = {name: [columns[name][i] for i in index] for name in _META}
-        self.n_frames: list[int] = [columns["n_frames"][i] for i in index]
 
     def where(self, keep: Callable[[int], bool]) -> Cache:
         """Return a cache of the rows that pass a test, over the same files.
@@ -303,7 +296,9 @@ class Cache:
         if not chosen:
             raise ConfigError("no row of the cache is left; check the cohorts and speakers chosen")
         part = copy.copy(self)
-        part._take([self.index[row] for row in chosen])
+        part.index = [self.index[row] for row in chosen]
+        part.meta = {name: [column[row] for row in chosen] for name, column in self.meta.items()}
+        part.n_frames = [self.n_frames[row] for row in chosen]
         return part
 
     def __len__(self) -> int:
@@ -333,13 +328,14 @@ class Cache:
         for start in range(0, len(wanted), _EMBEDDINGS):
             own = list(wanted[start : start + _EMBEDDINGS])
             data = b"".join(self._embs[own]["emb"])
-            self.mapped.used(len(data))
+            self.mapped.used(len(own), len(data))
             yield torch.frombuffer(bytearray(data), dtype=torch.float32).view(len(own), -1)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the rows `indices` as a batch with states, embeddings, mel and tokens."""
         rows = self.rows[[self.index[i] for i in indices]]
-        self.mapped.used(sum(map(len, [*rows["states"], *rows.get("mel", [])])))
+        n_bytes = sum(map(len, [*rows["states"], *rows.get("mel", [])]))
+        self.mapped.used(len(indices), n_bytes)
         lengths = torch.tensor(rows["n_states"])
         states = torch.zeros(len(lengths), int(lengths.max()), self.backbone.d_model)
         for target, data, n in zip(states, rows["states"], rows["n_states"], strict=True):

@@ -20,6 +20,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for part in range(2):
         rows = {
             "id": [f"{part}-{k}" for k in range(24)],
+            "speaker": [f"speaker {k % 2}" for k in range(24)],
+            "severity": [float(k % 3) for k in range(24)],
+            "n_frames": [k % 3 for k in range(24)],
             "data": [bytes([24 * part + k]) * ROW for k in range(24)],
         }
         made.append(tmp_path_factory.mktemp("mapped") / f"part-{part}")
@@ -37,7 +40,7 @@ def read_all(rows: MappedRows) -> None:
     for k in range(len(rows.table)):
         (data,) = rows.table[[k]]["data"]
         assert data == bytes([k]) * ROW
-        rows.used(len(data))
+        rows.used(1, len(data))
 
 
 def test_rows_are_those_of_all_folders_in_order(folders: list[Path]) -> None:
@@ -45,6 +48,19 @@ def test_rows_are_those_of_all_folders_in_order(folders: list[Path]) -> None:
     assert rows.table["id"][:] == [f"{part}-{k}" for part in range(2) for k in range(24)]
     assert rows.table.select_columns("id")[[30, 2]]["id"] == ["1-6", "0-2"]
     assert rows.table[[47]]["data"] == [bytes([47]) * ROW]
+
+
+def test_columns_are_those_of_the_table_and_equal_values_are_one_object(
+    folders: list[Path],
+) -> None:
+    rows = MappedRows(folders)
+    names = ["id", "speaker", "severity", "n_frames"]
+    columns = rows.columns(names)
+    assert columns == {name: rows.table[name][:] for name in names}
+    assert len({id(name) for name in columns["speaker"]}) == 2
+    # Equal numbers of two columns keep their types.
+    assert {type(value) for value in columns["severity"]} == {float}
+    assert {type(value) for value in columns["n_frames"]} == {int}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
