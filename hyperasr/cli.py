@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import os
 import re
 import signal
@@ -20,6 +19,7 @@ from hyperasr import __version__
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export_config import ExportConfig
 from hyperasr.options import TranscribeOptions
+from hyperasr.startup import import_all
 
 __all__ = ["build_parser", "main"]
 
@@ -229,7 +229,7 @@ _COMMANDS = {
     "convert": (_convert, "write a manifest for other programs"),
     "inspect": (_inspect, "say what a model is"),
 }
-# Where a command is, if not in `hyperasr.commands`.
+# Where a command is, if not in `hyperasr.commands`, which all that open a model import.
 _MODULES = {
     "convert": "command_corpora",
     "corpora": "command_corpora",
@@ -237,6 +237,7 @@ _MODULES = {
     "prepare": "command_corpora",
     "simulate": "command_simulate",
 }
+_WHISPER = "transformers.models.whisper.modeling_whisper"  # with all that it imports
 
 
 def _run(argv: list[str]) -> int:
@@ -258,7 +259,9 @@ def _run(argv: list[str]) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    module = importlib.import_module(f"hyperasr.{_MODULES.get(args.command, 'commands')}")
+    names = [f"hyperasr.{_MODULES.get(args.command, 'commands')}"]
+    opens_model = "model" in values
+    module = import_all([_WHISPER, *names] if opens_model else names)
     status = int(getattr(module, args.command)(values))
     sys.stdout.flush()
     return status

@@ -62,6 +62,7 @@ LAYERS = [
         "session",
         "sources",
         "speaker",
+        "startup",
         "statistics",
         "uncertainty",
     },

@@ -1,0 +1,43 @@
+"""Imports without the collector: it rests where it would find nothing, and nowhere else."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import torch  # noqa: F401  (is what the first test is about)
+
+from hyperasr.startup import import_all
+
+FRESH = """
+import gc
+from hyperasr.startup import import_all
+runs = []
+gc.callbacks.append(lambda phase, info: runs.append(phase))
+module = import_all(["json.tool", "jiwer", "hyperasr.metrics"])
+during = len(runs)
+gc.collect()
+print(module.__name__, during, len(runs) > 0, gc.isenabled(), gc.get_freeze_count() > 10_000)
+"""
+
+
+def test_a_process_that_has_torch_keeps_its_collector() -> None:
+    before = gc.get_freeze_count()
+    assert import_all(["json", "hyperasr.metrics"]).__name__ == "hyperasr.metrics"
+    assert gc.get_freeze_count() == before
+    assert gc.isenabled()
+
+
+def test_a_fresh_process_does_not_collect_while_it_imports() -> None:
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["hyperasr.metrics", "0", "True", "True", "True"]
+
+
+def test_a_failed_import_leaves_the_collector_on() -> None:
+    code = (
+        "import gc\nfrom hyperasr.startup import import_all\n"
+        "try:\n import_all(['no_such_module'])\nexcept ImportError:\n print(gc.isenabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
