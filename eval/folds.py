@@ -24,6 +24,7 @@ from hyperasr.config import to_dict
 from hyperasr.errors import ConfigError
 from train.meta import MetaConfig
 from train.program import read_config
+from train.state import changed_settings, flat_settings
 from train.views import Views, development_views
 
 __all__ = [
@@ -118,14 +119,15 @@ def fold_runs(held_out: str, sources: Mapping[str, Path], folder: Path) -> list[
 
 
 def is_finished(run: Run) -> bool:
-    """Tell whether a run came to its end with exactly these settings."""
+    """Tell whether a run came to its end with these settings, whatever may change on the way."""
     try:
         notes = json.loads((run.best / "config.json").read_text(encoding="utf-8"))["training"]
         heads = list(run.config.out.glob("state-*/state.json"))
         steps = [json.loads(head.read_text(encoding="utf-8"))["step"] for head in heads]
-    except (OSError, ValueError, KeyError, TypeError):
+        trained = flat_settings(notes["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    same = notes.get("config") == to_dict(run.config)
+    same = not changed_settings(trained, flat_settings(to_dict(run.config)))
     return same and max(steps, default=0) >= run.config.loop.steps
 
 

@@ -19,7 +19,7 @@ SYSTEMS = {
     "vi_lora": "a Gaussian over one LoRA for everybody, dual prior (arXiv 2509.20397)",
     "vi_lora_low_rank": "the same with a low-rank covariance over A and B",
     "vi_lora_single_prior": "the same with one prior for all layers",
-    "vi_lora_speaker": "the same, one for each person of the training; who is unseen gets the prior",
+    "vi_lora_speaker": "the same, one for each training speaker; others get the prior",
     "blora": "a Gaussian over one LoRA for everybody, narrow prior at zero (arXiv 2510.18723)",
     "lora_qk": "one LoRA on the matrices and at the rank of blora, which it is held against",
     "map_lora": "the same with blora's pull to zero, without its noise",

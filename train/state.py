@@ -23,6 +23,7 @@ from hyperasr.errors import CheckpointMismatch
 from hyperasr.files import atomic_folder
 
 __all__ = [
+    "changed_settings",
     "check_settings",
     "flat_settings",
     "full_tensor",
@@ -186,6 +187,16 @@ def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat if prefix else json.loads(json.dumps(flat, default=str))
 
 
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the names of settings that differ, by dotted name, and may not within a run."""
+    return [
+        name
+        for name in sorted(before.keys() | now.keys())
+        if name.rpartition(".")[2] not in FREE_SETTINGS
+        and (name in before, before.get(name)) != (name in now, now.get(name))
+    ]
+
+
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Refuse to go on in a folder whose run had other settings.
 
@@ -204,9 +215,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         return
     differ = [
         f"{name} was {_said(before, name)}, is {_said(settings, name)}"
-        for name in sorted(before.keys() | settings.keys())
-        if name.rpartition(".")[2] not in FREE_SETTINGS
-        and (name in before, before.get(name)) != (name in settings, settings.get(name))
+        for name in changed_settings(before, settings)
     ]
     if differ:
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""

@@ -155,6 +155,12 @@ def test_folds_train_without_the_cohort_resume_and_are_scored(
     seen.clear()
     train_folds([fold], OneProcess())
     assert not seen
+    elsewhere = replace(fold[0].config, workers=7)
+    assert is_finished(replace(fold[0], config=elsewhere))
+    notes = json.loads((fold[0].best / "config.json").read_text())
+    del notes["training"]["config"]["encode_on"]  # trained before there was such a setting
+    (fold[0].best / "config.json").write_text(json.dumps(notes))
+    assert is_finished(fold[0])
     loop = replace(fold[0].config.loop, lr=0.5)
     assert not is_finished(replace(fold[0], config=replace(fold[0].config, loop=loop)))
     oracles = {name: systems[name] for name in ("cohort_lora", "hypernet")}
