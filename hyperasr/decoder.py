@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.errors import ShapeError
+from hyperasr.quantize import Int8Linear, join_linears
 from hyperasr.types import EncoderOutput
 
 __all__ = ["DecoderStep", "attention_bias", "zero_padding"]
@@ -139,6 +140,7 @@ class _CachedLayer:
         self.states: Tensor | None = states
         self.keys: Tensor | None = None  # (n_rows, room, n_heads, d_head), as values
         self.values: Tensor | None = None
+        self.joined: Int8Linear | None = None
 
     def __call__(self, hidden: Tensor, n_past: int, mask: Tensor | None) -> Tensor:
         """Return the layer's output (n_rows, n_new, d_model); tokens see tokens by `mask`."""
@@ -157,10 +159,13 @@ class _CachedLayer:
     def _to_tokens(self, x: Tensor, n_past: int, mask: Tensor | None) -> Tensor:
         attention = self.layer.self_attn
         shape = (x.shape[0], x.shape[1], attention.num_heads, attention.head_dim)
-        query, key, value = (
-            linear(x).view(shape)
-            for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
+        linears = (attention.q_proj, attention.k_proj, attention.v_proj)
+        if self.keys is None:  # not before the first step, as below
+            self.joined = join_linears(linears)
+        if self.joined is None:
+            query, key, value = (linear(x).view(shape) for linear in linears)
+        else:
+            query, key, value = (part.view(shape) for part in self.joined(x).chunk(3, dim=-1))
         n = n_past + x.shape[1]
         self.keys = _with_room(self.keys, key, n_past)
         self.values = _with_room(self.values, value, n_past)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor
 from hyperasr import lora
 from hyperasr.backbone import Backbone
 from hyperasr.decoder import DecoderStep
+from hyperasr.quantize import quantize_linears
 from hyperasr.residual import ResidualAdapters, ResidualConfig
 from hyperasr.types import EncoderOutput, LayerFactors, LoRAFactors
 
@@ -70,6 +73,23 @@ def test_every_step_is_the_published_one(
         else:
             found, expected = fast(given[:, start:end]), slow(given[:, start:end])
         close(found, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("targets", [(), ("decoder.fc1",), ("decoder.v_proj",)])
+def test_in_8_bits_every_step_is_the_published_one(
+    random_backbone: Backbone, encoded: EncoderOutput, targets: tuple[str, ...]
+) -> None:
+    backbone = copy.deepcopy(random_backbone)
+    quantize_linears(backbone.whisper)
+    fast, slow = both(backbone, encoded)
+    made = factors(backbone, targets) if targets else None
+    with lora.using(backbone.whisper, made) if made else nullcontext():
+        for step in range(4):
+            new = tokens(N_UTT, 1, seed=step)
+            close(fast(new), slow(new))
+    joined = [layer.joined is not None for layer in fast._layers]
+    assert joined == [targets != ("decoder.v_proj",)] * len(joined)
 
 
 @torch.no_grad()

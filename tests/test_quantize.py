@@ -11,7 +11,7 @@ from torch import nn
 from hyperasr import lora
 from hyperasr.backbone import Backbone
 from hyperasr.errors import ConfigError
-from hyperasr.quantize import Int8Linear, quantize_linears
+from hyperasr.quantize import Int8Linear, join_linears, quantize_linears
 from hyperasr.types import EncoderOutput, LayerFactors, LoRAFactors
 
 
@@ -117,3 +117,23 @@ def test_what_int8_cannot_do(tiny_whisper: Any, tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="in 8 bits"), lora.merged(tiny_whisper, factors):
         pass
     assert torch.equal(linear.int8, before)
+
+
+def test_joined_layers_give_what_each_gives() -> None:
+    parts = [Int8Linear(nn.Linear(48, n, bias=n != 32)) for n in (16, 32, 16)]
+    joined = join_linears(parts)
+    assert joined is not None
+    x = torch.randn(3, 5, 48)
+    expected = torch.cat([part(x) for part in parts], dim=-1)
+    assert torch.equal(joined(x), expected)
+    assert joined.out_features == 64
+
+
+def test_layers_that_must_be_called_are_not_joined() -> None:
+    parts: list[nn.Linear] = [Int8Linear(nn.Linear(48, 16)) for _ in range(3)]
+    assert join_linears([*parts[:2], nn.Linear(48, 16)]) is None
+    assert join_linears([Int8Linear(nn.Linear(1_024, 4)) for _ in range(3)]) is None
+    handle = parts[1].register_forward_hook(lambda module, inputs, output: output + 1)
+    assert join_linears(parts) is None
+    handle.remove()
+    assert join_linears(parts) is not None
