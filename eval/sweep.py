@@ -104,6 +104,8 @@ class SweepConfig:
     """What to say of each point whether it reaches it."""
     runs: Path = Path("runs/blora_sweep")
     """Folder of the trainings."""
+    only_train: bool = False
+    """Train what is not trained yet, and evaluate nothing."""
     out: Path = Path("results/blora_sweep.json")
     """Result file."""
 
@@ -226,8 +228,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     trials = plan(config)
     # Before the trainings, so that a missing test set is known at once.
-    bench = Bench(config.bench)
+    bench = None if config.only_train else Bench(config.bench)
     train_all([trial.run for trial in trials], config.processes, config.threads)
+    if bench is None:
+        return
     bench = bench.beside({trial.run.system: trial.run.best for trial in trials})
     scores = bench.scores(bench.names(controls=False))
     scores.save(bench.store.folder / f"counts-{config.out.stem}-{bench.protocol.name}.json")

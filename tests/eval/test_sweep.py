@@ -222,6 +222,14 @@ def test_two_points_for_two_steps(
     }
     (tmp_path / "sweep.yaml").write_text(json.dumps(values))
     monkeypatch.setattr(sys, "argv", ["eval.sweep", "--config", str(tmp_path / "sweep.yaml")])
+    whole = sys.argv
+    monkeypatch.setattr(
+        sys, "argv", [*whole, "--only_train", "true", "--bench.test", "absent.jsonl"]
+    )
+    sweep.main()
+    assert len(list(tmp_path.glob("runs/*/best"))) == 3
+    assert not (tmp_path / "blora_sweep.json").exists()
+    monkeypatch.setattr(sys, "argv", whole)
     sweep.main()
     content = results.read(tmp_path / "blora_sweep.json")
     assert {(r["beta"], r["sigma"]) for r in content["rows"] if "beta" in r} == {
