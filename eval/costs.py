@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ __all__ = ["cost_row"]
 def cost_row(system: System, n_backbone: int) -> dict[str, Any]:
     """Return a row with parameters (counted) and training cost (recorded).
 
-    Seconds, seconds a step (both with the evaluations between) and peak memory come from the
-    training log in the run folder. What a run started from is named and not added, nor are the
-    other learning rates of a tuned one.
+    Peak memory and seconds a step come from the training log in the run folder; of the latter the
+    median, so that a pause does not count, and the seconds in all are as many such steps. What a
+    run started from is named and not added, nor are the other learning rates of a tuned one.
 
     Args:
         system: as `eval.systems.open_system` gives it.
@@ -48,12 +49,12 @@ def _chosen(run: Path) -> Path:
 
 
 def _recorded(run: Path) -> dict[str, Any]:
-    """Return the steps, each as long as they were on average, and the most memory of any."""
+    """Return the steps, each as long as the middle one, and the most memory of any."""
     try:
         text = (run / "log.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
         steps = max(line["step"] for line in lines)
-        step_s = sum(line["step_s"] for line in lines) / len(lines)
+        step_s = statistics.median(line["step_s"] for line in lines)
         cost = {"steps": steps, "step_s": step_s, "seconds": steps * step_s}
         for name in ("peak_rss_mib", "peak_device_mib"):
             if held := [line[name] for line in lines if name in line]:
