@@ -30,6 +30,7 @@ from hyperasr.files import atomic_write_text
 
 ROOT = Path(__file__).parents[1]
 STAR = "\\* p < 0.05, permutation of speakers, adjusted for the table by Holm's method."
+NUMBERS = ("severity", "budget")  # fields whose values are no names
 MARKER = re.compile(r"(<!-- table: (\S+)([^>]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -47,7 +48,7 @@ def table(path: str, options: str) -> str:
         elif key == "show":
             shown[key] = value
         else:
-            values = [float(v) if key == "severity" else v for v in value.split(",")]
+            values = [float(v) if key in NUMBERS else v for v in value.split(",")]
             where[key] = values if len(values) > 1 else values[0]
     content = results.read(ROOT / path)
     if "measures" in where or "points" in where:

@@ -280,11 +280,14 @@ def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None
         }
 
     rows = [row("stuttering"), row("typical"), row("typical", corpus="an4")]
+    rows += [row("parkinson", budget=0.01), row("dysarthria", budget=0.1)]
     head = results.head("python -m eval.x", {}, 0, "protocol", None)
     results.write(tmp_path / "x.json", head, rows)
     monkeypatch.setattr("eval.readme.ROOT", tmp_path)
     made = table("x.json", "differences=true cohort=typical,stuttering domain=all")
     assert made.splitlines()[0].startswith("| system | typical (9 speakers) | stuttering")
     assert "[-20.0, -5.0]* |" in made
+    of_budget = table("x.json", "differences=true domain=all budget=0.01").splitlines()[0]
+    assert of_budget == "| system | parkinson (9 speakers) |"
     assert "adjusted for the table by Holm's method" in made
     assert "`python -m eval.x` → `x.json`" in made
