@@ -70,14 +70,14 @@ class Step:
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """Parts on two cores: evaluate 2 h; recordings, adapters 5 h more; backbone 2 h more."""
+    """Parts on two cores: evaluate 2 h; recordings, adapters 5.5 h more; backbone 2 h more."""
 
     steps: tuple[Step, ...] = ()
     """What to run, in order; from the configuration file."""
     parts: tuple[str, ...] = ("evaluate",)
     """``evaluate``: the tables and figures, less than 2 hours, from models under runs/. With
     ``recordings`` and ``adapters`` all sources are trained on the embedded backbone first, about
-    5 hours more. With ``backbone`` everything is made anew, about 2 hours more; it replaces the
+    5.5 hours more. With ``backbone`` everything is made anew, about 2 hours more; it replaces the
     embedded model and needs espeak-ng, flite and festival."""
     list: bool = False
     """Only list the steps, with the time of each."""
