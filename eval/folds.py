@@ -127,7 +127,9 @@ def is_finished(run: Run) -> bool:
         trained = flat_settings(notes["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    same = not changed_settings(trained, flat_settings(to_dict(run.config)))
+    now, batches = flat_settings(to_dict(run.config)), "loop.accumulate"
+    # Free within a run, where more processes make up for it; these all have one.
+    same = not changed_settings(trained, now) and trained.get(batches) == now[batches]
     return same and max(steps, default=0) >= run.config.loop.steps
 
 

@@ -76,7 +76,9 @@ def join_linears(linears: Sequence[nn.Linear]) -> Int8Linear | None:
         None where nothing is won, or where the layers themselves must be called: they are not of 8
         bits, they are wide, or something hangs on one, such as an adapter.
     """
-    if not all(type(linear) is Int8Linear and not linear._forward_hooks for linear in linears):
+    if not all(type(linear) is Int8Linear for linear in linears):
+        return None
+    if any(linear._forward_hooks or linear._forward_pre_hooks for linear in linears):
         return None
     n_in = linears[0].in_features
     if n_in > _JOINED:

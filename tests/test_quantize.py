@@ -133,7 +133,8 @@ def test_layers_that_must_be_called_are_not_joined() -> None:
     parts: list[nn.Linear] = [Int8Linear(nn.Linear(48, 16)) for _ in range(3)]
     assert join_linears([*parts[:2], nn.Linear(48, 16)]) is None
     assert join_linears([Int8Linear(nn.Linear(1_024, 4)) for _ in range(3)]) is None
-    handle = parts[1].register_forward_hook(lambda module, inputs, output: output + 1)
-    assert join_linears(parts) is None
-    handle.remove()
+    for hang in (parts[1].register_forward_hook, parts[1].register_forward_pre_hook):
+        handle = hang(lambda *given: None)
+        assert join_linears(parts) is None
+        handle.remove()
     assert join_linears(parts) is not None

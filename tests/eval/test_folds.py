@@ -161,8 +161,9 @@ def test_folds_train_without_the_cohort_resume_and_are_scored(
     del notes["training"]["config"]["encode_on"]  # trained before there was such a setting
     (fold[0].best / "config.json").write_text(json.dumps(notes))
     assert is_finished(fold[0])
-    loop = replace(fold[0].config.loop, lr=0.5)
-    assert not is_finished(replace(fold[0], config=replace(fold[0].config, loop=loop)))
+    for other in ({"lr": 0.5}, {"accumulate": 2}):
+        loop = replace(fold[0].config.loop, **other)
+        assert not is_finished(replace(fold[0], config=replace(fold[0].config, loop=loop)))
     oracles = {name: systems[name] for name in ("cohort_lora", "hypernet")}
     config = replace(bench.config, systems=oracles, controls_of=("hypernet",))
     scores = fold_scores(Bench(config, random_backbone), fold, "wer")
