@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
+import torch
 
 from hyperasr.audio import SAMPLE_RATE
 from hyperasr.cohorts.acoustics import add_noise, change_speed, colour_channel, reverberate
+from hyperasr.errors import ConfigError
+from hyperasr.types import Batch
 
-__all__ = ["augment_waveform", "change_margins", "change_rate", "mask_features", "warp_frequency"]
+__all__ = [
+    "FeatureVariety",
+    "augment_waveform",
+    "change_margins",
+    "change_rate",
+    "mask_features",
+    "vary_features",
+    "warp_frequency",
+]
 
 _DYNAMIC_RANGE = 2.0  # of Whisper's log-mel: 8 decades, divided by 4
+_LONGEST = 3_000  # frames; Whisper hears 30 s
 
 
 def augment_waveform(
@@ -104,3 +118,67 @@ def mask_features(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         start = int(rng.integers(0, n_frames - width + 1))
         out[start : start + width] = fill
     return out
+
+
+@dataclass(frozen=True)
+class FeatureVariety:
+    """How the log-mel of cached views is changed anew for every batch.
+
+    Only what encodes each batch again can use it (encoder targets, fine-tuning of the encoder);
+    cached encoder states stay as they are. The training voices are known by heart to a backbone
+    that was trained on them, so this is what unseen voices have to be made of.
+    """
+
+    warp: float = 0.0
+    """Largest relative stretch of the mel axis, in [0, 0.5): voices of other vocal tracts."""
+    rate: float = 0.0
+    """Largest relative change of the speaking rate, in [0, 0.5); nothing gets longer than 30 s."""
+    noise: float = 0.0
+    """Standard deviation of what is added to every value (log10 energy / 4), at least 0."""
+    mask: bool = False
+    """Whether stretches of time and frequency are masked; see `mask_features`."""
+
+    def __post_init__(self) -> None:
+        for name in ("warp", "rate"):
+            if not 0 <= getattr(self, name) < 0.5:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 0.5)")
+        if not self.noise >= 0:
+            raise ConfigError(f"noise is {self.noise}; it must be at least 0")
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is changed at all."""
+        return self.mask or max(self.warp, self.rate, self.noise) > 0
+
+    def apply(self, mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return a changed copy of one utterance, (n_frames, n_mels) -> (other n_frames, n_mels)."""
+        out = mel
+        if self.warp:
+            out = warp_frequency(out, 1 + rng.uniform(-self.warp, self.warp))
+        if self.rate:
+            factor = 1 + rng.uniform(-self.rate, self.rate)
+            out = change_rate(out, max(factor, len(out) / _LONGEST))
+        out = out + rng.normal(0, self.noise, size=out.shape) if self.noise else out
+        return (mask_features(out, rng) if self.mask else out).astype(np.float32)
+
+
+def vary_features(batch: Batch, variety: FeatureVariety, seed: tuple[int, ...]) -> Batch:
+    """Return the batch with other log-mel; embeddings and encoder states stay as they were.
+
+    Args:
+        batch: with mel (n_utt, n_mels, n_frames), zero beyond each utterance's frames.
+        variety: what is changed.
+        seed: of every choice.
+    """
+    assert batch.mel is not None
+    rng = np.random.default_rng(seed)
+    lengths = batch.n_frames.tolist()
+    rows = [
+        variety.apply(mel[:, :n].T.cpu().numpy(), rng)
+        for mel, n in zip(batch.mel, lengths, strict=True)
+    ]
+    changed = batch.mel.new_zeros(*batch.mel.shape[:2], max(len(row) for row in rows))
+    for target, row in zip(changed, rows, strict=True):
+        target[:, : len(row)] = torch.from_numpy(row.T)
+    n_frames = batch.n_frames.new_tensor([len(row) for row in rows])
+    return replace(batch, mel=changed, n_frames=n_frames)

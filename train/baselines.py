@@ -57,6 +57,11 @@ class FineTuneConfig:
         known = ("decoder_ft", "full_ft", "residual")
         if self.method not in known:
             raise ConfigError(f"no method {self.method!r}; there are {', '.join(known)}")
+        if self.data.features.changes and not self.adapts_encoder:
+            raise ConfigError(
+                f"`features` changes log-mel, but {self.method} trains from cached encoder states; "
+                "leave it out"
+            )
 
     @property
     def adapts_encoder(self) -> bool:

@@ -30,6 +30,7 @@ from hyperasr.objective import ObjectiveConfig
 from hyperasr.sources import HyperNet
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch
+from train.augment import FeatureVariety
 from train.batches import split_batch
 from train.loop import LoopConfig
 from train.program import fit_and_report, read_config, run_program, start
@@ -77,6 +78,8 @@ class MetaConfig:
     source_share: dict[str, float] = field(default_factory=dict)
     """Chance of a row to be of a source of recordings, by its name; together at most 1. Speakers
     weigh the same within what is left, and within each source."""
+    features: FeatureVariety = field(default_factory=FeatureVariety)
+    """How log-mel is changed anew for every batch, where a batch is encoded anew."""
     cohorts: tuple[str, ...] = ()
     """Cohorts, ``typical`` among them, to train and choose on; empty for all. The cache holds all
     of them either way, so that it serves every choice."""
@@ -106,10 +109,14 @@ class MetaConfig:
             )
 
     @property
+    def adapts_encoder(self) -> bool:
+        """Whether each batch is encoded anew, because cached encoder states do not serve."""
+        return any(target.startswith("encoder.") for target in self.source.targets)
+
+    @property
     def needs_mel(self) -> bool:
         """Whether the cache has to keep log-mel."""
-        encoder = any(target.startswith("encoder.") for target in self.source.targets)
-        return self.keep_mel or encoder or self.speaker.kind == "ecapa"
+        return self.keep_mel or self.adapts_encoder or self.speaker.kind == "ecapa"
 
 
 class Objective(nn.Module):
@@ -186,6 +193,11 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
 
 def run(config: MetaConfig) -> dict[str, float]:
     """Train, leave the best model in the run folder, and return its measures."""
+    if config.features.changes and not config.adapts_encoder:
+        raise ConfigError(
+            "`features` changes log-mel, but decoder targets train from cached encoder states; "
+            "add an encoder target or leave it out"
+        )
     accelerator = start("meta", config.out, config.loop.mixed_precision, config.loop.tracker)
     backbone = Backbone.from_pretrained(config.backbone)
     views, dev = data_of(config, backbone, accelerator)

@@ -21,6 +21,7 @@ from hyperasr.cohorts.views import View, plan_views
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
 from hyperasr.types import Batch, Utterance
+from train.augment import vary_features
 from train.watchdog import progress
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class Views:
     def __init__(
         self, config: MetaConfig, backbone: Backbone, n_processes: int = 1, builds: bool = True
     ) -> None:
+        if config.features.changes and backbone.audio_context == "full":
+            raise ConfigError(
+                "features are changed on the real length of an utterance; load the backbone with "
+                "trimmed audio context, or leave `features` out"
+            )
         self.config, self.backbone = config, backbone
         self.n_batches = config.loop.steps * config.loop.accumulate * n_processes
         self.recordings = trainable(read_manifest(config.train), config.train)
@@ -95,6 +101,8 @@ class Views:
         _, cache, sampler = self.drawing
         rows = sampler.batch(number, config.batch_size)
         batch = cache.batch(rows)
+        if config.features.changes:
+            batch = vary_features(batch, config.features, (config.loop.seed, number))
         if not config.same_person_share:
             return batch
         rng = random.Random(f"{config.loop.seed}/{number}/person")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
+from hyperasr.errors import ConfigError
+from hyperasr.types import Batch
 from train.augment import (
+    FeatureVariety,
     augment_waveform,
     change_margins,
     change_rate,
     mask_features,
+    vary_features,
     warp_frequency,
 )
+from train.baselines import FineTuneConfig
+from train.meta import MetaConfig
+from train.meta import run as meta_run
 
 RATE = 16_000
 
@@ -116,3 +126,62 @@ def test_margins_take_silence_and_put_silence_but_keep_the_speech() -> None:
     assert min(lengths) <= 30, "cut close"
     assert max(lengths) > 150, "and set apart"
     assert change_margins(np.zeros((5, 80), np.float32), rng).shape[1] == 80
+
+
+def mel_batch(lengths: list[int], n_mels: int = 80) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    mel = torch.zeros(len(lengths), n_mels, max(lengths))
+    for row, n in zip(mel, lengths, strict=True):
+        row[:, :n] = torch.randn(n_mels, n, generator=generator)
+    return Batch(n_frames=torch.tensor(lengths), mel=mel)
+
+
+def test_features_without_variety_stay_as_they_are() -> None:
+    batch = mel_batch([40, 90])
+    same = vary_features(batch, FeatureVariety(), (0, 0))
+    assert not FeatureVariety().changes
+    assert torch.equal(same.mel, batch.mel)
+    assert torch.equal(same.n_frames, batch.n_frames)
+
+
+def test_each_utterance_is_varied_on_its_own_frames() -> None:
+    batch, variety = mel_batch([40, 90, 7]), FeatureVariety(0.1, 0.2, 0.05, mask=True)
+    varied = vary_features(batch, variety, (3, 5))
+    rng = np.random.default_rng((3, 5))
+    for row, n in enumerate([40, 90, 7]):
+        twin = variety.apply(batch.mel[row, :, :n].T.numpy(), rng)
+        assert len(twin) == int(varied.n_frames[row])
+        assert np.array_equal(varied.mel[row, :, : len(twin)].T.numpy(), twin)
+        assert not varied.mel[row, :, len(twin) :].any()
+    assert varied.mel.shape[-1] == int(varied.n_frames.max())
+    assert not torch.equal(varied.n_frames, batch.n_frames)
+    again = vary_features(batch, variety, (3, 5))
+    assert torch.equal(again.mel, varied.mel)
+    assert not torch.equal(vary_features(batch, variety, (3, 6)).n_frames, varied.n_frames)
+
+
+def test_nothing_gets_longer_than_whisper_hears() -> None:
+    longest = [
+        len(FeatureVariety(rate=0.4).apply(np.zeros((2_900, 80), np.float32), rng))
+        for rng in map(np.random.default_rng, range(20))
+    ]
+    assert max(longest) == 3_000
+    assert min(longest) < 2_900
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"warp": 0.5}, "warp"), ({"rate": -0.1}, "rate"), ({"noise": float("nan")}, "noise")],
+)
+def test_variety_that_makes_no_sense_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FeatureVariety(**settings)
+
+
+def test_variety_is_refused_where_encoder_states_are_cached(tmp_path: Path) -> None:
+    data = MetaConfig(features=FeatureVariety(mask=True), out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="encoder target"):
+        meta_run(data)
+    with pytest.raises(ConfigError, match="decoder_ft"):
+        FineTuneConfig(method="decoder_ft", data=data)
+    assert FineTuneConfig(method="full_ft", data=data).adapts_encoder
