@@ -151,7 +151,7 @@ class FeatureVariety:
         return self.mask or max(self.warp, self.rate, self.noise) > 0
 
     def apply(self, mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return a changed copy of one utterance, (n_frames, n_mels) -> (other n_frames, n_mels)."""
+        """Return a changed copy of one utterance (n_frames, n_mels), of another n_frames."""
         out = mel
         if self.warp:
             out = warp_frequency(out, 1 + rng.uniform(-self.warp, self.warp))
