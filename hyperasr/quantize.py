@@ -2,13 +2,16 @@
 
 Weights are whole numbers with one scale an output; each row of the input gets a scale of its own at
 run time. With one scale a batch, as in torch's own dynamic quantisation, an utterance's result
-would depend on its batch mates. Products of whole numbers are exact, so it does not.
+would depend on its batch mates. Products of whole numbers are exact, so it does not. A single row
+of a small model goes through torch's fused kernel, which rounds and multiplies in one call.
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +22,8 @@ __all__ = ["Int8Linear", "join_linears", "quantize_linears"]
 
 _LEVELS = 127  # int8 without -128, so that it is symmetric
 _TINY = 1e-12
-_JOINED = 512  # inputs; wider products take longer than what surrounds them
+_SMALL = 512  # inputs; wider products take longer than what surrounds them
+_ZERO = 128  # stands for 0 in the unsigned bytes that the fused kernel takes
 
 
 class Int8Linear(nn.Linear):
@@ -53,6 +57,11 @@ class Int8Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b of (..., in_features), in float32."""
+        if input.numel() == self.in_features <= _SMALL and (packed := self._packed()) is not None:
+            largest = torch.linalg.vector_norm(input, torch.inf).item()
+            row = input.reshape(1, -1).float()
+            y = _fused(row, max(largest, _TINY) / _LEVELS, _ZERO, packed)
+            return y.view(*input.shape[:-1], self.out_features)
         x = input.reshape(-1, self.in_features).float()
         row_scale = x.abs().amax(dim=1, keepdim=True).clamp_min(_TINY) / _LEVELS
         rows = (x / row_scale).round_().to(torch.int8)
@@ -60,6 +69,19 @@ class Int8Linear(nn.Linear):
         if self.bias is not None:
             y += self.bias
         return y.view(*input.shape[:-1], self.out_features)
+
+    def _packed(self) -> Any:
+        """Return the weights as the fused kernel wants them, made once; None where it is not had.
+
+        They are a second copy, kept out of the module's state.
+        """
+        if "packed" not in self.__dict__:
+            self.__dict__["packed"] = _pack(self) if _fused_exact() else None
+        return self.__dict__["packed"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy starts from: without what can be made again."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("packed", "joined_with")}
 
     def extra_repr(self) -> str:
         """Return what `print` shows of this layer."""
@@ -70,7 +92,7 @@ def join_linears(linears: Sequence[nn.Linear]) -> Int8Linear | None:
     """Return one layer whose outputs are those of several, one after the other, to the last bit.
 
     For a single token of a small model, rounding the input and calling a product take longer than
-    the product; joined, they happen once.
+    the product; joined, they happen once. The first of the layers remembers the joined one.
 
     Returns:
         None where nothing is won, or where the layers themselves must be called: they are not of 8
@@ -81,8 +103,11 @@ def join_linears(linears: Sequence[nn.Linear]) -> Int8Linear | None:
     if any(linear._forward_hooks or linear._forward_pre_hooks for linear in linears):
         return None
     n_in = linears[0].in_features
-    if n_in > _JOINED:
+    if n_in > _SMALL:
         return None
+    known = linears[0].__dict__.get("joined_with")
+    if known is not None and known[0] == tuple(map(id, linears)):
+        return known[1]  # type: ignore[no-any-return]
     joined = Int8Linear.__new__(Int8Linear)
     nn.Module.__init__(joined)
     joined.in_features, joined.out_features = n_in, sum(part.out_features for part in linears)
@@ -90,6 +115,7 @@ def join_linears(linears: Sequence[nn.Linear]) -> Int8Linear | None:
         joined.register_buffer(name, torch.cat([getattr(part, name) for part in linears]))
     biases = [torch.zeros(p.out_features) if p.bias is None else p.bias.data for p in linears]
     joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+    linears[0].__dict__["joined_with"] = (tuple(map(id, linears)), joined)
     return joined
 
 
@@ -125,3 +151,31 @@ def _exact() -> bool:
     """Whether products of the largest values do not saturate, as they do on some older CPUs."""
     ones = torch.full((32, 256), _LEVELS, dtype=torch.int8)
     return bool((torch._int_mm(ones, -ones.mT) == -256 * _LEVELS**2).all())
+
+
+def _fused(x: Tensor, scale: float, zero: int, packed: Any) -> Tensor:
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x, scale, zero, packed)
+
+
+def _pack(layer: Int8Linear) -> Any:
+    """Return weights and bias for the fused kernel."""
+    with warnings.catch_warnings():
+        # Announced to go some day; then the slower way serves single rows too.
+        warnings.filterwarnings("ignore", message=".*quantize.*deprecated.*")
+        zeros = torch.zeros(layer.out_features, dtype=torch.int64)
+        weight = torch._make_per_channel_quantized_tensor(layer.int8, layer.scale, zeros, 0)
+    return torch.ops.quantized.linear_prepack(weight, layer.bias)
+
+
+@functools.cache
+def _fused_exact() -> bool:
+    """Whether torch has the fused kernel, and it does not saturate on this CPU."""
+    layer = Int8Linear(nn.Linear(256, 32))
+    layer.int8.fill_(-_LEVELS)
+    layer.scale.fill_(1.0)
+    try:
+        found = _fused(torch.full((1, 256), float(_LEVELS)), 1.0, _ZERO, _pack(layer))
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    assert layer.bias is not None
+    return bool(torch.allclose(found[0] - layer.bias, torch.tensor(-256.0 * _LEVELS**2)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -38,6 +40,52 @@ def test_a_row_does_not_depend_on_its_batch_mates(generator: torch.Generator) ->
     x = torch.randn(5, 3, 32, generator=generator)
     loud = torch.cat([x, 1e4 * torch.randn(2, 3, 32, generator=generator)])
     assert torch.equal(layer(loud)[:5], layer(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_single_row_gives_what_it_gives_among_others(
+    bias: bool, generator: torch.Generator
+) -> None:
+    layer = Int8Linear(nn.Linear(96, 40, bias=bias))
+    x = torch.randn(64, 96, generator=generator) * torch.logspace(-4, 4, 64)[:, None]
+    among = layer(x)
+    for row, expected in zip(x, among, strict=True):
+        # Ties and last bits may be rounded to the other of two neighbouring levels.
+        level = float(row.abs().max()) / 127 * float(layer.scale.max()) * 127
+        for shape in ((96,), (1, 96), (1, 1, 96)):
+            found = layer(row.view(shape))
+            assert found.shape == (*shape[:-1], 40)
+            assert float((found.flatten() - expected).abs().max()) <= 1.01 * level
+
+
+def test_a_single_row_is_served_without_the_fused_kernel(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    linear, x = nn.Linear(96, 40), torch.randn(1, 96, generator=generator)
+    fused = Int8Linear(linear)(x)
+    monkeypatch.setattr("hyperasr.quantize._fused_exact", lambda: False)
+    slow = Int8Linear(linear)
+    assert torch.allclose(slow(x), fused, rtol=0, atol=0.02 * float(fused.abs().max()))
+    assert torch.equal(slow(x)[0], slow(torch.cat([x, x]))[0])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_single_row_that_is_not_finite(value: float) -> None:
+    layer, x = Int8Linear(nn.Linear(8, 4)), torch.ones(1, 8)
+    x[0, 3] = value
+    assert not bool(layer(x).isfinite().any())
+    assert torch.equal(layer(torch.zeros(1, 8))[0], layer.bias)
+
+
+def test_a_layer_that_has_been_used_can_be_copied(generator: torch.Generator) -> None:
+    layers = [Int8Linear(nn.Linear(48, 16)) for _ in range(3)]
+    x = torch.randn(1, 48, generator=generator)
+    expected = [layer(x) for layer in layers]
+    assert join_linears(layers) is not None
+    keys = set(layers[0].state_dict())
+    assert keys == {"int8", "scale", "bias"}
+    for again in (copy.deepcopy(layers), pickle.loads(pickle.dumps(layers))):
+        assert all(torch.equal(b(x), y) for b, y in zip(again, expected, strict=True))
 
 
 def test_zeros_and_what_is_not_finite(generator: torch.Generator) -> None:
@@ -127,6 +175,11 @@ def test_joined_layers_give_what_each_gives() -> None:
     expected = torch.cat([part(x) for part in parts], dim=-1)
     assert torch.equal(joined(x), expected)
     assert joined.out_features == 64
+    assert join_linears(parts) is joined, "made once"
+    parts[2] = Int8Linear(nn.Linear(48, 16))
+    again = join_linears(parts)
+    assert again is not None
+    assert torch.equal(again(x), torch.cat([part(x) for part in parts], dim=-1))
 
 
 def test_layers_that_must_be_called_are_not_joined() -> None:
