@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from eval import gpu, large, peers, upkeep, variational_cost
+from eval.own_process import OwnProcess
 from hyperasr import results
 from hyperasr.backbone import Backbone
 from hyperasr.decode import decode
@@ -257,12 +258,17 @@ def peft(bench: Bench) -> None:
 
 
 def faster_whisper(bench: Bench) -> None:
-    """Trimmed, adapted and int8 against the engine of faster-whisper in int8, unadapted."""
+    """Trimmed, adapted and int8 against the engine of faster-whisper in int8, unadapted.
+
+    The engine has a process of its own, as it would have in use.
+    """
     name, mel, c = _peer("ctranslate2"), bench.mel(), bench.config
     folders = (bench.folder, bench.scratch / "ctranslate2")
 
-    def engine(n_utt: int, batch_size: int) -> peers.CTranslate2:
-        made = peers.CTranslate2(*folders, mel[:n_utt], c.n_tokens, batch_size, threads=c.threads)
+    def engine(n_utt: int, batch_size: int) -> OwnProcess:
+        made = OwnProcess(
+            peers.CTranslate2, *folders, mel[:n_utt], c.n_tokens, batch_size, threads=c.threads
+        )
         lengths = {len(tokens) for tokens in made()}
         if lengths != {c.n_tokens}:
             raise ConfigError(f"{name} decoded {lengths} tokens instead of {c.n_tokens}")

@@ -1,0 +1,96 @@
+"""A peer of a benchmark in a process of its own, called as if it were in this one.
+
+Two engines in one process share an OpenMP runtime: once both have threads, libgomp counts more of
+them than there are cores and puts them to sleep after each parallel region instead of letting them
+wait, which made our decoding of one utterance take twice as long (and theirs no longer).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from hyperasr.errors import HyperASRError
+
+__all__ = ["OwnProcess"]
+
+
+class OwnProcess:
+    """What `make(*args, **kwargs)` returns, kept and called in another process.
+
+    Calls take a fraction of a millisecond more than the work itself. The process ends with this
+    object, or with this process.
+
+    Args:
+        make: importable by name; what it returns takes no arguments and returns plain values.
+        args, kwargs: of `make`, sent once.
+    Raises:
+        Exception: whatever `make` raised there.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], Any]], *args: Any, **kwargs: Any) -> None:
+        # Spawned, not forked: a fork of a process with threads can hang.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, make, args, kwargs), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def __call__(self) -> Any:
+        """Do the work once, there, and return what came of it.
+
+        Raises:
+            Exception: whatever the work raised there.
+            HyperASRError: the process is gone.
+        """
+        self._pipe.send(True)
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process; nothing happens the second time."""
+        self._pipe.close()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            failed, value = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise HyperASRError(
+                f"the process of a peer ended with status {self._process.exitcode}; is there "
+                "memory enough for it?"
+            ) from None
+        if failed:
+            raise value
+        return value
+
+    def __del__(self) -> None:
+        if not self._pipe.closed:
+            self._pipe.close()
+
+
+def _serve(
+    pipe: Connection, make: Callable[..., Callable[[], Any]], args: Any, kwargs: Any
+) -> None:
+    """Make the peer, then do its work as often as asked, until the other end is closed."""
+    try:
+        work = make(*args, **kwargs)
+    except Exception as error:
+        pipe.send((True, error))
+        return
+    pipe.send((False, None))
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = (False, work())
+        except Exception as error:
+            answer = (True, error)
+        pipe.send(answer)
