@@ -21,6 +21,7 @@ from eval.costs import cost_row
 from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS, forgetting_rows
 from eval.scores import ATYPICAL, Scores, places
 from eval.systems import BACKBONE
+from eval.training_cost import read_costs
 from hyperasr import results
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
@@ -42,6 +43,8 @@ class ComparisonConfig:
     individual: dict[str, Path] = field(default_factory=dict)
     """Folders `best` of `train.individual` by system name. Each is compared with the other systems
     on what it recognises, in rows of their own (field ``subset``)."""
+    training_cost: Path | None = None
+    """Result file of `eval.training_cost`; without it costs are those in the training logs."""
     out: Path = Path("results/comparison.json")
     """Result file."""
 
@@ -118,6 +121,7 @@ def individual_rows(config: ComparisonConfig, bench: Bench, metric: str) -> list
 def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(ComparisonConfig)
+    measured = read_costs(config.training_cost) if config.training_cost else {}
     bench = Bench(config.bench)
     first, *others = bench.protocol.metrics
     rows: list[dict[str, Any]] = []
@@ -129,7 +133,7 @@ def main() -> None:
         rows += individual_rows(config, bench, metric)
     n_backbone = bench.backbone.n_parameters
     rows += [
-        cost_row(system, n_backbone)
+        cost_row(system, n_backbone, measured)
         for system in track(bench.systems.values(), "costs", transient=True)
     ]
     head = results.head(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ from eval.systems import System
 __all__ = ["cost_row"]
 
 
-def cost_row(system: System, n_backbone: int) -> dict[str, Any]:
-    """Return a row with parameters (counted) and training cost (recorded).
+def cost_row(
+    system: System, n_backbone: int, measured: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return a row with parameters (counted) and training cost (measured or recorded).
 
-    Peak memory and seconds a step come from the training log in the run folder; of the latter the
-    median, so that a pause does not count, and the seconds in all are as many such steps. What a
-    run started from is named and not added, nor are the other learning rates of a tuned one.
+    Where `eval.training_cost` measured the system's training, that counts. Elsewhere peak memory
+    and seconds a step come from the training log in the run folder; of the latter the median, so
+    that a pause does not count, and the seconds in all are as many such steps. What a run started
+    from is named and not added, nor are the other learning rates of a tuned one.
 
     Args:
         system: as `eval.systems.open_system` gives it.
         n_backbone: parameters of the frozen backbone.
+        measured: rows by system, as `eval.training_cost.read_costs` gives them.
     """
     row: dict[str, Any] = {
         "system": system.name,
@@ -33,10 +38,15 @@ def cost_row(system: System, n_backbone: int) -> dict[str, Any]:
     }
     if system.folder is None:
         return row
-    run = system.folder.parent
-    row |= _recorded(_chosen(run))
+    known = (measured or {}).get(system.name)
+    row |= _recorded(_chosen(system.folder.parent)) if known is None else _costs_in(known)
     start = system.training.get("config", {}).get("init_from")
     return row | ({"started_from": str(start)} if start else {})
+
+
+def _costs_in(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("steps", "step_s", "seconds", "peak_rss_mib", "peak_device_mib")
+    return {name: row[name] for name in names if name in row}
 
 
 def _chosen(run: Path) -> Path:

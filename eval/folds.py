@@ -173,18 +173,25 @@ def train_run(run: Run, start: Callable[[list[str]], None] | None = None) -> Non
     launch(arguments, run.config.out, f"training {run.system} without {run.held_out}")
 
 
-def launch(arguments: Sequence[str], folder: Path, what: str, **environment: str) -> None:
-    """Run `train.meta` in a process of its own, its output among our errors.
+def launch(
+    arguments: Sequence[str],
+    folder: Path,
+    what: str,
+    program: str = "train.meta",
+    **environment: str,
+) -> None:
+    """Run a training program in a process of its own, its output among our errors.
 
     Args:
         arguments: of the program.
         folder: of the run.
         what: is trained, for the error.
+        program: module of the program.
         environment: further variables.
     Raises:
         ConfigError: the training failed; its own message is above.
     """
-    command = [sys.executable, "-m", "train.meta", *arguments]
+    command = [sys.executable, "-m", program, *arguments]
     variables = without_launcher() | environment
     done = subprocess.run(command, env=variables, stdout=sys.stderr, check=False)
     if done.returncode:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ from hyperasr.model import HyperASR
 from hyperasr.types import Batch
 from train.batches import pick_rows
 from train.loop import LoopConfig, learning_rate_factor
+from train.memory import PeakMemory
 from train.meta import MetaConfig, data_of
 from train.program import read_config, run_program, start
 from train.scoring import evaluate
@@ -159,8 +161,10 @@ def trainer_of(model: Any, views: Views, config: MetaConfig, whole: bool, callba
     )
 
 
-def best_keeper(model: Any, reader: HyperASR, dev: Cache, config: MetaConfig) -> Any:
-    """Return a callback that keeps the best checkpoint by the rule of `train.loop`.
+def best_keeper(
+    model: Any, reader: HyperASR, dev: Cache, config: MetaConfig, memory: PeakMemory
+) -> Any:
+    """Return a callback that keeps the best checkpoint, and what steps cost, as `train.loop` does.
 
     `reader` decodes without an adapter of its own, with the very Whisper that PEFT's layers sit in.
     """
@@ -171,9 +175,14 @@ def best_keeper(model: Any, reader: HyperASR, dev: Cache, config: MetaConfig) ->
 
         def __init__(self) -> None:
             self.best = {}
+            self.started = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             step = state.global_step
+            if step % config.loop.log_every == 0:
+                cost = {"step_s": (time.monotonic() - self.started) / step, **memory.measured()}
+                with (config.out / "log.jsonl").open("a") as file:
+                    file.write(json.dumps({"step": step, **cost}) + "\n")
             if step % config.loop.eval_every and step != config.loop.steps:
                 return
             model.eval()
@@ -204,8 +213,10 @@ def run(config: MetaConfig) -> dict[str, float]:
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.info("%d trained weights", n_trained)
     whole = backbone.audio_context == "full"
-    keeper = best_keeper(model, reader, dev, config)
-    trainer_of(model, views, config, whole, keeper).train()
+    (config.out / "log.jsonl").unlink(missing_ok=True)  # it always starts anew
+    with PeakMemory() as memory:
+        keeper = best_keeper(model, reader, dev, config, memory)
+        trainer_of(model, views, config, whole, keeper).train()
     return keeper.best
 
 

@@ -14,7 +14,8 @@ import yaml
 from rich.console import Console
 
 from eval import reproduce
-from eval.reproduce import CONFIG, ReproduceConfig, Step, arguments, content_hash, run_all
+from eval.reproduce import CONFIG, ReproduceConfig, arguments, ready, run_all
+from eval.steps import Step, content_hash
 from hyperasr.errors import ConfigError
 from train.program import read_config
 
@@ -109,9 +110,62 @@ def test_folders_of_corpora_are_put_in_or_asked_for() -> None:
     with pytest.raises(ConfigError, match="give --an4 FOLDER"):
         run_all(config, QUIET)
     config = ReproduceConfig((step,), an4=Path("with space"))
-    assert reproduce.command_of(step, config) == [sys.executable, "-m", "x", "--an4", "with space"]
+    assert config.command_of(step) == [sys.executable, "-m", "x", "--an4", "with space"]
     many = Step("many", "torchrun -m x", (Path("o"),), 1)
-    assert reproduce.command_of(many, config)[1:] == ["-m", "torch.distributed.run", "-m", "x"]
+    assert config.command_of(many)[1:] == ["-m", "torch.distributed.run", "-m", "x"]
+
+
+def test_steps_run_beside_each_other_where_nothing_is_in_the_way() -> None:
+    # Each waits for the file of the other, so both end only if they run at the same time.
+    def meets(mine: str, other: str) -> Step:
+        code = (
+            f"import os, time; open('{mine}', 'w').write('x')\n"
+            f"while not os.path.exists('{other}'): time.sleep(0.02)"
+        )
+        return Step(mine, f"python -c {shlex.quote(code)}", (Path(mine),), 0.01)
+
+    last = writes("last", "three", "one", "two")
+    assert run_all(ReproduceConfig((meets("one", "two"), meets("two", "one"), last)), QUIET) == 3
+
+
+def test_what_may_start_next() -> None:
+    one, two = writes("one", "1"), writes("two", "2", "1")
+    three, four = writes("three", "3"), writes("four", "4", "2")
+    alone, after = writes("alone", "5", alone=True), writes("after", "6")
+    steps = [two, three, four, alone, after]
+    assert ready([one, *steps], [], 2) is one
+    assert ready(steps, [one], 2) is three, "two needs what one makes"
+    assert ready(steps, [one], 1) is None
+    assert ready([two, four], [one], 3) is None, "four needs what nobody has started"
+    assert ready([alone, after], [four], 2) is None
+    assert ready([two, alone, after], [one], 2) is None, "nothing overtakes what runs alone"
+    assert ready([alone, after], [], 2) is alone
+    assert ready([after], [alone], 2) is None
+    assert ready([], [], 2) is None
+    named = writes("named", "7", inputs=(Path("1"),))
+    assert ready([named], [one], 2) is None, "what one reads may not be changing"
+
+
+def test_a_step_beside_a_failing_one_comes_to_its_end() -> None:
+    code = "import time; time.sleep(1); open('slow', 'w').write('x')"
+    slow = Step("slow", f"python -c {shlex.quote(code)}", (Path("slow"),), 0.01)
+    fails = Step("fails", "python -c 1/0", (Path("never"),), 0.01)
+    config = ReproduceConfig((fails, slow, writes("later", "late")))
+    with pytest.raises(ConfigError, match="step fails failed"):
+        run_all(config, QUIET)
+    assert Path("runs/reproduce/slow.json").exists()
+    assert not Path("late").exists()
+
+
+def test_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    config = ReproduceConfig((writes("a", "x"),))
+    assert config.environment_of(writes("a", "x"))["OMP_NUM_THREADS"] == "4"
+    assert config.environment_of(writes("a", "x", alone=True))["OMP_NUM_THREADS"] == "8"
+    assert "OMP_NUM_THREADS" not in config.environment_of(Step("t", "torchrun x", (Path("o"),), 1))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert config.environment_of(writes("a", "x"))["OMP_NUM_THREADS"] == "3", "as the user says"
 
 
 def test_the_list_tells_what_is_done_and_its_own_time(capsys) -> None:
@@ -149,6 +203,7 @@ def test_a_folder_hash_sees_names_and_contents() -> None:
     ("values", "message"),
     [
         ({"steps": ()}, "there are no steps; give --config"),
+        ({"processes": 0}, "processes is 0"),
         ({"parts": ("all",)}, "parts are backbone, recordings, adapters, evaluate, not all"),
         ({"steps": (writes("a", "x"), writes("a", "y"))}, "two steps are called 'a'"),
     ],
@@ -221,3 +276,9 @@ def test_every_result_of_the_readme_is_made_by_a_step(real) -> None:
 
 def test_the_evaluation_takes_less_than_two_hours(real) -> None:
     assert sum(step.minutes for step in real.chosen()) < 120
+
+
+def test_what_measures_time_runs_alone(real) -> None:
+    timed = {"speed", "training_cost", "analysis_speed"}
+    assert timed <= {step.name for step in real.steps if step.alone}
+    assert all(step.alone for step in real.steps if step.always or "torchrun" in step.run)
