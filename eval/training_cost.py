@@ -40,7 +40,7 @@ class TrainingCostConfig:
     """For each program, the names of its configurations."""
     configs: Path = Path("train/configs")
     """Folder of the configurations, each NAME.yaml."""
-    steps: int = 50
+    steps: int = 40
     """Steps of each, a multiple of 10, at least 30."""
     threads: int = 2
     """Threads of torch."""
