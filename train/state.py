@@ -188,12 +188,17 @@ def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return the names of settings that differ, by dotted name, and may not within a run."""
+    """Return the names of settings that differ, by dotted name, and may not within a run.
+
+    A setting that one side does not know is as good as off (false, 0, nothing): runs of a version
+    before it was added go on.
+    """
     return [
         name
         for name in sorted(before.keys() | now.keys())
         if name.rpartition(".")[2] not in FREE_SETTINGS
         and (name in before, before.get(name)) != (name in now, now.get(name))
+        and ((name in before and name in now) or before.get(name) or now.get(name))
     ]
 
 

@@ -104,8 +104,13 @@ def test_other_settings_are_refused_readably(tmp_path: Path) -> None:
     )
     assert "accept_changes" in message
     assert "\n" not in message
-    with pytest.raises(CheckpointMismatch, match=r"loop\.seed was 0, is not set"):
-        check_settings(tmp_path, {k: v for k, v in changed().items() if k != "loop.seed"})
+    with pytest.raises(CheckpointMismatch, match=r"loop\.lr was 0.1, is not set"):
+        check_settings(tmp_path, {k: v for k, v in changed().items() if k != "loop.lr"})
+    # One side does not know a setting that is off: it was added, or taken away, since.
+    for off in (False, 0, 0.0, "", None, []):
+        check_settings(tmp_path, {**changed(), "features.mask": off})
+    with pytest.raises(CheckpointMismatch, match=r"features\.mask was not set, is true"):
+        check_settings(tmp_path, {**changed(), "features.mask": True})
 
 
 def test_a_state_without_settings_is_taken(tmp_path: Path) -> None:
