@@ -108,7 +108,7 @@ def table(
             protocols or by different normalisers, or `show` is unknown.
     """
     if rows and all("benchmark" in row for row in rows):
-        return _speed_table(rows)
+        return _speed_table(_chosen(rows, where))
     if show == "cost":
         return _cost_table([row for row in rows if "cost" in row])
     if show not in SHOWN or (differences and show != "value"):
@@ -223,6 +223,15 @@ def _percent(fraction: float | None, sign: str = "") -> str:
         return "n/a"
     # Rounded first, so that a difference of -0.0001 does not read "-0.0".
     return f"{round(100 * fraction, 1) + 0.0:{sign}.1f}"
+
+
+def _chosen(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of `speed_row` with these values; None, which they do not have, is any."""
+    wanted = {key: _choices(value) for key, value in where.items() if value is not None}
+    chosen = [row for row in rows if all(row.get(k) in values for k, values in wanted.items())]
+    if not chosen:
+        raise ConfigError(f"no row has {_words(where)}; nothing to show")
+    return chosen
 
 
 def _speed_table(rows: Sequence[Row]) -> Table:

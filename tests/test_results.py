@@ -273,6 +273,21 @@ def test_speed_rows_are_listed() -> None:
     assert lines[2] == "| over_peft_swap | peft | batch of 16 | 12.35 [11.00, 13.50] | 9 |"
 
 
+def test_speed_rows_are_chosen() -> None:
+    names = ["over_peft_swap", "over_peft_mixed_batch", "over_peft_swap"]
+    rows = [speed_row(n, 1 + i, 1, 2, 9, f"p{i}", "s") for i, n in enumerate(names)]
+
+    def peers(**where: object) -> list[str]:
+        lines = markdown_table(rows, corpus=None, **where).splitlines()[2:]
+        return [line.split(" | ")[1] for line in lines]
+
+    assert peers() == ["p0", "p1", "p2"]
+    assert peers(benchmark="over_peft_swap") == ["p0", "p2"]
+    assert peers(benchmark=["over_peft_swap", "over_peft_mixed_batch"], peer="p1") == ["p1"]
+    with pytest.raises(ConfigError, match="no row has benchmark 'no such'"):
+        peers(benchmark="no such")
+
+
 def test_missing_intervals_and_mixed_speakers() -> None:
     one = error_row("a|b", "typical", "real", Interval(0.1, None, None, 2, 1), COUNTS, "wer")
     lines = markdown_table([one]).splitlines()
