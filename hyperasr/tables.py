@@ -227,10 +227,10 @@ def _percent(fraction: float | None, sign: str = "") -> str:
 
 def _chosen(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
     """Return the rows of `speed_row` with these values; None, which they do not have, is any."""
-    wanted = {key: _choices(value) for key, value in where.items() if value is not None}
-    chosen = [row for row in rows if all(row.get(k) in values for k, values in wanted.items())]
+    wanted = {key: value for key, value in where.items() if value is not None}
+    chosen = [row for row in rows if all(row.get(k) in _choices(v) for k, v in wanted.items())]
     if not chosen:
-        raise ConfigError(f"no row has {_words(where)}; nothing to show")
+        raise ConfigError(f"no row has {_words(wanted)}; nothing to show")
     return chosen
 
 
