@@ -107,7 +107,7 @@ def join_linears(linears: Sequence[nn.Linear]) -> Int8Linear | None:
     if n_in > _SMALL:
         return None
     known = linears[0].__dict__.get("joined_with")
-    if known is not None and known[0] == tuple(map(id, linears)):
+    if known is not None and all(a is b for a, b in zip(known[0], linears, strict=True)):
         return known[1]  # type: ignore[no-any-return]
     joined = Int8Linear.__new__(Int8Linear)
     nn.Module.__init__(joined)
@@ -116,7 +116,7 @@ def join_linears(linears: Sequence[nn.Linear]) -> Int8Linear | None:
         joined.register_buffer(name, torch.cat([getattr(part, name) for part in linears]))
     biases = [torch.zeros(p.out_features) if p.bias is None else p.bias.data for p in linears]
     joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
-    linears[0].__dict__["joined_with"] = (tuple(map(id, linears)), joined)
+    linears[0].__dict__["joined_with"] = (tuple(linears), joined)
     return joined
 
 
@@ -175,7 +175,8 @@ def _pack(layer: Int8Linear) -> Any:
 @functools.cache
 def _fused_exact() -> bool:
     """Whether torch has the fused kernel, and it does not saturate on this CPU."""
-    layer = Int8Linear(nn.Linear(256, 32))
+    with torch.random.fork_rng(devices=[]):  # what is drawn elsewhere must not depend on this
+        layer = Int8Linear(nn.Linear(256, 32))
     layer.int8.fill_(-_LEVELS)
     layer.scale.fill_(1.0)
     try:
