@@ -25,7 +25,7 @@ from eval.report_errors import (
     metric_of,
     stability_blocks,
 )
-from eval.report_speed import analysis_blocks, speed_blocks
+from eval.report_speed import analysis_blocks, speed_blocks, training_blocks
 from eval.report_sweep import sweep_blocks
 from eval.scores import ATYPICAL
 from hyperasr.cohorts.simulate import COHORTS
@@ -296,6 +296,12 @@ SECTIONS = (
         "All methods on equal terms",
         "Every source of adaptation on the same test set, with what it costs and what it forgets.",
         comparison_blocks,
+    ),
+    Section(
+        "training_cost",
+        "What training costs",
+        "Some steps of each training, one after the other, on the machine named below.",
+        training_blocks,
     ),
     Section(
         "blora_sweep",

@@ -1,4 +1,4 @@
-"""Sections on time: throughput beside the peers', and what the analysis costs."""
+"""Sections on time: throughput beside the peers', what training and the analysis cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.report_blocks import Block, from_table, generic_table
 
-__all__ = ["analysis_blocks", "speed_blocks"]
+__all__ = ["analysis_blocks", "speed_blocks", "training_blocks"]
 
 Row = Mapping[str, Any]
 ANALYSES = {
@@ -50,3 +50,20 @@ def analysis_blocks(rows: Sequence[Row]) -> list[Block]:
     header = ("what", "setting", "seconds", "CPU seconds", "peak memory, GiB", "aim: below")
     about = "CPU seconds are of all threads together. The peak is the whole process's."
     return [Block("table", "Time and memory", about, header, tuple(lines), words=True)]
+
+
+def training_blocks(rows: Sequence[Row]) -> list[Block]:
+    """Return what a step of each training takes, and all of its steps."""
+    lines = []
+    for row in rows:
+        texts = (
+            row["system"],
+            f"{1000 * row['step_s']:.0f}",
+            f"{row['steps']:,}",
+            f"{row['seconds'] / 60:.1f}",
+            f"{row['peak_rss_mib']:.0f}",
+        )
+        lines.append(tuple((text, "") for text in texts))
+    header = ("system", "a step, ms", "steps", "all steps, minutes", "peak memory, MiB")
+    about = "Without evaluations and the making of caches. Pages of mapped files do not count."
+    return [Block("table", "Time and memory", about, header, tuple(lines))]

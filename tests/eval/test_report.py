@@ -27,6 +27,7 @@ from eval.report_embeddings import principal_plane
 from eval.report_errors import difference_blocks, error_blocks
 from eval.report_names import names_block
 from eval.report_sections import SECTIONS, group_blocks
+from eval.report_speed import training_blocks
 from eval.report_style import MINUS
 from eval.scores import Scores
 from hyperasr import results
@@ -235,6 +236,8 @@ def full(tmp_path_factory) -> Path:
         "simulate_over_real_time", 125.2, 80.4, 204.7, 120, "real time", "3 s"
     )
     write(folder, "speed", [ratio])
+    step = {"system": "hypernet", "cost": "a step", "step_s": 0.1234, "peak_rss_mib": 812.4}
+    write(folder, "training_cost", [{**step, "steps": 4000, "seconds": 493.6}])
     return folder
 
 
@@ -286,7 +289,7 @@ def test_page_stands_alone(written) -> None:
             assert not re.search(r'(?:xlink:)?href="(?!#|data:)', svg)
 
 
-def test_every_section_is_filled(written) -> None:
+def test_every_section_is_filled(written, full) -> None:
     text, index = written
     rows = {row["section"]: row for row in index["rows"]}
     assert list(rows) == [section.result for section in SECTIONS] + ["embeddings"]
@@ -300,6 +303,9 @@ def test_every_section_is_filled(written) -> None:
         assert (rows[name]["n_figures"], rows[name]["n_tables"]) == (1, 1)
     assert rows["subspace_angles"]["n_figures"] == 3
     n_tables = {"guard": 1, "sparsity": 1, "analysis_speed": 1, "session": 6, "caution": 3}
+    n_tables["training_cost"] = 1
+    (line,) = training_blocks(results.read(full / "training_cost.json")["rows"])[0].lines
+    assert [cell for cell, _ in line] == ["hypernet", "123", "4,000", "8.2", "812"]
     assert {name: rows[name]["n_tables"] for name in n_tables} == n_tables
     for title in ("Stability and plasticity", "Risk and coverage of words", "Angles by layer"):
         assert title in text
