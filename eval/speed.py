@@ -28,6 +28,7 @@ from hyperasr import results
 from hyperasr.backbone import Backbone
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
+from hyperasr.hub import EMBEDDED
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.search import SearchConfig
 from hyperasr.speaker import SpeakerConfig
@@ -199,15 +200,16 @@ def ratio_row(name: str, times: np.ndarray, peer: str, setting: str, seed: int) 
 
 
 def embedded(bench: Bench) -> None:
-    """Adapted against unadapted, on a trained model: the batch and one utterance."""
-    model = HyperASR.from_pretrained(bench.config.model).eval()
-    for waves, work in ((bench.waves, bench.work), (bench.waves[:1], "one of the utterances")):
-        setting = f"{bench.config.model} model, {work}"
-        jobs = {
-            (key, setting): job(model, waves, bench.config.n_tokens, adapt=key == "ours")
-            for key in ("ours", "the unadapted backbone")
-        }
-        bench.compare("adapted_over_unadapted", jobs, bench.config.rounds)
+    """Adapted against unadapted, on the trained models: the batch and one utterance."""
+    for name in dict.fromkeys((bench.config.model, *EMBEDDED)):
+        model = HyperASR.from_pretrained(name).eval()
+        for waves, work in ((bench.waves, bench.work), (bench.waves[:1], "one of the utterances")):
+            setting = f"{name} model, {work}"
+            jobs = {
+                (key, setting): job(model, waves, bench.config.n_tokens, adapt=key == "ours")
+                for key in ("ours", "the unadapted backbone")
+            }
+            bench.compare("adapted_over_unadapted", jobs, bench.config.rounds)
 
 
 def adaptation(bench: Bench) -> None:

@@ -27,7 +27,10 @@ DESCRIPTION = (
     "Transcribe atypical speech (stuttering, dysarthria, Parkinson's) with one frozen Whisper "
     "whose weights are adapted to every utterance. Runs on this machine; not a medical device."
 )
-_MODEL_HELP = "micro (embedded), a folder or a hub name; a plain Whisper transcribes unadapted"
+_MODEL_HELP = (
+    "micro or micro-encoder (embedded; the second adapts the encoder too: fewer errors, slower), a "
+    "folder or a hub name; a plain Whisper transcribes unadapted"
+)
 _FAILED = 2
 _INTERRUPTED = 128 + signal.SIGINT
 _BROKEN_PIPE = 128 + 13  # SIGPIPE, which not every system names
@@ -108,7 +111,9 @@ def _transcribe() -> Any:
 
 def _inspect() -> Any:
     parser = _parser("Say what a model is: backbone, adapted matrices, budget, training.")
-    parser.add_argument("model", nargs="?", type=str, default="micro", help="micro or a folder")
+    parser.add_argument(
+        "model", nargs="?", type=str, default="micro", help="micro, micro-encoder or a folder"
+    )
     _add_offline(parser)
     return parser
 

@@ -13,17 +13,21 @@ from hyperasr.caution import CLOUD_FILE
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.whisper import kind_of_folder
 
-__all__ = ["MODEL_FILES", "model_folder", "push_to_hub"]
+__all__ = ["EMBEDDED", "MODEL_FILES", "model_folder", "push_to_hub"]
+
+EMBEDDED = {"micro": "hypernet", "micro-encoder": "hypernet_encoder"}
+"""Adapter models inside the package, each of the backbone ``micro``, and their folders there: the
+first adapts the decoder, the second the encoder as well, in a second pass."""
 
 MODEL_FILES = ("config.json", "model.safetensors", CLOUD_FILE, CARD_FILE)
 """What a model folder may hold that belongs on the hub; nothing else is uploaded."""
 
 
 def model_folder(name: str | os.PathLike[str], *, offline: bool = False) -> tuple[Path, str]:
-    """Find a model by name: the embedded one, a local folder, or one of the hub.
+    """Find a model by name: an embedded one, a local folder, or one of the hub.
 
     Args:
-        name: ``micro``, a folder, or a hub name such as ``openai/whisper-small``.
+        name: one of `EMBEDDED`, a folder, or a hub name such as ``openai/whisper-small``.
         offline: never touch the network; what is on the hub must be in the local cache.
     Returns:
         Folder, and what it holds as in `hyperasr.whisper.kind_of_folder`. Of a Whisper on the hub
@@ -31,15 +35,16 @@ def model_folder(name: str | os.PathLike[str], *, offline: bool = False) -> tupl
     Raises:
         ConfigError: there is no such model.
     """
-    if str(name) == "micro":
-        return ASSETS / "micro" / "hypernet", "adapter"
+    if str(name) in EMBEDDED:
+        return ASSETS / "micro" / EMBEDDED[str(name)], "adapter"
     folder = Path(name)
     if folder.is_dir():
         return folder, kind_of_folder(folder)
     text = str(name)
     if folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1:
         raise ConfigError(
-            f"no model folder at {text}; give 'micro', a folder, or a hub name (OWNER/NAME)"
+            f"no model folder at {text}; give {', '.join(map(repr, EMBEDDED))}, a folder, or a hub "
+            "name (OWNER/NAME)"
         )
     folder = _fetched(text, ["config.json"], offline)
     kind = kind_of_folder(folder)

@@ -366,7 +366,8 @@ class HyperASR(nn.Module):
         """Load a model that `save_pretrained` wrote.
 
         Args:
-            folder: a folder, a hub name (``OWNER/NAME``), or ``"micro"``, the embedded model.
+            folder: a folder, a hub name (``OWNER/NAME``), or an embedded model: ``"micro"``, whose
+                decoder is adapted, or ``"micro-encoder"``, whose encoder is too.
             backbone: already loaded; None loads the one the model names.
             offline: never touch the network.
         Raises:

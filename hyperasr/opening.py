@@ -11,7 +11,7 @@ from hyperasr.backbone import Backbone
 from hyperasr.caution import Cloud
 from hyperasr.checkpoint import read_head
 from hyperasr.errors import ConfigError
-from hyperasr.hub import model_folder
+from hyperasr.hub import EMBEDDED, model_folder
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.options import TranscribeOptions
 from hyperasr.speaker import SpeakerConfig
@@ -72,7 +72,8 @@ def open_model(
     """Open an adapter model, or a plain Whisper that nobody trained an adapter for.
 
     Args:
-        name: ``micro``, a folder, or a hub name; of an adapter model or of a Whisper.
+        name: one of `hyperasr.hub.EMBEDDED`, a folder, or a hub name; of an adapter model or of a
+            Whisper.
         offline: never touch the network.
         device: ``cpu``, ``cuda``, ...
         dtype: of the frozen weights: ``float32``, ``bfloat16``, ``float16`` or ``int8`` (CPU).
@@ -98,7 +99,7 @@ def open_model(
     local = folder / head["backbone"]
     backbone_name = str(local if local.is_dir() else head["backbone"])
     backbone = Backbone.from_pretrained(backbone_name, audio_context=head["audio_context"], **how)
-    where = name if str(name) == "micro" else folder
+    where = name if str(name) in EMBEDDED else folder
     model = HyperASR.from_pretrained(where, backbone=backbone, offline=offline)
     cloud = Cloud.load(folder, backbone.fingerprint())
     return Opened(model.to(backbone.device), True, folder, backbone_name, cloud)

@@ -15,8 +15,10 @@ from hyperasr.backbone import ASSETS
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.decode import decode
+from hyperasr.hub import EMBEDDED
 from hyperasr.metrics import error_rate, score
 from hyperasr.model import HyperASR
+from hyperasr.opening import open_model
 from hyperasr.text import normaliser
 from hyperasr.types import Batch
 from train.typical import an4_splits
@@ -25,6 +27,11 @@ from train.typical import an4_splits
 @pytest.fixture(scope="module")
 def model() -> HyperASR:
     return HyperASR.from_pretrained("micro", offline=True)
+
+
+@pytest.fixture(scope="module")
+def encoder_model() -> HyperASR:
+    return HyperASR.from_pretrained("micro-encoder", offline=True)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +82,18 @@ def test_adaptation_helps_unseen_real_speakers_over_the_simulated_cohorts(model,
     assert adapted["stuttering"] < base["stuttering"]
 
 
-def test_bundled_clips_are_held_out_voices_and_mostly_understood(model) -> None:
+@pytest.mark.slow
+def test_adapting_the_encoder_too_helps_more(model, encoder_model, an4_test) -> None:
+    assert encoder_model.adapts_encoder
+    assert not model.adapts_encoder
+    one = sum(wer(model, an4_test, c, 0.8, adapt=True) for c in COHORTS)
+    both = sum(wer(encoder_model, an4_test, c, 0.8, adapt=True) for c in COHORTS)
+    assert both < one
+
+
+@pytest.mark.parametrize("name", ["micro", "micro-encoder"])
+def test_bundled_clips_are_held_out_voices_and_mostly_understood(name: str) -> None:
+    model = HyperASR.from_pretrained(name, offline=True)
     rows = read_manifest(ASSETS / "demo" / "manifest.jsonl")
     assert {row.cohort for row in rows} == {*COHORTS, "typical"}
     mel, n_frames = model.backbone.features([load(row.path) for row in rows])
@@ -104,5 +122,13 @@ def test_the_embedded_model_is_small_and_free_of_pickle() -> None:
     assert {f.suffix for f in files} <= {".json", ".safetensors"}
 
 
-def test_every_weight_is_finite(model) -> None:
-    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+def test_every_weight_is_finite(model, encoder_model) -> None:
+    for each in (model, encoder_model):
+        assert all(bool(torch.isfinite(p).all()) for p in each.parameters())
+
+
+def test_both_embedded_models_open_with_their_clouds() -> None:
+    for name in EMBEDDED:
+        opened = open_model(name, offline=True)
+        assert opened.cloud is not None
+        assert opened.model.adapts_encoder == (name == "micro-encoder")

@@ -199,7 +199,8 @@ def test_a_model_in_the_local_cache(
         model_folder("me/other", offline=True)
     with pytest.raises(ConfigError, match=r"no model folder at \./here"):
         model_folder("./here", offline=True)
-    assert hub.model_folder("micro")[1] == "adapter"
+    for name in hub.EMBEDDED:
+        assert hub.model_folder(name)[1] == "adapter"
     model = HyperASR.from_pretrained("me/model", backbone=random_backbone, offline=True)
     assert model.source_config.settings["rank"] == 2  # type: ignore[index]
     with pytest.raises(ConfigError, match="not in the local cache, and --offline is set"):

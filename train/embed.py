@@ -2,6 +2,7 @@
 
     python -m train.embed --backbone runs/backbone/best
     python -m train.embed --hypernet runs/hypernet/best
+    python -m train.embed --hypernet_encoder runs/hypernet_encoder_decoder/best
 
 First the backbone, so that everything meta-trained on it sees the very weights that are shipped.
 """
@@ -18,6 +19,7 @@ import torch
 from hyperasr.backbone import ASSETS, Backbone
 from hyperasr.caution import CLOUD_FILE
 from hyperasr.files import atomic_folder
+from hyperasr.hub import EMBEDDED
 from train.program import read_config, run_program
 
 
@@ -28,7 +30,9 @@ class EmbedConfig:
     backbone: Path | None = None
     """Backbone folder, or none."""
     hypernet: Path | None = None
-    """Adapter model folder that was trained on ``micro``, or none."""
+    """Adapter model folder that was trained on ``micro``, or none; becomes the model ``micro``."""
+    hypernet_encoder: Path | None = None
+    """The same for the model ``micro-encoder``."""
     out: Path = ASSETS / "micro"
     """Folder of the embedded model."""
 
@@ -61,7 +65,9 @@ def main() -> None:
     if config.backbone:
         embed_backbone(config.backbone, config.out / "backbone")
     if config.hypernet:
-        embed_hypernet(config.hypernet, config.out / "hypernet")
+        embed_hypernet(config.hypernet, config.out / EMBEDDED["micro"])
+    if config.hypernet_encoder:
+        embed_hypernet(config.hypernet_encoder, config.out / EMBEDDED["micro-encoder"])
     size = sum(f.stat().st_size for f in config.out.rglob("*") if f.is_file())
     print(f"{config.out}: {size / 2**20:.1f} MiB")
 
