@@ -67,8 +67,9 @@ def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
     """Return the pairs that the paper's claims rest on, as far as the systems are there."""
     known = list(systems)
     pairs = [(MAIN, other) for other in known if other != MAIN]
-    pairs += [("global_lora", "backbone"), ("hypernet_encoder_decoder", "backbone")]
-    pairs += [("hypernet_encoder_decoder", MAIN)]
+    both = "hypernet_encoder_decoder"
+    pairs += [("global_lora", "backbone")]
+    pairs += [(both, other) for other in ("backbone", MAIN, "global_lora_encoder_decoder")]
     return [(a, b) for a, b in pairs if a in known and b in known]
 
 
