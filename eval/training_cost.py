@@ -93,6 +93,8 @@ def main() -> None:
     config = read_config(TrainingCostConfig)
     wanted = [(program, name) for program, names in config.trainings.items() for name in names]
     rows: list[dict[str, Any]] = []
+    for program, name in wanted[:1]:  # the first would find the cache on disk, the others in memory
+        cost_of(program, config.configs / f"{name}.yaml", config.steps, config.threads)
     for program, name in track(wanted, "trainings", transient=True):
         path = config.configs / f"{name}.yaml"
         found = cost_of(program, path, config.steps, config.threads)
