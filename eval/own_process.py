@@ -1,8 +1,9 @@
 """A peer of a benchmark in a process of its own, called as if it were in this one.
 
-Two engines in one process share an OpenMP runtime: once both have threads, libgomp counts more of
-them than there are cores and puts them to sleep after each parallel region instead of letting them
-wait, which made our decoding of one utterance take twice as long (and theirs no longer).
+With CTranslate2 in our process, our decoding of one utterance took twice as long from its first call
+on, with a voluntary context switch in every parallel region, while its own time stayed the same. The
+likely reason is a shared OpenMP runtime that lets no thread wait actively once there are more of them
+than cores; in use the two engines are not in one process either.
 """
 
 from __future__ import annotations

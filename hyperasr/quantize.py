@@ -3,7 +3,8 @@
 Weights are whole numbers with one scale an output; each row of the input gets a scale of its own at
 run time. With one scale a batch, as in torch's own dynamic quantisation, an utterance's result
 would depend on its batch mates. Products of whole numbers are exact, so it does not. A single row
-of a small model goes through torch's fused kernel, which rounds and multiplies in one call.
+of a small model goes through torch's fused kernel, which rounds and multiplies in one call; a value
+halfway between two levels may go to the other one there.
 """
 
 from __future__ import annotations
