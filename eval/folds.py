@@ -138,17 +138,19 @@ def prepare(runs: Sequence[Run]) -> None:
     done: set[str] = set()
     for run in runs:
         config = replace(run.config, cohorts=(), view_sets=1)
-        key = repr((config.train, config.backbone, config.speaker, config.needs_mel))
+        heard_by = (config.backbone, config.audio_context, config.speaker)
+        key = repr((config.train, *heard_by, config.needs_mel))
         if key in done or is_finished(run):
             continue
         done.add(key)
-        backbone = Backbone.from_pretrained(config.backbone)
+        backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
         views = Views(config, backbone)
         build_cache(
             config.cache,
             development_views(config.dev),
             config.backbone,
             CacheConfig(config.speaker, views.drawing[1].keeps_mel),
+            backbone=backbone,
             workers=config.workers,
         )
 

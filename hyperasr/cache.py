@@ -33,6 +33,7 @@ from hyperasr.config import to_dict
 from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.files import atomic_folder, atomic_write_text
 from hyperasr.mapped import MappedRows
+from hyperasr.mel import HOP_LENGTH, N_SAMPLES, TAIL_FRAMES
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper import checked_device
@@ -63,7 +64,7 @@ def cache_folder(
 ) -> Path:
     """Return the folder of the cache with exactly this content."""
     parts = [plan_key(views), backbone.fingerprint(), json.dumps(to_dict(config), sort_keys=True)]
-    parts.append(f"layout {_LAYOUT}")
+    parts.append(f"layout {_layout(backbone)}")
     return Path(root) / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -130,7 +131,8 @@ def build_cache(
         return folder
     n_todo = sum(min(_PART, len(views) - s) for s in todo)
     _check_space(folder, estimate_bytes(views, backbone, config) * n_todo // len(views), n_todo)
-    head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views), "layout": _LAYOUT}
+    head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views)}
+    head["layout"] = _layout(backbone)
     atomic_write_text(folder / "cache.json", json.dumps({**head, "config": to_dict(config)}) + "\n")
     # A fresh interpreter each: a fork of a process that has used torch's threads can hang.
     context = multiprocessing.get_context("spawn")
@@ -160,6 +162,11 @@ def build_cache(
                 ) from error
             raise
     return folder
+
+
+def _layout(backbone: Backbone) -> str:
+    """Name the columns; log-mel of 30 s keeps the silence after an utterance, see `_rows`."""
+    return f"{_LAYOUT}, 30 s" if backbone.audio_context == "full" else str(_LAYOUT)
 
 
 def _check_space(folder: Path, n_bytes: int, n_views: int) -> None:
@@ -227,6 +234,8 @@ def _rows(views: list[View]) -> list[dict[str, Any]]:
     if not any(p.requires_grad for p in speaker.parameters()):
         waveforms = [waveform for waveform, _ in made]
         embs = speaker(encoded=encoded, mel=mel, n_frames=n_frames, waveforms=waveforms)
+    # Of 30 s what differs: the last frame kept is of the silence that all the others are.
+    tail = TAIL_FRAMES if backbone.audio_context == "full" else 0
     rows = []
     for i, (view, (waveform, text)) in enumerate(zip(views, made, strict=True)):
         n_states = int(encoded.lengths[i])
@@ -245,7 +254,7 @@ def _rows(views: list[View]) -> list[dict[str, Any]]:
         if embs is not None:
             row["emb"] = embs[i].float().cpu().numpy().tobytes()
         if config.keep_mel:
-            row["mel"] = _bytes(mel[i, :, : int(n_frames[i])])
+            row["mel"] = _bytes(mel[i, :, : int(n_frames[i]) + tail])
         rows.append(row)
     return rows
 
@@ -340,11 +349,7 @@ class Cache:
         states = torch.zeros(len(lengths), int(lengths.max()), self.backbone.d_model)
         for target, data, n in zip(states, rows["states"], rows["n_states"], strict=True):
             target[:n] = _tensor(data, n, -1)
-        mel = None
-        if self.keeps_mel:
-            mel = torch.zeros(len(lengths), self.backbone.n_mels, max(rows["n_frames"]))
-            for target, data, n in zip(mel, rows["mel"], rows["n_frames"], strict=True):
-                target[:, :n] = _tensor(data, self.backbone.n_mels, n)
+        mel = self._mel(rows["mel"], max(rows["n_frames"])) if self.keeps_mel else None
         emb = None
         if self.keeps_embeddings:
             emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
@@ -367,6 +372,19 @@ class Cache:
             cohorts=tuple(rows["cohort"]),
         )
         return batch.to(self.backbone.device)
+
+    def _mel(self, stored: Sequence[bytes], longest: int) -> torch.Tensor:
+        """Return log-mel (n_utt, n_mels, n_frames) as the backbone takes it."""
+        whole = self.backbone.audio_context == "full"
+        n_mels = self.backbone.n_mels
+        mel = torch.zeros(len(stored), n_mels, N_SAMPLES // HOP_LENGTH if whole else longest)
+        for target, data in zip(mel, stored, strict=True):
+            own = _tensor(data, n_mels, -1)
+            n = own.shape[1]
+            target[:, :n] = own
+            if whole:
+                target[:, n:] = own[:, -1:]
+        return mel
 
 
 def _tensor(data: bytes, *shape: int) -> torch.Tensor:

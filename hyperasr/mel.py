@@ -22,6 +22,7 @@ __all__ = [
     "N_SAMPLES",
     "SAMPLE_RATE",
     "STATES_PER_SECOND",
+    "TAIL_FRAMES",
     "count_frames",
     "log_mel",
     "log_mel_batch",
@@ -42,9 +43,10 @@ MAX_FREQUENCY_HZ = SAMPLE_RATE / 2
 
 _LOG_FLOOR = 1e-10  # power below which Whisper hears nothing
 _DYNAMIC_RANGE = 8.0  # log10 power kept under the loudest point of an utterance: 80 dB
-# A window centred up to N_FFT / 2 samples after the end still holds real samples; one more hop
-# keeps the mirror image that torch.stft appends out of every frame.
-_TAIL_FRAMES = -(-N_FFT // 2 // HOP_LENGTH) + 1
+# A window centred up to N_FFT / 2 samples after the end still holds real samples; the last of these
+# frames does not: it is silence, as are all after it. That also keeps the mirror image that
+# torch.stft appends out of every frame.
+TAIL_FRAMES = -(-N_FFT // 2 // HOP_LENGTH) + 1
 
 
 def count_frames(n_samples: int) -> int:
@@ -71,7 +73,7 @@ def log_mel(waveform: np.ndarray, *, n_mels: int = 80, pad_to_s: float | None = 
     n_samples = _check(waveform, pad_to_s)
     if pad_to_s is None:
         n_frames = count_frames(n_samples)
-        n_padded = (n_frames + _TAIL_FRAMES) * HOP_LENGTH
+        n_padded = (n_frames + TAIL_FRAMES) * HOP_LENGTH
     else:
         n_padded = round(pad_to_s * SAMPLE_RATE)
         n_frames = n_padded // HOP_LENGTH

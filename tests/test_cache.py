@@ -408,6 +408,21 @@ def test_states_have_the_context_of_the_given_backbone(
     assert encoded.lengths.tolist() == [1_500]
 
 
+@torch.no_grad()
+def test_log_mel_of_30_s_can_be_encoded_anew(
+    views: list[View], random_backbone_folder: Path, in_this_process: None, tmp_path: Path
+) -> None:
+    full = Backbone.from_pretrained(random_backbone_folder, audio_context="full")
+    folder = build_cache(tmp_path, views[:3], random_backbone_folder, WITH_MEL, backbone=full)
+    batch = Cache([folder], full).batch([2, 0])
+    assert batch.mel is not None
+    for k, i in enumerate([2, 0]):
+        mel, n_frames, _ = uncached(full, views[i])
+        torch.testing.assert_close(batch.mel[k], mel[0], rtol=2**-11, atol=2e-5)
+        assert batch.n_frames[k] == n_frames[0]
+    assert full.encode(batch.mel, batch.n_frames).states.shape[1] == 1_500
+
+
 @pytest.mark.slow
 def test_processes_of_their_own_write_the_same(
     views: list[View],

@@ -160,7 +160,8 @@ def main() -> None:
     config = read_config(FineTuneConfig)
     loop = config.loop
     accelerator = start(config.method, config.out, loop.mixed_precision, loop.tracker)
-    backbone = Backbone.from_pretrained(config.data.backbone)
+    data = config.data
+    backbone = Backbone.from_pretrained(data.backbone, audio_context=data.audio_context)
     views, dev = data_of(config.meta(), backbone, accelerator)
     objective = TunedObjective(backbone, config)
     n_trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)

@@ -65,8 +65,8 @@ def main() -> None:
     """Fit and save."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = read_config(CloudConfig)
-    backbone = Backbone.from_pretrained(config.backbone)
     head = read_head(config.model)
+    backbone = Backbone.from_pretrained(config.backbone, audio_context=head["audio_context"])
     backbone.require_fingerprint(head["backbone_fingerprint"], f"the model in {config.model}")
     cloud_of(config.model, backbone).save(config.model, backbone.fingerprint())
     log.info("%s", config.model / CLOUD_FILE)

@@ -47,6 +47,10 @@ class StartConfig:
     """A manifest (``.jsonl``), or a folder of recordings with transcripts in a generic layout."""
     backbone: str = "micro"
     """Frozen Whisper: ``micro``, a folder in the Hugging Face layout, or a hub name."""
+    audio_context: str | None = None
+    """``trimmed`` encodes the real length of each utterance, several times faster, and leaves the
+    adapters to make up for what a checkpoint trained on 30 s loses; ``full`` encodes 30 s; None
+    does as the checkpoint says."""
     out: Path = Path("runs/from_typical")
     """Run folder; the model is in its folder `best`."""
     cache: Path | None = None
@@ -141,6 +145,7 @@ def meta_config(config: StartConfig) -> MetaConfig:
     settings = {"rank": config.rank, "alpha": config.rank, "dropout": 0.2, "emb_noise": 0.3}
     return MetaConfig(
         backbone=config.backbone,
+        audio_context=config.audio_context,
         train=config.out / "train.jsonl",
         dev=config.out / "dev.jsonl",
         cache=config.cache or config.out / "cache",
@@ -196,7 +201,7 @@ def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Uttera
 
     Evaluating the model on the utterances kept out, eight times, is not in it.
     """
-    backbone = Backbone.from_pretrained(config.backbone)
+    backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
     views = plan_views(
         rows,
         seed=config.view_seed,

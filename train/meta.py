@@ -48,6 +48,9 @@ class MetaConfig:
 
     backbone: str = "micro"
     """Frozen Whisper: ``micro``, a folder or a hub name."""
+    audio_context: str | None = None
+    """What its encoder hears: ``trimmed`` to the real length, as the model then also does in use,
+    ``full`` for 30 s; None as the checkpoint says."""
     train: Path = Path("runs/recordings/train.jsonl")
     """Manifest of typical recordings with text."""
     dev: Path = Path("runs/recordings/dev.jsonl")
@@ -147,6 +150,7 @@ def data_of(
             development_views(config.dev),
             config.backbone,
             CacheConfig(config.speaker, views.drawing[1].keeps_mel),
+            backbone=backbone,
             workers=config.workers,
             device=config.encode_on,
         )
@@ -199,7 +203,7 @@ def run(config: MetaConfig) -> dict[str, float]:
             "add an encoder target or leave it out"
         )
     accelerator = start("meta", config.out, config.loop.mixed_precision, config.loop.tracker)
-    backbone = Backbone.from_pretrained(config.backbone)
+    backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
     views, dev = data_of(config, backbone, accelerator)
     model = new_model(config, backbone, views.drawing[1])
     log.info("%s", model.budget())

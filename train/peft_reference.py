@@ -206,7 +206,7 @@ def run(config: MetaConfig) -> dict[str, float]:
     accelerator = start("peft", config.out, config.loop.mixed_precision, "none")
     if accelerator.num_processes > 1:
         raise ConfigError("the outside reference runs as one process")
-    backbone = Backbone.from_pretrained(config.backbone)
+    backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
     views, dev = data_of(config, backbone, accelerator)
     reader = HyperASR(backbone, config.speaker, config.source).eval()
     model = add_lora(backbone.whisper, config)
