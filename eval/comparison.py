@@ -41,8 +41,11 @@ class ComparisonConfig:
     """For a system, the LoRA that forgetting is measured against: the same rank and targets. Those
     not named are measured against `against`."""
     individual: dict[str, Path] = field(default_factory=dict)
-    """Folders `best` of `train.individual` by system name. Each is compared with the other systems
-    on what it recognises, in rows of their own (field ``subset``)."""
+    """Folders `best` of `train.individual` by system name. Each is compared on what it recognises,
+    in rows of their own (field ``subset``), with those that recognise the same and with
+    `individual_against`."""
+    individual_against: tuple[str, ...] | None = None
+    """Systems beside those of people who enrolled; None for all."""
     training_cost: Path | None = None
     """Result file of `eval.training_cost`; without it costs are those in the training logs."""
     out: Path = Path("results/comparison.json")
@@ -51,6 +54,7 @@ class ComparisonConfig:
     def __post_init__(self) -> None:
         known = [*self.bench.systems, BACKBONE]
         named = [self.against, *self.lora_of, *self.lora_of.values()]
+        named += self.individual_against or ()
         if missing := [name for name in named if name not in known]:
             raise ConfigError(
                 f"{missing[0]!r} is to be compared with but is not among the systems "
@@ -99,16 +103,20 @@ def error_rows(config: ComparisonConfig, scores: Scores, systems: Iterable[str])
 
 
 def individual_rows(config: ComparisonConfig, bench: Bench, metric: str) -> list[dict[str, Any]]:
-    """Return the rows of people who enrolled: their own LoRA beside every other system.
+    """Return the rows of people who enrolled: their own LoRA beside the other systems.
 
     Each individual system has rows of its own, on what it recognises: how many utterances a person
     enrols with decides who can take part at all.
     """
     own = bench.beside(config.individual)
+    asked = config.individual_against
+    general = [n for n in bench.systems if asked is None or n in asked]
+    recognised = {name: own.rows_of(name) for name in config.individual}
     rows: list[dict[str, Any]] = []
-    for name in config.individual:
-        scores = own.scores([*bench.systems, name], own.rows_of(name), metric=metric)
-        pairs = [(name, other) for other in bench.systems]
+    for name, wanted in recognised.items():
+        peers = [n for n, others in recognised.items() if others == wanted and n != name]
+        scores = own.scores([*general, *peers, name], wanted, metric=metric)
+        pairs = [(name, other) for other in (*general, *peers)]
         for domain, extra, here in places(scores.meta["source"]):
             atypical = scores.pick(source=here, cohort=lambda c: c != TYPICAL)
             parts = [(ATYPICAL, atypical)]

@@ -33,6 +33,9 @@ SYSTEMS = {
     "individual_5": "the same from 5 utterances",
     "individual_20": "the same from 20 utterances",
     "individual_all": "the same from all utterances but those that are recognised",
+    "individual_vi_lora_1": "a Gaussian over the LoRA of each person, from 1 utterance",
+    "individual_vi_lora_5": "the same from 5 utterances",
+    "individual_vi_lora_all": "the same from all utterances but those that are recognised",
     "static_lora": "one LoRA for everybody on a single type of matrix",
     "utterance": "the hypernetwork, adapted to each utterance alone",
     "session": "adapted to the mean of what a voice has said so far; has to notice a new voice",
@@ -49,6 +52,10 @@ VARIANTS = {
     "_sample": "decoded with a single posterior sample",
     "@": "one cohort's factors for everybody",
     ":without-": "trained without that cohort",
+    ":full:full": "its recogniser was trained on 30 s of audio, and hears 30 s",
+    ":full:trimmed": "its recogniser was trained on 30 s of audio, and hears the real length",
+    ":trimmed:full": "its recogniser was trained on the real length, and hears 30 s",
+    ":trimmed:trimmed": "its recogniser was trained on the real length, and hears that",
 }
 # The longest first: the end of hypernet_cohort_mean is not _mean.
 _ENDINGS = sorted((v for v in VARIANTS if v.startswith("_")), key=lambda v: -len(v))
@@ -79,7 +86,10 @@ def _parts(names: Iterable[str]) -> tuple[set[str], set[str]]:
         for mark in ("@", ":"):
             rest, found, after = rest.partition(mark)
             if found:
-                variants.add(":without-" if after.startswith("without-") else mark)
+                part = f"{mark}{after}"
+                variants.add(part if part in VARIANTS else mark)
+                if after.startswith("without-"):
+                    variants.add(":without-")
         ending = next((e for e in _ENDINGS if rest not in SYSTEMS and rest.endswith(e)), "")
         systems.add(rest.removesuffix(ending))
         variants.add(ending)

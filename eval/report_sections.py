@@ -71,6 +71,11 @@ def zero_shot_blocks(rows: Rows) -> list[Block]:
     return [*error_blocks(rows), *difference_blocks(rows), *stability_blocks(rows)]
 
 
+def trimming_blocks(rows: Rows) -> list[Block]:
+    """Return errors and differences; a name ends with what was trained on, and what is heard."""
+    return [*error_blocks(rows), *difference_blocks(rows)]
+
+
 def comparison_blocks(rows: Rows) -> list[Block]:
     """Return errors, differences to each reference, forgetting, people who enrolled, and costs."""
     blocks = error_blocks(rows)
@@ -371,6 +376,13 @@ SECTIONS = (
         "Adapting less where a voice lies far from all that the model was trained on: does it help "
         "there, and cost nothing elsewhere?",
         caution_blocks,
+    ),
+    Section(
+        "trimming",
+        "Hearing the real length only",
+        "What encoding the real length of an utterance, instead of 30 s, does to accuracy: two "
+        "recognisers, trained on one and on the other, each hearing both.",
+        trimming_blocks,
     ),
     Section(
         "speed",

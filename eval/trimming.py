@@ -64,6 +64,8 @@ class TrimmingConfig:
     """First utterances of each speaker that are used: 30 s cost ten times as much."""
     runs: Path = Path("runs/trimming")
     """Folder of manifests, caches and trainings."""
+    only_train: bool = False
+    """Train and stop."""
     out: Path = Path("results/trimming.json")
     """Result file."""
 
@@ -202,6 +204,8 @@ def main() -> None:
     for name in config.adapted:
         trained, _, heard = name.partition(":")
         train(config.adapter_of(trained, heard))
+    if config.only_train:
+        return
     scores = joined({case: scored(config, *case) for case in product(CONTEXTS, CONTEXTS)})
     rows = rows_of(scores)
     described = f"simulated cohorts, held-out speakers, {scores.protocol.name}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.bench import SEVERITIES, Bench, BenchConfig
+from eval.controls import CONTROLS
 from eval.scores import ATYPICAL, Scores, places
 from hyperasr import results
 from hyperasr.cohorts.simulate import COHORTS
@@ -66,10 +67,12 @@ def rows_of(scores: Scores, *, severities: bool = True) -> list[dict[str, Any]]:
 def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
     """Return the pairs that the paper's claims rest on, as far as the systems are there."""
     known = list(systems)
-    pairs = [(MAIN, other) for other in known if other != MAIN]
     both = "hypernet_encoder_decoder"
+    controls = [f"{both}_{control}" for control in CONTROLS]
+    pairs = [(MAIN, other) for other in known if other not in (MAIN, *controls)]
     pairs += [("global_lora", "backbone")]
-    pairs += [(both, other) for other in ("backbone", MAIN, "global_lora_encoder_decoder")]
+    others = ("backbone", MAIN, "global_lora_encoder_decoder", *controls)
+    pairs += [(both, other) for other in others]
     return [(a, b) for a, b in pairs if a in known and b in known]
 
 

@@ -40,6 +40,7 @@ PROGRAMS: dict[str, tuple[Any, Any]] = {
     "decoder_ft": (baselines, FineTuneConfig),
     "full_ft": (baselines, FineTuneConfig),
     "individual": (individual, IndividualConfig),
+    "individual_vi_lora": (individual, IndividualConfig),
     "peft_reference": (peft_reference, MetaConfig),
     "recordings": (None, RecordingsConfig),  # needs the synthesisers
     "residual": (baselines, FineTuneConfig),
@@ -117,7 +118,7 @@ def overrides(path: Path, place: Place, out: Path) -> dict[str, Any]:
         if values.get("init_from"):
             own["init_from"] = place.start / "backbone"
         return own
-    if path.stem == "individual":
+    if path.stem.startswith("individual"):
         own |= {"manifest": place.corpus / "train.jsonl", "k": 1, "held_out": 1}
         own |= {name: data[name] for name in ("backbone", "cache", "workers")}
     elif path.stem in PROGRAMS and PROGRAMS[path.stem][1] is FineTuneConfig:
@@ -144,7 +145,7 @@ def static_start(place: Place, out: Path, values: dict[str, Any]) -> Path:
 
 def check_what_was_left(path: Path, out: Path, best: dict[str, Any]) -> None:
     """Check that the best model of a run loads and was trained."""
-    if path.stem == "individual":
+    if path.stem.startswith("individual"):
         people = json.loads((out / "k-01" / "people.json").read_text())
         assert people["people"]
         HyperASR.from_pretrained(out / "k-01" / "best")
