@@ -40,7 +40,10 @@ class OwnProcess:
         )
         self._process.start()
         theirs.close()
-        self._answer()
+        try:
+            self._answer()
+        except EOFError:
+            raise self._gone() from None
 
     def __call__(self) -> Any:
         """Do the work once, there, and return what came of it.
@@ -49,8 +52,11 @@ class OwnProcess:
             Exception: whatever the work raised there.
             HyperASRError: the process is gone.
         """
-        self._pipe.send(True)
-        return self._answer()
+        try:
+            self._pipe.send(True)
+            return self._answer()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise self._gone() from None
 
     def close(self) -> None:
         """End the process; nothing happens the second time."""
@@ -58,21 +64,22 @@ class OwnProcess:
         self._process.join()
 
     def _answer(self) -> Any:
-        try:
-            failed, value = self._pipe.recv()
-        except EOFError:
-            self._process.join()
-            raise HyperASRError(
-                f"the process of a peer ended with status {self._process.exitcode}; is there "
-                "memory enough for it?"
-            ) from None
+        failed, value = self._pipe.recv()
         if failed:
             raise value
         return value
 
+    def _gone(self) -> HyperASRError:
+        self._process.join()
+        status = self._process.exitcode
+        return HyperASRError(
+            f"the process of a peer ended with status {status}; is there memory enough for it?"
+        )
+
     def __del__(self) -> None:
-        if not self._pipe.closed:
-            self._pipe.close()
+        pipe = getattr(self, "_pipe", None)  # there is none where making one failed
+        if pipe is not None and not pipe.closed:
+            pipe.close()
 
 
 def _serve(
