@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,27 @@ def test_two_steps_leave_a_model_that_loads(
     factors = model.factors(emb, ["stuttering", TYPICAL])
     assert list(factors) == list(KINDS[kind]["targets"])
     assert any(bool(f.B.abs().sum() > 0) for f in factors.targets.values()), "nothing was learned"
+
+
+def test_an_encoder_is_adapted_on_30_s_where_that_is_asked_for(
+    corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    run(
+        meta,
+        monkeypatch,
+        capsys,
+        corpus,
+        random_backbone_folder,
+        tmp_path,
+        source=KINDS["encoder"],
+        audio_context="full",
+        loop={"steps": 1},
+    )
+    assert Backbone.from_pretrained(random_backbone_folder).audio_context == "trimmed"
+    model = HyperASR.from_pretrained(tmp_path / "best")
+    assert model.backbone.audio_context == "full"
+    wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    assert model.transcribe((wave, 16_000)).duration_s == 1.0
 
 
 def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
