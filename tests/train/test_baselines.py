@@ -19,6 +19,7 @@ from hyperasr.cohorts.views import plan_views
 from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.objective import ObjectiveConfig
 from hyperasr.residual import ResidualAdapters, ResidualConfig
 from hyperasr.speaker import SpeakerConfig
 from train import individual, meta, peft_reference
@@ -157,16 +158,26 @@ def test_people_with_too_few_utterances() -> None:
         individual.IndividualConfig(k=0)
 
 
-def trained_factors(cache: Cache, people: People, chosen: dict, steps: int) -> dict[str, Tensor]:
-    """Train people's LoRA with AdamW; B of each person."""
-    settings = {"by": "speaker", "groups": list(chosen), "rank": 2}
-    source = SourceConfig("static", ("decoder.fc1",), settings)
-    model = HyperASR(cache.backbone, SpeakerConfig(), source)
+# A Gaussian so narrow that its noise changes far less than training does; its divergence weighs
+# enough to be seen.
+VI = {"prior": "fixed", "prior_sigma": 0.05, "sigma_start": 1e-5}
+BOTH_KINDS = {"static": ({}, ObjectiveConfig()), "vi_lora": (VI, ObjectiveConfig(0.9, 5.0, "mean"))}
+
+
+def trained_factors(
+    cache: Cache, people: People, chosen: dict, steps: int, kind: str = "static"
+) -> dict[str, Tensor]:
+    """Train people's LoRA by gradient descent; B of each person."""
+    more, goal = BOTH_KINDS[kind]
+    settings = {"by": "speaker", "groups": list(chosen), "rank": 2, **more}
+    source = SourceConfig(kind, ("decoder.fc1",), settings)
+    model = HyperASR(cache.backbone, SpeakerConfig(), source, objective=goal)
     with torch.no_grad():  # everybody starts from the same A
         for a in model.source.A.values():
             a.copy_(a[:, :1].expand_as(a) * 0 + torch.linspace(-0.2, 0.2, a.shape[-1]))
     objective, batches = IndividualObjective(model).train(), EnrolmentBatches(people, chosen, 1)
-    optimizer = torch.optim.AdamW(model.source.parameters(), lr=0.01)
+    # Not Adam, which makes full steps of gradients that are hardly there.
+    optimizer = torch.optim.SGD(model.source.parameters(), lr=0.1)
     for number in range(steps):
         optimizer.zero_grad()
         objective(batches(number))["total"].backward()
@@ -176,16 +187,42 @@ def trained_factors(cache: Cache, people: People, chosen: dict, steps: int) -> d
 
 
 @pytest.mark.slow
-def test_training_everybody_at_once_is_training_each_alone(cache: Cache) -> None:
+@pytest.mark.parametrize("kind", BOTH_KINDS)
+def test_training_everybody_at_once_is_training_each_alone(cache: Cache, kind: str) -> None:
     people = People(cache)
     chosen = enrol(people.people, k=1, seed=0)
     assert len(chosen) >= 4
-    together = trained_factors(cache, people, chosen, 3)
+    together = trained_factors(cache, people, chosen, 3, kind)
     for person in list(chosen)[:3]:
-        alone = trained_factors(cache, people, {person: chosen[person]}, 3)
-        torch.testing.assert_close(together[person], alone[person], rtol=0, atol=1e-5)
+        alone = trained_factors(cache, people, {person: chosen[person]}, 3, kind)
+        torch.testing.assert_close(together[person], alone[person], rtol=0, atol=2e-5)
     first, second, *_ = together.values()
     assert float((first - second).abs().max()) > 1e-3
+
+
+def test_a_gaussian_of_each_person_pays_for_its_divergence(cache: Cache) -> None:
+    people = People(cache)
+    chosen = enrol(people.people, k=1)
+    settings = {"by": "speaker", "groups": list(chosen), "rank": 2, **VI}
+    source, goal = SourceConfig("vi_lora", ("decoder.fc1",), settings), BOTH_KINDS["vi_lora"][1]
+    model = HyperASR(cache.backbone, SpeakerConfig(), source, objective=goal)
+    losses = IndividualObjective(model)(EnrolmentBatches(people, chosen, 1)(0))
+    # By hand: every entry's divergence, its mean over all entries of everybody.
+    entries = []
+    for name in ("A", "B"):
+        (mu,), (log_sigma,) = (
+            getattr(model.source, key).values() for key in (name, f"log_sigma_{name}")
+        )
+        posterior = torch.distributions.Normal(mu, log_sigma.exp())
+        prior = torch.distributions.Normal(torch.zeros_like(mu), VI["prior_sigma"])
+        entries.append(torch.distributions.kl_divergence(posterior, prior).mean())
+    assert losses["kl"].item() == pytest.approx(sum(entries).item() / 2, rel=1e-4)
+    expected = len(chosen) * (0.9 * losses["nll"] + 5.0 * losses["kl"])
+    torch.testing.assert_close(losses["total"], expected)
+    with pytest.raises(ConfigError, match="l2 and typical_shrink are not of enrolment"):
+        individual.IndividualConfig(objective=ObjectiveConfig(l2=1.0))
+    with pytest.raises(ConfigError, match="no kind 'gaussian'"):
+        individual.IndividualConfig(kind="gaussian")  # type: ignore[arg-type]
 
 
 def test_everybodys_utterances_come_equally_often(cache: Cache) -> None:
