@@ -385,10 +385,11 @@ def test_parts_of_names() -> None:
         {"system": n} for n in ("hypernet_cohort_mean", "cohort_lora@typical", "static_lora:all")
     ]
     rows.append({"system": "hypernet:without-parkinson", "against": "bayes_hypernet_shuffled"})
+    rows.append({"system": "hypernet:full:trimmed"})
     block = names_block({"a": {"rows": rows}})
     assert [line[0][0] for line in block.lines] == [
         *("cohort_lora", "hypernet", "bayes_hypernet", "static_lora"),
-        *("…_shuffled", "…_cohort_mean", "…@COHORT", "…:without-COHORT"),
+        *("…_shuffled", "…_cohort_mean", "…@COHORT", "…:without-COHORT", "…:full:trimmed"),
     ]
     assert names_block({"speed": {"rows": [{"benchmark": "x"}]}}) is None
 
