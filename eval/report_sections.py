@@ -381,7 +381,8 @@ SECTIONS = (
         "trimming",
         "Hearing the real length only",
         "What encoding the real length of an utterance, instead of 30 s, does to accuracy: two "
-        "recognisers, trained on one and on the other, each hearing both.",
+        "recognisers, trained on one and on the other, each hearing both. A name ends with what "
+        "its recogniser was trained on, and what it hears.",
         trimming_blocks,
     ),
     Section(
