@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from eval import comparison, leave_one_cohort_out, report, retention, session, severity, zero_shot
+from eval import (
+    comparison,
+    leave_one_cohort_out,
+    report,
+    retention,
+    session,
+    severity,
+    trimming,
+    zero_shot,
+)
 from eval.adaptation import AngleSettings, Who, update_rows
 from eval.analysis_speed import AnalysisSpeedConfig, measure
 from eval.calibration import confidence_rows, severity_rows
@@ -228,6 +237,8 @@ def full(tmp_path_factory) -> Path:
     numbers = Sparsity(below=0.61234, adaptive=0.5, top_energy=0.2, hoyer=0.75, effective_rank=3.25)
     sparse = {"measure": "sparsity", "system": "blora", "target": "decoder.fc1", "layer": 0}
     write(folder, "sparsity", [{**sparse, "matrix": "B", "n_factors": 1, **asdict(numbers)}])
+    heard = {"backbone:full:full": 0.4, "hypernet:full:full": 0.3, "hypernet:full:trimmed": 0.32}
+    write(folder, "trimming", trimming.rows_of(scores_of(heard)))
     write(folder, "guard", guard_rows())
     write(folder, "session", session_rows(scores))
     write(folder, "caution", caution_rows(scores))
@@ -295,7 +306,10 @@ def test_every_section_is_filled(written, full) -> None:
     assert list(rows) == [section.result for section in SECTIONS] + ["embeddings"]
     for name, row in rows.items():
         assert row["shown"] == (name != "embeddings"), name
-        if name in ("zero_shot", "leave_one_cohort_out", "comparison", "retention", "severity"):
+        if name in (
+            *("zero_shot", "leave_one_cohort_out", "comparison", "retention", "severity"),
+            "trimming",
+        ):
             assert row["n_figures"] >= 1, name
             assert row["n_tables"] >= 2, name
     assert rows["calibration"]["n_figures"] == 3
