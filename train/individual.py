@@ -88,7 +88,7 @@ class IndividualConfig:
     prior: Literal["single", "dual", "dual_always"] = "dual_always"
     """Of a Gaussian, from the backbone's weights; see `hyperasr.sources.gaussian`."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """Weights of cross-entropy and divergence, of each person; penalties do not count here."""
+    """Weights of cross-entropy and divergence, of each person, and its reduction; nothing else."""
     speaker: SpeakerConfig = field(default_factory=SpeakerConfig)
     """Speaker encoder of the cache; the adapters do not listen to it."""
     per_step: int = 2
@@ -111,8 +111,10 @@ class IndividualConfig:
             raise ConfigError("k is 0 (all) and held_out is 0: nothing is left to recognise")
         if self.kind not in ("static", "vi_lora"):
             raise ConfigError(f"no kind {self.kind!r}; there are static and vi_lora")
-        if self.objective.l2 or self.objective.typical_shrink:
-            raise ConfigError("objective.l2 and typical_shrink are not of enrolment; leave them 0")
+        unused = ("n_train", "kl_warmup", "l2", "typical_shrink", "samples")
+        for name in unused:
+            if getattr(self.objective, name) != getattr(ObjectiveConfig(), name):
+                raise ConfigError(f"objective.{name} has no effect on enrolment; leave it out")
 
 
 @dataclass(frozen=True)

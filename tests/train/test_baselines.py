@@ -219,8 +219,9 @@ def test_a_gaussian_of_each_person_pays_for_its_divergence(cache: Cache) -> None
     assert losses["kl"].item() == pytest.approx(sum(entries).item() / 2, rel=1e-4)
     expected = len(chosen) * (0.9 * losses["nll"] + 5.0 * losses["kl"])
     torch.testing.assert_close(losses["total"], expected)
-    with pytest.raises(ConfigError, match="l2 and typical_shrink are not of enrolment"):
-        individual.IndividualConfig(objective=ObjectiveConfig(l2=1.0))
+    for unused in ({"l2": 1.0}, {"kl_warmup": 0.5}, {"samples": 2}):
+        with pytest.raises(ConfigError, match=f"objective.{next(iter(unused))} has no effect"):
+            individual.IndividualConfig(objective=ObjectiveConfig(**unused))
     with pytest.raises(ConfigError, match="no kind 'gaussian'"):
         individual.IndividualConfig(kind="gaussian")  # type: ignore[arg-type]
 
