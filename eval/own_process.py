@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from hyperasr.errors import HyperASRError
+from hyperasr.startup import keep_freed_memory
 
 __all__ = ["OwnProcess"]
 
@@ -86,6 +87,7 @@ def _serve(
     pipe: Connection, make: Callable[..., Callable[[], Any]], args: Any, kwargs: Any
 ) -> None:
     """Make the peer, then do its work as often as asked, until the other end is closed."""
+    keep_freed_memory()  # on equal terms: the program that asks has done so too
     try:
         work = make(*args, **kwargs)
     except Exception as error:

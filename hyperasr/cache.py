@@ -28,12 +28,13 @@ import torch
 
 from hyperasr.audio import duration_s
 from hyperasr.backbone import Backbone
-from hyperasr.cohorts.views import TYPICAL, View, plan_key, realise
+from hyperasr.cache_part import check_part, start_worker, write_part
+from hyperasr.cohorts.views import TYPICAL, View, plan_key
 from hyperasr.config import to_dict
-from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
-from hyperasr.files import atomic_folder, atomic_write_text
+from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
+from hyperasr.files import atomic_write_text
 from hyperasr.mapped import MappedRows
-from hyperasr.mel import HOP_LENGTH, N_SAMPLES, TAIL_FRAMES
+from hyperasr.mel import HOP_LENGTH, N_SAMPLES
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper import checked_device
@@ -42,10 +43,8 @@ __all__ = ["Cache", "CacheConfig", "build_cache", "cache_folder", "estimate_byte
 
 log = logging.getLogger(__name__)
 _PART = 512  # views a part: a minute's work, so that little is lost on interruption
-_BATCH = 16
 _EMBEDDINGS = 512  # read at a time
 _LAYOUT = 2  # of the columns; a cache of another layout has another folder
-_SUMS = "sums.json"
 _META = ("speaker", "cohort", "severity", "text", "source", "id")
 
 
@@ -139,11 +138,11 @@ def build_cache(
     with ProcessPoolExecutor(
         workers,
         context,
-        initializer=_start_worker,
+        initializer=start_worker,
         initargs=(str(backbone_name), config, backbone.audio_context, device),
     ) as pool:
         jobs = [
-            pool.submit(_write_part, list(views[s : s + _PART]), str(_part(folder, s // _PART)))
+            pool.submit(write_part, list(views[s : s + _PART]), str(_part(folder, s // _PART)))
             for s in todo
         ]
         try:
@@ -165,7 +164,7 @@ def build_cache(
 
 
 def _layout(backbone: Backbone) -> str:
-    """Name the columns; log-mel of 30 s keeps the silence after an utterance, see `_rows`."""
+    """Name the columns; log-mel of 30 s keeps the silence after an utterance, see `cache_part`."""
     return f"{_LAYOUT}, 30 s" if backbone.audio_context == "full" else str(_LAYOUT)
 
 
@@ -183,84 +182,6 @@ def _check_space(folder: Path, n_bytes: int, n_views: int) -> None:
 
 def _part(folder: Path, index: int) -> Path:
     return folder / f"part-{index:05d}"
-
-
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(backbone_name: str, config: CacheConfig, audio_context: str, device: str) -> None:
-    from datasets import disable_progress_bars
-
-    disable_progress_bars()
-    torch.set_num_threads(1)
-    backbone = Backbone.from_pretrained(
-        backbone_name, offline=True, audio_context=audio_context, device=device
-    )
-    speaker = speaker_encoder(config.speaker, backbone).eval().to(device)
-    _worker.update(backbone=backbone, config=config, speaker=speaker)
-
-
-def _write_part(views: list[View], folder: str) -> None:
-    from datasets import Dataset
-
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(views), _BATCH):
-        rows += _rows(views[start : start + _BATCH])
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    with atomic_folder(folder, replaces=("dataset_info.json",)) as temporary:
-        Dataset.from_dict(columns).save_to_disk(str(temporary))
-        sums = {p.name: _checksum(p) for p in sorted(temporary.glob("*.arrow"))}
-        (temporary / _SUMS).write_text(json.dumps(sums))
-
-
-def _checksum(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-@torch.inference_mode()
-def _rows(views: list[View]) -> list[dict[str, Any]]:
-    """Simulate, encode and embed a batch of views."""
-    backbone, config, speaker = _worker["backbone"], _worker["config"], _worker["speaker"]
-    made = [realise(view) for view in views]
-    for view, (waveform, _) in zip(views, made, strict=True):
-        if len(waveform) == 0:
-            raise AudioError(f"{view.utterance.path}: no samples between the given times")
-    mel, n_frames = backbone.features([waveform for waveform, _ in made])
-    encoded = backbone.encode(mel, n_frames, speaker.layers)
-    embs = None
-    # What a speaker encoder that is yet to be trained says now would only be in its way.
-    if not any(p.requires_grad for p in speaker.parameters()):
-        waveforms = [waveform for waveform, _ in made]
-        embs = speaker(encoded=encoded, mel=mel, n_frames=n_frames, waveforms=waveforms)
-    # Of 30 s what differs: the last frame kept is of the silence that all the others are.
-    tail = TAIL_FRAMES if backbone.audio_context == "full" else 0
-    rows = []
-    for i, (view, (waveform, text)) in enumerate(zip(views, made, strict=True)):
-        n_states = int(encoded.lengths[i])
-        row = {
-            "id": view.id,
-            "text": text,
-            "speaker": view.utterance.speaker,
-            "cohort": view.cohort,
-            "severity": float(view.severity),
-            "source": view.utterance.source,
-            "duration_s": len(waveform) / 16_000,
-            "n_frames": int(n_frames[i]),
-            "n_states": n_states,
-            "states": _bytes(encoded.states[i, :n_states]),
-        }
-        if embs is not None:
-            row["emb"] = embs[i].float().cpu().numpy().tobytes()
-        if config.keep_mel:
-            row["mel"] = _bytes(mel[i, :, : int(n_frames[i]) + tail])
-        rows.append(row)
-    return rows
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.to("cpu", torch.float16).contiguous().numpy().tobytes()
 
 
 class Cache:
@@ -284,7 +205,7 @@ class Cache:
         for folder in folders:
             _check_head(Path(folder), backbone)
         for path in paths:
-            _check_part(path, verify)
+            check_part(path, verify)
         self.mapped = MappedRows(paths)
         self.rows = self.mapped.table
         self.backbone = backbone
@@ -407,14 +328,3 @@ def _check_head(folder: Path, backbone: Backbone) -> None:
             f"{folder} holds states of the backbone {fingerprint}, this one is "
             f"{backbone.fingerprint()}; build the cache again"
         )
-
-
-def _check_part(path: Path, verify: bool) -> None:
-    try:
-        sums = json.loads((path / _SUMS).read_text())
-        for name, sum_ in sums.items():
-            wrong = (path / name).stat().st_size != sum_["bytes"]
-            if wrong or (verify and _checksum(path / name) != sum_):
-                raise ConfigError(f"{path / name} is not what was written; remove {path}")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged ({error}); remove it and build again") from error

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import hyperasr.cache as room
+from hyperasr import cache_part
 from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache, cache_folder, estimate_bytes
 from hyperasr.cohorts.views import View, plan_views, realise
@@ -56,7 +57,7 @@ class InThisProcess:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setattr(room, "_PART", 3)
-    monkeypatch.setattr(room, "_BATCH", 2)
+    monkeypatch.setattr(cache_part, "_BATCH", 2)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def test_batches_do_not_depend_on_the_parts(
     for part in parts:
         part.rename(in_parts.parent / f"old-{part.name}")
     monkeypatch.setattr(room, "_PART", 100)
-    monkeypatch.setattr(room, "_BATCH", 100)
+    monkeypatch.setattr(cache_part, "_BATCH", 100)
     whole = Cache([build(views)], random_backbone).batch(range(9))
     assert parted.encoded is not None
     assert whole.encoded is not None
@@ -361,7 +362,7 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
         with pytest.raises(HyperASRError, match="make room or choose another folder"):
             build(views)
     assert not list(tmp_path.rglob("part-*"))
-    write, written = room._write_part, []
+    write, written = room.write_part, []
 
     def fills_up(chosen: list[View], folder: str) -> None:
         if written:
@@ -370,7 +371,7 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
         write(chosen, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "_write_part", fills_up)
+        patch.setattr(room, "write_part", fills_up)
         with pytest.raises(HyperASRError, match=r"is full; 1 of 3 parts are done and stay"):
             build(views)
     assert len(Cache([build(views)], random_backbone, verify=True)) == 9, "goes on, and is whole"

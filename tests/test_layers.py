@@ -69,6 +69,7 @@ LAYERS = [
     {"backbone", "checkpoint", "decoder", "languages", "model", "quantize", "whisper"},
     {
         "cache",
+        "cache_part",
         "card",
         "decode",
         "distil",

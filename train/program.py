@@ -19,6 +19,7 @@ from torch import nn
 
 from hyperasr.config import parse, to_dict
 from hyperasr.errors import ConfigError, HyperASRError, MissingExtra
+from hyperasr.startup import keep_freed_memory
 from train.loop import LoopConfig, fit
 from train.step import Split
 
@@ -48,6 +49,7 @@ def read_config(kind: type[T], argv: list[str] | None = None) -> T:
 
 def run_program(main: Callable[[], object]) -> None:
     """Run a program's main; an error that it raises on purpose is one line and exit status 2."""
+    keep_freed_memory()
     try:
         main()
     except HyperASRError as error:
