@@ -72,7 +72,7 @@ def training_step(model: HyperASR) -> Callable[[Batch], None]:
 
 
 def training_steps(
-    model: HyperASR, waves: list[np.ndarray], n_tokens: int, whisper: Path, scratch: Path
+    model: HyperASR, waves: list[np.ndarray], n_tokens: int, whisper: str | Path, scratch: Path
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return two functions that make a step of meta-training: from the cache, and without.
 
@@ -83,7 +83,7 @@ def training_steps(
         model: whose source is trained; left in training mode.
         waves: the utterances of the batch.
         n_tokens: of each text.
-        whisper: folder of the model's backbone.
+        whisper: the model's backbone, a folder or ``micro``.
         scratch: for the cache.
     """
     text = " ".join(itertools.islice(itertools.cycle(_TEXT.split()), n_tokens))

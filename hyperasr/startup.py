@@ -40,10 +40,11 @@ def import_all(names: Sequence[str]) -> ModuleType:
 def keep_freed_memory() -> bool:
     """Let this process reuse the memory of its last tensors for the next ones, with glibc.
 
-    The defaults hand a block of some MiB back to the kernel whenever it is freed, and every layer
-    then waits until the kernel has zeroed new pages for its output: a fifth of the encoder's time,
-    and half of a training step's with two processes. Blocks of up to 32 MiB now come from the
-    heap, of which up to 256 MiB stay free for the next batch; larger ones are as before.
+    With the defaults a large block may go back to the kernel whenever it is freed (it depends on
+    what lies above it), and every layer then waits until the kernel has zeroed new pages for its
+    output. Here blocks of up to 32 MiB come from the heap, of which up to 256 MiB stay free for the
+    next batch; larger ones are as before. What that is worth: `kept_over_returned_memory` in
+    results/speed.json.
 
     Concerns all of the process, so programs call it and the library does not. What the environment
     says of malloc (``MALLOC_...``, ``GLIBC_TUNABLES``) is left alone.
