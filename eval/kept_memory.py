@@ -6,13 +6,12 @@ See `hyperasr.startup.keep_freed_memory`, which nothing can take back: hence a p
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from eval import upkeep
 from eval.own_process import OwnProcess
+from eval.upkeep import batch_as_cached, training_step
 from hyperasr.decode import decode
 from hyperasr.model import HyperASR
 from hyperasr.search import SearchConfig
@@ -21,11 +20,9 @@ from hyperasr.types import Batch
 __all__ = ["WORK", "pair"]
 
 
-def _decoding(
-    name: str, waves: list[np.ndarray], n_tokens: int, threads: int, scratch: Path
-) -> Callable[[], None]:
+def _decoding(waves: list[np.ndarray], n_tokens: int, threads: int) -> Callable[[], None]:
     torch.set_num_threads(threads)
-    model = HyperASR.from_pretrained(name).eval()
+    model = HyperASR.from_pretrained("micro").eval()
     mel, n_frames = model.backbone.features(waves)
     search = SearchConfig(max_tokens=n_tokens, suppress=(model.backbone.eos,))
 
@@ -35,36 +32,27 @@ def _decoding(
     return once
 
 
-def _training(
-    name: str, waves: list[np.ndarray], n_tokens: int, threads: int, scratch: Path
-) -> Callable[[], None]:
+def _training(waves: list[np.ndarray], n_tokens: int, threads: int) -> Callable[[], None]:
     torch.set_num_threads(threads)
-    model = HyperASR.from_pretrained(name)
-    cached, _ = upkeep.training_steps(model, waves, n_tokens, name, scratch)
-    return cached
+    model = HyperASR.from_pretrained("micro")
+    batch, step = batch_as_cached(model, waves, n_tokens), training_step(model)
+    return lambda: step(batch)
 
 
-WORK = {"adapted decoding": _decoding, "a step of training from the cache": _training}
-"""What is compared, in words, and what makes a function that does it once."""
+WORK = {"adapted decoding": _decoding, "a step of meta-training": _training}
+"""What is done with the embedded model, in words, and what makes a function that does it once."""
 
 
 def pair(
-    what: str, name: str, waves: list[np.ndarray], n_tokens: int, threads: int, scratch: Path
+    what: str, waves: list[np.ndarray], n_tokens: int, threads: int
 ) -> tuple[OwnProcess, OwnProcess]:
     """Return one piece of work twice: in a process that keeps memory, and in one as glibc has it.
 
     Args:
         what: a key of `WORK`.
-        name: an embedded model.
         waves: the utterances of the batch, each (n_samples,) float32, 16 kHz.
         n_tokens: of each utterance.
         threads: of torch, in each process.
-        scratch: for the cache that a step reads.
     """
-    made = []
-    for keep in (True, False):
-        folder = scratch / f"kept-{keep}"
-        folder.mkdir(exist_ok=True)
-        arguments = (name, waves, n_tokens, threads, folder)
-        made.append(OwnProcess(WORK[what], *arguments, keep_memory=keep))
-    return made[0], made[1]
+    make, arguments = WORK[what], (waves, n_tokens, threads)
+    return OwnProcess(make, *arguments), OwnProcess(make, *arguments, keep_memory=False)

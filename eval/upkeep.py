@@ -32,6 +32,7 @@ from hyperasr.types import Batch, LayerFactors, LoRAFactors, Utterance
 __all__ = [
     "AllocatedBytes",
     "allocated",
+    "batch_as_cached",
     "cache_rate",
     "factor_memory",
     "one_layer",
@@ -71,8 +72,29 @@ def training_step(model: HyperASR) -> Callable[[Batch], None]:
     return step
 
 
+def batch_as_cached(model: HyperASR, waves: list[np.ndarray], n_tokens: int) -> Batch:
+    """Return a batch of utterances as the cache gives it, its texts of random tokens.
+
+    Args:
+        model: whose backbone and speaker encoder make states and embeddings.
+        waves: each (n_samples,) float32, 16 kHz.
+        n_tokens: of each text.
+    """
+    mel, n_frames = model.backbone.features(waves)
+    prompt = model.backbone.prompt_ids()
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(1_000, (len(waves), n_tokens), generator=generator)
+    ends = torch.full((len(waves), 1), model.backbone.eos)
+    tokens = torch.cat([torch.tensor(prompt).expand(len(waves), -1), text, ends], dim=1)
+    n_all = torch.full((len(waves),), tokens.shape[1])
+    batch = Batch(n_frames=n_frames, mel=mel, tokens=tokens, n_tokens=n_all, n_prompt=len(prompt))
+    with torch.no_grad():
+        emb, encoded = model.embed(batch)
+    return replace(batch, mel=None, encoded=encoded, speaker_emb=emb)
+
+
 def training_steps(
-    model: HyperASR, waves: list[np.ndarray], n_tokens: int, whisper: str | Path, scratch: Path
+    model: HyperASR, waves: list[np.ndarray], n_tokens: int, whisper: Path, scratch: Path
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return two functions that make a step of meta-training: from the cache, and without.
 
@@ -83,7 +105,7 @@ def training_steps(
         model: whose source is trained; left in training mode.
         waves: the utterances of the batch.
         n_tokens: of each text.
-        whisper: the model's backbone, a folder or ``micro``.
+        whisper: folder of the model's backbone.
         scratch: for the cache.
     """
     text = " ".join(itertools.islice(itertools.cycle(_TEXT.split()), n_tokens))

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.autograd.profiler import profile
 
-from eval.upkeep import training_step, voice_like
+from eval.upkeep import batch_as_cached, training_step, voice_like
 from hyperasr.backbone import Backbone
 from hyperasr.config import parse
 from hyperasr.model import HyperASR
@@ -88,28 +87,13 @@ def groups(seconds: float, n_tokens: int, seed: int) -> Iterator[Group]:
         for kind, noise in others:
             models[f"{kind}, {noise} noise"] = _model(_read(kind), backbone, noise=noise)
         waves = [voice_like(seconds, rng) for _ in range(config.batch_size)]
-        batch = _batch(models[lora], waves, n_tokens)
+        batch = batch_as_cached(models[lora], waves, n_tokens)
         setting = (
             f"{name} model, {', '.join(config.source.targets)}, {len(waves)} utterances of "
             f"{seconds:g} s, {n_tokens} tokens"
         )
         steps = {key: partial(training_step(model), batch) for key, model in models.items()}
         yield Group(models, batch, setting, steps)
-
-
-def _batch(model: HyperASR, waves: list[np.ndarray], n_tokens: int) -> Batch:
-    """Return a batch as the cache gives it, its texts of random tokens."""
-    mel, n_frames = model.backbone.features(waves)
-    prompt = model.backbone.prompt_ids()
-    generator = torch.Generator().manual_seed(0)
-    text = torch.randint(1_000, (len(waves), n_tokens), generator=generator)
-    ends = torch.full((len(waves), 1), model.backbone.eos)
-    tokens = torch.cat([torch.tensor(prompt).expand(len(waves), -1), text, ends], dim=1)
-    n_all = torch.full((len(waves),), tokens.shape[1])
-    batch = Batch(n_frames=n_frames, mel=mel, tokens=tokens, n_tokens=n_all, n_prompt=len(prompt))
-    with torch.no_grad():
-        emb, encoded = model.embed(batch)
-    return replace(batch, mel=None, encoded=encoded, speaker_emb=emb)
 
 
 def _repeat(times: int, step: Callable[[Batch], None], batch: Batch) -> None:
