@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval import gpu, kept_memory, large, peers, upkeep, variational_cost
+from eval import gpu, large, peers, upkeep, variational_cost
 from eval.own_process import OwnProcess
 from hyperasr import results
 from hyperasr.backbone import Backbone
@@ -318,17 +318,6 @@ def variational(bench: Bench) -> None:
     bench.found.measures["training_memory_mib"] = memory
 
 
-def freed_memory(bench: Bench) -> None:
-    """A process that keeps freed memory against one that has glibc's defaults."""
-    c = bench.config
-    for what in kept_memory.WORK:
-        made = kept_memory.pair(what, bench.waves, c.n_tokens, c.threads)
-        names = ("ours", "glibc's defaults")
-        setting = f"micro model, {what}, {bench.work.removesuffix(', greedy')}"
-        jobs = {(key, setting): work for key, work in zip(names, made, strict=True)}
-        bench.compare("kept_over_returned_memory", jobs, c.rounds)
-
-
 def simulation(bench: Bench) -> None:
     """Simulation against real time, cohort by cohort, on one core."""
     bench.found.rows += upkeep.simulation_rows(
@@ -371,7 +360,6 @@ BENCHMARKS: dict[str, Callable[[Bench], None]] = {
     "faster_whisper": faster_whisper,
     "training": training,
     "variational": variational,
-    "freed_memory": freed_memory,
     "simulation": simulation,
     **{name: _measure(name) for name in MEASURES},
 }

@@ -15,8 +15,8 @@ __all__ = ["import_all", "keep_freed_memory"]
 
 # From malloc.h, and what they are set to here. 32 MiB is the most that glibc takes for the first.
 _M_MMAP_THRESHOLD, _LARGEST_BLOCK = -3, 32 << 20
-_M_TRIM_THRESHOLD, _KEPT = -1, 256 << 20
-_M_TOP_PAD, _AHEAD = -2, 64 << 20
+_M_TRIM_THRESHOLD, _KEPT = -1, 128 << 20
+_M_TOP_PAD, _AHEAD = -2, 16 << 20
 
 
 def import_all(names: Sequence[str]) -> ModuleType:
@@ -42,9 +42,9 @@ def keep_freed_memory() -> bool:
 
     With the defaults a large block may go back to the kernel whenever it is freed (it depends on
     what lies above it), and every layer then waits until the kernel has zeroed new pages for its
-    output. Here blocks of up to 32 MiB come from the heap, of which up to 256 MiB stay free for the
-    next batch; larger ones are as before. What that is worth: `kept_over_returned_memory` in
-    results/speed.json.
+    output. Here blocks of up to 32 MiB come from the heap, of which up to 128 MiB stay free for the
+    next batch; larger ones are as before. What that is worth stands in
+    results/kept_memory.json.
 
     Concerns all of the process, so programs call it and the library does not. What the environment
     says of malloc (``MALLOC_...``, ``GLIBC_TUNABLES``) is left alone.
