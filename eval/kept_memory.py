@@ -2,10 +2,10 @@
 
     python -m eval.kept_memory --config eval/configs/kept_memory.yaml
 
-`hyperasr.startup.keep_freed_memory` cannot be taken back, hence a process for each; and how much the
-usual one hands back depends on where its heap lies, hence several pairs of processes. The ratio is
-the median over pairs, each that of the medians of interleaved rounds; its interval is a bootstrap
-over pairs.
+`hyperasr.startup.keep_freed_memory` cannot be taken back, hence a process for each; and how much
+the usual one hands back depends on where its heap lies, hence several pairs of processes. The ratio
+is the median over pairs, each that of the medians of interleaved rounds; its interval is a
+bootstrap over pairs.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ CONFIG = "eval/configs/reproduce.yaml"
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """Parts on two cores: evaluate 1.5 h; recordings, adapters 5.5 h more; backbone 2 h more."""
+    """Parts on two cores: evaluate 1.2 h; recordings, adapters 5.5 h more; backbone 2 h more."""
 
     steps: tuple[Step, ...] = ()
     """What to run, in order; from the configuration file."""
