@@ -46,7 +46,7 @@ def test_a_failed_import_leaves_the_collector_on() -> None:
     assert done.stdout.strip() == "True"
 
 
-# 10 times 16 tensors of 8 MiB, as the layers of an encoder make them one after the other. How much
+# 10 times 8 tensors of 8 MiB, half of what is kept, as the layers of an encoder make them. How much
 # of that the defaults hand back depends on where the heap lies, so the tests ask for the worst.
 TENSORS = """
 import ctypes, resource, torch
@@ -55,10 +55,10 @@ ctypes.CDLL(None).mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD: every tensor has pag
 done = keep_freed_memory() if {keep} else None
 torch.set_num_threads(1)
 for _ in range(3):
-    [torch.ones(1 << 21) for _ in range(16)]
+    [torch.ones(1 << 21) for _ in range(8)]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    [torch.ones(1 << 21) for _ in range(16)]
+    [torch.ones(1 << 21) for _ in range(8)]
 print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
