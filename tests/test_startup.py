@@ -74,7 +74,10 @@ def _new_pages(keep: bool, **environment: str) -> tuple[str, int]:
     return said, int(pages)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+with_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+
+
+@with_glibc
 def test_freed_memory_is_used_again() -> None:
     said, kept = _new_pages(True)
     assert said == "True"
@@ -83,6 +86,7 @@ def test_freed_memory_is_used_again() -> None:
     assert kept < usual / 20
 
 
+@with_glibc
 @pytest.mark.parametrize(
     ("name", "value"),
     [("MALLOC_TRIM_THRESHOLD_", "131072"), ("GLIBC_TUNABLES", "glibc.malloc.top_pad=131072")],

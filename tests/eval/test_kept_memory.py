@@ -25,13 +25,18 @@ def test_the_ratio_is_how_much_faster_the_one_is_that_keeps(monkeypatch: Any) ->
         def __init__(self, make: Any, *arguments: Any, keep_memory: bool) -> None:
             assert make is WORK["adapted decoding"]
             assert [len(wave) for wave in arguments[0]] == [24_000, 24_000]
+            self.keeps = keep_memory
             asked.append(keep_memory)
 
         def close(self) -> None:
             asked.pop()
 
+    def timed(jobs: list[Process], rounds: int) -> np.ndarray:
+        assert [job.keeps for job in jobs] == [True, False], "seconds of the keeping one come first"
+        return np.array(next(seconds))
+
     monkeypatch.setattr(kept_memory, "OwnProcess", Process)
-    monkeypatch.setattr(kept_memory, "interleaved", lambda jobs, rounds: np.array(next(seconds)))
+    monkeypatch.setattr(kept_memory, "interleaved", timed)
     found = row("adapted decoding", SMALL)
     assert found["ratio"] == 1.5
     assert 1.25 <= found["low"] <= found["ratio"] <= found["high"] <= 2
