@@ -290,6 +290,14 @@ SECTIONS = (
         zero_shot_blocks,
     ),
     Section(
+        "beam",
+        "Searching with a beam",
+        "The same recordings decoded with five hypotheses at a time instead of one, for every "
+        "system alike.",
+        zero_shot_blocks,
+        "zero_shot",
+    ),
+    Section(
         "leave_one_cohort_out",
         "Leave one cohort out",
         "Each simulated cohort is recognised by systems that were trained without it; an oracle "

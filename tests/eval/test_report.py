@@ -218,6 +218,7 @@ def full(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     scores = scores_of(RISK)
     write(folder, "zero_shot", zero_shot.rows_of(scores))
+    write(folder, "beam", zero_shot.rows_of(scores))
     write(folder, "comparison", comparison_rows(scores))
     oracle = {**RISK, "hypernet_oracle": 0.2}
     folds = {held_out: scores_of(oracle) for held_out in COHORTS[:3]}
@@ -463,7 +464,7 @@ def test_a_missing_file_names_its_command(tmp_path, full, monkeypatch, capsys) -
     for section in SECTIONS:
         assert section.command in text  # of the one that is there, as its origin
         assert (f"/{section.result}.json is not there yet" in text) == (section.result != "speed")
-    assert "not made yet: zero_shot, leave_one_cohort_out" in capsys.readouterr().out
+    assert "not made yet: zero_shot, beam, leave_one_cohort_out" in capsys.readouterr().out
 
 
 def test_a_file_without_a_section_is_shown_all_the_same(tmp_path, monkeypatch) -> None:
