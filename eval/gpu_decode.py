@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from eval import peers, upkeep
-from eval.speed import interleaved, job, ratio_row
+from eval.rounds import interleaved, ratio_row
+from eval.speed import job
 from hyperasr import lora, results
 from hyperasr.backbone import Backbone
 from hyperasr.compiled import CompiledStep

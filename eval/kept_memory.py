@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from eval.own_process import OwnProcess
-from eval.speed import interleaved
+from eval.rounds import interleaved
 from eval.upkeep import batch_as_cached, training_step, voice_like
 from hyperasr import results
 from hyperasr.decode import decode

@@ -24,6 +24,7 @@ import torch
 
 from eval import gpu, large, peers, upkeep, variational_cost
 from eval.own_process import OwnProcess
+from eval.rounds import interleaved, ratio_row
 from hyperasr import results
 from hyperasr.backbone import Backbone
 from hyperasr.decode import decode
@@ -35,7 +36,6 @@ from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch
 from train.program import read_config, run_program
 
-WARM_UP = 2  # rounds that are not counted
 _END, _VOCABULARY = 50_257, 51_865
 
 
@@ -167,36 +167,16 @@ class Bench:
                 self.found.rows.append(row | {"seconds": seconds})
 
 
-def job(model: HyperASR, waves: list[np.ndarray], n_tokens: int, *, adapt: bool) -> Any:
+def job(
+    model: HyperASR, waves: list[np.ndarray], n_tokens: int, *, adapt: bool, beam_size: int = 1
+) -> Any:
     """Return a function that decodes the utterances, every one to n_tokens tokens."""
     mel, n_frames = model.backbone.features(waves)
     batch = Batch(n_frames=n_frames, mel=mel)
     n_vocab = int(model.backbone.whisper.config.vocab_size)
     ends = range(_END, n_vocab) if n_vocab == _VOCABULARY else [model.backbone.eos]
-    search = SearchConfig(max_tokens=n_tokens, suppress=tuple(ends))
+    search = SearchConfig(beam_size=beam_size, max_tokens=n_tokens, suppress=tuple(ends))
     return lambda: decode(model, batch, search, adapt=adapt)
-
-
-def interleaved(jobs: list[Callable[[], Any]], rounds: int) -> np.ndarray:
-    """Time jobs in turn; returns seconds (rounds, n_jobs). The order alternates."""
-    times = np.zeros((rounds + WARM_UP, len(jobs)))
-    for index, row in enumerate(times):
-        order = range(len(jobs)) if index % 2 else reversed(range(len(jobs)))
-        for number in order:
-            started = time.perf_counter()
-            jobs[number]()
-            row[number] = time.perf_counter() - started
-    return times[WARM_UP:]
-
-
-def ratio_row(name: str, times: np.ndarray, peer: str, setting: str, seed: int) -> results.Row:
-    """Return the row of our throughput over the peer's, from seconds (rounds, 2), ours first."""
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(len(times), size=(2_000, len(times)))
-    medians = np.median(times[draws], axis=1)
-    low, high = np.quantile(medians[:, 1] / medians[:, 0], [0.025, 0.975])
-    ratio = float(np.median(times[:, 1]) / np.median(times[:, 0]))
-    return results.speed_row(name, ratio, float(low), float(high), len(times), peer, setting)
 
 
 def embedded(bench: Bench) -> None:
@@ -211,6 +191,18 @@ def embedded(bench: Bench) -> None:
             }
             # A few percent are in question, and rounds differ by more.
             bench.compare("adapted_over_unadapted", jobs, 4 * bench.config.rounds)
+
+
+def beam(bench: Bench) -> None:
+    """A beam of five against greedy search, both adapted, on the trained model."""
+    model, c = HyperASR.from_pretrained(bench.config.model).eval(), bench.config
+    setting = f"{c.model} model, beam of 5, {c.n_utt} utterances of {c.seconds:g} s, "
+    setting += f"{c.n_tokens} tokens"
+    jobs = {
+        (peer, setting): job(model, bench.waves, c.n_tokens, adapt=True, beam_size=size)
+        for peer, size in (("ours", 5), ("greedy search", 1))
+    }
+    bench.compare("beam_over_greedy", jobs, c.rounds)
 
 
 def adaptation(bench: Bench) -> None:
@@ -354,6 +346,7 @@ def _measure(name: str) -> Callable[[Bench], None]:
 
 BENCHMARKS: dict[str, Callable[[Bench], None]] = {
     "embedded": embedded,
+    "beam": beam,
     "adaptation": adaptation,
     "transformers": transformers,
     "peft": peft,

@@ -42,6 +42,7 @@ DOMAINS = ("synthetic", "real", "all")
 BENCHMARKS = (
     "adapted_over_unadapted",
     "trimmed_adapted_over_unadapted",
+    "beam_over_greedy",
     "over_peft_mixed_batch",
     "over_peft_swap",
     "over_faster_whisper_int8",

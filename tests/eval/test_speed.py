@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import peers, speed, upkeep, variational_cost
+from eval import peers, rounds, speed, upkeep, variational_cost
 from eval.speed import Bench, SpeedConfig
 from hyperasr import lora, results
 from hyperasr.decode import decode
@@ -113,20 +113,20 @@ def test_jobs_take_turns_and_the_first_rounds_do_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: clock[0])
     order: list[str] = []
 
     def job(name: str, seconds: float) -> Any:
         def run() -> None:
             order.append(name)
             # The first rounds are slow.
-            clock[0] += seconds + (100 if len(order) <= 2 * speed.WARM_UP else 0)
+            clock[0] += seconds + (100 if len(order) <= 2 * rounds.WARM_UP else 0)
 
         return run
 
-    times = speed.interleaved([job("ours", 1.0), job("peer", 3.0)], 3)
+    times = rounds.interleaved([job("ours", 1.0), job("peer", 3.0)], 3)
     np.testing.assert_allclose(times, [[1, 3]] * 3)
-    assert len(order) == 2 * (3 + speed.WARM_UP)
+    assert len(order) == 2 * (3 + rounds.WARM_UP)
     # Neither always runs after the other.
     assert order[:4] in (["ours", "peer", "peer", "ours"], ["peer", "ours", "ours", "peer"])
 
@@ -134,7 +134,7 @@ def test_jobs_take_turns_and_the_first_rounds_do_not_count(
 def test_a_ratio_is_the_peers_time_over_ours() -> None:
     rng = np.random.default_rng(0)
     times = np.stack([rng.normal(1, 0.01, 50), rng.normal(5, 0.2, 50)], axis=1)
-    row = speed.ratio_row("over_peft_swap", times, "peft", "", 0)
+    row = rounds.ratio_row("over_peft_swap", times, "peft", "", 0)
     assert row["ratio"] == pytest.approx(5, rel=0.03)
     assert 4.7 < row["low"] < row["ratio"] < row["high"] < 5.3
     assert row["rounds"] == 50
@@ -239,7 +239,7 @@ def test_the_program_writes_rows_that_others_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = tmp_path / "speed.yaml"
-    values = {"benchmarks": ["embedded", "simulation", "memory"], "rounds": 2, "threads": 1}
+    values = {"benchmarks": ["embedded", "beam", "simulation", "memory"], "rounds": 2, "threads": 1}
     values |= {"n_utt": 2, "n_tokens": 4, "seconds": 0.5, "out": str(tmp_path / "speed.json")}
     config.write_text(json.dumps(values))
     before = torch.get_num_threads()
@@ -248,8 +248,9 @@ def test_the_program_writes_rows_that_others_read(
     torch.set_num_threads(before)
     content = results.read(tmp_path / "speed.json")
     names = [row["benchmark"] for row in content["rows"]]
-    assert names == ["adapted_over_unadapted"] * 4 + ["simulate_over_real_time"] * 3
-    assert all(row["ratio"] > 0 and len(row["seconds"]) == 2 for row in content["rows"][:4])
+    timed = ["adapted_over_unadapted"] * 4 + ["beam_over_greedy"]
+    assert names == timed + ["simulate_over_real_time"] * 3
+    assert all(row["ratio"] > 0 and len(row["seconds"]) == 2 for row in content["rows"][:5])
     assert content["machine"]["cores"]
     assert content["skipped"] == {}
     assert set(content["measures"]) == {"memory"}
