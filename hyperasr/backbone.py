@@ -18,6 +18,7 @@ from hyperasr.decoder import DecoderStep, attention_bias, zero_padding
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.languages import language_tokens, prompt_tokens
 from hyperasr.mel import CHUNK_S, FRAMES_PER_STATE, SAMPLE_RATE, log_mel_batch
+from hyperasr.pooling import frame_weights, moments
 from hyperasr.quantize import quantize_linears
 from hyperasr.search import SearchConfig, beam, greedy
 from hyperasr.types import Decoded, EncoderOutput
@@ -232,19 +233,21 @@ class Backbone(nn.Module):
         return np.pad(waveform, (lead, _SHORTEST - len(waveform) - lead))
 
     def encode(
-        self, mel: Tensor, n_frames: Tensor, keep_layers: Sequence[int] = ()
+        self, mel: Tensor, n_frames: Tensor, pool_layers: Sequence[int] = ()
     ) -> EncoderOutput:
         """Run the encoder.
 
         Args:
             mel: log-mel (n_utt, n_mels, n_frames), 10 ms a frame.
             n_frames: real frames of each utterance (n_utt,), at least 1.
-            keep_layers: hidden layers to return as well; 0 is the convolutional stem.
+            pool_layers: hidden layers whose mean and deviation over the real frames are returned
+                as well; 0 is the convolutional stem.
         Returns:
             States of 20 ms each. With trimmed context padding is masked everywhere and never
             changes a state; with full context all 1,500 states count, as in the published model.
         Raises:
-            ShapeError: the full context without 30 s of mel, or more than 30 s.
+            ShapeError: the full context without 30 s of mel, more than 30 s, or an empty utterance
+                to pool.
         """
         encoder = self.whisper.model.encoder
         limit = int(self.whisper.config.max_source_positions) * FRAMES_PER_STATE
@@ -254,22 +257,26 @@ class Backbone(nn.Module):
                 f"mel has {mel.shape[-1]} frames; audio context {self.audio_context!r} takes "
                 f"{'at most' if trimmed else 'exactly'} {limit}"
             )
+        real = lengths = (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
         if not trimmed:
             n_frames = torch.full_like(n_frames, limit)
+            lengths = n_frames // FRAMES_PER_STATE
         dtype = encoder.conv1.weight.dtype
         hidden = F.gelu(encoder.conv1(zero_padding(mel.to(dtype), n_frames, dim=-1)))
         hidden = F.gelu(encoder.conv2(zero_padding(hidden, n_frames, dim=-1)))
-        lengths = (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
         hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight[: hidden.shape[-1]]
         hidden = F.dropout(hidden, p=encoder.dropout, training=encoder.training)
         bias = attention_bias(lengths, hidden.shape[1], hidden.dtype)
-        kept = {0: hidden} if 0 in keep_layers else {}
-        for index, layer in enumerate(encoder.layers, start=1):
-            hidden = layer(hidden, bias)
-            if index in keep_layers:
-                kept[index] = hidden
+        weights = frame_weights(real, hidden.shape[:2]) if pool_layers else None
+        found = {}
+        for index in range(self.n_encoder_layers + 1):
+            if index:
+                hidden = encoder.layers[index - 1](hidden, bias)
+            # Pooled while it is at hand: no layer waits in memory for the last one.
+            if weights is not None and index in pool_layers:
+                found[index] = moments(hidden, weights)
         states = zero_padding(encoder.layer_norm(hidden), lengths, dim=1)
-        return EncoderOutput(states, lengths, kept)
+        return EncoderOutput(states, lengths, found)
 
     def prompt_ids(self, language: str = "en", task: str = "transcribe") -> list[int]:
         """Return the decoder's prompt: start, language and task (multilingual), no timestamps.

@@ -92,12 +92,15 @@ class HyperASR(nn.Module):
         Raises:
             ShapeError: the batch has neither states nor mel.
         """
+        return self._encoded(batch, ())
+
+    def _encoded(self, batch: Batch, pool_layers: Sequence[int]) -> EncoderOutput:
         if batch.encoded is not None:
             return batch.encoded
         if batch.mel is None:
             raise ShapeError("a batch needs encoder states or mel; it has neither")
         with torch.no_grad():
-            return self.backbone.encode(batch.mel, batch.n_frames, self.speaker.layers)
+            return self.backbone.encode(batch.mel, batch.n_frames, pool_layers)
 
     def embed(self, batch: Batch) -> tuple[Tensor, EncoderOutput]:
         """Return speaker embeddings (n_utt, d_spk) and the unadapted encoder states.
@@ -107,9 +110,9 @@ class HyperASR(nn.Module):
         Raises:
             ShapeError: the batch has neither states nor mel.
         """
-        encoded = self.encode(batch)
         if batch.speaker_emb is not None:
-            return batch.speaker_emb, encoded
+            return batch.speaker_emb, self.encode(batch)
+        encoded = self._encoded(batch, self.speaker.layers)
         emb = self.speaker(
             encoded=encoded, mel=batch.mel, n_frames=batch.n_frames, waveforms=batch.waveforms
         )

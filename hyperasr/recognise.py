@@ -226,8 +226,6 @@ class Recogniser:
         if not self.options.adapt:
             return replace(batch, encoded=self.model.encode(batch))
         emb, encoded = self.model.embed(batch)
-        # The hidden layers have been pooled; final states alone are decoded from.
-        encoded = replace(encoded, layers={})
         return replace(batch, encoded=encoded, speaker_emb=emb)
 
     def _rows(self, job: _Job) -> list[_Row]:

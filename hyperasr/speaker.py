@@ -24,6 +24,7 @@ from hyperasr._speechbrain import (
 )
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.mel import FRAMES_PER_STATE, SAMPLE_RATE
+from hyperasr.pooling import frame_mask, require_frames
 from hyperasr.types import EncoderOutput
 
 __all__ = [
@@ -48,7 +49,7 @@ class SpeakerEncoder(Protocol):
     Attributes:
         d_spk: size of an embedding.
         needs: which of ``"layers"``, ``"mel"`` and ``"waveform"`` the call must be given.
-        layers: hidden layers of the backbone that ``encoded`` must hold; empty for none.
+        layers: hidden layers of the backbone whose moments ``encoded`` must hold; empty for none.
     """
 
     d_spk: int
@@ -66,7 +67,7 @@ class SpeakerEncoder(Protocol):
         """Return embeddings (n_utt, d_spk), float32.
 
         Args:
-            encoded: encoder states with the hidden layers of `layers`.
+            encoded: encoder states with the moments of `layers`.
             mel: log-mel (n_utt, n_mels, n_frames), 10 ms a frame.
             n_frames: real mel frames (n_utt,), at least 1.
             waveforms: each (n_samples,), 16 kHz mono, without padding.
@@ -79,7 +80,8 @@ class SpeakerEncoder(Protocol):
 class PooledStates(nn.Module):
     """Mean and standard deviation over time of the backbone's own hidden states.
 
-    Costs no second network. Has no parameters and passes no gradient on.
+    The backbone pools them while it encodes (`hyperasr.pooling`), so that this costs no second
+    network. Has no parameters and passes no gradient on.
 
     Args:
         layers: hidden layers to pool; 0 is the convolutional stem, i the output of layer i.
@@ -103,19 +105,17 @@ class PooledStates(nn.Module):
         n_frames: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """See `SpeakerEncoder`; `n_frames` leaves out the silence that fills a full context."""
-        if encoded is None or not set(self.layers) <= set(encoded.layers):
-            given = "none" if encoded is None else sorted(encoded.layers)
+        """See `SpeakerEncoder`; `n_frames` tells the duration where a full context hides it."""
+        if encoded is None or not set(self.layers) <= set(encoded.moments):
+            given = "none" if encoded is None else sorted(encoded.moments)
             raise ShapeError(f"the speaker encoder pools layers {self.layers}, but got {given}")
-        lengths = encoded.lengths.to(encoded.states.device)
-        if n_frames is not None:
-            states = (n_frames.to(lengths) + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
-            lengths = torch.minimum(lengths, states)
-        _require_frames(lengths, encoded.states.shape[:2])
-        mask = _frame_mask(lengths, encoded.states.shape[1])
-        parts = [f for layer in self.layers for f in _mean_std(encoded.layers[layer], mask)]
+        parts = [encoded.moments[layer] for layer in self.layers]
         if self.log_duration:
-            parts.append(lengths.float().log()[:, None])
+            lengths = encoded.lengths
+            if n_frames is not None:
+                states = (n_frames.to(lengths) + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
+                lengths = torch.minimum(lengths, states)
+            parts.append(lengths.to(parts[0]).log()[:, None])
         return torch.cat(parts, dim=1)
 
 
@@ -243,8 +243,8 @@ class SmallEcapa(nn.Module):
         if mel is None or n_frames is None:
             raise ShapeError("this speaker encoder needs mel and n_frames")
         n_frames = n_frames.to(mel.device)
-        _require_frames(n_frames, torch.Size([mel.shape[0], mel.shape[2]]))
-        self._real.mask = _frame_mask(n_frames, mel.shape[2])
+        require_frames(n_frames, torch.Size([mel.shape[0], mel.shape[2]]))
+        self._real.mask = frame_mask(n_frames, mel.shape[2])
         # Relative lengths in the middle of a frame: SpeechBrain multiplies them back in floating
         # point, and n / N * N may come out above n and let a padded frame in.
         lengths = (n_frames - 0.5) / mel.shape[2]
@@ -331,26 +331,3 @@ def speaker_encoder(
             f"speaker.layers {layers} do not exist: this backbone has layers 0 to {n_layers}"
         )
     return PooledStates(layers, backbone.d_model, config.log_duration)
-
-
-def _frame_mask(lengths: Tensor, n_frames: int) -> Tensor:
-    return torch.arange(n_frames, device=lengths.device) < lengths[:, None]
-
-
-def _require_frames(lengths: Tensor, size: torch.Size) -> None:
-    if lengths.shape != size[:1] or bool((lengths < 1).any() | (lengths > size[1]).any()):
-        raise ShapeError(
-            f"{size[0]} utterances of up to {size[1]} frames need as many lengths in "
-            f"[1, {size[1]}], not {lengths.tolist()}"
-        )
-
-
-def _mean_std(states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool (n_utt, n_frames, d) over the real frames into two (n_utt, d); one frame has std 0."""
-    states, n = states.float(), mask.sum(dim=1, keepdim=True)
-    # A product with the mask reads the states once, where filling and summing reads them thrice.
-    real = mask[:, None].to(states.dtype) / n[:, None]
-    mean = torch.bmm(real, states)
-    # Two passes: E[x^2] - E[x]^2 cancels where the mean is large.
-    variance = torch.bmm(real, (states - mean).square_())
-    return mean[:, 0], variance[:, 0].sqrt()

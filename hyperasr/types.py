@@ -68,13 +68,14 @@ class EncoderOutput:
     Attributes:
         states: final states (n_utt, n_states, d_model); exactly 0 on padding.
         lengths: real states of each utterance (n_utt,) int64; a state is 20 ms.
-        layers: hidden states (n_utt, n_states, d_model) by index, for the layers asked for:
-            0 is the convolutional stem, i the output of encoder layer i (1-based).
+        moments: mean and deviation over the real states (n_utt, 2 * d_model), float32, of the
+            hidden layers asked for, by index: 0 is the convolutional stem, i the output of encoder
+            layer i (1-based).
     """
 
     states: Tensor
     lengths: Tensor
-    layers: Mapping[int, Tensor] = field(default_factory=dict)
+    moments: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.states.dim() != 3 or self.lengths.shape != self.states.shape[:1]:
@@ -86,8 +87,8 @@ class EncoderOutput:
 
     def to(self, device: torch.device) -> EncoderOutput:
         """Return the same on another device."""
-        layers = {index: states.to(device) for index, states in self.layers.items()}
-        return EncoderOutput(self.states.to(device), self.lengths.to(device), layers)
+        moments = {index: rows.to(device) for index, rows in self.moments.items()}
+        return EncoderOutput(self.states.to(device), self.lengths.to(device), moments)
 
     @property
     def mask(self) -> Tensor:

@@ -123,8 +123,8 @@ def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
     index = torch.tensor(rows, device=batch.n_frames.device)
     encoded = batch.encoded
     if encoded is not None:
-        layers = {n: states[index] for n, states in encoded.layers.items()}
-        encoded = EncoderOutput(encoded.states[index], encoded.lengths[index], layers)
+        moments = {n: values[index] for n, values in encoded.moments.items()}
+        encoded = EncoderOutput(encoded.states[index], encoded.lengths[index], moments)
     return replace(
         batch,
         n_frames=batch.n_frames[index],

@@ -38,6 +38,7 @@ LAYERS = [
         "memory",
         "noise",
         "objective",
+        "pooling",
         "posterior",
         "priors",
         "residual",

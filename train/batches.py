@@ -27,8 +27,8 @@ def pick_rows(batch: Batch, rows: Sequence[int]) -> Batch:
     if encoded is not None:
         lengths = encoded.lengths[index]
         longest = int(lengths.max())
-        layers = {layer: states[index, :longest] for layer, states in encoded.layers.items()}
-        encoded = EncoderOutput(encoded.states[index, :longest], lengths, layers)
+        moments = {layer: rows[index] for layer, rows in encoded.moments.items()}
+        encoded = EncoderOutput(encoded.states[index, :longest], lengths, moments)
     tokens, n_tokens = own(batch.tokens), own(batch.n_tokens)
     if tokens is not None and n_tokens is not None:
         tokens = tokens[:, : int(n_tokens.max())]
