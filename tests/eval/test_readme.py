@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from eval.readme import MARKER, rendered
 from hyperasr import results
+from hyperasr.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,3 +34,10 @@ def test_modules_and_files_that_commands_name_exist() -> None:
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
     for path in re.findall(r"(?:train|eval)/configs/\w+\.(?:yaml|json)", README):
         assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/hyperasr (.*)$", README, re.MULTILINE))
+def test_commands_have_the_options_that_they_are_given(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    found = build_parser().parse_args(words)  # an unknown option would end the program
+    assert found.command == words[0]
