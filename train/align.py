@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from hyperasr._speechbrain import speechbrain_import
+from hyperasr._speechbrain import hmm_aligner
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.mel import STATES_PER_SECOND
 
@@ -114,14 +114,12 @@ class Aligner(nn.Module):
         return spans
 
     def _spans(self, states: Sequence[Tensor], texts: Sequence[str]) -> Iterator[list[WordSpan]]:
-        with speechbrain_import():
-            from speechbrain.alignment.aligner import HMMAligner
         # CTC's blanks may be passed over, an HMM's states may not: with one before, between and
         # after all characters the paths are those of CTC that stop at every one of them.
         paths = [self._with_blanks(text) for text in texts]
         lengths = torch.tensor([len(x) for x in states])
         counts = torch.tensor([len(path) for path in paths])
-        _, found = HMMAligner()(
+        _, found = hmm_aligner()(
             self.net(pad_sequence(list(states), batch_first=True)),
             lengths / lengths.max(),
             pad_sequence(paths, batch_first=True),
