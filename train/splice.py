@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,7 @@ from hyperasr.types import Utterance
 from train.align import Aligner, WordSpan
 from train.program import read_config, run_program
 
-__all__ = ["Piece", "SpliceConfig", "cut_at_pauses", "splice"]
+__all__ = ["Piece", "SpliceConfig", "cut_at_pauses", "new_sentences", "pieces_of", "splice"]
 
 _WINDOW = 480  # samples over which energy is smoothed: 30 ms
 _FADE = 160  # samples in which one piece gives way to the next: 10 ms
@@ -197,6 +197,23 @@ def pieces_of(rows: Sequence[Utterance], config: SpliceConfig) -> dict[str, list
     return pieces
 
 
+def new_sentences(
+    pieces: Mapping[str, Sequence[Sequence[Piece]]], config: SpliceConfig
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield speaker, text and waveform of `per_speaker` new sentences of each speaker.
+
+    Args:
+        pieces: of each recording, by speaker.
+        config: how many, how long, and the seed.
+    """
+    rng = np.random.default_rng(config.seed)
+    for speaker, recordings in sorted(pieces.items()):
+        for _ in range(config.per_speaker):
+            n_words = int(rng.integers(config.n_words[0], config.n_words[1] + 1))
+            new = splice(recordings, rng, n_words, config.longest_run)
+            yield speaker, " ".join(new.words), new.waveform
+
+
 def main() -> None:
     """Write the new recordings, and the manifest of all."""
     config = read_config(SpliceConfig)
@@ -205,26 +222,17 @@ def main() -> None:
     if not chosen:
         raise ConfigError(f"{config.manifest} holds no recording of {', '.join(config.sources)}")
     pieces = pieces_of(chosen, config)
-    rng = np.random.default_rng(config.seed)
     template = {row.speaker: replace(row, start_s=0.0, end_s=None) for row in chosen}
-    # Relative to the new manifest, so that a folder of runs can be moved.
-    rows = [replace(row, path=os.path.relpath(row.path, config.out)) for row in rows]
     n_pieces = sum(len(found) for recordings in pieces.values() for found in recordings)
     print(f"{len(chosen)} recordings of {len(pieces)} speakers, cut into {n_pieces} pieces")
+    # Relative to the new manifest, so that a folder of runs can be moved.
+    rows = [replace(row, path=os.path.relpath(row.path, config.out)) for row in rows]
     with atomic_folder(config.out, replaces=("*.flac", "train.jsonl")) as folder:
-        for speaker, recordings in sorted(pieces.items()):
-            for index in range(config.per_speaker):
-                n_words = int(rng.integers(config.n_words[0], config.n_words[1] + 1))
-                one = splice(recordings, rng, n_words, config.longest_run)
-                name = f"{speaker}-{index:03d}.flac"
-                sf.write(folder / name, one.waveform, SAMPLE_RATE)
-                new = replace(
-                    template[speaker],
-                    id=f"spliced/{speaker}-{index:03d}",
-                    path=name,
-                    text=" ".join(one.words),
-                )
-                rows.append(new)
+        for number, (speaker, text, waveform) in enumerate(new_sentences(pieces, config)):
+            name = f"{speaker}-{number % config.per_speaker:03d}"
+            sf.write(folder / f"{name}.flac", waveform, SAMPLE_RATE)
+            new = replace(template[speaker], id=f"spliced/{name}", path=f"{name}.flac", text=text)
+            rows.append(new)
         write_manifest(folder / "train.jsonl", rows)
     print(f"{config.out / 'train.jsonl'}: {len(rows)} recordings")
 
