@@ -60,7 +60,7 @@ class KnownByHeartConfig:
     protocol: str = "spoken"
     """How to score."""
     seed: int = 0
-    """Of stretching, splicing and the bootstrap."""
+    """Of stretching and the bootstrap; splicing has its own."""
     out: Path = Path("results/known_by_heart.json")
     """Result file."""
 

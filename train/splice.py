@@ -174,7 +174,7 @@ def _states(backbone: Backbone, waveforms: Sequence[np.ndarray]) -> list[Tensor]
 
 
 def pieces_of(rows: Sequence[Utterance], config: SpliceConfig) -> dict[str, list[list[Piece]]]:
-    """Return the pieces of each recording, by speaker, equally loud.
+    """Return the pieces of each recording, by speaker, equally loud; nobody without any piece.
 
     Args:
         rows: transcribed recordings.
@@ -193,8 +193,9 @@ def pieces_of(rows: Sequence[Utterance], config: SpliceConfig) -> dict[str, list
         if spans:
             level = 0.5 / max(float(np.abs(waveform).max()), 1e-5)
             found = cut_at_pauses(waveform * np.float32(level), spans, config.pause)
-            pieces[row.speaker] += [found] if found else []
-    return pieces
+            if found:
+                pieces[row.speaker].append(found)
+    return dict(pieces)
 
 
 def new_sentences(
@@ -218,9 +219,10 @@ def main() -> None:
     """Write the new recordings, and the manifest of all."""
     config = read_config(SpliceConfig)
     rows = read_manifest(config.manifest)
-    chosen = [row for row in rows if row.source in config.sources]
+    chosen = [row for row in rows if row.source in config.sources and row.text]
     if not chosen:
-        raise ConfigError(f"{config.manifest} holds no recording of {', '.join(config.sources)}")
+        wanted = ", ".join(config.sources)
+        raise ConfigError(f"{config.manifest} holds no transcribed recording of {wanted}")
     pieces = pieces_of(chosen, config)
     template = {row.speaker: replace(row, start_s=0.0, end_s=None) for row in chosen}
     n_pieces = sum(len(found) for recordings in pieces.values() for found in recordings)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from hyperasr.audio import SAMPLE_RATE, load
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
+from hyperasr.types import Utterance
 from train import splice as program
 from train.align import WordSpan
-from train.splice import Piece, cut_at_pauses, splice
+from train.splice import Piece, SpliceConfig, cut_at_pauses, pieces_of, splice
 from train.typical import an4_utterances
 
 PITCH_HZ = {"one": 400, "two": 700, "three": 1_000, "four": 1_300, "a": 1_600, "b": 1_900}
@@ -97,6 +100,16 @@ def test_runs_are_as_long_as_allowed() -> None:
     assert runs == {("one",), ("two",), ("three",), ("four",)} | neighbours
 
 
+def test_nobody_is_kept_without_a_piece(
+    random_backbone_folder: Path, tmp_path: Path, voice: Callable[..., np.ndarray]
+) -> None:
+    soundfile.write(tmp_path / "short.wav", voice(0.2), SAMPLE_RATE)
+    text = "far more words than anybody can say in so short a time"
+    row = Utterance(id="a", path=str(tmp_path / "short.wav"), text=text, speaker="ann")
+    config = SpliceConfig(backbone=str(random_backbone_folder), epochs=1)
+    assert pieces_of([row], config) == {}
+
+
 @pytest.mark.slow
 def test_program_makes_new_sentences_of_real_people(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -133,5 +146,5 @@ def test_program_makes_new_sentences_of_real_people(
 def test_manifest_without_the_corpus_is_refused(corpus: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["splice", "--manifest", str(corpus / "dev.jsonl")])
-        with pytest.raises(ConfigError, match="holds no recording of an4"):
+        with pytest.raises(ConfigError, match="holds no transcribed recording of an4"):
             program.main()
