@@ -14,11 +14,10 @@ import errno
 import hashlib
 import json
 import logging
-import multiprocessing
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from hyperasr.mel import HOP_LENGTH, N_SAMPLES
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper import checked_device
+from hyperasr.workers import WorkerPool
 
 __all__ = ["Cache", "CacheConfig", "build_cache", "cache_folder", "estimate_bytes"]
 
@@ -133,14 +133,8 @@ def build_cache(
     head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views)}
     head["layout"] = _layout(backbone)
     atomic_write_text(folder / "cache.json", json.dumps({**head, "config": to_dict(config)}) + "\n")
-    # A fresh interpreter each: a fork of a process that has used torch's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers,
-        context,
-        initializer=start_worker,
-        initargs=(str(backbone_name), config, backbone.audio_context, device),
-    ) as pool:
+    said = (str(backbone_name), config, backbone.audio_context, device)
+    with WorkerPool(workers, start_worker, said) as pool:
         jobs = [
             pool.submit(write_part, list(views[s : s + _PART]), str(_part(folder, s // _PART)))
             for s in todo
@@ -150,16 +144,14 @@ def build_cache(
                 job.result()
                 if progress:
                     progress(count, len(starts))
-        except BaseException as error:
-            # Else the error shows only when every other part is done.
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                done = sum(_part(folder, s // _PART).exists() for s in starts)
-                raise HyperASRError(
-                    f"the disk of {folder} is full; {done} of {len(starts)} parts are done and "
-                    "stay: make room and start again"
-                ) from error
-            raise
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            done = sum(_part(folder, s // _PART).exists() for s in starts)
+            raise HyperASRError(
+                f"the disk of {folder} is full; {done} of {len(starts)} parts are done and "
+                "stay: make room and start again"
+            ) from error
     return folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,37 +24,16 @@ from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperAS
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch, Utterance
+from tests.in_this_process import InThisProcess
 
 POOLED = CacheConfig(SpeakerConfig())
 WITH_MEL = CacheConfig(SpeakerConfig(layers=(0, 1)), keep_mel=True)
 ECAPA = CacheConfig(SpeakerConfig(kind="ecapa", d_spk=8, channels=8), keep_mel=True)
 
 
-class InThisProcess:
-    """Stands in for ProcessPoolExecutor: the same work, without starting interpreters."""
-
-    def __init__(self, workers: int, context: Any, initializer: Any, initargs: Any) -> None:
-        initializer(*initargs)
-
-    def __enter__(self) -> InThisProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def shutdown(self, **_: object) -> None: ...
-
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(room, "WorkerPool", InThisProcess)
     monkeypatch.setattr(room, "_PART", 3)
     monkeypatch.setattr(cache_part, "_BATCH", 2)
 
@@ -434,7 +412,7 @@ def test_processes_of_their_own_write_the_same(
 ) -> None:
     monkeypatch.setattr(room, "_PART", 1)
     folder = build_cache(tmp_path / "a", views[:2], random_backbone_folder, POOLED, workers=1)
-    monkeypatch.setattr(room, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(room, "WorkerPool", InThisProcess)
     here = build_cache(tmp_path / "b", views[:2], random_backbone_folder, POOLED)
     assert here.name == folder.name
     batches: list[Batch] = [Cache([f], random_backbone).batch([0, 1]) for f in (folder, here)]

@@ -24,6 +24,7 @@ LAYERS = [
         "options",
         "tables",
         "types",
+        "workers",
     },
     {
         "_speechbrain",

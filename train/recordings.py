@@ -9,7 +9,6 @@ Whole voices and speakers belong to one split. FSDD is for evaluation only.
 from __future__ import annotations
 
 import random
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from hyperasr.audio import SAMPLE_RATE
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.files import atomic_folder
 from hyperasr.types import Utterance
+from hyperasr.workers import WorkerPool
 from train.domain import sample_text
 from train.program import read_config, run_program
 from train.typical import an4_utterances, fsdd_utterances
@@ -78,7 +78,7 @@ def main() -> None:
     config = read_config(RecordingsConfig)
     config.out.mkdir(parents=True, exist_ok=True)
     rows: list[Utterance] = []
-    with ProcessPoolExecutor(config.workers) as pool:
+    with WorkerPool(config.workers) as pool:
         jobs = [pool.submit(write_voice, voice, config) for voice in voices(0)]
         for job in track(jobs, "recordings"):
             rows += job.result()

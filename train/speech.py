@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from hyperasr.audio import load
 from hyperasr.files import atomic_folder
 from hyperasr.mel import log_mel
 from hyperasr.types import Utterance
+from hyperasr.workers import WorkerPool
 from train.augment import augment_waveform
 from train.domain import sample_text
 from train.typical import an4_utterances
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(args.workers) as pool:
+    with WorkerPool(args.workers) as pool:
         jobs = [pool.submit(make_voice, voice, args.out, args.seed) for voice in voices(args.seed)]
         if args.an4:
             rows = an4_utterances(args.an4)

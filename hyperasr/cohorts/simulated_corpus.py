@@ -11,10 +11,8 @@ import dataclasses
 import hashlib
 import io
 import json
-import multiprocessing
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from hyperasr.cohorts.views import View, plan_views
 from hyperasr.errors import ConfigError, HyperASRError, ManifestError
 from hyperasr.files import atomic_write_bytes, atomic_write_text
 from hyperasr.types import Utterance
+from hyperasr.workers import WorkerPool
 
 __all__ = ["CorpusMade", "simulate_corpus"]
 
@@ -113,7 +112,7 @@ def _made(
         for view in views:
             yield (view, *_make(view, out))
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with WorkerPool(workers) as pool:
         # In chunks, because sending a view costs as much as a tenth of simulating it.
         results = pool.map(_make, views, [out] * len(views), chunksize=16)
         for view, result in zip(views, results, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,9 @@ import hyperasr.cache
 from eval.bench import Bench, BenchConfig
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.types import Utterance
+from tests.in_this_process import InThisProcess
 
 SOURCES = {"e": "synthetic", "f": "synthetic", "g": "an4", "h": "fsdd"}
-
-
-class InThisProcess:
-    """Stands in for ProcessPoolExecutor: the same work, without starting interpreters."""
-
-    def __init__(self, workers: int, context: Any, initializer: Any, initargs: Any) -> None:
-        initializer(*initargs)
-
-    def __enter__(self) -> InThisProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def shutdown(self, **_: object) -> None: ...
-
-    def submit(self, function: Any, *args: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(function(*args))
-        return future
 
 
 @dataclass(frozen=True)
@@ -127,7 +108,7 @@ def systems(world, random_backbone, random_backbone_folder, random_model_folder)
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let caches be made here, without starting interpreters."""
-    monkeypatch.setattr(hyperasr.cache, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(hyperasr.cache, "WorkerPool", InThisProcess)
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +116,7 @@ def bench(world, systems, random_backbone, random_backbone_folder) -> Bench:
     """A bench with all of `systems`; do not change it."""
     made = Bench(world.config(random_backbone_folder, systems), backbone=random_backbone)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hyperasr.cache, "ProcessPoolExecutor", InThisProcess)
+        patch.setattr(hyperasr.cache, "WorkerPool", InThisProcess)
         assert len(made.rows) == made.n_rows == 32
     return made
 

@@ -73,7 +73,7 @@ def test_shares_by_hand() -> None:
 @pytest.fixture(scope="module")
 def measurement(world, systems, random_backbone_folder) -> Measurement:
     import hyperasr.cache
-    from tests.eval.conftest import InThisProcess
+    from tests.in_this_process import InThisProcess
 
     config = SessionEvalConfig(
         model=str(systems["hypernet"]),
@@ -85,7 +85,7 @@ def measurement(world, systems, random_backbone_folder) -> Measurement:
         session=SessionConfig(new_voice=0.05),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hyperasr.cache, "ProcessPoolExecutor", InThisProcess)
+        patch.setattr(hyperasr.cache, "WorkerPool", InThisProcess)
         return Measurement(config)
 
 
