@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def _read(name: str, root: Path) -> list[Utterance]:
 
 def _as_ours(row: Utterance, root: Path, split: str) -> Utterance:
     """Name a row by corpus and file, and its speaker by corpus, so that corpora can be joined."""
-    own = Path(row.path).relative_to(root.expanduser().absolute()).as_posix()
+    folder = os.path.abspath(root.expanduser())  # as the readers name it: without ".."
+    own = Path(row.path).relative_to(folder).as_posix()
     return replace(
         row,
         id=f"{row.source}/{own}",

@@ -51,6 +51,12 @@ def test_an4_is_what_its_table_lists(shared_data: Path) -> None:
     assert len(expected) == 948
 
 
+def test_a_folder_may_be_named_by_a_detour(shared_data: Path) -> None:
+    root = shared_data / "an4-train"
+    detour = shared_data / "fsdd-4spk" / ".." / "an4-train"
+    assert an4_utterances(detour) == an4_utterances(root)
+
+
 def test_fsdd_is_the_first_takes_of_its_table(shared_data: Path) -> None:
     root = shared_data / "fsdd-4spk"
     expected, seen = [], dict[tuple[str, str], int]()
