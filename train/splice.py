@@ -55,7 +55,7 @@ class SpliceConfig:
     """Corpora whose recordings are cut."""
     per_speaker: int = 80
     """New recordings of each speaker."""
-    n_words: tuple[int, int] = (2, 8)
+    n_words: tuple[int, int] = (1, 8)
     """Least and most words of a new recording; its last piece may exceed that."""
     longest_run: int = 3
     """Most neighbouring pieces that stay together."""
