@@ -26,6 +26,7 @@ __all__ = [
     "count_frames",
     "log_mel",
     "log_mel_batch",
+    "mel_centres",
     "mel_filters",
 ]
 
@@ -129,13 +130,22 @@ def mel_filters(n_mels: int) -> np.ndarray:
     """
     if n_mels < 1:
         raise ConfigError(f"n_mels is {n_mels}; it must be at least 1")
-    edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(MAX_FREQUENCY_HZ), n_mels + 2))
+    edges_hz = _edges(n_mels)
     bins_hz = np.linspace(0.0, MAX_FREQUENCY_HZ, N_FFT // 2 + 1)
     low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising, falling = (bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)
     filters = np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (high - low)
     filters.flags.writeable = False
     return filters
+
+
+def mel_centres(n_mels: int) -> np.ndarray:
+    """Return the frequency in Hz at which each of the mel filters is highest, (n_mels,)."""
+    return _edges(n_mels)[1:-1]
+
+
+def _edges(n_mels: int) -> np.ndarray:
+    return _mel_to_hz(np.linspace(0.0, _hz_to_mel(MAX_FREQUENCY_HZ), n_mels + 2))
 
 
 # Slaney's scale: linear to 1 kHz, 200/3 Hz a mel; then logarithmic, 27 mel to a factor of 6.4.

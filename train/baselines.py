@@ -62,6 +62,8 @@ class FineTuneConfig:
                 f"`features` changes log-mel, but {self.method} trains from cached encoder states; "
                 "leave it out"
             )
+        if self.data.features.embed:
+            raise ConfigError(f"{self.method} has no speaker embedding; leave features.embed out")
 
     @property
     def adapts_encoder(self) -> bool:

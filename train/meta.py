@@ -95,7 +95,8 @@ class MetaConfig:
     view_seed: int = 0
     """Seed of the simulated people."""
     init_from: Path | None = None
-    """A trained model folder with a static LoRA, whose factors become the hypernetwork's start."""
+    """A trained model folder that the hypernetwork starts from: the factors of a static LoRA, or
+    all weights of a hypernetwork of the same shape, whose training goes on."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 
@@ -104,6 +105,11 @@ class MetaConfig:
         if not 0 <= self.same_person_share <= 1:
             raise ConfigError(
                 f"same_person_share is {self.same_person_share}; it must be in [0, 1]"
+            )
+        if self.same_person_share and self.features.embed:
+            raise ConfigError(
+                "same_person_share and features.embed both say whose embedding is trained with; "
+                "leave one out"
             )
         if self.batch_size < 1 or self.view_sets < 1:
             raise ConfigError(
@@ -165,9 +171,32 @@ def with_groups(source: SourceConfig, cache: Cache) -> SourceConfig:
     return replace(source, settings={**settings, "groups": sorted(set(cache.meta[settings["by"]]))})
 
 
-def start_from_static(source: HyperNet, model_folder: Path, backbone: Backbone) -> None:
+def start_from(model: HyperASR, model_folder: Path, backbone: Backbone) -> None:
+    """Let a hypernetwork start as a trained model: a global LoRA, or a hypernetwork like itself.
+
+    Raises:
+        ConfigError: that model has other targets or another shape.
+    """
+    trained = HyperASR.from_pretrained(model_folder, backbone=backbone)
+    assert isinstance(model.source, HyperNet)
+    if not isinstance(trained.source, HyperNet):
+        start_from_static(model.source, trained, model_folder)
+        return
+    own, other = model.source.state_dict(), trained.source.state_dict()
+    shapes = [{name: value.shape for name, value in weights.items()} for weights in (own, other)]
+    if shapes[0] != shapes[1] or model.speaker_config != trained.speaker_config:
+        raise ConfigError(
+            f"{model_folder}: another speaker encoder, other targets or other sizes than the "
+            "hypernetwork's that is to start from it"
+        )
+    if trained.source.scaling != model.source.scaling:
+        raise ConfigError(f"{model_folder}: its alpha differs from the hypernetwork's")
+    model.source.load_state_dict(other)
+    model.speaker.load_state_dict(trained.speaker.state_dict())
+
+
+def start_from_static(source: HyperNet, static: HyperASR, model_folder: Path) -> None:
     """Let the hypernetwork's bias be a trained global LoRA, so that it starts as that adapter."""
-    static = HyperASR.from_pretrained(model_folder, backbone=backbone)
     factors = static.factors(torch.zeros(1, 1))
     if static.source.targets != source.targets or static.source.rank != source.rank:
         raise ConfigError(f"{model_folder}: its targets or rank differ from the hypernetwork's")
@@ -189,7 +218,7 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
         if cache.keeps_embeddings:
             model.source.fit_embedding(cache.embedding_blocks())
         if config.init_from:
-            start_from_static(model.source, config.init_from, backbone)
+            start_from(model, config.init_from, backbone)
     elif config.init_from:
         raise ConfigError(f"init_from is for a hypernetwork, not for {config.source.kind!r}")
     return model

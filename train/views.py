@@ -7,10 +7,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from hyperasr.audio import duration_s
 from hyperasr.backbone import Backbone
@@ -20,6 +23,7 @@ from hyperasr.cohorts.sampler import BalancedSampler
 from hyperasr.cohorts.views import View, plan_views
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
+from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, Utterance
 from train.augment import vary_features
 from train.watchdog import progress
@@ -62,6 +66,7 @@ class Views:
                 "trimmed audio context, or leave `features` out"
             )
         self.config, self.backbone = config, backbone
+        self.embed = _embedder(config.speaker, backbone) if config.features.embed else None
         self.n_batches = config.loop.steps * config.loop.accumulate * n_processes
         self.recordings = trainable(read_manifest(config.train), config.train)
         self.caches: list[Path] = [self._build(0)]
@@ -102,7 +107,8 @@ class Views:
         rows = sampler.batch(number, config.batch_size)
         batch = cache.batch(rows)
         if config.features.changes:
-            batch = vary_features(batch, config.features, (config.loop.seed, number))
+            seed = (config.loop.seed, number)
+            batch = vary_features(batch, config.features, seed, self.embed)
         if not config.same_person_share:
             return batch
         rng = random.Random(f"{config.loop.seed}/{number}/person")
@@ -160,6 +166,24 @@ class Views:
 
     def _marker(self, index: int) -> Path:
         return self.config.out / f"views-{index:03d}.json"
+
+
+def _embedder(config: SpeakerConfig, backbone: Backbone) -> Callable[[Batch], Tensor]:
+    """Return what embeds a batch with mel."""
+    if config.kind != "pooled":
+        raise ConfigError(
+            f"features.embed is for speaker encoders of kind 'pooled', not {config.kind!r}; leave "
+            "it out"
+        )
+    speaker = speaker_encoder(config, backbone)
+
+    @torch.no_grad()
+    def embed(batch: Batch) -> Tensor:
+        assert batch.mel is not None
+        encoded = backbone.encode(batch.mel, batch.n_frames, speaker.layers)
+        return speaker(encoded=encoded, n_frames=batch.n_frames)
+
+    return embed
 
 
 def trainable(rows: Sequence[Utterance], where: Path) -> list[Utterance]:

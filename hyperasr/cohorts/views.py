@@ -34,6 +34,8 @@ class Variety:
     """Views of each recording in each cohort, by the recording's source; 1 where not named."""
     cohort_share: float = 1.0
     """Chance of a recording to be simulated in each cohort, in (0, 1]."""
+    typical_voices: int = 1
+    """Voices that each speaker is heard in as they are, at least 1; they differ in speed."""
 
     def __post_init__(self) -> None:
         low, high = self.speed
@@ -46,6 +48,11 @@ class Variety:
             )
         if any(n < 1 for n in self.copies.values()):
             raise ConfigError(f"copies must be at least 1, not {self.copies}")
+        if self.typical_voices < 1 or (self.typical_voices > 1 and low == high):
+            raise ConfigError(
+                f"typical_voices is {self.typical_voices} with a speed of {self.speed}; it must be "
+                "at least 1, and voices differ in speed alone"
+            )
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,9 @@ def plan_views(
             if share < 1 and rng.random() >= share:
                 continue
             if cohort == TYPICAL:
-                view = View(utterance, TYPICAL, 0.0, utterance.speaker, copy)
+                n_voices = variety.typical_voices
+                voice = copy if n_voices == 1 else copy * n_voices + rng.randrange(n_voices)
+                view = View(utterance, TYPICAL, 0.0, utterance.speaker, voice)
             else:
                 k = rng.randrange(people_per_speaker * copies)
                 person = f"{utterance.speaker}-{cohort}-{seed}-{k}"
@@ -137,7 +146,7 @@ def plan_views(
 
 
 def _varied(view: View, variety: Variety, seed: int, rng: random.Random) -> View:
-    """Give a planned view its voice and place; a typical speaker sounds otherwise in each copy."""
+    """Give a planned view its voice and place; a typical speaker sounds otherwise by seed."""
     if variety.speed != (1.0, 1.0):
         if view.cohort == TYPICAL:
             view = replace(view, person=f"{view.person}-{TYPICAL}-{seed}-{view.seed}")

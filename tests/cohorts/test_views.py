@@ -83,6 +83,24 @@ def test_typical_share(share: float, low: int, high: int) -> None:
     assert low <= len(views) <= high
 
 
+def test_a_typical_speaker_has_several_voices_of_one_speed_each() -> None:
+    many = [Utterance(f"u{i}", "/u.wav", "words", "anna") for i in range(100)]
+    variety = Variety(speed=(0.9, 1.1), typical_voices=4)
+    views = plan_views(many, seed=0, cohorts=(TYPICAL,), variety=variety)
+    speeds = defaultdict(set)
+    for view in views:
+        speeds[view.person].add(view.speed)
+    assert len(views) == 100, "no recording comes twice"
+    assert len(speeds) == 4
+    assert all(len(own) == 1 for own in speeds.values())
+    assert len(set.union(*speeds.values())) == 4
+    copied = plan_views(many, seed=0, cohorts=(TYPICAL,), variety=replace(variety, copies={"": 2}))
+    assert len({view.person for view in copied}) in (4, 8)
+    for settings in ({"typical_voices": 0}, {"typical_voices": 2}):
+        with pytest.raises(ConfigError, match="typical_voices is"):
+            Variety(**settings)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from hyperasr.backbone import Backbone
 from hyperasr.errors import ConfigError
+from hyperasr.mel import log_mel, mel_centres
 from hyperasr.types import Batch
 from train.augment import (
     FeatureVariety,
@@ -16,6 +19,7 @@ from train.augment import (
     change_margins,
     change_rate,
     mask_features,
+    narrow_band,
     vary_features,
     warp_frequency,
 )
@@ -128,6 +132,49 @@ def test_margins_take_silence_and_put_silence_but_keep_the_speech() -> None:
     assert change_margins(np.zeros((5, 80), np.float32), rng).shape[1] == 80
 
 
+def test_margins_of_what_is_loud_but_for_a_moment() -> None:
+    mel = np.full((100, 80), 1.0, np.float32)
+    mel[:3] = -1.0
+    for seed in range(20):
+        out = change_margins(mel, np.random.default_rng(seed))
+        assert (out == 1.0).all(axis=1).sum() == 97
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_a_narrow_band_is_what_a_recording_at_8_khz_has(n_mels: int) -> None:
+    time_s = np.arange(RATE) / RATE
+    both = np.random.default_rng(0).normal(0, 0.05, RATE).astype(np.float32)
+    low = sum(np.sin(2 * np.pi * hz * time_s) for hz in (500, 1_000, 2_000))
+    spectrum = np.fft.rfft(both)
+    spectrum[np.fft.rfftfreq(RATE, 1 / RATE) > 3_700] = 0
+    narrow = np.fft.irfft(spectrum).astype(np.float32) + 0.1 * low.astype(np.float32)
+    wide = both + 0.1 * low.astype(np.float32)
+    # The edges of a filtered waveform are steps, which have all frequencies.
+    mel, twin = (log_mel(wave, n_mels=n_mels).T.numpy()[3:-3] for wave in (wide, narrow))
+    kept = mel.copy()
+    speech = (mel_centres(n_mels) > 400) & (mel_centres(n_mels) < 3_200)
+    beyond = mel_centres(n_mels) > 4_200
+    low_cuts = set()
+    for seed in range(20):
+        out = narrow_band(mel, np.random.default_rng(seed))
+        assert np.array_equal(out[:, speech], mel[:, speech])
+        assert np.allclose(out[:, beyond], twin[:, beyond], atol=0.02), "the floor, as of 8 kHz"
+        assert np.allclose(out[:, speech], twin[:, speech], atol=0.3)
+        low_cuts.add(bool((out[:, mel_centres(n_mels) < 200] == out.min()).all()))
+    assert np.array_equal(mel, kept), "a changed copy"
+    assert low_cuts == {True, False}, "half of them are telephone lines"
+
+
+def test_what_margins_leave_is_as_long_as_the_backbone_hears() -> None:
+    backbone = Backbone.from_pretrained("micro")
+    variety, digit = FeatureVariety(margins=True), tone(440, 0.4)
+    shortest = int(backbone.features([digit])[1])
+    for seed in range(20):
+        out = variety.voice(log_mel(digit).T.numpy(), np.random.default_rng(seed))
+        assert len(out) >= shortest
+        assert out.min() == pytest.approx(out.max() - 2.0, abs=1e-5), "with digital silence"
+
+
 def mel_batch(lengths: list[int], n_mels: int = 80) -> Batch:
     generator = torch.Generator().manual_seed(0)
     mel = torch.zeros(len(lengths), n_mels, max(lengths))
@@ -148,8 +195,11 @@ def test_each_utterance_is_varied_on_its_own_frames() -> None:
     batch, variety = mel_batch([40, 90, 7]), FeatureVariety(0.1, 0.2, 0.05, mask=True)
     varied = vary_features(batch, variety, (3, 5))
     rng = np.random.default_rng((3, 5))
-    for row, n in enumerate([40, 90, 7]):
-        twin = variety.apply(batch.mel[row, :, :n].T.numpy(), rng)
+    voices = [
+        variety.voice(batch.mel[row, :, :n].T.numpy(), rng) for row, n in enumerate([40, 90, 7])
+    ]
+    for row, voice in enumerate(voices):
+        twin = variety.damage(voice, rng)
         assert len(twin) == int(varied.n_frames[row])
         assert np.array_equal(varied.mel[row, :, : len(twin)].T.numpy(), twin)
         assert not varied.mel[row, :, len(twin) :].any()
@@ -160,9 +210,27 @@ def test_each_utterance_is_varied_on_its_own_frames() -> None:
     assert not torch.equal(vary_features(batch, variety, (3, 6)).n_frames, varied.n_frames)
 
 
+def test_embeddings_are_of_the_changed_voice_without_noise_and_holes() -> None:
+    batch = mel_batch([140, 190])
+    voice = FeatureVariety(0.1, 0.2, margins=True, band=0.5)
+    heard = []
+
+    def embed(batch: Batch) -> torch.Tensor:
+        heard.append(batch)
+        return batch.mel.mean(-1)
+
+    damaged = vary_features(batch, replace(voice, noise=0.05, mask=True), (3, 5), embed)
+    whole = vary_features(batch, voice, (3, 5))
+    assert torch.equal(heard[0].mel, whole.mel)
+    assert torch.equal(heard[0].n_frames, whole.n_frames)
+    assert torch.equal(damaged.speaker_emb, whole.mel.mean(-1))
+    assert not torch.equal(damaged.mel, whole.mel)
+    assert whole.speaker_emb is batch.speaker_emb
+
+
 def test_nothing_gets_longer_than_whisper_hears() -> None:
     longest = [
-        len(FeatureVariety(rate=0.4).apply(np.zeros((2_900, 80), np.float32), rng))
+        len(FeatureVariety(rate=0.4).voice(np.zeros((2_900, 80), np.float32), rng))
         for rng in map(np.random.default_rng, range(20))
     ]
     assert max(longest) == 3_000
@@ -171,7 +239,12 @@ def test_nothing_gets_longer_than_whisper_hears() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"warp": 0.5}, "warp"), ({"rate": -0.1}, "rate"), ({"noise": float("nan")}, "noise")],
+    [
+        ({"warp": 0.5}, "warp"),
+        ({"rate": -0.1}, "rate"),
+        ({"noise": float("nan")}, "noise"),
+        ({"band": 1.5}, "band"),
+    ],
 )
 def test_variety_that_makes_no_sense_is_refused(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -185,3 +258,11 @@ def test_variety_is_refused_where_encoder_states_are_cached(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="decoder_ft"):
         FineTuneConfig(method="decoder_ft", data=data)
     assert FineTuneConfig(method="full_ft", data=data).adapts_encoder
+
+
+def test_embeddings_of_what_is_heard_are_refused_where_there_are_none() -> None:
+    data = MetaConfig(features=FeatureVariety(mask=True, embed=True))
+    with pytest.raises(ConfigError, match="full_ft has no speaker embedding"):
+        FineTuneConfig(method="full_ft", data=data)
+    with pytest.raises(ConfigError, match="leave one out"):
+        replace(data, same_person_share=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import torch
 
 from hyperasr.backbone import Backbone
 from hyperasr.cohorts.views import TYPICAL
-from hyperasr.model import HyperASR
+from hyperasr.errors import ConfigError
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.speaker import SpeakerConfig
 from train import baselines, meta
+from train.augment import FeatureVariety
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +92,55 @@ def test_an_encoder_is_adapted_on_30_s_where_that_is_asked_for(
     assert model.backbone.audio_context == "full"
     wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     assert model.transcribe((wave, 16_000)).duration_s == 1.0
+
+
+def test_a_trained_hypernetwork_goes_on_with_embeddings_of_what_is_heard(
+    corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    place = (meta, monkeypatch, capsys, corpus, random_backbone_folder)
+    run(*place, first, source=KINDS["encoder"], loop={"lr": 0.02})
+    start = {"init_from": str(first / "best"), "features": {"warp": 0.1, "embed": True}}
+    run(*place, second, source=KINDS["encoder"], **start, loop={"steps": 1, "lr": 1e-12})
+    models = [HyperASR.from_pretrained(folder / "best") for folder in (first, second)]
+    before, after = (model.source.state_dict() for model in models)
+    # The same in fp16 but for one step of a rate that moves nothing, statistics included.
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    other = {**KINDS["encoder"], "settings": {"rank": 2, "generate": "B"}}
+    with pytest.raises(ConfigError, match="other sizes"):
+        run(*place, tmp_path / "third", source=other, **start)
+
+
+def test_embeddings_of_what_is_heard_follow_it(corpus, random_backbone_folder) -> None:
+    config = meta.MetaConfig(
+        backbone=str(random_backbone_folder),
+        train=corpus / "train.jsonl",
+        cache=corpus / "cache",
+        batch_size=8,
+        workers=1,
+        keep_mel=True,
+        typical_share=1.0,
+        source=SourceConfig(targets=("encoder.fc1",)),
+        features=FeatureVariety(rate=0.2),
+    )
+    backbone = Backbone.from_pretrained(random_backbone_folder)
+    plain = meta.Views(config, backbone)
+    heard = meta.Views(replace(config, features=FeatureVariety(rate=0.2, embed=True)), backbone)
+    still = meta.Views(replace(config, features=FeatureVariety(noise=1e-9, embed=True)), backbone)
+    layers = config.speaker.layers or (1, 2)
+    for number in range(2):
+        batch, same = heard(number), still(number)
+        assert torch.equal(batch.mel, plain(number).mel), "what is heard is the same"
+        # Cached embeddings are kept as float16, of batches that were padded otherwise.
+        torch.testing.assert_close(same.speaker_emb, plain(number).speaker_emb, atol=5e-3, rtol=0)
+        for row, n in enumerate(batch.n_frames.tolist()):
+            alone = backbone.encode(
+                batch.mel[row : row + 1, :, :n], batch.n_frames[row : row + 1], layers
+            )
+            own = torch.cat([alone.moments[layer] for layer in layers], dim=1)[0]
+            torch.testing.assert_close(batch.speaker_emb[row], own, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ConfigError, match="'pooled'"):
+        meta.Views(replace(heard.config, speaker=SpeakerConfig("ecapa")), backbone)
 
 
 def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
