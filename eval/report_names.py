@@ -42,6 +42,8 @@ SYSTEMS = {
     "session_told": "the same, told when the voice changes",
 }
 VARIANTS = {
+    "_continued": "went on with sentences that nobody said, spliced from recordings",
+    "_spliced": "learned from such sentences too",
     "_shuffled": "control: hears the embedding of an utterance of another speaker",
     "_mean": "control: hears the mean embedding of the training, whatever is said",
     "_cohort_mean": "control: hears the mean embedding of the cohort's other speakers",
@@ -90,10 +92,15 @@ def _parts(names: Iterable[str]) -> tuple[set[str], set[str]]:
                 variants.add(part if part in VARIANTS else mark)
                 if after.startswith("without-"):
                     variants.add(":without-")
-        ending = next((e for e in _ENDINGS if rest not in SYSTEMS and rest.endswith(e)), "")
-        systems.add(rest.removesuffix(ending))
-        variants.add(ending)
+        while ending := _ending(rest):
+            variants.add(ending)
+            rest = rest.removesuffix(ending)
+        systems.add(rest)
     return systems, variants
+
+
+def _ending(name: str) -> str:
+    return next((e for e in _ENDINGS if name not in SYSTEMS and name.endswith(e)), "")
 
 
 def _shown(mark: str) -> str:

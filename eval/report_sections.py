@@ -298,6 +298,14 @@ SECTIONS = (
         "zero_shot",
     ),
     Section(
+        "continued",
+        "The embedded models",
+        "What the hypernetworks gained from going on with sentences that nobody said, spliced from "
+        "the training speakers' recordings, beside LoRAs for everybody that learned from the same.",
+        zero_shot_blocks,
+        "zero_shot",
+    ),
+    Section(
         "leave_one_cohort_out",
         "Leave one cohort out",
         "Each simulated cohort is recognised by systems that were trained without it; an oracle "

@@ -2,6 +2,9 @@
 
     python -m eval.zero_shot --config eval/configs/zero_shot.yaml
 
+With beam.yaml the same with a beam of five, with continued.yaml for the embedded models, whose
+training went on after that of the systems in zero_shot.yaml.
+
 The cohorts are simulated. Rows: by cohort, by severity, on typical speech; synthetic voices and
 real recordings apart, and within the real ones each corpus apart (field ``corpus``). Systems that
 listen to an embedding are also run with the controls of `eval.controls`.
@@ -23,6 +26,12 @@ from hyperasr.cohorts.views import TYPICAL
 from train.program import read_config, run_program
 
 MAIN = "hypernet"  # the system that every other one is compared with
+BOTH = "hypernet_encoder_decoder"
+# Hypernetworks that went on with spliced recordings, and what they are held against.
+CONTINUED = {
+    "hypernet_continued": (MAIN, "global_lora_spliced"),
+    f"{BOTH}_continued": (BOTH, "hypernet_continued", "global_lora_encoder_decoder_spliced"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,23 @@ def rows_of(scores: Scores, *, severities: bool = True) -> list[dict[str, Any]]:
 def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
     """Return the pairs that the paper's claims rest on, as far as the systems are there."""
     known = list(systems)
-    both = "hypernet_encoder_decoder"
-    controls = [f"{both}_{control}" for control in CONTROLS]
-    pairs = [(MAIN, other) for other in known if other not in (MAIN, *controls)]
-    pairs += [("global_lora", "backbone")]
-    others = ("backbone", MAIN, "global_lora_encoder_decoder", *controls)
-    pairs += [(both, other) for other in others]
+    if set(CONTINUED) & set(known):
+        pairs = [
+            (name, other)
+            for name, others in CONTINUED.items()
+            for other in ("backbone", *others, *_controls_of(name))
+        ]
+    else:
+        controls = _controls_of(BOTH)
+        pairs = [(MAIN, other) for other in known if other not in (MAIN, *controls)]
+        pairs += [("global_lora", "backbone")]
+        others = ("backbone", MAIN, "global_lora_encoder_decoder", *controls)
+        pairs += [(BOTH, other) for other in others]
     return [(a, b) for a, b in pairs if a in known and b in known]
+
+
+def _controls_of(name: str) -> list[str]:
+    return [f"{name}_{control}" for control in CONTROLS]
 
 
 def main() -> None:
@@ -84,7 +103,8 @@ def main() -> None:
     rows = []
     for metric in (first, *others):
         scores = bench.scores(bench.names(), metric=metric)
-        scores.save(bench.store.folder / f"counts-zero_shot-{bench.protocol.name}-{metric}.json")
+        name = f"counts-{config.out.stem}-{bench.protocol.name}-{metric}.json"
+        scores.save(bench.store.folder / name)
         rows += rows_of(scores, severities=metric == first)
     command = results.command("eval.zero_shot")
     described = f"simulated cohorts, held-out speakers, {bench.protocol.name}"

@@ -23,7 +23,7 @@ from hyperasr.cohorts.sampler import BalancedSampler
 from hyperasr.cohorts.views import View, plan_views
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
-from hyperasr.speaker import SpeakerConfig, speaker_encoder
+from hyperasr.speaker import speaker_encoder
 from hyperasr.types import Batch, Utterance
 from train.augment import vary_features
 from train.watchdog import progress
@@ -66,7 +66,7 @@ class Views:
                 "trimmed audio context, or leave `features` out"
             )
         self.config, self.backbone = config, backbone
-        self.embed = _embedder(config.speaker, backbone) if config.features.embed else None
+        self.embed = _embedder(config, backbone) if config.features.embed else None
         self.n_batches = config.loop.steps * config.loop.accumulate * n_processes
         self.recordings = trainable(read_manifest(config.train), config.train)
         self.caches: list[Path] = [self._build(0)]
@@ -168,20 +168,22 @@ class Views:
         return self.config.out / f"views-{index:03d}.json"
 
 
-def _embedder(config: SpeakerConfig, backbone: Backbone) -> Callable[[Batch], Tensor]:
-    """Return what embeds a batch with mel."""
-    if config.kind != "pooled":
+def _embedder(config: MetaConfig, backbone: Backbone) -> Callable[[Batch], Tensor]:
+    """Return what embeds a batch with mel, in the arithmetic of the training."""
+    if config.speaker.kind != "pooled":
         raise ConfigError(
-            f"features.embed is for speaker encoders of kind 'pooled', not {config.kind!r}; leave "
-            "it out"
+            "features.embed is for speaker encoders of kind 'pooled', not "
+            f"{config.speaker.kind!r}; leave it out"
         )
-    speaker = speaker_encoder(config, backbone)
+    speaker = speaker_encoder(config.speaker, backbone)
+    reduced = config.loop.mixed_precision == "bf16"
 
     @torch.no_grad()
     def embed(batch: Batch) -> Tensor:
         assert batch.mel is not None
-        encoded = backbone.encode(batch.mel, batch.n_frames, speaker.layers)
-        return speaker(encoded=encoded, n_frames=batch.n_frames)
+        with torch.autocast(batch.mel.device.type, torch.bfloat16, enabled=reduced):
+            encoded = backbone.encode(batch.mel, batch.n_frames, speaker.layers)
+        return speaker(encoded=encoded, n_frames=batch.n_frames).float()
 
     return embed
 

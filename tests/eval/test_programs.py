@@ -73,7 +73,7 @@ def test_zero_shot_writes_both_metrics_and_its_counts(run, bench) -> None:
     assert {row["metric"] for row in content["rows"]} == {"wer", "cer"}
     assert {row["protocol"] for row in content["rows"]} == {"spoken"}
     assert "paired differences" in printed
-    counts = bench.store.folder / "counts-zero_shot-spoken-wer.json"
+    counts = bench.store.folder / "counts-result-spoken-wer.json"
     assert counts.is_file()
     assert content["normaliser"] == content["rows"][0]["normaliser"]
 

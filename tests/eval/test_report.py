@@ -219,6 +219,7 @@ def full(tmp_path_factory) -> Path:
     scores = scores_of(RISK)
     write(folder, "zero_shot", zero_shot.rows_of(scores))
     write(folder, "beam", zero_shot.rows_of(scores))
+    write(folder, "continued", zero_shot.rows_of(scores))
     write(folder, "comparison", comparison_rows(scores))
     oracle = {**RISK, "hypernet_oracle": 0.2}
     folds = {held_out: scores_of(oracle) for held_out in COHORTS[:3]}
@@ -405,10 +406,12 @@ def test_parts_of_names() -> None:
     ]
     rows.append({"system": "hypernet:without-parkinson", "against": "bayes_hypernet_shuffled"})
     rows.append({"system": "hypernet:full:trimmed"})
+    rows.append({"system": "global_lora_spliced", "against": "hypernet_continued_mean"})
     block = names_block({"a": {"rows": rows}})
     assert [line[0][0] for line in block.lines] == [
-        *("cohort_lora", "hypernet", "bayes_hypernet", "static_lora"),
-        *("…_shuffled", "…_cohort_mean", "…@COHORT", "…:without-COHORT", "…:full:trimmed"),
+        *("global_lora", "cohort_lora", "hypernet", "bayes_hypernet", "static_lora"),
+        *("…_continued", "…_spliced", "…_shuffled", "…_mean", "…_cohort_mean", "…@COHORT"),
+        *("…:without-COHORT", "…:full:trimmed"),
     ]
     assert names_block({"speed": {"rows": [{"benchmark": "x"}]}}) is None
 
@@ -464,7 +467,9 @@ def test_a_missing_file_names_its_command(tmp_path, full, monkeypatch, capsys) -
     for section in SECTIONS:
         assert section.command in text  # of the one that is there, as its origin
         assert (f"/{section.result}.json is not there yet" in text) == (section.result != "speed")
-    assert "not made yet: zero_shot, beam, leave_one_cohort_out" in capsys.readouterr().out
+    assert (
+        "not made yet: zero_shot, beam, continued, leave_one_cohort_out" in capsys.readouterr().out
+    )
 
 
 def test_a_file_without_a_section_is_shown_all_the_same(tmp_path, monkeypatch) -> None:

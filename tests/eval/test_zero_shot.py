@@ -100,3 +100,15 @@ def test_differences_name_only_systems_that_are_there() -> None:
     assert ("hypernet", "backbone") in pairs
     assert all("encoder" not in a + b for a, b in pairs)
     assert len(set(pairs)) == len(pairs)
+
+
+def test_models_that_went_on_are_held_against_where_they_began() -> None:
+    both = "hypernet_encoder_decoder_continued"
+    pairs = differences(["backbone", "hypernet", "hypernet_continued", both, f"{both}_shuffled"])
+    assert pairs == [
+        ("hypernet_continued", "backbone"),
+        ("hypernet_continued", "hypernet"),
+        (both, "backbone"),
+        (both, "hypernet_continued"),
+        (both, f"{both}_shuffled"),
+    ]
