@@ -14,17 +14,17 @@ from typing import Any
 from eval import report_figures as figures
 from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS
 from eval.report_angles import angle_blocks, sparsity_blocks
-from eval.report_behaviour import caution_blocks, guard_blocks, rate, session_blocks
+from eval.report_behaviour import caution_blocks, guard_blocks, session_blocks
 from eval.report_blocks import Block, figure, from_table, generic_table, picked, words_table
 from eval.report_errors import (
     EVERYWHERE,
     difference_blocks,
     domains_of,
     error_blocks,
-    is_control,
     metric_of,
     stability_blocks,
 )
+from eval.report_severity import severity_blocks
 from eval.report_speed import analysis_blocks, speed_blocks, training_blocks
 from eval.report_sweep import sweep_blocks
 from eval.scores import ATYPICAL
@@ -37,7 +37,6 @@ __all__ = ["SECTIONS", "Section", "generic_blocks"]
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
-_GROUPS = (ATYPICAL, *COHORTS, TYPICAL)
 _SHOWN_SCORES = ("token logprob", "disagreement", "combined")
 
 
@@ -128,7 +127,7 @@ def forgetting_blocks(rows: Rows) -> list[Block]:
 
 def loco_blocks(rows: Rows) -> list[Block]:
     """Return held-out cohorts, their differences, and typical speech of each fold."""
-    held_out = [c for c in _GROUPS if c != TYPICAL and any(r.get("cohort") == c for r in rows)]
+    held_out = [c for c in (ATYPICAL, *COHORTS) if any(r.get("cohort") == c for r in rows)]
     blocks = error_blocks(rows, cohort=tuple(held_out))
     blocks += difference_blocks(rows, cohort=tuple(held_out))
     if any(row.get("cohort") == TYPICAL for row in rows):
@@ -161,55 +160,6 @@ def retention_blocks(rows: Rows) -> list[Block]:
         title = "Cohorts it was not trained for, after minus before"
         own: dict[str, Any] = {**EVERYWHERE, "domain": "all", "metric": metric}
         blocks.append(from_table(other, title, differences=True, **own))
-    return blocks
-
-
-def severity_blocks(rows: Rows) -> list[Block]:
-    """Return error against severity, and each system's worst group and gap."""
-    metric = metric_of(rows)
-    errors = [r for r in rows if "measure" not in r and r.get("severity") is not None]
-    chosen = picked(errors, False, metric=metric)
-    blocks = []
-    cohorts = [c for c in _GROUPS if any(r["cohort"] == c for r in chosen)]
-    drawn = [r for r in chosen if not is_control(r["system"])]
-    if drawn:
-        note = "Thin lines are 95 percent intervals; systems are set beside each other."
-        plot = figures.lines_by_severity(drawn, cohorts)
-        blocks.append(figure("Error against simulated severity", note, plot))
-    for cohort in cohorts:
-        title = f"{metric.upper()} by severity, {cohort}"
-        blocks.append(from_table(errors, title, ("severity",), cohort=cohort, metric=metric))
-    blocks += group_blocks(rows)
-    slopes = [r for r in rows if r.get("measure") == "slope"]
-    if slopes:
-        note = "Points of error from severity 0 to 1, by a straight line."
-        blocks.append(words_table(slopes, "Rise with severity", (), note, across="cohort"))
-    return blocks
-
-
-_GROUPINGS = {"cohort": "cohorts", "cohort_severity": "cohorts and severities"}
-
-
-def group_blocks(rows: Rows) -> list[Block]:
-    """Return each system's worst group, its gap to the best, and the gap beside the backbone's."""
-    blocks = []
-    for grouping, shown in _GROUPINGS.items():
-        own = [r for r in rows if r.get("grouping") == grouping]
-        by = {(r["measure"], r["system"]): r for r in own}
-        lines = []
-        for name in dict.fromkeys(r["system"] for r in own):
-            worst, gap = by["worst_group", name], by["gap", name]
-            change = by.get(("gap_difference", name))
-            cells = (rate(worst), (worst["best"], ""), rate(gap), rate(change))
-            lines.append(((name, ""), (worst["worst"], ""), *cells))
-        if lines:
-            header = ("system", "worst", "its error, %", "best", "gap, points", "against backbone")
-            about = (
-                "The largest of several noisy rates is too large on average, and the gap with it; "
-                f"differences of gaps suffer less. {own[0]['n_speakers']} speakers."
-            )
-            title = f"Worst group, and its gap to the best: {shown}"
-            blocks.append(Block("table", title, about, header, tuple(lines), n_names=2))
     return blocks
 
 

@@ -35,7 +35,8 @@ from eval.report_angles import cohort_maps, layer_maps
 from eval.report_embeddings import principal_plane
 from eval.report_errors import difference_blocks, error_blocks
 from eval.report_names import names_block
-from eval.report_sections import SECTIONS, group_blocks
+from eval.report_sections import SECTIONS
+from eval.report_severity import group_blocks
 from eval.report_speed import training_blocks
 from eval.report_style import MINUS
 from eval.scores import Scores
