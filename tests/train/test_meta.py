@@ -58,6 +58,20 @@ def run(program, monkeypatch, capsys, corpus: Path, backbone: Path, out: Path, *
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+def config_of(corpus: Path, backbone: Path, **values) -> meta.MetaConfig:
+    """Return a configuration whose views are drawn without training."""
+    return meta.MetaConfig(
+        backbone=str(backbone),
+        train=corpus / "train.jsonl",
+        cache=corpus / "cache",
+        batch_size=8,
+        workers=1,
+        keep_mel=True,
+        typical_share=1.0,
+        **values,
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_steps_leave_a_model_that_loads(
     kind, corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
@@ -112,14 +126,9 @@ def test_a_trained_hypernetwork_goes_on_with_embeddings_of_what_is_heard(
 
 
 def test_embeddings_of_what_is_heard_follow_it(corpus, random_backbone_folder) -> None:
-    config = meta.MetaConfig(
-        backbone=str(random_backbone_folder),
-        train=corpus / "train.jsonl",
-        cache=corpus / "cache",
-        batch_size=8,
-        workers=1,
-        keep_mel=True,
-        typical_share=1.0,
+    config = config_of(
+        corpus,
+        random_backbone_folder,
         source=SourceConfig(targets=("encoder.fc1",)),
         features=FeatureVariety(rate=0.2),
     )
@@ -194,14 +203,9 @@ def test_fine_tuning_changes_the_decoder_and_nothing_else(
 def test_embeddings_of_other_utterances_come_from_the_same_person(
     corpus, random_backbone_folder
 ) -> None:
-    config = meta.MetaConfig(
-        backbone=str(random_backbone_folder),
-        train=corpus / "train.jsonl",
-        cache=corpus / "cache",
-        batch_size=8,
-        workers=1,
-        keep_mel=True,
-        typical_share=1.0,
+    config = config_of(
+        corpus,
+        random_backbone_folder,
         people_per_speaker=1,
         same_person_share=0.5,
     )
