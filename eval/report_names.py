@@ -43,6 +43,7 @@ SYSTEMS = {
 }
 VARIANTS = {
     "_continued": "went on with sentences that nobody said, spliced from recordings",
+    "_fresh": "went on once more, with simulated people it had not met",
     "_spliced": "learned from such sentences too",
     "_shuffled": "control: hears the embedding of an utterance of another speaker",
     "_mean": "control: hears the mean embedding of the training, whatever is said",

@@ -146,9 +146,9 @@ def mask_features(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class FeatureVariety:
     """How the log-mel of cached views is changed anew for every batch.
 
-    Only what encodes each batch again can use it (encoder targets, fine-tuning of the encoder);
-    cached encoder states stay as they are. The training voices are known by heart to a backbone
-    that was trained on them, so this is what unseen voices have to be made of.
+    Each batch is then encoded again: for decoder targets that costs what the cache of encoder
+    states saved. The training voices are known by heart to a backbone that was trained on them, so
+    this is what unseen voices have to be made of.
     """
 
     warp: float = 0.0
@@ -214,7 +214,7 @@ def vary_features(
     seed: tuple[int, ...],
     embed: Callable[[Batch], Tensor] | None = None,
 ) -> Batch:
-    """Return the batch with other log-mel; encoder states stay as they were.
+    """Return the batch with other log-mel; encoder states it brings stay as they were.
 
     Args:
         batch: with mel (n_utt, n_mels, n_frames), zero beyond each utterance's frames.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from hyperasr.backbone import Backbone
@@ -57,11 +58,6 @@ class FineTuneConfig:
         known = ("decoder_ft", "full_ft", "residual")
         if self.method not in known:
             raise ConfigError(f"no method {self.method!r}; there are {', '.join(known)}")
-        if self.data.features.changes and not self.adapts_encoder:
-            raise ConfigError(
-                f"`features` changes log-mel, but {self.method} trains from cached encoder states; "
-                "leave it out"
-            )
         if self.data.features.embed:
             raise ConfigError(f"{self.method} has no speaker embedding; leave features.embed out")
 
@@ -116,12 +112,11 @@ class TunedObjective(nn.Module):
         assert batch.tokens is not None
         assert batch.n_tokens is not None
         with self.adapted():
-            if self.config.adapts_encoder:
+            encoded = None if self.config.adapts_encoder else batch.encoded
+            if encoded is None:
                 assert batch.mel is not None
-                encoded = self.backbone.encode(batch.mel, batch.n_frames)
-            else:
-                assert batch.encoded is not None
-                encoded = batch.encoded
+                with torch.set_grad_enabled(self.config.adapts_encoder):
+                    encoded = self.backbone.encode(batch.mel, batch.n_frames)
             nll, n_scored = self.backbone.nll(encoded, batch.tokens, batch.n_tokens, batch.n_prompt)
         loss = nll.sum() / n_scored.sum()
         return {"total": loss, "nll": loss}

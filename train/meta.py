@@ -82,7 +82,7 @@ class MetaConfig:
     """Chance of a row to be of a source of recordings, by its name; together at most 1. Speakers
     weigh the same within what is left, and within each source."""
     features: FeatureVariety = field(default_factory=FeatureVariety)
-    """How log-mel is changed anew for every batch, where a batch is encoded anew."""
+    """How log-mel is changed anew for every batch, which is then encoded anew too."""
     cohorts: tuple[str, ...] = ()
     """Cohorts, ``typical`` among them, to train and choose on; empty for all. The cache holds all
     of them either way, so that it serves every choice."""
@@ -119,13 +119,14 @@ class MetaConfig:
 
     @property
     def adapts_encoder(self) -> bool:
-        """Whether each batch is encoded anew, because cached encoder states do not serve."""
+        """Whether a target lies in the encoder, so that cached encoder states do not serve."""
         return any(target.startswith("encoder.") for target in self.source.targets)
 
     @property
     def needs_mel(self) -> bool:
         """Whether the cache has to keep log-mel."""
-        return self.keep_mel or self.adapts_encoder or self.speaker.kind == "ecapa"
+        heard_anew = self.adapts_encoder or self.features.changes
+        return self.keep_mel or heard_anew or self.speaker.kind == "ecapa"
 
 
 class Objective(nn.Module):
@@ -226,11 +227,6 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
 
 def run(config: MetaConfig) -> dict[str, float]:
     """Train, leave the best model in the run folder, and return its measures."""
-    if config.features.changes and not config.adapts_encoder:
-        raise ConfigError(
-            "`features` changes log-mel, but decoder targets train from cached encoder states; "
-            "add an encoder target or leave it out"
-        )
     accelerator = start("meta", config.out, config.loop.mixed_precision, config.loop.tracker)
     backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
     views, dev = data_of(config, backbone, accelerator)

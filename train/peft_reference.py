@@ -86,7 +86,7 @@ def add_lora(whisper: Any, config: MetaConfig) -> Any:
     """Wrap a Whisper in PEFT's LoRA on the targets of a global static source.
 
     Raises:
-        ConfigError: another kind of source, or an encoder target.
+        ConfigError: another kind of source, an encoder target, or changed log-mel.
         MissingExtra: PEFT is not installed.
     """
     try:
@@ -100,6 +100,11 @@ def add_lora(whisper: Any, config: MetaConfig) -> Any:
         )
     if any(target.startswith("encoder.") for target in config.source.targets):
         raise ConfigError("the outside reference trains from cached encoder states: decoder only")
+    if config.features.changes:
+        raise ConfigError(
+            "`features` changes log-mel, but the outside reference trains from cached encoder "
+            "states; leave it out"
+        )
     wanted = {
         id(m) for ms in lora.find_targets(whisper, config.source.targets).values() for m in ms
     }

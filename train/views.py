@@ -109,6 +109,8 @@ class Views:
         if config.features.changes:
             seed = (config.loop.seed, number)
             batch = vary_features(batch, config.features, seed, self.embed)
+            if not config.adapts_encoder:  # the cached states are of what is not heard now
+                batch = replace(batch, encoded=None)
         if not config.same_person_share:
             return batch
         rng = random.Random(f"{config.loop.seed}/{number}/person")

@@ -104,11 +104,14 @@ def test_differences_name_only_systems_that_are_there() -> None:
 
 def test_models_that_went_on_are_held_against_where_they_began() -> None:
     both = "hypernet_encoder_decoder_continued"
-    pairs = differences(["backbone", "hypernet", "hypernet_continued", both, f"{both}_shuffled"])
-    assert pairs == [
-        ("hypernet_continued", "backbone"),
-        ("hypernet_continued", "hypernet"),
+    fresh = "hypernet_encoder_decoder_fresh"
+    names = ["backbone", "hypernet", "hypernet_fresh", both, fresh, f"{fresh}_shuffled"]
+    assert differences(names) == [
+        ("hypernet_fresh", "backbone"),
+        ("hypernet_fresh", "hypernet"),
         (both, "backbone"),
-        (both, "hypernet_continued"),
-        (both, f"{both}_shuffled"),
+        (fresh, "backbone"),
+        (fresh, both),
+        (fresh, "hypernet_fresh"),
+        (fresh, f"{fresh}_shuffled"),
     ]

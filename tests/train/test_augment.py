@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from train.augment import (
 )
 from train.baselines import FineTuneConfig
 from train.meta import MetaConfig
-from train.meta import run as meta_run
 
 RATE = 16_000
 
@@ -249,15 +247,6 @@ def test_nothing_gets_longer_than_whisper_hears() -> None:
 def test_variety_that_makes_no_sense_is_refused(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         FeatureVariety(**settings)
-
-
-def test_variety_is_refused_where_encoder_states_are_cached(tmp_path: Path) -> None:
-    data = MetaConfig(features=FeatureVariety(mask=True), out=tmp_path / "out")
-    with pytest.raises(ConfigError, match="encoder target"):
-        meta_run(data)
-    with pytest.raises(ConfigError, match="decoder_ft"):
-        FineTuneConfig(method="decoder_ft", data=data)
-    assert FineTuneConfig(method="full_ft", data=data).adapts_encoder
 
 
 def test_embeddings_of_what_is_heard_are_refused_where_there_are_none() -> None:

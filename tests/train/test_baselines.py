@@ -23,6 +23,7 @@ from hyperasr.objective import ObjectiveConfig
 from hyperasr.residual import ResidualAdapters, ResidualConfig
 from hyperasr.speaker import SpeakerConfig
 from train import individual, meta, peft_reference
+from train.augment import FeatureVariety
 from train.baselines import FineTuneConfig, TunedObjective, saver
 from train.individual import EnrolmentBatches, IndividualObjective, People, enrol
 from train.loop import LoopConfig
@@ -351,3 +352,7 @@ def test_the_outside_reference_is_of_a_global_decoder_lora(random_backbone: Back
     ):
         with pytest.raises(ConfigError, match=message):
             peft_reference.add_lora(random_backbone.whisper, MetaConfig(source=source))
+    source = SourceConfig("static", ("decoder.fc1",), {"by": "global"})
+    changed = MetaConfig(source=source, features=FeatureVariety(mask=True))
+    with pytest.raises(ConfigError, match="changes log-mel"):
+        peft_reference.add_lora(random_backbone.whisper, changed)

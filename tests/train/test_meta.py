@@ -49,7 +49,9 @@ def run(program, monkeypatch, capsys, corpus: Path, backbone: Path, out: Path, *
         "typical_share": 1.0,
     }
     loop = {"steps": 2, "eval_every": 1, "log_every": 1, "save_every": 1, **values.pop("loop", {})}
-    config = {"data": config} if program is baselines else {**config, **values}
+    if program is baselines:
+        config = {"data": {**config, "features": values.pop("features", {})}}
+    config = {**config, **values}
     out.mkdir(exist_ok=True)
     path = out / "config.yaml"
     path.write_text(json.dumps({**config, "out": str(out), "loop": loop}))  # JSON is YAML
@@ -150,6 +152,36 @@ def test_embeddings_of_what_is_heard_follow_it(corpus, random_backbone_folder) -
             torch.testing.assert_close(batch.speaker_emb[row], own, atol=1e-4, rtol=1e-4)
     with pytest.raises(ConfigError, match="'pooled'"):
         meta.Views(replace(heard.config, speaker=SpeakerConfig("ecapa")), backbone)
+
+
+def test_decoder_targets_hear_what_is_changed(corpus, random_backbone_folder) -> None:
+    config = config_of(corpus, random_backbone_folder, features=FeatureVariety(rate=0.2))
+    assert not config.adapts_encoder
+    assert replace(config, keep_mel=False).needs_mel
+    backbone = Backbone.from_pretrained(random_backbone_folder)
+    batch = meta.Views(config, backbone)(0)
+    model = HyperASR(backbone, config.speaker, config.source)
+    states = model.encode(batch)
+    for row, n in enumerate(batch.n_frames.tolist()):
+        n_frames = batch.n_frames[row : row + 1]
+        alone = backbone.encode(batch.mel[row : row + 1, :, :n], n_frames)
+        own = states.states[row, : int(states.lengths[row])]
+        torch.testing.assert_close(own, alone.states[0], atol=1e-4, rtol=1e-4)
+    # An encoder target encodes with its own weights: the model is spared a pass of the frozen ones.
+    targets = SourceConfig(targets=("encoder.fc1",))
+    assert meta.Views(replace(config, source=targets), backbone)(0).encoded is not None
+
+
+@pytest.mark.parametrize("program", [meta, baselines])
+def test_decoders_are_trained_on_changed_features(
+    program, corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    place = (program, monkeypatch, capsys, corpus, random_backbone_folder)
+    run(*place, tmp_path / "as-they-are")
+    run(*place, tmp_path / "changed", features={"mask": True, "rate": 0.2})
+    folders = (tmp_path / "as-they-are", tmp_path / "changed")
+    losses = [json.loads((folder / "log.jsonl").read_text().splitlines()[0]) for folder in folders]
+    assert losses[0]["nll"] != losses[1]["nll"]
 
 
 def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
