@@ -29,12 +29,12 @@ MAIN = "hypernet"  # the system that every other one is compared with
 BOTH = "hypernet_encoder_decoder"
 # Hypernetworks that went on with spliced recordings, and what they are held against.
 CONTINUED = {
-    f"{MAIN}_continued": (MAIN,),
-    f"{MAIN}_fresh": (MAIN, f"{MAIN}_continued", "global_lora_spliced"),
+    f"{MAIN}_continued": (MAIN, "global_lora_spliced"),
+    f"{MAIN}_fresh": (f"{MAIN}_continued",),
     f"{BOTH}_continued": (BOTH,),
     f"{BOTH}_fresh": (
         *(BOTH, f"{BOTH}_continued"),
-        *(f"{MAIN}_fresh", "global_lora_encoder_decoder_spliced"),
+        *(f"{MAIN}_continued", "global_lora_encoder_decoder_spliced"),
     ),
 }
 

@@ -105,13 +105,13 @@ def test_differences_name_only_systems_that_are_there() -> None:
 def test_models_that_went_on_are_held_against_where_they_began() -> None:
     both = "hypernet_encoder_decoder_continued"
     fresh = "hypernet_encoder_decoder_fresh"
-    names = ["backbone", "hypernet", "hypernet_fresh", both, fresh, f"{fresh}_shuffled"]
+    names = ["backbone", "hypernet", "hypernet_continued", both, fresh, f"{fresh}_shuffled"]
     assert differences(names) == [
-        ("hypernet_fresh", "backbone"),
-        ("hypernet_fresh", "hypernet"),
+        ("hypernet_continued", "backbone"),
+        ("hypernet_continued", "hypernet"),
         (both, "backbone"),
         (fresh, "backbone"),
         (fresh, both),
-        (fresh, "hypernet_fresh"),
+        (fresh, "hypernet_continued"),
         (fresh, f"{fresh}_shuffled"),
     ]
