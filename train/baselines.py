@@ -115,7 +115,7 @@ class TunedObjective(nn.Module):
             encoded = None if self.config.adapts_encoder else batch.encoded
             if encoded is None:
                 assert batch.mel is not None
-                with torch.set_grad_enabled(self.config.adapts_encoder):
+                with nullcontext() if self.config.adapts_encoder else torch.no_grad():
                     encoded = self.backbone.encode(batch.mel, batch.n_frames)
             nll, n_scored = self.backbone.nll(encoded, batch.tokens, batch.n_tokens, batch.n_prompt)
         loss = nll.sum() / n_scored.sum()
