@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from hyperasr.container import check_rate, open_recording
+from hyperasr.container import breaks_off, check_rate, open_recording
 from hyperasr.errors import AudioError
 from hyperasr.loudness import (
     SILENCE_DBFS,
@@ -248,7 +248,18 @@ def _mono_blocks(
         if broken and file.frames < _UNKNOWN_LENGTH:
             logger.warning("a recording is damaged after %.2f s: the rest is lost", position / rate)
         if len(mono) < n_wanted:
+            if not broken and _ends_early(file, path, position):
+                logger.warning(
+                    "a recording breaks off after %.2f s, before its end; copy or record it again",
+                    position / rate,
+                )
             return
+
+
+def _ends_early(file: soundfile.SoundFile, path: str | os.PathLike[str], n_read: int) -> bool:
+    """Whether a recording that was read to its end should be longer."""
+    known = file.frames < _UNKNOWN_LENGTH
+    return (known and n_read < file.frames - file.samplerate // 10) or breaks_off(file, path)
 
 
 def _part(

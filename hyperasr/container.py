@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import struct
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ import soundfile
 
 from hyperasr.errors import AudioError
 
-__all__ = ["check_rate", "open_recording"]
+__all__ = ["breaks_off", "check_rate", "open_recording"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,12 @@ _LENGTH_TAGS = (b"Xing", b"Info")  # in the first frame of MPEG audio
 _HEAD_BYTES = 4096  # of a file, to see what it is
 _TAIL_BYTES = 1 << 16
 _RATES_HZ = (1_000, 768_000)
+# What libsndfile notes down of a WAV, AIFF or AU whose sound is shorter than its header says.
+_SHORT_OF_BYTES = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.M)
+_RF64_FRAMES = re.compile(r"^ *Frames *: (\d+)", re.M)
+_SPHERE_FRAMES = re.compile(rb"^sample_count -i (\d+)", re.M)
+_SLACK_BYTES = 64  # padding that some writers count and others do not
+_STREAM_BYTES = 2**31 - 2**16  # from here on sizes stand for "not known" in headers of streams
 
 
 def open_recording(path: str | os.PathLike[str]) -> soundfile.SoundFile:
@@ -77,6 +84,27 @@ def open_recording(path: str | os.PathLike[str]) -> soundfile.SoundFile:
         ) from error
     check_rate(file.samplerate, str(path))
     return file
+
+
+def breaks_off(file: soundfile.SoundFile, path: str | os.PathLike[str]) -> bool:
+    """Whether a recording ends before its header says, or as OGG without the mark of its end.
+
+    Args:
+        file: what `open_recording` gave for `path`; FLAC and MP3 can only be told by reading them.
+        path: of the recording.
+    """
+    notes = file.extra_info
+    if file.format == "OGG":
+        return "lacks an end-of-stream" in notes
+    if file.format == "NIST":
+        with Path(path).open("rb") as raw:
+            counted = _SPHERE_FRAMES.search(raw.read(_HEAD_BYTES))
+        return counted is not None and int(counted[1]) > file.frames
+    if sizes := _SHORT_OF_BYTES.search(notes):
+        said, there = int(sizes[1]), int(sizes[2])
+        return there + _SLACK_BYTES < said < _STREAM_BYTES
+    noted = _RF64_FRAMES.search(notes) if file.format == "RF64" else None
+    return noted is not None and int(noted[1]) > file.frames
 
 
 def check_rate(sample_rate: float, what: str) -> None:

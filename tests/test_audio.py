@@ -280,11 +280,12 @@ def test_samples_that_are_no_numbers(tmp_path, value, n_channels):
 
 @pytest.mark.parametrize("offset", [4, 40], ids=["riff", "data"])
 @pytest.mark.parametrize("size", [0, 1, 100, 2**31 - 1, 2**32 - 1])
-def test_wav_headers_that_lie_about_the_length(tmp_path, offset, size):
+def test_wav_headers_that_lie_about_the_length(tmp_path, offset, size, caplog):
     path = write(tmp_path / "a.wav", noise(RATE))
     honest = audio.load(path)
     assert np.array_equal(audio.load(patch(path, offset, size)), honest)
     assert audio.duration_s(path) == pytest.approx(1.0)
+    assert "breaks off" not in caplog.text
 
 
 def test_a_chunk_after_the_sound_is_not_sound(tmp_path):
@@ -294,15 +295,23 @@ def test_a_chunk_after_the_sound_is_not_sound(tmp_path):
     assert np.array_equal(audio.load(path), honest)
 
 
-@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.sph", "a.ogg"])
-def test_a_file_that_breaks_off_gives_its_beginning(tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["a.wav", "a.rf64", "a.flac", "a.mp3", "a.sph", "a.ogg", "a.aiff", "a.au"]
+)
+def test_a_file_that_breaks_off_gives_its_beginning(tmp_path, name, caplog):
     options = {"format": "NIST"} if name.endswith("sph") else {}
     # A long FLAC, to break off in the second block that is read.
     path = write(tmp_path / name, noise((40 if name == "a.flac" else 12) * RATE), **options)
     whole = audio.load(path)
+    assert not caplog.records
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
+    # Of a part that is there, nothing is missing.
+    assert len(audio.load(path, start_s=0.5, end_s=1.0)) == RATE // 2
+    assert not caplog.records
     rest = audio.load(path)
+    said = "is damaged after" if name == "a.flac" else "breaks off after"
+    assert [said in record.message for record in caplog.records] == [True]
     assert 0.4 < len(rest) / len(whole) < 0.6
     # The last block of a lossy coding lacks what overlaps it.
     assert np.abs(rest - whole[: len(rest)])[:-4_096].max() < 1e-6
