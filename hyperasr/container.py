@@ -45,8 +45,8 @@ _LENGTH_TAGS = (b"Xing", b"Info")  # in the first frame of MPEG audio
 _HEAD_BYTES = 4096  # of a file, to see what it is
 _TAIL_BYTES = 1 << 16
 _RATES_HZ = (1_000, 768_000)
-# What libsndfile notes down of a WAV, AIFF or AU whose sound is shorter than its header says.
-_SHORT_OF_BYTES = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.M)
+# What libsndfile notes down of a WAV, AIFF, AU or Wave64 that is shorter than its header says.
+_SHORT_OF_BYTES = re.compile(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", re.M)
 _RF64_FRAMES = re.compile(r"^ *Frames *: (\d+)", re.M)
 _SPHERE_FRAMES = re.compile(rb"^sample_count -i (\d+)", re.M)
 _SLACK_BYTES = 64  # padding that some writers count and others do not

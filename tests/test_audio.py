@@ -296,7 +296,7 @@ def test_a_chunk_after_the_sound_is_not_sound(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.wav", "a.rf64", "a.flac", "a.mp3", "a.sph", "a.ogg", "a.aiff", "a.au"]
+    "name", ["a.wav", "a.rf64", "a.w64", "a.flac", "a.mp3", "a.sph", "a.ogg", "a.aiff", "a.au"]
 )
 def test_a_file_that_breaks_off_gives_its_beginning(tmp_path, name, caplog):
     options = {"format": "NIST"} if name.endswith("sph") else {}
