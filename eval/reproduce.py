@@ -33,14 +33,14 @@ CONFIG = "eval/configs/reproduce.yaml"
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """Parts on two cores: evaluate 1.4 h; recordings, adapters 7 h more; backbone 2 h more."""
+    """Parts on two cores: evaluate 1.4 h; recordings, adapters 8.5 h more; backbone 2 h more."""
 
     steps: tuple[Step, ...] = ()
     """What to run, in order; from the configuration file."""
     parts: tuple[str, ...] = ("evaluate",)
     """``evaluate``: the tables and figures, less than 2 hours, from models under runs/. With
     ``recordings`` and ``adapters`` all sources are trained on the embedded backbone first, about
-    7 hours more. With ``backbone`` everything is made anew, about 2 hours more; it replaces the
+    8.5 hours more. With ``backbone`` everything is made anew, about 2 hours more; it replaces the
     embedded model and needs espeak-ng, flite and festival."""
     processes: int = 2
     """Steps at a time, at least 1; the cores are shared out among them."""
