@@ -5,7 +5,7 @@ from __future__ import annotations
 from hyperasr.audio import load
 from hyperasr.cohorts.acoustics import change_speed
 from hyperasr.cohorts.simulate import simulate
-from hyperasr.cohorts.views import TYPICAL, View
+from hyperasr.cohorts.views import View
 
 __all__ = ["verbatim_text"]
 
@@ -17,11 +17,12 @@ def verbatim_text(view: View) -> str:
         AudioError: the recording cannot be read.
     """
     u = view.utterance
-    if view.cohort == TYPICAL:
+    if not view.simulates:
         return u.text or u.text_clean or ""
     waveform = load(u.path, start_s=u.start_s, end_s=u.end_s)
     if view.speed != 1.0:
         waveform = change_speed(waveform, view.speed)
+    assert view.severity is not None
     meant = u.text_clean or u.text or ""
     made = simulate(
         waveform, meant, view.cohort, view.severity, seed=view.seed, speaker=view.person

@@ -28,7 +28,7 @@ import torch
 from hyperasr.audio import duration_s
 from hyperasr.backbone import Backbone
 from hyperasr.cache_part import check_part, start_worker, write_part
-from hyperasr.cohorts.views import TYPICAL, View, plan_key
+from hyperasr.cohorts.views import View, plan_key
 from hyperasr.config import to_dict
 from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.files import atomic_write_text
@@ -44,8 +44,8 @@ __all__ = ["Cache", "CacheConfig", "build_cache", "cache_folder", "estimate_byte
 log = logging.getLogger(__name__)
 _PART = 512  # views a part: a minute's work, so that little is lost on interruption
 _EMBEDDINGS = 512  # read at a time
-_LAYOUT = 2  # of the columns; a cache of another layout has another folder
-_META = ("speaker", "cohort", "severity", "text", "source", "id")
+_LAYOUT = 3  # of the columns; a cache of another layout has another folder
+_META = ("speaker", "person", "cohort", "domain", "severity", "text", "source", "id")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def estimate_bytes(views: Sequence[View], backbone: Backbone, config: CacheConfi
         if u.end_s is None and u.path not in lengths:
             lengths[u.path] = duration_s(u.path)
         end_s = lengths[u.path] if u.end_s is None else u.end_s
-        view_s = (end_s - u.start_s) / view.speed * (1.0 if view.cohort == TYPICAL else 1.33)
+        view_s = (end_s - u.start_s) / view.speed * (1.33 if view.simulates else 1.0)
         states = 1_500 if backbone.audio_context == "full" else 50 * view_s
         total += states * backbone.d_model * 2
         total += 100 * view_s * backbone.n_mels * 2 if config.keep_mel else 0
@@ -228,7 +228,7 @@ class Cache:
 
     def person(self, row: int) -> str:
         """Return who speaks a row: the simulated person, or the speaker of a typical view."""
-        return str(self.meta["id"][row]).split("/")[-3]  # see View.id
+        return str(self.meta["person"][row])
 
     def embeddings(self, rows: Sequence[int] | None = None) -> torch.Tensor:
         """Return embeddings (n_rows, d_spk) float32, of all rows or of some.

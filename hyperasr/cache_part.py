@@ -62,14 +62,16 @@ def write_part(views: list[View], folder: str) -> None:
     Raises:
         AudioError: a recording cannot be read.
     """
-    from datasets import Dataset
+    from datasets import Dataset, Value
 
     rows: list[dict[str, Any]] = []
     for start in range(0, len(views), _BATCH):
         rows += _rows(views[start : start + _BATCH])
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     with atomic_folder(folder, replaces=("dataset_info.json",)) as temporary:
-        Dataset.from_dict(columns).save_to_disk(str(temporary))
+        # A part in which nobody's severity is known would have a column of another type.
+        table = Dataset.from_dict(columns).cast_column("severity", Value("float64"))
+        table.save_to_disk(str(temporary))
         sums = {p.name: _checksum(p) for p in sorted(temporary.glob("*.arrow"))}
         (temporary / _SUMS).write_text(json.dumps(sums))
 
@@ -104,8 +106,10 @@ def _rows(views: list[View]) -> list[dict[str, Any]]:
             "id": view.id,
             "text": text,
             "speaker": view.utterance.speaker,
+            "person": view.person,
             "cohort": view.cohort,
-            "severity": float(view.severity),
+            "domain": view.domain,
+            "severity": None if view.severity is None else float(view.severity),
             "source": view.utterance.source,
             "duration_s": len(waveform) / 16_000,
             "n_frames": int(n_frames[i]),

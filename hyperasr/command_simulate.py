@@ -88,5 +88,10 @@ def _corpus(args: Any, cohorts: list[str]) -> int:
         )
     for name, reason in made.failed:
         print(f"hyperasr: error: {name}: {' '.join(reason.split())}", file=sys.stderr)
+    if made.n_left_out:
+        print(
+            f"hyperasr: {made.n_left_out} rows are no typical speech and were not simulated on",
+            file=sys.stderr,
+        )
     print(f"{made.manifest}: {made.n_written} recordings written, {made.n_kept} were there")
     return 1 if made.failed else 0

@@ -31,8 +31,10 @@ class Utterance:
 
     Times are seconds inside the recording; `end_s=None` means to its end. `text` is the reference
     (None where a corpus has none), `text_clean` the intended words where `text` is verbatim.
-    `severity` is in [0, 1], None where unknown. `extra` holds what else a corpus knows, as text:
-    session, microphone, labels; its keys are listed in `hyperasr.cohorts.corpora.base`.
+    `cohort` is any name; only rows that are ``typical`` are ever simulated on. `severity` is in
+    [0, 1], None where unknown. `domain` is ``recorded``, or ``simulated`` where a simulation made
+    the recording. `extra` holds what else a corpus knows, as text: session, microphone, labels; its
+    keys are listed in `hyperasr.cohorts.corpora.base`.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Utterance:
     language: str = "en"
     split: str = "test"
     source: str = ""
+    domain: str = "recorded"
     extra: dict[str, str] | None = field(default=None, hash=False)
 
     @property

@@ -419,3 +419,19 @@ def test_processes_of_their_own_write_the_same(
     assert batches[0].ids == batches[1].ids
     states = [b.encoded.states for b in batches if b.encoded is not None]
     torch.testing.assert_close(states[0], states[1], rtol=2**-10, atol=1e-4)
+
+
+def test_recorded_rows_keep_domain_person_and_unknown_severity(
+    recordings: list[Utterance], random_backbone: Backbone, build: Callable[..., Path]
+) -> None:
+    """A part in which no severity is known stands beside parts in which all are."""
+    patients = [
+        replace(u, id=f"p{i}", cohort="als", speaker=f"P{i}") for i, u in enumerate(recordings)
+    ]
+    views = plan_views([*patients, recordings[0]], seed=3, cohorts=("stuttering", "typical"))
+    cache = Cache([build(views)], random_backbone)
+    assert cache.meta["cohort"] == ["als", "als", "als", "stuttering", "typical"]
+    assert cache.meta["domain"] == ["recorded"] * 3 + ["simulated", "recorded"]
+    assert cache.meta["severity"][:3] == [None] * 3
+    assert cache.meta["severity"][4] == 0.0
+    assert [cache.person(row) for row in range(3)] == ["P0", "P1", "P2"]

@@ -17,11 +17,12 @@ from hyperasr.types import Utterance
 __all__ = ["check_row", "read_manifest", "write_manifest"]
 
 _FIELDS = {field.name for field in dataclasses.fields(Utterance)}
-_TEXT = {"id", "path", "speaker", "cohort", "language", "split", "source"}
+_TEXT = {"id", "path", "speaker", "cohort", "language", "split", "source", "domain"}
 _OPTIONAL_TEXT = {"text", "text_clean", "etiology"}
 _NAMES = {"id", "path", "speaker", "cohort"}
 _NUMBERS = {"start_s"}
 _OPTIONAL_NUMBERS = {"end_s", "severity"}
+_DOMAINS = ("recorded", "simulated")
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
@@ -114,6 +115,10 @@ def _check(name: str, value: Any, where: str) -> None:
         raise ManifestError(f"{where}: field {name!r} is empty; leave it out where it is unknown")
     if name == "severity" and value is not None and value > 1:
         raise ManifestError(f"{where}: field 'severity' must be from 0 to 1, not {value!r}")
+    if name == "domain" and value not in _DOMAINS:
+        raise ManifestError(
+            f"{where}: field 'domain' must be {' or '.join(_DOMAINS)}, not {value!r}"
+        )
     if name == "extra" and value is not None:
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise ManifestError(f"{where}: field 'extra' must map names to text, not {value!r}")

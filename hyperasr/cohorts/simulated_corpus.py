@@ -22,7 +22,7 @@ import soundfile
 from hyperasr.audio import SAMPLE_RATE, load
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
-from hyperasr.cohorts.views import View, plan_views
+from hyperasr.cohorts.views import TYPICAL, View, plan_views
 from hyperasr.errors import ConfigError, HyperASRError, ManifestError
 from hyperasr.files import atomic_write_bytes, atomic_write_text
 from hyperasr.types import Utterance
@@ -39,12 +39,14 @@ class CorpusMade:
         manifest: of all simulated recordings.
         n_written: recordings made now; n_kept: those that an earlier run had made.
         failed: id of the recording and why, for those that could not be read.
+        n_left_out: rows of the manifest that are of other cohorts than typical speech.
     """
 
     manifest: Path
     n_written: int
     n_kept: int
     failed: tuple[tuple[str, str], ...]
+    n_left_out: int = 0
 
 
 def simulate_corpus(
@@ -61,7 +63,8 @@ def simulate_corpus(
     """Simulate every utterance in every cohort, and write recordings, labels and a manifest.
 
     Args:
-        utterances: typical recordings; one without text loses what needs words.
+        utterances: rows of a manifest; typical ones are simulated on, any other is left out. One
+            without text loses what needs words.
         out: folder of ``manifest.jsonl`` and a folder for each cohort.
         cohorts, severities, people_per_speaker, seed: as for `plan_views`; None for severities
             draws one for each simulated person.
@@ -74,8 +77,14 @@ def simulate_corpus(
     unknown = [cohort for cohort in cohorts if cohort not in COHORTS]
     if unknown:
         raise ConfigError(f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}")
+    typical = [u for u in utterances if u.cohort == TYPICAL]
+    if utterances and not typical:
+        raise ManifestError(
+            f"none of the {len(utterances)} rows is typical speech, and nothing else is simulated "
+            "on; their cohorts are " + ", ".join(sorted({u.cohort for u in utterances}))
+        )
     views = plan_views(
-        utterances,
+        typical,
         seed=seed,
         cohorts=cohorts,
         severities=severities,
@@ -102,7 +111,8 @@ def simulate_corpus(
         )
     rows = [_row(view, done[view.id]) for view in views if view.id in done]
     write_manifest(out / "manifest.jsonl", rows)
-    return CorpusMade(out / "manifest.jsonl", len(done) - n_kept, n_kept, tuple(failed))
+    n_left_out = len(utterances) - len(typical)
+    return CorpusMade(out / "manifest.jsonl", len(done) - n_kept, n_kept, tuple(failed), n_left_out)
 
 
 def _made(
@@ -122,6 +132,7 @@ def _made(
 def _make(view: View, out: Path) -> tuple[dict[str, Any] | None, str]:
     """Write one recording and then its labels; returns the labels, or why there are none."""
     u = view.utterance
+    assert view.severity is not None
     try:
         waveform = load(u.path, start_s=u.start_s, end_s=u.end_s, channel=u.channel)
         text = u.text_clean or u.text or ""
@@ -171,6 +182,7 @@ def _name(view: View) -> Path:
 
 def _row(view: View, labels: dict[str, Any]) -> Utterance:
     clean, verbatim = labels["text_clean"], labels["text_verbatim"]
+    assert view.severity is not None
     return dataclasses.replace(
         view.utterance,
         id=view.id,
@@ -183,4 +195,5 @@ def _row(view: View, labels: dict[str, Any]) -> Utterance:
         start_s=0.0,
         end_s=None,
         source=f"simulated from {view.utterance.source}".strip(),
+        domain="simulated",
     )

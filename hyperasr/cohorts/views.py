@@ -1,4 +1,8 @@
-"""Views: one utterance as a simulated person would say it, planned ahead and made on the fly."""
+"""Views: one utterance as it was recorded, or as a simulated person would say it.
+
+Only typical speech is simulated on. What a manifest calls by any other cohort is a patient's own
+recording, or one that a simulation made: it has one view, the recording as it is.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +61,14 @@ class Variety:
 
 @dataclass(frozen=True)
 class View:
-    """One utterance in one simulated condition.
+    """One utterance in one condition: simulated, or as it was recorded.
 
     Attributes:
-        utterance: the typical recording it is made from.
-        cohort: a simulated cohort, or ``typical`` for the recording as it is.
-        severity: in [0, 1].
-        person: names the simulated person, whose traits all of their utterances share.
+        utterance: the recording it is made from.
+        cohort: a simulated cohort, or the utterance's own for the recording as it is.
+        severity: in [0, 1]; None where nobody knows it.
+        person: who speaks: a simulated person, whose traits all of their utterances share, or the
+            utterance's speaker.
         seed: of what varies from utterance to utterance.
         speed: playback speed of the recording, before anything else.
         elsewhere: whether it is moved to another room, noise and channel, after all else.
@@ -71,7 +76,7 @@ class View:
 
     utterance: Utterance
     cohort: str
-    severity: float
+    severity: float | None
     person: str
     seed: int
     speed: float = 1.0
@@ -80,13 +85,24 @@ class View:
     @property
     def id(self) -> str:
         """Unique within a plan."""
-        return f"{self.utterance.id}/{self.person}/{self.severity:.3f}/{self.seed}"
+        severity = "unknown" if self.severity is None else f"{self.severity:.3f}"
+        return f"{self.utterance.id}/{self.person}/{severity}/{self.seed}"
+
+    @property
+    def simulates(self) -> bool:
+        """Whether the recording is changed by a simulation."""
+        return self.cohort != self.utterance.cohort
+
+    @property
+    def domain(self) -> str:
+        """``simulated``, here or when the recording was made, or ``recorded``."""
+        return "simulated" if self.simulates else self.utterance.domain
 
     @property
     def key(self) -> str:
         """What the view's content depends on, for caches."""
         u = self.utterance
-        said = (u.id, u.text_clean or u.text, u.start_s, u.end_s, u.speaker, u.source)
+        said = (u.id, u.text_clean or u.text, u.start_s, u.end_s, u.speaker, u.source, u.cohort)
         side = () if u.channel is None else (u.channel,)
         how = (self.cohort, self.severity, self.person, self.seed, self.speed, self.elsewhere)
         return repr((*said, *side, *how, VERSION))
@@ -102,25 +118,35 @@ def plan_views(
     typical_share: float = 1.0,
     variety: Variety | None = None,
 ) -> list[View]:
-    """Plan views of every utterance in every cohort; one each, where `variety` does not say more.
+    """Plan the views of every utterance.
+
+    A typical utterance has one in each of `cohorts`, where `variety` does not say more; one of any
+    other cohort has one alone, the recording as it is: simulation is never done to a patient's.
 
     Args:
-        utterances: typical recordings with text.
+        utterances: recordings with text.
         seed: of people, severities and moments; another seed gives other people.
-        cohorts: which cohorts; ``typical`` leaves the recording as it is.
+        cohorts: what becomes of typical utterances: cohorts to simulate, and ``typical`` for the
+            recording as it is; may be empty.
         severities: fixed levels, taken in turn within a speaker and cohort; None draws uniformly
             from [0.1, 1] for each person, so that a person keeps their severity.
         people_per_speaker: simulated people that share one real voice in each cohort.
-        typical_share: share of the utterances that also get their typical view, in [0, 1].
-        variety: for training; None takes every recording as it is, once a cohort.
+        typical_share: share of the typical utterances that also get their typical view, in [0, 1].
+        variety: for training; None takes every typical recording once a cohort.
     Raises:
-        ConfigError: an unknown cohort, a severity outside [0, 1], or nobody to simulate.
+        ConfigError: a cohort that cannot be simulated, a severity outside [0, 1], or nobody to
+            simulate.
     """
     _check_plan(cohorts, severities, people_per_speaker)
     variety = variety or Variety()
     views: list[View] = []
     turn: dict[tuple[str, str], int] = {}
     for utterance in utterances:
+        if utterance.cohort != TYPICAL:
+            views.append(
+                View(utterance, utterance.cohort, utterance.severity, utterance.speaker, 0)
+            )
+            continue
         copies = variety.copies.get(utterance.source, 1)
         for cohort, copy in ((c, k) for c in cohorts for k in range(copies)):
             rng = random.Random(f"{seed}/{utterance.id}/{cohort}" + (f"/{copy}" if copy else ""))
@@ -146,7 +172,7 @@ def plan_views(
 
 
 def _varied(view: View, variety: Variety, seed: int, rng: random.Random) -> View:
-    """Give a planned view its voice and place; a typical speaker sounds otherwise by seed."""
+    """Give a view of typical speech its voice and place; a speaker sounds otherwise by seed."""
     if variety.speed != (1.0, 1.0):
         if view.cohort == TYPICAL:
             view = replace(view, person=f"{view.person}-{TYPICAL}-{seed}-{view.seed}")
@@ -160,7 +186,9 @@ def _check_plan(
 ) -> None:
     unknown = [cohort for cohort in cohorts if cohort not in (*COHORTS, TYPICAL)]
     if unknown:
-        raise ConfigError(f"no cohort {unknown[0]!r}; there are {', '.join((*COHORTS, TYPICAL))}")
+        raise ConfigError(
+            f"no cohort {unknown[0]!r} to simulate; there are {', '.join((*COHORTS, TYPICAL))}"
+        )
     if severities is not None and not (severities and all(0 <= s <= 1 for s in severities)):
         raise ConfigError(f"severities are {list(severities)}; give some, each in [0, 1]")
     if people_per_speaker < 1:
@@ -174,7 +202,8 @@ def realise(view: View) -> tuple[np.ndarray, str]:
     text = u.text_clean or u.text or ""
     if view.speed != 1.0:
         waveform = change_speed(waveform, view.speed)
-    if view.cohort != TYPICAL:
+    if view.simulates:
+        assert view.severity is not None
         made = simulate(
             waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person
         )

@@ -102,6 +102,7 @@ GOOD = {"id": "a", "path": "/a.wav"}
         ({**GOOD, "end_s": 0}, "end_s 0 is not after start_s"),
         ('{"id": "a", "path": "/a.wav", "severity": NaN}', "field 'severity' must be a number"),
         ('{"id": "a", "path": "/a.wav", "end_s": 1e999}', "field 'end_s' must be a number"),
+        ({**GOOD, "domain": "real"}, "field 'domain' must be recorded or simulated, not 'real'"),
         ({**GOOD, "severity": 2}, "field 'severity' must be from 0 to 1, not 2"),
         ({**GOOD, "speaker": " "}, "field 'speaker' is empty; leave it out"),
         ({**GOOD, "cohort": ""}, "field 'cohort' is empty; leave it out"),

@@ -107,3 +107,14 @@ def test_one_bad_recording_is_reported_and_the_rest_goes_on(
     assert not (tmp_path / "nothing" / "manifest.jsonl").exists()
     with pytest.raises(ConfigError, match="no cohort"):
         simulate_corpus(typical, tmp_path / "out", cohorts=("measles",))
+
+
+def test_only_typical_rows_are_simulated_on(typical: list[Utterance], tmp_path: Path) -> None:
+    patient = replace(typical[0], id="patient", speaker="F01", cohort="dysarthria")
+    made = simulate_corpus([*typical, patient], tmp_path, cohorts=("stuttering",), seed=5)
+    rows = read_manifest(made.manifest)
+    assert made.n_left_out == 1
+    assert {row.domain for row in rows} == {"simulated"}
+    assert not any(row.id.startswith("patient") for row in rows)
+    with pytest.raises(ManifestError, match="none of the 1 rows is typical"):
+        simulate_corpus([patient], tmp_path)

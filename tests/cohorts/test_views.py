@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from hyperasr.audio import load
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, Variety, View, plan_key, plan_views, realise
 from hyperasr.errors import AudioError, ConfigError
@@ -40,6 +41,34 @@ def test_one_view_of_every_utterance_in_every_cohort() -> None:
     assert all(v.severity == 0.0 for v in views if v.cohort == TYPICAL)
     chosen = plan_views(UTTERANCES, seed=0, cohorts=("parkinson",))
     assert chosen == [v for v in views if v.cohort == "parkinson"]
+
+
+def test_recorded_cohorts_are_never_simulated_on(tmp_path: Path) -> None:
+    """A patient's recording has one view, itself, whatever a plan asks for."""
+    sf.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 8_000), 16_000)
+    said = Utterance("a", str(tmp_path / "a.wav"), "words", "F01", cohort="dysarthria")
+    rows = [said, replace(said, id="b", cohort="als", severity=0.75)]
+    variety = Variety(speed=(0.8, 1.2), place_share=1.0, copies={"": 3}, cohort_share=0.5)
+    for more in ({}, {"severities": (0.3,)}, {"variety": variety}, {"cohorts": ()}):
+        views = plan_views([*rows, *UTTERANCES[:1]], seed=0, people_per_speaker=3, **more)
+        own = views[:2]
+        assert [(v.cohort, v.severity, v.person) for v in own] == [
+            ("dysarthria", None, "F01"),
+            ("als", 0.75, "F01"),
+        ]
+        assert not any(v.simulates for v in own)
+        assert [v.domain for v in own] == ["recorded", "recorded"]
+        assert all(v.utterance.cohort == TYPICAL for v in views[2:])
+        assert {v.domain for v in views[2:] if v.cohort != TYPICAL} <= {"simulated"}
+    waveform, text = realise(own[0])
+    assert np.array_equal(waveform, load(said.path))
+    assert text == "words"
+
+
+def test_a_recording_that_a_simulation_made_stays_simulated() -> None:
+    row = Utterance("a", "/a.flac", "words", "p", cohort="stuttering", domain="simulated")
+    (view,) = plan_views([row], seed=0)
+    assert (view.simulates, view.domain) == (False, "simulated")
 
 
 def test_people_keep_their_severity() -> None:
