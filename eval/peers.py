@@ -98,7 +98,7 @@ class Transformers:
     """
 
     def __init__(self, folder: Path, mel: Tensor, n_tokens: int, batch_size: int = ALL_AT_ONCE):
-        self.whisper = load_whisper(folder, str(folder), offline=True)[0].eval()
+        self.whisper = load_whisper(folder, offline=True)[0].eval()
         self.mel, self.n_tokens = mel, n_tokens
         self.batch_size = batch_size or len(mel)
 

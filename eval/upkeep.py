@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperasr import lora, results
-from hyperasr.backbone import ASSETS
+from hyperasr.weights import ASSETS
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.cohorts.views import TYPICAL, View

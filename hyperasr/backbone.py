@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.decoder import DecoderStep, attention_bias, zero_padding
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
-from hyperasr.languages import language_tokens, prompt_tokens
+from hyperasr.languages import MULTILINGUAL_VOCABULARY, language_tokens, prompt_tokens
 from hyperasr.mel import CHUNK_S, FRAMES_PER_STATE, SAMPLE_RATE, log_mel_batch
 from hyperasr.pooling import frame_weights, moments
 from hyperasr.quantize import quantize_linears
@@ -30,14 +29,12 @@ from hyperasr.whisper import (
     weights_digest,
 )
 
-__all__ = ["ASSETS", "SHORTEST_S", "Backbone"]
+__all__ = ["SHORTEST_S", "Backbone"]
 
-ASSETS = Path(__file__).parent / "assets"
 SHORTEST_S = 1.2
 """Seconds that a model of trimmed context hears at least. Its training utterances have silence
 around their words; a digit of 0.4 s cut without any loses its edges or the whole word."""
 _SHORTEST = round(SHORTEST_S * SAMPLE_RATE)
-_MULTILINGUAL_VOCABULARY = 51_865  # tokens of the first multilingual Whisper
 
 
 class Backbone(nn.Module):
@@ -72,7 +69,7 @@ class Backbone(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name: str | os.PathLike[str] = "micro",
+        name: str | os.PathLike[str] = "tiny.en",
         *,
         offline: bool = False,
         audio_context: str | None = None,
@@ -82,9 +79,10 @@ class Backbone(nn.Module):
         """Load a frozen Whisper.
 
         Args:
-            name: ``"micro"`` (embedded), a local folder in the Hugging Face layout, or a hub name
-                such as ``openai/whisper-small``.
-            offline: never touch the network; a hub name must then be in the local cache.
+            name: ``tiny.en`` (embedded), a local folder in the layout of Hugging Face or of
+                CTranslate2, or a hub name such as ``openai/whisper-small``, ``small`` for short.
+            offline: never touch the network; a hub name must then be in the local cache, or
+                installed as a package (`hyperasr.weights`).
             audio_context: see the class.
             device: ``cpu``, ``cuda``, ``cuda:1``, ...
             dtype: of the weights: ``float32``, ``bfloat16``, ``float16`` or, on the CPU, ``int8``.
@@ -94,11 +92,7 @@ class Backbone(nn.Module):
         """
         target = checked_device(device)
         checked_dtype(dtype)
-        source = ASSETS / "micro" / "backbone" if str(name) == "micro" else Path(name)
-        # A hub name must not go through Path, which turns its slash round on Windows.
-        whisper, tokenizer = load_whisper(
-            source if source.is_dir() else str(name), str(name), offline
-        )
+        whisper, tokenizer = load_whisper(name, offline)
         return cls(whisper, tokenizer, audio_context).reduced(dtype).to(target)
 
     def reduced(self, dtype: str) -> Backbone:
@@ -165,7 +159,7 @@ class Backbone(nn.Module):
         known = getattr(self.whisper.generation_config, "is_multilingual", None)
         # Old checkpoints do not say; OpenAI's code goes by the size of the vocabulary.
         size = int(self.whisper.config.vocab_size)
-        return size >= _MULTILINGUAL_VOCABULARY if known is None else bool(known)
+        return size >= MULTILINGUAL_VOCABULARY if known is None else bool(known)
 
     @property
     def eos(self) -> int:

@@ -11,6 +11,7 @@ import yaml
 
 from hyperasr import __version__
 from hyperasr.checkpoint import read_head
+from hyperasr.weights import HUB_NAMES
 
 if TYPE_CHECKING:
     from hyperasr.export import ExportConfig, Exported
@@ -57,7 +58,7 @@ def model_card(folder: str | Path, *, license: str | None = None) -> str:
         "Speaker encoder": f"`{speaker['kind']}`",
         "Made with": f"hyperasr {__version__}",
     }
-    title = "HyperASR adapter model" if backbone == "micro" else f"HyperASR adapter for {backbone}"
+    title = f"HyperASR adapter for {backbone}"
     training = head["training"]
     parts = [
         _front_matter(backbone, license),
@@ -125,8 +126,9 @@ def _front_matter(backbone: str, license: str | None) -> str:
         "pipeline_tag": "automatic-speech-recognition",
         "tags": _TAGS,
     }
-    if _is_hub_name(backbone):
-        data["base_model"] = backbone
+    published = HUB_NAMES.get(backbone, backbone)
+    if _is_hub_name(published):
+        data["base_model"] = published
     if license is not None:
         data["license"] = license
     return f"---\n{yaml.safe_dump(data, sort_keys=False)}---"

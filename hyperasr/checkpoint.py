@@ -43,7 +43,7 @@ def read_head(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"no adapter model in {path}: config.json is missing or damaged; "
-            "give 'micro', 'micro-encoder' or a folder that train.meta wrote"
+            "give a folder that train.meta wrote, or the name of a model"
         ) from error
     version = head.get("format_version") if isinstance(head, dict) else None
     if version != FORMAT_VERSION:

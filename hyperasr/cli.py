@@ -28,8 +28,8 @@ DESCRIPTION = (
     "whose weights are adapted to every utterance. Runs on this machine; not a medical device."
 )
 _MODEL_HELP = (
-    "micro or micro-encoder (embedded; the second adapts the encoder too: fewer errors, slower), a "
-    "folder or a hub name; a plain Whisper transcribes unadapted"
+    "tiny.en (embedded), a folder (of adapters, or of a Whisper as Hugging Face or faster-whisper "
+    "have it), or a hub name; a plain Whisper transcribes unadapted"
 )
 _FAILED = 2
 _INTERRUPTED = 128 + signal.SIGINT
@@ -112,7 +112,7 @@ def _transcribe() -> Any:
 def _inspect() -> Any:
     parser = _parser("Say what a model is: backbone, adapted matrices, budget, training.")
     parser.add_argument(
-        "model", nargs="?", type=str, default="micro", help="micro, micro-encoder or a folder"
+        "model", nargs="?", type=str, default="tiny.en", help="tiny.en, a folder or a hub name"
     )
     _add_offline(parser)
     return parser
@@ -207,7 +207,7 @@ def _export() -> Any:
         help="recordings of one speaker or cohort, folders, manifests (.jsonl)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write")
-    parser.add_argument("--model", type=str, default="micro", help=_MODEL_HELP)
+    parser.add_argument("--model", type=str, default="tiny.en", help=_MODEL_HELP)
     _add_offline(parser)
     _add_device(parser)
     parser.add_argument("--config", action="config", help="YAML file with values of these options")
@@ -286,7 +286,7 @@ def _parser(description: str, **options: Any) -> Any:
 
 
 def _add_model(parser: Any) -> None:
-    parser.add_argument("--model", type=str, default="micro", help=_MODEL_HELP)
+    parser.add_argument("--model", type=str, default="tiny.en", help=_MODEL_HELP)
     _add_offline(parser)
     _add_device(parser)
     parser.add_argument(

@@ -11,9 +11,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from hyperasr.backbone import ASSETS
 from hyperasr.bulk import n_launched
 from hyperasr.caution import cautious
+from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
 from hyperasr.formats import TIMED_FORMATS, file_names, render, to_dict
@@ -34,6 +34,7 @@ from hyperasr.terminal import (
 from hyperasr.transcribe import Result, iter_transcribe
 from hyperasr.transcribe import transcribe as results_of
 from hyperasr.types import Segment
+from hyperasr.weights import ASSETS
 
 __all__ = [
     "blame",
@@ -118,29 +119,30 @@ def transcribe(args: Any) -> int:
 
 
 def demo(args: Any) -> int:
-    """Transcribe the bundled clips, unadapted beside personalised, as one table."""
+    """Transcribe the bundled clips as one table; unadapted beside personalised, with an adapter."""
     folder = args.folder or ASSETS / "demo"
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
         raise ConfigError(f"no clips in {folder}: it has no manifest.jsonl")
     opened = open_for(args)
-    model, options = opened.model, opened.suited(TranscribeOptions(compare=True))
+    model, options = opened.model, opened.suited(TranscribeOptions(compare=opened.adapts))
     tally, failed = Tally(options), 0
-    table = Table(title="Unadapted and personalised transcripts", show_lines=True)
-    for name in ("clip", "cohort (simulated), severity", "reference", "unadapted", "personalised"):
+    systems = ("unadapted", "personalised") if opened.adapts else (f"{args.model}, unadapted",)
+    table = Table(title=f"Clips in {folder.name}, transcribed by {args.model}", show_lines=True)
+    for name in ("clip", "cohort", "reference", *systems):
         table.add_column(name, overflow="fold")
-    for name in ("WER, %", "WER, %"):
-        table.add_column(name, justify="right")
+    for _ in systems:
+        table.add_column("WER, %", justify="right")
     with Reporter("clips") as reporter:
         for result in results_of(model, [manifest], options, progress=reporter.progress):
-            if result.transcript is None or result.base is None:
+            if result.transcript is None:
                 reporter.say("error", [blame(result)])
                 failed += 1
                 continue
             tally.add(result)
             table.add_row(*_demo_row(result))
     console = output()
-    table.add_row("all", "", "", "", "", *(percent(c) for c in tally.sums()))
+    table.add_row("all", "", "", *("" for _ in systems), *(percent(c) for c in tally.sums()))
     console.print(table, soft_wrap=False)
     console.print(tally.total())
     console.print(
@@ -341,10 +343,12 @@ def blame(result: Result) -> str:
 
 def _demo_row(result: Result) -> list[Text]:
     assert result.transcript is not None
-    assert result.base is not None
     r = result.recording
     cohort = r.cohort if r.severity is None else f"{r.cohort} {r.severity:.2f}"
+    if r.cohort != TYPICAL:
+        cohort += f", {r.domain}"
+    transcripts = [t for t in (result.base, result.transcript) if t is not None]
     counts = counts_of(result)
-    rates = ["", ""] if counts is None else [percent(c) for c in counts]
+    rates = [""] * len(transcripts) if counts is None else [percent(c) for c in counts]
     cells = [Text(r.id), Text(cohort), Text(r.reference or "")]
-    return [*cells, marked(result.base), marked(result.transcript), *map(Text, rates)]
+    return [*cells, *map(marked, transcripts), *map(Text, rates)]

@@ -7,11 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hyperasr.backbone import ASSETS
 from hyperasr.card import CARD_FILE, model_card
 from hyperasr.caution import CLOUD_FILE
 from hyperasr.errors import ConfigError, HyperASRError
-from hyperasr.whisper import kind_of_folder
+from hyperasr.weights import (
+    ASSETS,
+    EMBEDDED_WHISPERS,
+    HUB_NAMES,
+    fetched,
+    find_weights,
+    kind_of_folder,
+)
 
 __all__ = ["EMBEDDED", "MODEL_FILES", "model_folder", "push_to_hub"]
 
@@ -27,29 +33,33 @@ def model_folder(name: str | os.PathLike[str], *, offline: bool = False) -> tupl
     """Find a model by name: an embedded one, a local folder, or one of the hub.
 
     Args:
-        name: one of `EMBEDDED`, a folder, or a hub name such as ``openai/whisper-small``.
+        name: an adapter model (one of `EMBEDDED`, a folder, a hub name), or a Whisper as for
+            `hyperasr.weights.find_weights`.
         offline: never touch the network; what is on the hub must be in the local cache.
     Returns:
-        Folder, and what it holds as in `hyperasr.whisper.kind_of_folder`. Of a Whisper on the hub
+        Folder, and what it holds as in `hyperasr.weights.kind_of_folder`. Of a Whisper on the hub
         the folder holds no more than its config.
     Raises:
         ConfigError: there is no such model.
     """
-    if str(name) in EMBEDDED:
-        return ASSETS / "micro" / EMBEDDED[str(name)], "adapter"
-    folder = Path(name)
-    if folder.is_dir():
-        return folder, kind_of_folder(folder)
     text = str(name)
-    if folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1:
-        raise ConfigError(
-            f"no model folder at {text}; give {', '.join(map(repr, EMBEDDED))}, a folder, or a hub "
-            "name (OWNER/NAME)"
-        )
-    folder = _fetched(text, ["config.json"], offline)
+    if text in EMBEDDED:
+        return ASSETS / "micro" / EMBEDDED[text], "adapter"
+    if not (text in EMBEDDED_WHISPERS or Path(name).is_dir() or text in HUB_NAMES):
+        bad_path = Path(name).is_absolute() or text.startswith((".", "~"))
+        if bad_path or text.count("/") != 1:
+            known = ", ".join(map(repr, (*EMBEDDED_WHISPERS, *EMBEDDED)))
+            raise ConfigError(
+                f"no model folder at {text}; give {known}, a folder, a hub name (OWNER/NAME), or a "
+                f"Whisper's short name such as {next(iter(HUB_NAMES))!r}"
+            )
+    found = find_weights(name, offline=offline)
+    if isinstance(found.where, Path):
+        return found.where, "whisper" if found.parts else kind_of_folder(found.where)
+    folder = fetched(found.where, ["config.json"], offline)
     kind = kind_of_folder(folder)
     if kind == "adapter":
-        folder = _fetched(text, list(MODEL_FILES), offline)
+        folder = fetched(found.where, list(MODEL_FILES), offline)
     return folder, kind
 
 
@@ -107,26 +117,10 @@ def _require_public_backbone(folder: Path) -> None:
     import json
 
     backbone = json.loads((folder / "config.json").read_text(encoding="utf-8"))["backbone"]
-    if backbone != "micro" and (Path(backbone).is_absolute() or backbone.startswith(".")):
+    if backbone not in EMBEDDED_WHISPERS and (
+        Path(backbone).is_absolute() or backbone.startswith(".")
+    ):
         raise ConfigError(
             f"the model in {folder} names its backbone by a path of this machine, {backbone!r}; "
             "save it with backbone='OWNER/NAME' so that others find it"
         )
-
-
-def _fetched(name: str, files: list[str], offline: bool) -> Path:
-    """Return the local copy of some files of a hub repository."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=files, local_files_only=offline))
-    except Exception as error:
-        if offline:
-            raise ConfigError(
-                f"no model {name!r} here: no such folder, not in the local cache, and --offline "
-                "is set"
-            ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(
-            f"no model {name!r}: no such folder, and the hub says: {reason}"
-        ) from error

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from hyperasr.errors import ConfigError
 
-__all__ = ["language_code", "language_tokens", "prompt_tokens"]
+__all__ = ["MULTILINGUAL_VOCABULARY", "language_code", "language_tokens", "prompt_tokens"]
 
+MULTILINGUAL_VOCABULARY = 51_865
+"""Tokens of the first multilingual Whisper; one with fewer knows English alone."""
 _TASKS = ("transcribe", "translate")
 
 

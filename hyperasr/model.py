@@ -66,6 +66,12 @@ class HyperASR(nn.Module):
         )
         self._squared_norms: dict[str, Tensor] = {}
 
+    @classmethod
+    def unadapted(cls, backbone: Backbone) -> HyperASR:
+        """Return a model that adapts nothing: a LoRA of rank 1 whose update is zero."""
+        source = SourceConfig("static", settings={"rank": 1})
+        return cls(backbone, SpeakerConfig(), source).to(backbone.device).eval()
+
     @property
     def adapts_encoder(self) -> bool:
         """Whether a target lies in the encoder, so that encoder states cannot be cached."""
@@ -304,7 +310,7 @@ class HyperASR(nn.Module):
 
         Args:
             folder: replaced in one rename.
-            backbone: how to find the backbone on loading: ``micro``, a hub name or a folder.
+            backbone: how to find the backbone on loading, as for `Backbone.from_pretrained`.
             training: notes on how it was trained, kept in config.json.
         """
         weights = {n: t for n, t in self.state_dict().items() if not n.startswith("backbone.")}
@@ -361,16 +367,15 @@ class HyperASR(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str] = "micro",
+        folder: str | os.PathLike[str] = "tiny.en",
         *,
         backbone: Backbone | None = None,
         offline: bool = False,
     ) -> HyperASR:
-        """Load a model that `save_pretrained` wrote.
+        """Load a model that `save_pretrained` wrote, or a plain Whisper, which adapts nothing.
 
         Args:
-            folder: a folder, a hub name (``OWNER/NAME``), or an embedded model: ``"micro"``, whose
-                decoder is adapted, or ``"micro-encoder"``, whose encoder is too.
+            folder: a folder, a hub name (``OWNER/NAME``), or an embedded model.
             backbone: already loaded; None loads the one the model names.
             offline: never touch the network.
         Raises:
@@ -379,7 +384,9 @@ class HyperASR(nn.Module):
         """
         from hyperasr.hub import model_folder
 
-        path, _ = model_folder(folder, offline=offline)
+        path, kind = model_folder(folder, offline=offline)
+        if kind == "whisper":
+            return cls.unadapted(backbone or Backbone.from_pretrained(folder, offline=offline))
         head = read_head(path)
         if backbone is None:
             name = head["backbone"]

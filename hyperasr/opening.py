@@ -12,11 +12,10 @@ from hyperasr.caution import Cloud
 from hyperasr.checkpoint import read_head
 from hyperasr.errors import ConfigError
 from hyperasr.hub import EMBEDDED, model_folder
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.model import HyperASR
 from hyperasr.options import TranscribeOptions
-from hyperasr.speaker import SpeakerConfig
 
-__all__ = ["Opened", "open_model", "unadapted"]
+__all__ = ["Opened", "open_model"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Opened:
         model: ready to transcribe.
         adapts: False for a plain Whisper, whose transcripts are unadapted.
         folder: where its adapter lies; None for a plain Whisper.
-        backbone_name: hub name, folder or ``micro``.
+        backbone_name: of its Whisper, as for `hyperasr.weights.find_weights`.
         cloud: of its training embeddings, where it has one.
     """
 
@@ -63,7 +62,7 @@ class Opened:
 
 
 def open_model(
-    name: str | os.PathLike[str] = "micro",
+    name: str | os.PathLike[str] = "tiny.en",
     *,
     offline: bool = False,
     device: str = "cpu",
@@ -72,8 +71,7 @@ def open_model(
     """Open an adapter model, or a plain Whisper that nobody trained an adapter for.
 
     Args:
-        name: one of `hyperasr.hub.EMBEDDED`, a folder, or a hub name; of an adapter model or of a
-            Whisper.
+        name: of an adapter model or of a Whisper: an embedded one, a folder, or a hub name.
         offline: never touch the network.
         device: ``cpu``, ``cuda``, ...
         dtype: of the frozen weights: ``float32``, ``bfloat16``, ``float16`` or ``int8`` (CPU).
@@ -87,7 +85,7 @@ def open_model(
     if kind == "whisper":
         # A folder that has lost its tokenizer, say, is refused in there.
         backbone = Backbone.from_pretrained(name, **how)
-        return Opened(unadapted(backbone), False, None, str(name))
+        return Opened(HyperASR.unadapted(backbone), False, None, str(name))
     if kind == "peft":
         raise ConfigError(
             f"{name} is a PEFT adapter; merge it into its Whisper (PeftModel.merge_and_unload) and "
@@ -103,9 +101,3 @@ def open_model(
     model = HyperASR.from_pretrained(where, backbone=backbone, offline=offline)
     cloud = Cloud.load(folder, backbone.fingerprint())
     return Opened(model.to(backbone.device), True, folder, backbone_name, cloud)
-
-
-def unadapted(backbone: Backbone) -> HyperASR:
-    """Return a model that adapts nothing: a LoRA of rank 1 whose update is zero."""
-    source = SourceConfig("static", settings={"rank": 1})
-    return HyperASR(backbone, SpeakerConfig(), source).to(backbone.device).eval()

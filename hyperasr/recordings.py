@@ -41,7 +41,7 @@ class Recording:
         start_s, end_s: the part, in seconds; None means to the end.
         channel: the one to hear, from 0; None hears all at once.
         reference: what was said, where a manifest tells.
-        cohort, severity: of a manifest.
+        cohort, severity, domain: of a manifest.
         error: why there is nothing to read.
     """
 
@@ -54,6 +54,7 @@ class Recording:
     reference: str | None = None
     cohort: str = "typical"
     severity: float | None = None
+    domain: str = "recorded"
     error: HyperASRError | None = None
 
 
@@ -186,4 +187,5 @@ def _row(row: Utterance) -> Recording:
         reference=row.text,
         cohort=row.cohort,
         severity=row.severity,
+        domain=row.domain,
     )

@@ -139,7 +139,7 @@ class ResidualAdapters(nn.Module):
 
         Args:
             folder: replaced in one rename.
-            backbone: how to find the backbone: ``micro``, a hub name or a folder.
+            backbone: how to find the backbone: as for `Backbone.from_pretrained`.
             fingerprint: of the backbone, see `hyperasr.backbone.Backbone.fingerprint`.
             training: notes on how they were trained, kept in config.json.
         """

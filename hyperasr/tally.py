@@ -54,13 +54,13 @@ class Tally:
 def counts_of(result: Result, mode: str = "verbatim") -> list[EditCounts] | None:
     """Return the word edits of base (where there is one) and transcript; None without reference.
 
-    Scored is the text that the mode shows.
+    Scored is the text that the mode shows, by Whisper's own normaliser, as published tables are.
     """
     if result.reference is None or result.transcript is None:
         return None
     systems = [result.base, result.transcript] if result.base is not None else [result.transcript]
     hypotheses = [shown_text(transcript, mode) for transcript in systems]
-    return score([result.reference] * len(systems), hypotheses, normaliser("spoken"))
+    return score([result.reference] * len(systems), hypotheses, normaliser("whisper"))
 
 
 def percent(counts: EditCounts) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 
 import torch
 
+from hyperasr.ctranslate2_weights import load_ctranslate2
 from hyperasr.errors import ConfigError
+from hyperasr.weights import Weights, find_weights, kind_of_folder
 
 __all__ = [
     "DTYPES",
     "checked_device",
     "checked_dtype",
-    "kind_of_folder",
+    "complete_merges",
     "load_whisper",
     "weights_digest",
 ]
@@ -38,64 +41,69 @@ _DIGEST_SAMPLES = 1024
 _START = "<|startoftranscript|>"
 
 
-def load_whisper(source: str | Path, name: str, offline: bool) -> tuple[Any, Any]:
+def load_whisper(name: str | os.PathLike[str], offline: bool) -> tuple[Any, Any]:
     """Load model (float32) and tokenizer.
 
     Args:
-        source: local folder in the Hugging Face layout, with one or many safetensors files, or a
-            hub name.
-        name: what the user called it, for messages.
+        name: as for `hyperasr.weights.find_weights`.
         offline: never touch the network.
     Raises:
         ConfigError: there is no such model, it is no Whisper, or its files do not fit together.
     """
+    weights = find_weights(name, offline=offline)
+    if weights.parts:
+        whisper, tokenizer = load_ctranslate2(weights)
+        report: dict[str, Any] = {"missing_keys": (), "unexpected_keys": ()}
+    else:
+        whisper, tokenizer, report = _load_huggingface(weights, offline)
+    fault = _fault(whisper, report, tokenizer)
+    if fault:
+        raise ConfigError(f"cannot load the Whisper {weights.name!r}: {fault}")
+    complete_merges(tokenizer)
+    return whisper, tokenizer
+
+
+def _load_huggingface(weights: Weights, offline: bool) -> tuple[Any, Any, dict[str, Any]]:
+    """Return model, tokenizer, and transformers' report of keys that did not fit."""
     from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
-    local = Path(source).is_dir()
+    local = isinstance(weights.where, Path)
     if local:
-        _check_folder(Path(source), name)
-    elif Path(source).is_absolute() or str(source).startswith("."):
-        raise ConfigError(f"no model folder at {source}")
+        _check_folder(Path(weights.where), weights.name)
     options: dict[str, Any] = {"local_files_only": offline or local}
     try:
         with quiet_transformers():
             loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-                source,
+                weights.where,
                 dtype=torch.float32,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, readably
+                ignore_mismatched_sizes=True,  # reported by the caller, readably
                 **options,
             )
             whisper, report = loaded
-            tokenizer = WhisperTokenizer.from_pretrained(source, **options)
+            tokenizer = WhisperTokenizer.from_pretrained(weights.where, **options)
     except Exception as error:  # transformers and safetensors raise of every kind
-        hint = "give 'micro', a folder in the Hugging Face layout, or a hub name"
+        hint = "give 'tiny.en', a folder with a Whisper, or a hub name"
         if offline and not local:
             hint = "it is not in the local cache and --offline is set"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"cannot load the Whisper {name!r}: {hint} ({reason})") from error
-    fault = _fault(whisper, report, tokenizer)
-    if fault:
-        raise ConfigError(f"cannot load the Whisper {name!r}: {fault}")
-    return whisper, tokenizer
+        raise ConfigError(f"cannot load the Whisper {weights.name!r}: {hint} ({reason})") from error
+    return whisper, tokenizer, report
 
 
-def kind_of_folder(folder: Path) -> str:
-    """Say what a model folder holds by its config.json.
+def complete_merges(tokenizer: Any) -> None:
+    """Give a tokenizer the merge that is lost in published multilingual Whispers, in place.
 
-    Returns:
-        ``adapter`` (written by `HyperASR.save_pretrained`), the ``model_type`` of a transformers
-        model such as ``whisper``, ``peft`` for a PEFT adapter, or ``""`` for none of them.
+    In their tokenizer.json the first rule, of a blank and t, is missing. Texts are then decoded
+    rightly, but no word that begins with t is encoded as the model writes it.
     """
-    if (folder / "adapter_config.json").is_file():
-        return "peft"
-    try:
-        head = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    if not isinstance(head, dict):
-        return ""
-    return "adapter" if "format_version" in head else str(head.get("model_type", ""))
+    from tokenizers import Tokenizer
+
+    if "Ġt" not in tokenizer.get_vocab() or len(tokenizer.tokenize(" t")) == 1:
+        return
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules["model"]["merges"].insert(0, ["Ġ", "t"])
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(rules))
 
 
 def checked_dtype(dtype: str) -> torch.dtype | None:

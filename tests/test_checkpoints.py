@@ -24,7 +24,6 @@ from hyperasr.backbone import Backbone
 from hyperasr.cli import main
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.opening import unadapted
 from hyperasr.search import SearchConfig
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch
@@ -306,7 +305,7 @@ def test_other_number_formats_stay_near(
 )
 def test_a_device_or_format_that_is_not_there(options: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        Backbone.from_pretrained("micro", **options)
+        Backbone.from_pretrained("tiny.en", **options)
     assert "\n" not in str(error.value)
 
 
@@ -357,7 +356,7 @@ def test_offline_means_offline(
 ) -> None:
     wav = tmp_path / "a.wav"
     soundfile.write(wav, voice(1.5), 16_000)
-    for model in (random_model_folder, folders("whisper-en"), "micro"):
+    for model in (random_model_folder, folders("whisper-en"), "tiny.en"):
         assert main(["transcribe", str(wav), "--model", str(model), "--offline"]) == 0
     capsys.readouterr()
     assert main(["transcribe", str(wav), "--model", "nobody/nowhere", "--offline"]) == 2
@@ -410,7 +409,10 @@ def test_a_plain_whisper_transcribes_unadapted(
     seen = capsys.readouterr()
     assert "is a plain Whisper without an adapter: transcripts are unadapted" in seen.err
     backbone = Backbone.from_pretrained(folder, offline=True)
-    assert seen.out.strip() == unadapted(backbone).transcribe(str(wav), adapt=False).text.strip()
+    assert (
+        seen.out.strip()
+        == HyperASR.unadapted(backbone).transcribe(str(wav), adapt=False).text.strip()
+    )
     assert main(["transcribe", str(wav), "--model", str(folder), "--compare"]) == 2
     assert (
         "plain Whisper without an adapter: it has no second transcript" in capsys.readouterr().err

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from hyperasr.audio import load
-from hyperasr.backbone import ASSETS
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.decode import decode
@@ -21,6 +20,7 @@ from hyperasr.model import HyperASR
 from hyperasr.opening import open_model
 from hyperasr.text import normaliser
 from hyperasr.types import Batch
+from hyperasr.weights import ASSETS
 from train.typical import an4_splits
 
 
@@ -85,18 +85,27 @@ def test_adaptation_helps_unseen_real_speakers_over_the_simulated_cohorts(name, 
     assert adapted["stuttering"] < base["stuttering"]
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
-def test_bundled_clips_are_held_out_voices_and_mostly_understood(name: str) -> None:
-    model = HyperASR.from_pretrained(name, offline=True)
+@pytest.mark.slow
+def test_the_default_model_understands_general_english() -> None:
+    """tiny.en on the bundled clips, which are of people that no model here is tested on."""
+    model = HyperASR.from_pretrained(offline=True)
+    assert model.backbone.audio_context == "full", "as OpenAI published it"
     rows = read_manifest(ASSETS / "demo" / "manifest.jsonl")
-    assert {row.cohort for row in rows} == {*COHORTS, "typical"}
-    mel, n_frames = model.backbone.features([load(row.path) for row in rows])
-    decoded = decode(model, Batch(n_frames=n_frames, mel=mel))
-    hypotheses = [model.backbone.text(tokens) for tokens in decoded.tokens]
-    counts = score([row.text or "" for row in rows], hypotheses, normaliser("spoken"), "wer")
-    assert error_rate(counts) < 0.6
+    assert {row.cohort for row in rows} == {*COHORTS, "typical", "nonnative"}
+    assert {row.domain for row in rows if row.cohort in COHORTS} == {"simulated"}
+    assert {row.domain for row in rows if row.cohort not in COHORTS} == {"recorded"}
+    texts = {row.id: model.transcribe(row.path).text for row in rows}
+    counts = score(
+        [row.text_clean or row.text or "" for row in rows],
+        [texts[row.id] for row in rows],
+        normaliser("whisper"),
+        "wer",
+    )
+    assert error_rate(counts) < 0.5
     typical = [c for c, row in zip(counts, rows, strict=True) if row.cohort == "typical"]
-    assert error_rate(typical) < 0.35
+    assert error_rate(typical) < 0.2
+    marks = [texts[row.id][-1] for row in rows if row.cohort == "typical"]
+    assert set(marks) <= {*".,?!"}, "it writes as Whisper does"
 
 
 def test_three_seconds_take_well_under_a_second(model) -> None:

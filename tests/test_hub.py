@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from hyperasr import hub
-from hyperasr.backbone import ASSETS
 from hyperasr.card import model_card
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.hub import model_folder, push_to_hub
 from hyperasr.model import HyperASR
+from hyperasr.weights import ASSETS
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.loudness import normalise_loudness
 from hyperasr.model import HyperASR
-from hyperasr.opening import unadapted
 from hyperasr.options import TranscribeOptions
 from hyperasr.recognise import Recogniser
 from hyperasr.search import SearchConfig, text_only
@@ -51,7 +50,7 @@ def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> HyperASR:
-    return unadapted(Backbone.from_pretrained(folder, offline=True))
+    return HyperASR.unadapted(Backbone.from_pretrained(folder, offline=True))
 
 
 def heard_as(model: HyperASR, waveform: np.ndarray) -> tuple[str, float]:

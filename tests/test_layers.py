@@ -68,7 +68,17 @@ LAYERS = [
         "statistics",
         "uncertainty",
     },
-    {"backbone", "checkpoint", "decoder", "languages", "model", "quantize", "whisper"},
+    {
+        "backbone",
+        "checkpoint",
+        "ctranslate2_weights",
+        "decoder",
+        "languages",
+        "model",
+        "quantize",
+        "weights",
+        "whisper",
+    },
     {
         "cache",
         "cache_part",
@@ -112,6 +122,7 @@ LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in name
 ROOMS = {
     "transformers": {
         "hyperasr.backbone",
+        "hyperasr.ctranslate2_weights",
         "hyperasr.decode",
         "hyperasr.decoder",
         "hyperasr.export",

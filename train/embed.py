@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from hyperasr.backbone import ASSETS, Backbone
+from hyperasr.backbone import Backbone
 from hyperasr.caution import CLOUD_FILE
 from hyperasr.files import atomic_folder
 from hyperasr.hub import EMBEDDED
