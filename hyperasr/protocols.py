@@ -80,6 +80,7 @@ PROTOCOLS = {
         Protocol("spoken", "spoken"),
         Protocol("verbatim", "verbatim", references="verbatim"),
         Protocol("whisper", "whisper"),
+        Protocol("spelled", "spelled"),
         Protocol("sap2", "whisper", ("cer", "wer"), references="lower", clip=True),
     )
 }
@@ -92,6 +93,9 @@ def protocol(name: str) -> Protocol:
     - ``verbatim``: what is heard; a word broken off keeps its hyphen. WER first.
     - ``whisper``: as published Whisper tables: what was meant, through Whisper's English
       normaliser, which deletes fillers. WER first.
+    - ``spelled``: as ``whisper``, with letters in a row and numbers in a row joined, for corpora of
+      spelled names, codes, dates and telephone numbers such as AN4. WER first; a spelled name or
+      a telephone number is one word.
     - ``sap2``: as the Speech Accessibility Project Challenge 2: CER first, errors of an utterance
       clipped at 100 %, the better of the verbatim and the clean reference. Two differences: the
       challenge adds rules of its own to Whisper's normaliser (it joins letters that are spelled,

@@ -16,8 +16,8 @@ from hyperasr.errors import ConfigError
 
 __all__ = ["NORMALISERS", "Normaliser", "normaliser"]
 
-# Raise it with every change of what `spoken` or `verbatim` return: the hash in each result file
-# then says that its error rates are not to be compared with older ones.
+# Raise it with every change of what `spoken`, `verbatim` or `spelled` return: the hash in each
+# result file then says that its error rates are not to be compared with older ones.
 VERSION = "1"
 
 # NFKC leaves these alone, or (the acute accent) turns them into a blank, so they are mapped first.
@@ -62,6 +62,11 @@ def normaliser(name: str) -> Normaliser:
       published tables of typical speech, wrong for verbatim transcripts of stuttered speech.
     - ``whisper_basic``: Whisper's normaliser for other languages. Lower case, no brackets, marks,
       symbols and punctuation (also apostrophes) become spaces.
+    - ``spelled``: as ``whisper``, for what people spell and count out, where a reference has every
+      letter and digit as a word and Whisper writes ``U-M-N-Y-H-6``, ``UMNYH6`` or ``412-268``.
+      Letters in a row become one word ("c i n d y" becomes "cindy"), unless all are a, i or o
+      ("am i a"), and so do numbers in a row; a day before its year loses its ending ("march 20th
+      1970" and "March 20, 1970" become "march 201970"). Zeros that a number begins with stay.
 
     Raises:
         ConfigError: no normaliser has this name.
@@ -134,6 +139,32 @@ def _unquote(word: str) -> str:
     return word.strip("'")
 
 
+# Letters with a blank, hyphen, full stop or comma between them; not those of "it's" or "T-shirt".
+_LETTER = r"(?<![^\W\d_])(?<!['\u2019])[a-z](?!-?[^\W\d_]{2}|[^\W\d_]|['\u2019])"
+_LETTERS = re.compile(rf"{_LETTER}(?:[\s.,-]+{_LETTER})+")
+_WORDS_OF_A_LETTER = frozenset("aio")
+# Whisper's normaliser drops the zeros that a number begins with, but keeps "zero" and "oh".
+_LEADING_ZEROS = re.compile(r"(?<![\d.,])0+(?=\d)")
+_DAY = re.compile(r"\b(\d\d?)(?:st|nd|rd|th)(?= \d{4}\b)")  # before its year
+_NUMBERS = re.compile(r"\b(?:one|\d+)(?: (?:one|\d+)\b)+")  # Whisper's rules write 1 as "one"
+
+
+def _join_letters(text: str) -> str:
+    """Write letters that stand in a row as one word: "u m n y h six" becomes "umnyh six"."""
+
+    def joined(run: re.Match[str]) -> str:
+        letters = re.findall("[a-z]", run[0])
+        return run[0] if _WORDS_OF_A_LETTER.issuperset(letters) else "".join(letters)
+
+    return _LETTERS.sub(joined, text.lower())
+
+
+def _join_numbers(text: str) -> str:
+    """Write numbers that stand in a row as one: "march 20th 1970" becomes "march 201970"."""
+    text = _DAY.sub(r"\1", text)
+    return _NUMBERS.sub(lambda run: run[0].replace("one", "1").replace(" ", ""), text)
+
+
 _Rules = tuple[Callable[[str], str], str, Mapping[str, Any]]
 
 
@@ -165,9 +196,21 @@ def _whisper_basic_rules() -> _Rules:
     return BasicTextNormalizer(), whisper_normalizer.__version__, {}
 
 
+def _spelled_rules() -> _Rules:
+    whisper, version, mapping = _whisper_rules()
+
+    def spelled(text: str) -> str:
+        # Letters before Whisper's rules, which take the letter o for a zero.
+        text = _LEADING_ZEROS.sub(lambda zeros: "zero " * len(zeros[0]), _join_letters(text))
+        return _join_numbers(" ".join(whisper(text).split()))
+
+    return spelled, f"{version}/{VERSION}", mapping
+
+
 NORMALISERS: dict[str, Callable[[], _Rules]] = {
     "spoken": _spoken_rules,
     "verbatim": _verbatim_rules,
     "whisper": _whisper_rules,
     "whisper_basic": _whisper_basic_rules,
+    "spelled": _spelled_rules,
 }

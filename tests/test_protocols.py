@@ -54,6 +54,14 @@ def test_empty_references_and_hypotheses() -> None:
     assert protocol("sap2").score([""], ["word"], ["word"]) == [EditCounts(deletions=4)]
 
 
+def test_spelled_counts_a_name_or_a_number_as_one_word() -> None:
+    references = ["u m n y h six", "enter four one two", "june first nineteen ninety"]
+    written = ["UMNYH6", "Enter 413.", "June 1, 1990."]
+    counts = protocol("spelled").score(written, references)
+    assert counts == [EditCounts(2), EditCounts(1, 1), EditCounts(2)]
+    assert error_rate(protocol("whisper").score(written, references)) > 1 / 3
+
+
 def test_every_row_can_say_how_it_was_scored() -> None:
     for name, made in PROTOCOLS.items():
         norm = normaliser(made.normaliser_name)

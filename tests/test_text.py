@@ -53,7 +53,50 @@ def test_table(row: tuple[str, ...]) -> None:
 
 
 def test_the_table_knows_every_normaliser() -> None:
-    assert list(NORMALISERS) == NAMES
+    assert list(NORMALISERS) == [*NAMES, "spelled"]
+
+
+SPELLED = [
+    ("c i n d y", "C-I-N-D-Y.", "cindy"),
+    ("u m n y h six", "UMNYH6", "umnyh 6"),
+    ("u m n y h six", "U.M.N.Y.H. 6.", "umnyh 6"),
+    ("t r e n t o n", "TRENTON", "trenton"),
+    ("n l n s one seventy five", "N-L-N-S175.", "nlns 175"),
+    ("erase o j t k s thirty five", "Erase O, J, T, K, S, 35.", "erase ojtks 35"),
+    ("five one one five m a r g a r e t", "5115 Margaret", "5115 margaret"),
+    ("two six eight five nine five two", "268-5952.", "2685952"),
+    ("four one two two six eight", "4 1 2 2 6 8", "412268"),
+    ("one five two one three", "1 5 2 1 3", "15213"),
+    ("one eleven", "1-11.", "111"),
+    ("oh six oh seven sixty six", "06-07-66", "060766"),
+    ("double oh seven", "007", "007"),
+    ("twelve ten sixty nine", "12, 10, 69.", "121069"),
+    ("june eleventh nineteen sixty seven", "June 11, 1967.", "june 111967"),
+    ("august twenty fourth nineteen fifty two", "August 24th 1952.", "august 241952"),
+    ("seven may nineteen forty four", "7 May 1944", "7 may 1944"),
+    ("e a s t eighty fifth s t r e e t", "East 85th Street", "east 85th street"),
+    ("enter one", "Enter 1.", "enter one"),
+]
+
+
+@pytest.mark.parametrize(("reference", "written", "same"), SPELLED)
+def test_what_is_spelled_is_what_is_written(reference: str, written: str, same: str) -> None:
+    norm = normaliser("spelled")
+    assert [norm(reference), norm(written), norm(same)] == [same] * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Am I a fool, or is it a joke? I'd say it's a joke.",
+        "It\u2019s a wonderful concept; that's a long way to run.",
+        "She bought an x-ray of a T-shirt for $20 on the 5th.",
+        "Oh, the first one was worth 3.5 of the 1,005 in chapter thirteen.",
+        "No one had seen the colour of his eyes.",
+    ],
+)
+def test_prose_is_spelled_as_whisper_has_it(text: str) -> None:
+    assert normaliser("spelled")(text) == normaliser("whisper")(text)
 
 
 def test_only_whisper_deletes_fillers() -> None:
