@@ -20,6 +20,7 @@ from hyperasr.backbone import Backbone
 from hyperasr.caution import CLOUD_FILE
 from hyperasr.files import atomic_folder
 from hyperasr.hub import EMBEDDED
+from hyperasr.weights import ASSETS
 from train.program import read_config, run_program
 
 

@@ -1,11 +1,11 @@
 """Start without any atypical data: from a Whisper and typical transcribed speech to a model.
 
-    python -m train.from_typical --backbone openai/whisper-tiny --speech FOLDER --out runs/mine
+    python -m train.from_typical --backbone tiny.en --speech FOLDER --out runs/mine
 
 simulates the cohorts on recordings in any generic layout (a manifest, WAV beside TXT, LibriSpeech,
 Kaldi, ...), caches what the encoder hears, meta-trains a hypernetwork and leaves a model folder in
-OUT/best that ``hyperasr transcribe --model`` takes. Time and disk are estimated and printed first;
-an interrupted run goes on.
+OUT/best that ``hyperasr transcribe --model`` takes. Recordings of other cohorts that are among them
+are used as they are. Time and disk are estimated and printed first; an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from hyperasr.backbone import Backbone
 from hyperasr.cache import CacheConfig, estimate_bytes
 from hyperasr.cohorts.corpora import prepare
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.cohorts.views import Variety, View, plan_views, realise
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL, Variety, View, realise
 from hyperasr.errors import ConfigError
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.speaker import speaker_encoder
 from hyperasr.types import Batch, EncoderOutput, Utterance
+from train.data.split import by_cohort, in_lower_case
 from train.loop import LoopConfig
 from train.meta import MetaConfig, run
 from train.program import read_config, run_program
-from train.views import LONGEST_S, development_plan, seconds
+from train.views import LONGEST_SIMULATED_S, development_plan, training_plan, usable
 
 __all__ = ["StartConfig", "meta_config", "split_speakers"]
 
@@ -45,8 +47,8 @@ class StartConfig:
 
     speech: Path
     """A manifest (``.jsonl``), or a folder of recordings with transcripts in a generic layout."""
-    backbone: str = "micro"
-    """Frozen Whisper: ``micro``, a folder in the Hugging Face layout, or a hub name."""
+    backbone: str = "tiny.en"
+    """Frozen Whisper: ``tiny.en``, a folder in the Hugging Face layout, or a hub name."""
     audio_context: str | None = None
     """``trimmed`` encodes the real length of each utterance, several times faster, and leaves the
     adapters to make up for what a checkpoint trained on 30 s loses; ``full`` encodes 30 s; None
@@ -80,10 +82,10 @@ class StartConfig:
 
 
 def read_speech(speech: Path) -> list[Utterance]:
-    """Return the typical utterances with text, and print what was left out.
+    """Return the utterances with text, and print what was left out.
 
     Raises:
-        ManifestError, ConfigError: nothing usable there.
+        ManifestError, ConfigError: no typical speech that is usable there.
     """
     if speech.is_file():
         rows = read_manifest(speech)
@@ -91,53 +93,53 @@ def read_speech(speech: Path) -> list[Utterance]:
         prepared = prepare("generic", speech)
         rows = list(prepared)
         print("\n".join(prepared.report.lines()))
-    kept = [
-        replace(row, path=str(Path(row.path).resolve()))
-        for row in rows
-        if row.text and row.cohort == "typical" and seconds(row) <= LONGEST_S
-    ]
-    if len(kept) < len(rows):
-        print(
-            f"{len(rows) - len(kept)} left out: without text, not typical, or over {LONGEST_S:g} s"
-        )
-    if len(kept) < 2:
+    lengths, left_out = usable(rows, COHORTS)
+    for (cohort, reason), n in sorted(left_out.items()):
+        print(f"{n} {cohort} recordings left out, {reason}")
+    kept = [replace(row, path=str(Path(row.path).resolve())) for row in lengths]
+    n_typical = sum(row.cohort == TYPICAL for row in kept)
+    if n_typical < 2:
         raise ConfigError(
-            f"{speech} has {len(kept)} typical utterances with text of at most {LONGEST_S:g} s; "
-            "meta-training needs hundreds, of many speakers"
+            f"{speech} has {n_typical} typical utterances with text of at most "
+            f"{LONGEST_SIMULATED_S:g} s; meta-training needs hundreds, of many speakers"
         )
-    if all((row.text or "").isupper() for row in kept):
-        # Else the adapters would learn to write so.
-        print("all texts are in capitals: they are taken in lower case")
-        kept = [replace(row, text=(row.text or "").lower()) for row in kept]
+    if n_typical < len(kept):
+        print(f"{len(kept) - n_typical} recordings are not of typical speech: used as they are")
+    kept, loud = in_lower_case(kept)
+    for source in loud:
+        print(f"{source or 'all'}: texts are in capitals, they are taken in lower case")
     return kept
 
 
 def split_speakers(
     rows: Sequence[Utterance], share: float
 ) -> tuple[list[Utterance], list[Utterance]]:
-    """Keep whole speakers out for development; the same ones whatever else is in the data.
+    """Keep whole speakers of every cohort out for development; always the same ones.
 
-    With fewer than three speakers utterances are kept out instead, and the log says so.
+    With fewer than three speakers of a cohort utterances are kept out instead, and the log says so.
     """
 
     def order(name: str) -> str:
         return hashlib.sha256(name.encode()).hexdigest()
 
-    speakers = sorted({row.speaker for row in rows}, key=order)
-    if len(speakers) >= 3:
-        out = set(speakers[: max(1, round(share * len(speakers)))])
-        dev = [row for row in rows if row.speaker in out]
-    else:
+    dev_ids: set[str] = set()
+    for cohort, own in by_cohort(rows).items():
+        speakers = sorted({row.speaker for row in own}, key=order)
+        if len(speakers) >= 3:
+            out = set(speakers[: max(1, round(share * len(speakers)))])
+            dev_ids |= {row.id for row in own if row.speaker in out}
+            continue
         log.warning(
-            "only %d speakers: utterances are kept out instead of speakers, so the measured error "
-            "says little about new voices",
+            "only %d speakers of the cohort %s: utterances are kept out instead of speakers, so "
+            "the measured error says little about new voices",
             len(speakers),
+            cohort,
         )
-        chosen = sorted(rows, key=lambda row: order(row.id))
-        dev = chosen[: max(1, round(share * len(rows)))]
-    dev_ids = {row.id for row in dev}
+        chosen = sorted(own, key=lambda row: order(row.id))
+        n_out = min(max(1, round(share * len(own))), len(own) - 1)  # one utterance alone trains
+        dev_ids |= {row.id for row in chosen[:n_out]}
     train = [replace(row, split="train") for row in rows if row.id not in dev_ids]
-    return train, [replace(row, split="dev") for row in dev]
+    return train, [replace(row, split="dev") for row in rows if row.id in dev_ids]
 
 
 def meta_config(config: StartConfig) -> MetaConfig:
@@ -202,20 +204,14 @@ def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Uttera
     Evaluating the model on the utterances kept out, eight times, is not in it.
     """
     backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
-    views = plan_views(
-        rows,
-        seed=config.view_seed,
-        people_per_speaker=config.people_per_speaker,
-        typical_share=config.typical_share,
-        variety=config.variety,
-    )
+    views = training_plan(config, rows)
     sample = views[:: max(1, len(views) // _SAMPLE)][:_SAMPLE]
     view_s, step_s = timed(config, backbone, sample)
-    views += development_plan(dev)
+    views += development_plan(dev, config.simulate)
     n_bytes = estimate_bytes(views, backbone, CacheConfig(config.speaker, config.keep_mel))
     minutes = len(views) * view_s / max(1, config.workers) / 60
     return (
-        f"{len(rows) + len(dev)} recordings, {len(views)} simulated and typical views: "
+        f"{len(rows) + len(dev)} recordings, {len(views)} views of them: "
         f"about {n_bytes / 2**30:.2f} GiB on disk, {minutes:.1f} min to simulate and encode, "
         f"{config.loop.steps * step_s / 60:.1f} min to train {config.loop.steps} steps"
     )

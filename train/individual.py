@@ -48,6 +48,7 @@ from hyperasr.text import normaliser
 from hyperasr.types import Batch
 from train.loop import LoopConfig
 from train.program import fit_and_report, read_config, run_program, start
+from train.views import LONGEST_SIMULATED_S, check_text, usable
 
 __all__ = ["Enrolment", "IndividualConfig", "People", "enrol"]
 
@@ -58,12 +59,13 @@ log = logging.getLogger("train.individual")
 class IndividualConfig:
     """Who enrols with how much, and how their adapters are trained."""
 
-    backbone: str = "micro"
-    """Frozen Whisper: ``micro``, a folder or a hub name."""
-    manifest: Path = Path("runs/recordings/test.jsonl")
+    backbone: str = "tiny.en"
+    """Frozen Whisper: ``tiny.en``, a folder or a hub name."""
+    manifest: Path = Path("runs/data/test.jsonl")
     """Recordings of the people; those of `eval.zero_shot` by default."""
     cohorts: tuple[str, ...] = (*COHORTS, TYPICAL)
-    """Cohorts to simulate; ``[typical]`` takes the recordings as they are."""
+    """What becomes of typical recordings: cohorts to simulate, and ``typical`` for them as they
+    are. People of any other cohort enrol with their own."""
     severities: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Severities, in turn within a person; `eval.zero_shot` has the same."""
     view_seed: int = 9_000
@@ -261,7 +263,7 @@ def measure(model: HyperASR, people: People, chosen: dict[str, Enrolment]) -> di
     measures: dict[str, Any] = {}
     for system, adapt in (("backbone", False), ("individual_lora", True)):
         hypotheses = decode_rows(model, people, rows, adapt=adapt)
-        counts = score(texts, hypotheses, normaliser("spoken"), "wer")
+        counts = score(texts, hypotheses, normaliser("whisper"), "wer")
         measures[system] = {
             name: error_rate([c for c, own in zip(counts, cohorts, strict=True) if own == name])
             for name in sorted(set(cohorts))
@@ -270,13 +272,25 @@ def measure(model: HyperASR, people: People, chosen: dict[str, Enrolment]) -> di
 
 
 def people_of(config: IndividualConfig, backbone: Backbone) -> People:
-    """Simulate and encode the people's utterances, or take what is cached of them."""
+    """Encode the people's utterances, simulated or as recorded, or take what is cached of them.
+
+    Raises:
+        ConfigError: a cohort without any text.
+    """
+    rows = read_manifest(config.manifest)
+    check_text(rows, config.manifest)
+    lengths, left_out = usable(rows, simulate=())
+    for (cohort, reason), n in sorted(left_out.items()):
+        log.warning("%s: %d %s recordings left out, %s", config.manifest, n, cohort, reason)
     views = plan_views(
-        read_manifest(config.manifest),
-        seed=config.view_seed,
-        cohorts=config.cohorts,
-        severities=config.severities,
+        lengths, seed=config.view_seed, cohorts=config.cohorts, severities=config.severities
     )
+    # After the plan, as in the evaluation, so that people have the same severities in both.
+    views = [v for v in views if not v.simulates or lengths[v.utterance] <= LONGEST_SIMULATED_S]
+    for cohort, domain in sorted({(view.cohort, view.domain) for view in views}):
+        own = [view for view in views if (view.cohort, view.domain) == (cohort, domain)]
+        n_people = len({view.person for view in own})
+        log.info("%s, %s: %d utterances of %d people", cohort, domain, len(own), n_people)
     folder = build_cache(
         config.cache,
         views,

@@ -1,4 +1,4 @@
-"""Meta-train a source of adapters over the simulated cohorts and typical speech.
+"""Meta-train a source of adapters over cohorts, recorded or simulated, and typical speech.
 
     accelerate launch -m train.meta --config train/configs/hypernet.yaml
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.sampler import check_source_share
+from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import Variety
 from hyperasr.config import to_dict
 from hyperasr.errors import ConfigError
@@ -46,15 +47,18 @@ log = logging.getLogger("train.meta")
 class MetaConfig:
     """What is trained, on what, for how long."""
 
-    backbone: str = "micro"
-    """Frozen Whisper: ``micro``, a folder or a hub name."""
+    backbone: str = "tiny.en"
+    """Frozen Whisper: ``tiny.en``, a folder or a hub name."""
     audio_context: str | None = None
     """What its encoder hears: ``trimmed`` to the real length, as the model then also does in use,
     ``full`` for 30 s; None as the checkpoint says."""
-    train: Path = Path("runs/recordings/train.jsonl")
-    """Manifest of typical recordings with text."""
-    dev: Path = Path("runs/recordings/dev.jsonl")
+    train: Path = Path("runs/data/train.jsonl")
+    """Manifest of recordings with text. Typical ones are also simulated on; those of any other
+    cohort are used as they were recorded."""
+    dev: Path = Path("runs/data/dev.jsonl")
     """Manifest of speakers kept out for choosing the best checkpoint."""
+    simulate: tuple[str, ...] = COHORTS
+    """Cohorts to simulate on typical recordings; empty simulates nothing."""
     cache: Path = Path("runs/cache")
     """Folder of all caches."""
     out: Path = Path("runs/hypernet")
@@ -72,7 +76,8 @@ class MetaConfig:
     people_per_speaker: int = 2
     """Simulated people that share a real voice in each cohort and set."""
     typical_share: float = 0.5
-    """Share of the recordings that also count as they are, in [0, 1]."""
+    """Share of the typical recordings that also count as they are, in [0, 1]; all of them do where
+    nothing is simulated."""
     same_person_share: float = 0.0
     """Share of the utterances that train with the embedding of another utterance of the same
     simulated person, in [0, 1]: an embedding of one's own can be learned by heart."""
@@ -102,6 +107,10 @@ class MetaConfig:
 
     def __post_init__(self) -> None:
         check_source_share(self.source_share)
+        if unknown := [cohort for cohort in self.simulate if cohort not in COHORTS]:
+            raise ConfigError(
+                f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}"
+            )
         if not 0 <= self.same_person_share <= 1:
             raise ConfigError(
                 f"same_person_share is {self.same_person_share}; it must be in [0, 1]"
@@ -151,17 +160,43 @@ def data_of(
     """Return the training batches and the development rows; the main process makes the caches."""
     with accelerator.main_process_first():
         main = accelerator.is_main_process
+        plan = development_views(config.dev, config.simulate)
         views = Views(config, backbone, accelerator.num_processes, builds=main)
         dev_folder = build_cache(
             config.cache,
-            development_views(config.dev),
+            plan,
             config.backbone,
             CacheConfig(config.speaker, views.drawing[1].keeps_mel),
             backbone=backbone,
             workers=config.workers,
             device=config.encode_on,
         )
-    return views, of_cohorts(Cache([dev_folder], backbone), config.cohorts)
+    return views, chosen_on(Cache([dev_folder], backbone), views.drawing[1], config)
+
+
+def chosen_on(dev: Cache, train: Cache, config: MetaConfig) -> Cache:
+    """Return the development rows that choose the checkpoint; the log names cohorts without any.
+
+    Factors by cohort exist for what is trained on, so other cohorts' rows are left out with them.
+
+    Raises:
+        ConfigError: no row is left.
+    """
+    trained, there = set(train.meta["cohort"]), set(dev.meta["cohort"])
+    wanted = set(config.cohorts) or trained | there
+    if (config.source.settings or {}).get("by") == "cohort":
+        wanted &= trained
+    if not wanted & there:
+        raise ConfigError(
+            f"{config.dev} has nobody of the cohorts {', '.join(sorted(wanted))} to choose a "
+            f"checkpoint by, only of {', '.join(sorted(there))}; keep some of their speakers out"
+        )
+    for cohort in sorted(wanted & trained - there):
+        log.warning("%s has nobody of the cohort %s to choose a checkpoint by", config.dev, cohort)
+    if there <= wanted:
+        return dev
+    log.info("the checkpoint is chosen by %s", ", ".join(sorted(wanted & there)))
+    return of_cohorts(dev, sorted(wanted & there))
 
 
 def with_groups(source: SourceConfig, cache: Cache) -> SourceConfig:

@@ -57,7 +57,7 @@ def decode_together(model: HyperASR, cache: Any, *, adapt: bool = True) -> list[
 def evaluate(model: HyperASR, cache: Any, adapt: bool = True) -> dict[str, float]:
     """Return word error rates of the development views by cohort; the score weighs them alike."""
     hypotheses = decode_together(model, cache, adapt=adapt)
-    counts = score(cache.meta["text"], hypotheses, normaliser("spoken"), "wer")
+    counts = score(cache.meta["text"], hypotheses, normaliser("whisper"), "wer")
     measures = {}
     for cohort in sorted(set(cache.meta["cohort"])):
         chosen = [c for c, name in zip(counts, cache.meta["cohort"], strict=True) if name == cohort]

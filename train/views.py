@@ -1,4 +1,4 @@
-"""The training rows: caches of simulated views, the later sets made while training goes on."""
+"""The training rows: caches of views, simulated and as recorded; later sets are made meanwhile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.sampler import BalancedSampler
-from hyperasr.cohorts.views import View, plan_views
+from hyperasr.cohorts.views import TYPICAL, View, plan_views
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
+from hyperasr.mel import CHUNK_S
 from hyperasr.speaker import speaker_encoder
 from hyperasr.types import Batch, Utterance
 from train.augment import vary_features
@@ -33,17 +35,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LONGEST_S",
+    "LONGEST_SIMULATED_S",
     "Views",
+    "check_text",
     "development_plan",
     "development_views",
     "of_cohorts",
     "seconds",
     "trainable",
+    "training_plan",
+    "usable",
 ]
 
 log = logging.getLogger("train.meta")
-LONGEST_S = 20.0
-"""Of a recording, in seconds; leaves room in Whisper's 30 s for repetitions and pauses."""
+LONGEST_S = float(CHUNK_S)
+"""Of a recording that is used as it is, in seconds."""
+LONGEST_SIMULATED_S = 20.0
+"""Of one that is simulated on: leaves room in Whisper's 30 s for repetitions and pauses."""
 
 
 class Views:
@@ -68,7 +76,7 @@ class Views:
         self.config, self.backbone = config, backbone
         self.embed = _embedder(config, backbone) if config.features.embed else None
         self.n_batches = config.loop.steps * config.loop.accumulate * n_processes
-        self.recordings = trainable(read_manifest(config.train), config.train)
+        self.recordings = trainable(read_manifest(config.train), config.train, config.simulate)
         self.caches: list[Path] = [self._build(0)]
         self.drawing = (0, *self._rows(0))
         self.maker: threading.Thread | None = None
@@ -82,14 +90,7 @@ class Views:
 
     def plan(self, index: int) -> list[View]:
         """Return the views of set `index`."""
-        config = self.config
-        return plan_views(
-            self.recordings,
-            seed=config.view_seed + index,
-            people_per_speaker=config.people_per_speaker,
-            typical_share=config.typical_share,
-            variety=config.variety,
-        )
+        return training_plan(self.config, self.recordings, index)
 
     def __call__(self, number: int) -> Batch:
         """Return batch `number`; waits for the view sets it draws from."""
@@ -190,24 +191,75 @@ def _embedder(config: MetaConfig, backbone: Backbone) -> Callable[[Batch], Tenso
     return embed
 
 
-def trainable(rows: Sequence[Utterance], where: Path) -> list[Utterance]:
-    """Return the rows with text that are short enough to be simulated; the log counts the others.
+def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -> list[Utterance]:
+    """Return the rows with text that are short enough; the log says what was found and left out.
+
+    Args:
+        rows: of a manifest.
+        where: the manifest, for messages.
+        simulate: cohorts that are simulated on typical rows.
+    Raises:
+        ConfigError: none is left, or a cohort has no text at all.
+    """
+    check_text(rows, where)
+    lengths, left_out = usable(rows, simulate)
+    for (cohort, reason), n in sorted(left_out.items()):
+        n_all = sum(row.cohort == cohort for row in rows)
+        log.warning("%s: %d of %d %s recordings left out, %s", where, n, n_all, cohort, reason)
+    if not lengths:
+        raise ConfigError(f"{where} has no utterance with text of at most {LONGEST_S:g} s")
+    for cohort, domain in sorted({(row.cohort, row.domain) for row in lengths}):
+        own = [row for row in lengths if (row.cohort, row.domain) == (cohort, domain)]
+        log.info(
+            "%s: %s, %s: %d recordings of %d speakers, %.1f min%s",
+            where,
+            cohort,
+            domain,
+            len(own),
+            len({row.speaker for row in own}),
+            sum(lengths[row] for row in own) / 60,
+            f"; simulated on: {', '.join(simulate)}" if simulate and cohort == TYPICAL else "",
+        )
+    if all(row.cohort != TYPICAL for row in lengths):
+        log.warning(
+            "%s: there is no typical speech, so nothing is simulated, and harm done to typical "
+            "speech is neither measured nor penalised",
+            where,
+        )
+    return list(lengths)
+
+
+def check_text(rows: Sequence[Utterance], where: Path) -> None:
+    """Refuse a cohort of which nobody knows what was said.
 
     Raises:
-        ConfigError: none is left.
+        ConfigError: the cohort, its corpus and what to do, in one line.
     """
-    kept = [row for row in rows if row.text and seconds(row) <= LONGEST_S]
-    if len(kept) < len(rows):
-        log.warning(
-            "%s: %d of %d utterances left out, without text or of more than %g s",
-            where,
-            len(rows) - len(kept),
-            len(rows),
-            LONGEST_S,
+    for cohort in sorted({row.cohort for row in rows} - {row.cohort for row in rows if row.text}):
+        own = [row for row in rows if row.cohort == cohort]
+        corpora = ", ".join(sorted({row.source for row in own if row.source})) or "no named corpus"
+        raise ConfigError(
+            f"{where}: none of the {len(own)} recordings of the cohort {cohort!r} ({corpora}) has "
+            "a text, so there is nothing to learn or to score; add transcripts, or take its rows "
+            "out of the manifest"
         )
-    if not kept:
-        raise ConfigError(f"{where} has no utterance with text of at most {LONGEST_S:g} s")
-    return kept
+
+
+def usable(
+    rows: Sequence[Utterance], simulate: Sequence[str]
+) -> tuple[dict[Utterance, float], Counter[tuple[str, str]]]:
+    """Return usable rows with their length in seconds, and how many are not, by (cohort, why)."""
+    kept: dict[Utterance, float] = {}
+    left_out: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        longest_s = LONGEST_SIMULATED_S if simulate and row.cohort == TYPICAL else LONGEST_S
+        if not row.text:
+            left_out[row.cohort, "without text"] += 1
+        elif (length_s := seconds(row)) > longest_s:
+            left_out[row.cohort, f"of more than {longest_s:g} s"] += 1
+        else:
+            kept[row] = length_s
+    return kept, left_out
 
 
 def seconds(row: Utterance) -> float:
@@ -215,14 +267,31 @@ def seconds(row: Utterance) -> float:
     return (duration_s(row.path) if row.end_s is None else row.end_s) - row.start_s
 
 
-def development_views(manifest: Path) -> list[View]:
+def training_plan(config: MetaConfig, rows: Sequence[Utterance], index: int = 0) -> list[View]:
+    """Return view set `index` of a training: rows simulated on where typical, else as recorded."""
+    return plan_views(
+        rows,
+        seed=config.view_seed + index,
+        cohorts=(*config.simulate, TYPICAL),
+        people_per_speaker=config.people_per_speaker,
+        # Beside simulated views typical ones are many; without, they are all there is.
+        typical_share=config.typical_share if config.simulate else 1.0,
+        variety=config.variety,
+    )
+
+
+def development_views(manifest: Path, simulate: Sequence[str]) -> list[View]:
     """Return the fixed views of held-out speakers that choose the best checkpoint."""
-    return development_plan(trainable(read_manifest(manifest), manifest))
+    return development_plan(trainable(read_manifest(manifest), manifest, simulate), simulate)
 
 
-def development_plan(rows: Sequence[Utterance]) -> list[View]:
-    """Return the fixed views of some utterances in every cohort, at three severities in turn."""
-    return plan_views(rows, seed=7_000, severities=(0.3, 0.6, 0.9))
+def development_plan(rows: Sequence[Utterance], simulate: Sequence[str]) -> list[View]:
+    """Return the fixed views of some utterances: as recorded, and typical ones also simulated on.
+
+    Simulated people are of three severities in turn.
+    """
+    cohorts = (*simulate, TYPICAL)
+    return plan_views(rows, seed=7_000, cohorts=cohorts, severities=(0.3, 0.6, 0.9))
 
 
 def of_cohorts(cache: Cache, cohorts: Sequence[str]) -> Cache:

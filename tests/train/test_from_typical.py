@@ -78,7 +78,9 @@ def test_real_speech_and_the_embedded_backbone(
         shutil.copy(root / path, speech / path)
     (speech / "manifest.csv").write_text("\n".join([head, *chosen]) + "\n")
     out = tmp_path / "mine"
-    arguments = f"--speech {speech} --out {out} --steps 2 --batch_size 4 --workers 1"
+    # On 30 s of tiny.en this would take a minute.
+    arguments = f"--backbone micro --speech {speech} --out {out} --steps 2 --batch_size 4"
+    arguments += " --workers 1"
     monkeypatch.setattr("sys.argv", ["from_typical", *arguments.split()])
     start()
     printed = capsys.readouterr().out
@@ -104,6 +106,10 @@ def test_speakers_are_split_whole_and_always_alike() -> None:
     train, dev = split_speakers(alone, 0.1)
     assert (len(train), len(dev)) == (54, 6), "of one speaker utterances are kept out"
     assert {row.id for row in train}.isdisjoint(row.id for row in dev)
+    patients = [replace(u, id=f"p{u.id}", speaker=f"p{u.speaker}", cohort="als") for u in rows[:12]]
+    train, dev = split_speakers([*rows, *patients], 0.1)
+    assert {row.speaker for row in again} == {u.speaker for u in dev if u.cohort == "typical"}
+    assert len({u.speaker for u in dev if u.cohort == "als"}) == 1, "every cohort has its own"
 
 
 def test_what_cannot_be_used_is_left_out(
@@ -111,12 +117,15 @@ def test_what_cannot_be_used_is_left_out(
 ) -> None:
     rows = read_manifest(corpus / "train.jsonl")
     rows[0] = replace(rows[0], text=None)
-    rows[1] = replace(rows[1], cohort="parkinson")
+    rows[1] = replace(rows[1], cohort="als", end_s=25.0)
     rows[2] = replace(rows[2], end_s=25.0)
     write_manifest(tmp_path / "m.jsonl", rows)
     kept = read_speech(tmp_path / "m.jsonl")
-    assert [row.id for row in kept] == [row.id for row in rows[3:]]
-    assert "3 left out" in capsys.readouterr().out
+    assert [row.id for row in kept] == [rows[1].id, *(row.id for row in rows[3:])]
+    printed = capsys.readouterr().out
+    assert "1 typical recordings left out, without text" in printed
+    assert "1 typical recordings left out, of more than 20 s" in printed
+    assert "1 recordings are not of typical speech: used as they are" in printed
     write_manifest(tmp_path / "m.jsonl", rows[:3])
     with pytest.raises(ConfigError, match="has 0 typical utterances with text"):
         read_speech(tmp_path / "m.jsonl")

@@ -24,14 +24,14 @@ from hyperasr.types import Utterance
 
 __all__ = ["describe", "prepare"]
 
-# Our choice: what is not Parkinson's is a motor disorder of speech. `etiology` keeps the cause.
+# A cohort is an etiology, so that one can be left out of a training; other names are `unknown`.
 _COHORTS = {
     "parkinson": "parkinson",
-    "als": "dysarthria",
-    "amyotrophic": "dysarthria",
-    "cerebral": "dysarthria",
-    "down": "dysarthria",
-    "stroke": "dysarthria",
+    "als": "als",
+    "amyotrophic": "als",
+    "cerebral": "cerebral_palsy",
+    "down": "down_syndrome",
+    "stroke": "stroke",
 }
 _SPLITS = ("train", "dev", "test", "test1", "test2")
 _ARCHIVES = (".tar", ".7z", ".7z.001", ".zip")
@@ -48,7 +48,7 @@ def describe() -> Description:
         citation="Hasegawa-Johnson et al. 2024, Community-supported shared infrastructure in "
         "support of speech accessibility, Journal of Speech, Language, and Hearing Research",
         languages=("en",),
-        cohorts=("parkinson", "dysarthria"),
+        cohorts=tuple(dict.fromkeys(_COHORTS.values())),
         n_speakers=None,
         has_text=True,
     )
@@ -258,8 +258,9 @@ def _load(path: Path, report: Report, shown: str = "") -> Any:
 
 
 def _cohort(etiology: str) -> str:
-    words = etiology.lower()
-    return next((cohort for word, cohort in _COHORTS.items() if word in words), "unknown")
+    # From the beginning of a word: "palsy" has "als" in it.
+    begins = (c for word, c in _COHORTS.items() if re.search(rf"\b{word}", etiology.lower()))
+    return next(begins, "unknown")
 
 
 def _prompt(prompt: dict[str, Any]) -> dict[str, str]:

@@ -145,7 +145,7 @@ def test_layouts(layout: str, tree: Tree) -> None:
         }
     )
     (row,) = sap.prepare(root)
-    assert (row.text, row.split, row.cohort) == ("yes", split, "dysarthria")
+    assert (row.text, row.split, row.cohort) == ("yes", split, "stroke")
 
 
 def test_etiology_and_split_from_lists(tree: Tree) -> None:
@@ -162,7 +162,7 @@ def test_etiology_and_split_from_lists(tree: Tree) -> None:
     prepared = sap.prepare(root)
     found = [(row.cohort, row.etiology, row.split) for row in prepared]
     assert found == [
-        ("dysarthria", "ALS", "dev"),
+        ("als", "ALS", "dev"),
         ("unknown", None, "train"),
         ("unknown", None, "test2"),
     ]
@@ -170,7 +170,7 @@ def test_etiology_and_split_from_lists(tree: Tree) -> None:
         "a recording whose etiology nothing tells (option etiology)": 2
     }
     given = [row.cohort for row in sap.prepare(root, etiology="Cerebral Palsy")]
-    assert given == ["dysarthria"] * 3
+    assert given == ["als", "cerebral_palsy", "cerebral_palsy"]
     assert next(iter(sap.prepare(root, etiology="Down Syndrome"))).etiology == "ALS"
 
 
