@@ -1,6 +1,7 @@
 """The bench that every evaluation program shares: who is tested, on what, decoded once.
 
-The test set is a fixed plan of simulated views of speakers nobody trained on. A `Bench` opens
+The test set is a fixed plan of views of speakers nobody trained on: recorded cohorts as they are,
+typical recordings also as simulated people would say them. A `Bench` prints what it found, opens
 systems by name and folder, refuses training data that leak into the test, decodes each system
 (and its controls), and keeps every hypothesis in a store, so that several programs do not decode
 the same thing twice and an interrupted evaluation goes on.
@@ -8,7 +9,7 @@ the same thing twice and an interrupted evaluation goes on.
     bench = Bench(config)
     texts = bench.decode("hypernet")  # one hypothesis a row of the test set
     scores = bench.scores(["backbone", "hypernet", "hypernet_shuffled"])
-    rows = scores.rows(scores.pick(cohort="stuttering"), "stuttering", "all")
+    rows = [row for group in scores.groups() for row in scores.group_rows(group)]
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from eval.controls import CONTROLS, control_embeddings
+from eval.controls import CONTROLS, control_embeddings, impossible
+from eval.looks import note_look
+from eval.plain import plain_tokens
 from eval.references import verbatim_text
-from eval.scores import Scores
+from eval.scores import RECORDED, SIMULATED, Scores, labels
 from eval.store import Store
-from eval.systems import BACKBONE, System, open_system, view_of
-from eval.testset import SEVERITIES, TEST_SEED, BenchConfig, fixed_views
+from eval.systems import BACKBONE, System, open_system, open_unadapted, view_of
+from eval.testset import SEVERITIES, TEST_SEED, BenchConfig, fixed_views, print_found
 from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.splits import check_leaks
-from hyperasr.cohorts.views import plan_key
+from hyperasr.cohorts.views import TYPICAL, plan_key
 from hyperasr.decode import decode_tokens
 from hyperasr.errors import ConfigError
 from hyperasr.protocols import protocol
@@ -62,14 +65,21 @@ class Bench:
 
     def __init__(self, config: BenchConfig, backbone: Backbone | None = None) -> None:
         self.config = config
+        self.views = fixed_views(config)
+        found = [(v.cohort, v.domain, v.utterance.source, v.utterance.speaker) for v in self.views]
+        print_found(config.test, found, config.simulate)
         self.backbone = backbone or Backbone.from_pretrained(config.backbone)
         self.protocol = protocol(config.protocol)
-        self.views = fixed_views(config.test)
         self.store = Store(config.store, plan_key(self.views), len(self.views))
-        self.systems: dict[str, System] = {BACKBONE: open_system(BACKBONE, None, self.backbone)}
+        self.systems: dict[str, System] = {
+            name: open_unadapted(name, self.backbone) for name in config.unadapted
+        }
         for name, folder in config.systems.items():
             self.add(name, folder)
         self._checked: set[Path] = set()
+        # Shared with benches beside this one, so that what was said is not said again.
+        self._looked: set[str] = set()
+        self._left_out: set[str] = set()
         self.check_leaks()
         self._caches: dict[str, Cache] = {}
         self._embeddings: dict[str, Tensor] = {}
@@ -161,10 +171,17 @@ class Bench:
         return [row for row, view in enumerate(self.views) if view.id in recognised]
 
     def column(self, name: str) -> list[Any]:
-        """Return a column of the test set: id, speaker, cohort, severity, source, text, person."""
-        if name == "person":
-            return [view.person for view in self.views]
+        """Return a column of the test set: id, speaker, person, cohort, domain, severity (None
+        where nobody knows it), source or text."""
         return list(self.rows.meta[name])
+
+    @property
+    def described(self) -> str:
+        """What is tested and how it is scored, for the head of a result file."""
+        domains = {view.domain for view in self.views if view.cohort != TYPICAL}
+        kinds = " and ".join(d for d in (RECORDED, SIMULATED) if d in domains)
+        what = f"{kinds} cohorts" if kinds else "typical speech"
+        return f"{what}, held-out speakers, {self.protocol.name}"
 
     def verbatim(self) -> list[str]:
         """Return what is heard in each row, repetitions and fillers included; made once."""
@@ -182,7 +199,8 @@ class Bench:
     def names(self, controls: bool = True) -> list[str]:
         """List what can be decoded: every system, each followed by its controls.
 
-        What follows a colon in a name tells variants of one system apart.
+        What follows a colon in a name tells variants of one system apart. Controls for which the
+        test set has too few speakers or cohorts are left out; the log says why.
         """
         names = []
         for name, system in self.systems.items():
@@ -193,8 +211,19 @@ class Bench:
                 and system.conditioned
                 and (wanted is None or name.partition(":")[0] in wanted)
             ):
-                names += [f"{name}_{control}" for control in CONTROLS]
+                names += [f"{name}_{control}" for control in CONTROLS if self._allows(control)]
         return names
+
+    def _allows(self, control: str) -> bool:
+        speakers = [view.utterance.speaker for view in self.views]
+        reason = impossible(control, speakers, self._labels())
+        if reason and control not in self._left_out:
+            log.warning("the control %r is left out: %s", control, reason)
+            self._left_out.add(control)
+        return reason is None
+
+    def _labels(self) -> list[str]:
+        return labels([v.cohort for v in self.views], [v.domain for v in self.views])
 
     def find(self, name: str) -> tuple[System, str | None]:
         """Return the system and the control (or None) that a name such as ``hypernet_mean`` means.
@@ -248,6 +277,7 @@ class Bench:
         Returns:
             A row for each row number, or n_samples adjacent rows.
         """
+        self._look()
         system, control = self.find(name)
         wanted = self.rows_of(name) if rows is None else list(rows)
         if system.recognised is not None and not set(wanted) <= set(self.rows_of(name)):
@@ -263,16 +293,20 @@ class Bench:
         embs = self._control(system, control) if missing else None
         for start in range(0, len(missing), _SAVED_TOGETHER):
             chosen = missing[start : start + _SAVED_TOGETHER]
-            made = decode_tokens(
-                system.model,
-                view_of(system, cache),
-                chosen,
-                search=SearchConfig(beam_size=self.config.beam_size),
-                adapt=system.adapt,
-                embeddings=None if embs is None else embs[chosen],
-                n_samples=n_samples,
-                generator=torch.Generator().manual_seed(self.config.seed),
-            )
+            heard = view_of(system, cache, self.views)
+            if system.plain:
+                made = plain_tokens(system.model.backbone, heard, chosen)
+            else:
+                made = decode_tokens(
+                    system.model,
+                    heard,
+                    chosen,
+                    search=SearchConfig(beam_size=self.config.beam_size),
+                    adapt=system.adapt,
+                    embeddings=None if embs is None else embs[chosen],
+                    n_samples=n_samples,
+                    generator=torch.Generator().manual_seed(self.config.seed),
+                )
             lines = [
                 [list(t), [round(p, 5) for p in lp], done, round(score, 5)]
                 for t, lp, done, score in zip(
@@ -317,7 +351,7 @@ class Bench:
     ) -> Scores:
         """Count the edits of hypotheses that are already there, each in the order of `rows`."""
         wanted = list(range(self.n_rows)) if rows is None else list(rows)
-        names = ("id", "speaker", "cohort", "severity", "source", "person")
+        names = ("id", "speaker", "cohort", "domain", "severity", "source", "person")
         meta = {name: [self.column(name)[i] for i in wanted] for name in names}
         clean = [self.column("text")[i] for i in wanted]
         heard = None
@@ -328,10 +362,11 @@ class Bench:
             name: self.protocol.score(hypotheses, clean, heard, metric)
             for name, hypotheses in texts.items()
         }
-        return Scores(self.protocol, metric, meta, counts, self.config.seed)
+        return Scores(self.protocol, metric, meta, counts, self.config.seed, self.config.apart)
 
     def embeddings(self, system: System) -> Tensor:
         """Return the embeddings (n_rows, d_spk) that a system hears."""
+        self._look()
         key = system.fingerprint
         if key not in self._embeddings:
             cache = self.cache_of(system)
@@ -360,10 +395,17 @@ class Bench:
             mean,
             speakers=self.column("speaker"),
             persons=self.column("person"),
-            cohorts=self.column("cohort"),
+            cohorts=self._labels(),
             severities=self.column("severity"),
             seed=self.config.seed,
         )
+
+    def _look(self) -> None:
+        """Note that these systems are run on the test, once for each of them."""
+        if new := [name for name in self.systems if name not in self._looked]:
+            rows = [view.utterance for view in self.views]
+            note_look(self.config.looks, self.config.test, rows, new)
+            self._looked.update(new)
 
     def _key(self, system: System, control: str | None, n_samples: int | None) -> str:
         parts = [system.fingerprint, f"beam{self.config.beam_size}"]

@@ -5,8 +5,8 @@
 For every system: token probabilities as confidence. For systems with a distribution over factors
 also: disagreement among K posterior samples, both together, the consensus transcript against the
 posterior mean's (error rows ``NAME``, ``NAME_consensus``, ``NAME_sample`` and their differences),
-and whether the posterior is wider for more severe speech (Spearman's correlation). The cohorts are
-simulated. What the kinds of confidence are: `eval.confidence`.
+and whether the posterior is wider for more severe speech (Spearman's correlation), where severity
+is known. What the kinds of confidence are: `eval.confidence`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from torch import Tensor
 
 from eval.bench import Bench, BenchConfig
 from eval.confidence import Said, collect, fitted, said, thinned, word_rows
-from eval.scores import ATYPICAL
+from eval.printed import print_rows
+from eval.scores import Group, groups_of, targets
 from eval.systems import System
 from hyperasr import results
 from hyperasr.calibration import clustered_interval, risk_coverage
-from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.lora import squared_norms
@@ -102,7 +102,10 @@ def hear(bench: Bench, name: str, n_samples: int) -> Heard:
 
 
 def confidence_rows(bench: Bench, heard: Heard, config: CalibrationConfig) -> list[Row]:
-    """Return the rows of word and utterance confidence, for every group of utterances."""
+    """Return the rows of word and utterance confidence, for every group of utterances.
+
+    Groups are everybody, and those of the headline.
+    """
     normaliser = bench.protocol.normaliser
     references = [normaliser(text) for text in _column(bench, "text", heard.rows)]
     speakers = [str(s) for s in _column(bench, "speaker", heard.rows)]
@@ -114,7 +117,7 @@ def confidence_rows(bench: Bench, heard: Heard, config: CalibrationConfig) -> li
     doubts = utterance_doubts(heard)
     scored = bench.protocol.score([s.text for s in heard.mean], references)
     rows: list[Row] = []
-    for group, members in groups_of(cohorts).items():
+    for about_group, members in groups_in(bench, heard.rows):
         chosen = np.flatnonzero(np.isin(words.utterance, members))
         if not len(chosen):
             continue
@@ -138,7 +141,7 @@ def confidence_rows(bench: Bench, heard: Heard, config: CalibrationConfig) -> li
             about = {"measure": "aurc", "level": "utterance", "score": name}
             shown = {"curve": thinned(curve.coverage, curve.risk), "oracle": curve.oracle}
             made.append({**about, **_measured(interval), **shown})
-        rows += [{"cohort": group, **row} for row in made]
+        rows += [{**about_group, **row} for row in made]
     return rows
 
 
@@ -153,13 +156,18 @@ def utterance_doubts(heard: Heard) -> dict[str, NDArray[np.float64]]:
     return doubts
 
 
-def groups_of(cohorts: Sequence[str]) -> dict[str, list[int]]:
-    """Return everybody, the simulated cohorts together, and each cohort that has utterances."""
-    groups = {EVERYBODY: list(range(len(cohorts)))}
-    groups[ATYPICAL] = [i for i, c in enumerate(cohorts) if c != TYPICAL]
-    for name in (*COHORTS, TYPICAL):
-        groups[name] = [i for i, c in enumerate(cohorts) if c == name]
-    return {name: members for name, members in groups.items() if members}
+def headline(bench: Bench, rows: Sequence[int]) -> list[Group]:
+    """Return the groups of some rows in the headline."""
+    meta = {name: _column(bench, name, rows) for name in ("cohort", "domain", "source")}
+    return [group for group in groups_of(meta, bench.config.apart) if group.corpus is None]
+
+
+def groups_in(bench: Bench, rows: Sequence[int]) -> list[tuple[Row, list[int]]]:
+    """Return what rows about everybody and about each group say, and who that is."""
+    groups = headline(bench, rows)
+    everybody = sorted({i for group in groups for i in group.chosen})
+    found: list[tuple[Row, list[int]]] = [({"cohort": EVERYBODY}, everybody)]
+    return found + [({"cohort": g.cohort, "domain": g.domain}, list(g.chosen)) for g in groups]
 
 
 def consensus_rows(bench: Bench, name: str, heard: Heard) -> list[Row]:
@@ -174,8 +182,8 @@ def consensus_rows(bench: Bench, name: str, heard: Heard) -> list[Row]:
     scores = bench.score(texts, heard.rows)
     pairs = [(f"{name}_consensus", name), (f"{name}_sample", name)]
     rows: list[Row] = []
-    for group, members in groups_of([str(c) for c in scores.meta["cohort"]]).items():
-        rows += scores.rows(members, group, "all", pairs=pairs, n_samples=len(heard.samples[0]))
+    for group in scores.groups():
+        rows += scores.group_rows(group, pairs=pairs, n_samples=len(heard.samples[0]))
     return rows
 
 
@@ -222,11 +230,13 @@ def severity_rows(
     measures = dict(utterance_doubts(heard))
     if spread is not None:
         measures["posterior_spread"] = spread.numpy()
-    severity = np.array([float(s) for s in _column(bench, "severity", heard.rows)])
+    severity = np.array(
+        [np.nan if s is None else float(s) for s in _column(bench, "severity", heard.rows)]
+    )
     speakers = [str(s) for s in _column(bench, "speaker", heard.rows)]
-    groups = groups_of([str(c) for c in _column(bench, "cohort", heard.rows)])
     rows: list[Row] = []
-    for group, members in groups.items():
+    for about_group, everyone in groups_in(bench, heard.rows):
+        members = [i for i in everyone if np.isfinite(severity[i])]
         level = severity[members]
         if len(set(level)) < 2:
             continue
@@ -248,7 +258,7 @@ def severity_rows(
                 seed=config.bench.seed,
             )
             about = {"measure": "spearman_with_severity", "level": "utterance", "score": name}
-            rows.append({"cohort": group, **about, **_measured(interval)})
+            rows.append({**about_group, **about, **_measured(interval)})
     return rows
 
 
@@ -261,15 +271,17 @@ def _measured(interval: Any) -> Row:
     return {k: v for k, v in vars(interval).items() if k not in ("reason", "p") or v is not None}
 
 
-def print_measures(rows: Sequence[Row], cohort: str, console: Console) -> None:
+def print_measures(rows: Sequence[Row], group: Group, console: Console) -> None:
     """Print one group's measures of word confidence, a line a system and kind of confidence."""
     measures = ("auroc", "ece_width", "ece_mass", "nll", "brier", "aurc")
-    table = Table(title=f"confidence of words, {cohort} (AUROC: higher is better; else lower)")
+    name = f"{group.cohort}, {group.domain}"
+    table = Table(title=f"confidence of words, {name} (AUROC: higher is better; else lower)")
     for name in ("system", "confidence", *measures):
         table.add_column(name)
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        if row.get("level") == "word" and row["cohort"] == cohort and row["measure"] in measures:
+        here = (row["cohort"], row.get("domain")) == (group.cohort, group.domain)
+        if row.get("level") == "word" and here and row["measure"] in measures:
             low, high = row.get("low"), row.get("high")
             text = f"{row['value']:.3f}"
             text += "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
@@ -291,6 +303,9 @@ def main() -> None:
         )
     rows: list[Row] = []
     for name, system in bench.systems.items():
+        if system.plain:
+            log.warning("%s gives no probabilities and is left out", name)
+            continue
         log.info("%s", name)
         heard = hear(bench, name, config.n_samples)
         gaussian = heard.samples is not None
@@ -303,16 +318,17 @@ def main() -> None:
         results.command("eval.calibration"),
         config,
         config.bench.seed,
-        f"simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.described,
         bench.protocol.normaliser,
     )
     results.write(config.out, head, rows)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for cohort in (ATYPICAL, TYPICAL):
-        print_measures(rows, cohort, console)
-    if any("against" in row for row in rows):
-        results.print_table(rows, title="mean and consensus of samples", domain="all")
-        results.print_table(rows, title="differences", differences=True, domain="all")
+    groups = headline(bench, range(bench.n_rows))
+    for group in (*targets(groups), *(g for g in groups if g.cohort == TYPICAL)):
+        print_measures(rows, group, console)
+    metric = bench.protocol.metrics[0]
+    print_rows(rows, title="mean and consensus of samples", metric=metric)
+    print_rows(rows, title="differences", differences=True, metric=metric)
 
 
 if __name__ == "__main__":

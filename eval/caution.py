@@ -5,8 +5,7 @@
 Three systems on unseen speakers: the frozen backbone, a hypernetwork, and the same hypernetwork
 shrunk by the distance of each embedding to its training cloud. Typical speech and the cohorts of
 training are measured with the full model; an unseen cohort with the model that
-`eval.leave_one_cohort_out` trained without it, whose cloud does not hold it either. The cohorts are
-simulated.
+`eval.leave_one_cohort_out` trained without it, whose cloud does not hold it either.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.bench import Bench, BenchConfig
-from eval.scores import Scores
+from eval.printed import print_rows
+from eval.scores import ATYPICAL, Group, groups_of
 from hyperasr import results
 from hyperasr.caution import CautionConfig, Cloud, cautious
-from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from train.cloud import cloud_of
 from train.program import read_config, run_program
@@ -45,9 +43,6 @@ class CautionEvalConfig:
     def __post_init__(self) -> None:
         if MAIN not in self.bench.systems:
             raise ConfigError(f"the bench needs a system called {MAIN!r}")
-        unknown = sorted(set(self.folds) - set(COHORTS))
-        if unknown:
-            raise ConfigError(f"no cohort {unknown[0]!r} was left out; there are {COHORTS}")
 
 
 def add_cautious(bench: Bench, name: str, cloud: Cloud, config: CautionConfig) -> str:
@@ -84,18 +79,25 @@ def trust_row(
     }
 
 
-def measured(bench: Bench, name: str, cohort: str, seen: bool, cloud: Cloud, config: Any) -> Any:
+def cohorts_of(bench: Bench) -> list[Group]:
+    """Return the cohorts of the test, one by one, recorded and simulated ones apart."""
+    meta = {name: bench.column(name) for name in ("cohort", "domain", "source")}
+    groups = groups_of(meta, bench.config.apart)
+    return [g for g in groups if g.corpus is None and g.cohort != ATYPICAL]
+
+
+def measured(bench: Bench, name: str, group: Group, seen: bool, cloud: Cloud, config: Any) -> Any:
     """Return the rows of one cohort with one model: errors, differences, and trust."""
     careful = add_cautious(bench, name, cloud, config)
-    wanted = [i for i in range(bench.n_rows) if bench.column("cohort")[i] == cohort]
+    wanted = list(group.chosen)
     scores = bench.scores([BASE, name, careful], wanted)
     renamed = {BASE: BASE, name: MAIN, careful: CAREFUL}
     counts = {renamed[key]: values for key, values in scores.counts.items()}
-    scores = Scores(scores.protocol, scores.metric, scores.meta, counts, scores.seed)
+    scores = replace(scores, counts=counts)
     pairs = [(CAREFUL, MAIN), (CAREFUL, BASE)]
-    found = scores.rows(scores.pick(), cohort, "all", pairs=pairs, seen=seen)
-    trust = trust_row(bench, name, cloud, config, wanted, cohort=cohort, domain="all", seen=seen)
-    return [*found, trust]
+    where = {"cohort": group.cohort, "domain": group.domain, "seen": seen}
+    found = scores.rows(range(len(wanted)), group.cohort, group.domain, pairs=pairs, seen=seen)
+    return [*found, trust_row(bench, name, cloud, config, wanted, **where)]
 
 
 def main() -> None:
@@ -104,29 +106,34 @@ def main() -> None:
     bench = Bench(config.bench)
     cloud = cloud_of(config.bench.systems[MAIN], bench.backbone)
     rows: list[dict[str, Any]] = []
-    for cohort in (TYPICAL, *COHORTS):
-        rows += measured(bench, MAIN, cohort, True, cloud, config.caution)
+    groups = cohorts_of(bench)
+    if unknown := sorted(set(config.folds) - {group.cohort for group in groups}):
+        raise ConfigError(f"no recording of {config.bench.test} is of the cohort {unknown[0]!r}")
+    for group in groups:
+        rows += measured(bench, MAIN, group, True, cloud, config.caution)
     for cohort, folder in config.folds.items():
         name = f"without_{cohort}"
         bench.add(name, folder)
         fold_cloud = cloud_of(folder, bench.backbone)
-        rows += measured(bench, name, cohort, False, fold_cloud, config.caution)
+        for group in groups:
+            if group.cohort == cohort:
+                rows += measured(bench, name, group, False, fold_cloud, config.caution)
     command = results.command("eval.caution")
     protocol = bench.protocol
-    described = f"simulated cohorts, held-out speakers, {protocol.name}"
-    head = results.head(command, config, config.bench.seed, described, protocol.normaliser)
+    head = results.head(command, config, config.bench.seed, bench.described, protocol.normaliser)
     results.write(config.out, head, rows)
     for seen, title in ((True, "cohorts of training"), (False, "a cohort never trained on")):
         errors = [r for r in rows if r.get("seen") is seen and r["metric"] != "trust"]
-        if errors:
-            results.print_table(errors, title=f"{protocol.metrics[0]} in percent, {title}")
-            results.print_table(errors, differences=True, title=f"differences, {title}")
+        metric = protocol.metrics[0]
+        print_rows(errors, title=f"{metric} in percent, {title}", metric=metric)
+        print_rows(errors, differences=True, title=f"differences, {title}", metric=metric)
     for row in rows:
         if row["metric"] == "trust":
             kind = "seen" if row["seen"] else "unseen"
             print(
-                f"{row['cohort']} ({kind}): adapted in full {100 * row['full']:.0f} %, not at all "
-                f"{100 * row['none']:.0f} %, mean trust {row['value']:.2f}"
+                f"{row['cohort']}, {row['domain']} ({kind}): adapted in full "
+                f"{100 * row['full']:.0f} %, not at all {100 * row['none']:.0f} %, mean trust "
+                f"{row['value']:.2f}"
             )
 
 

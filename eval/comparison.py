@@ -2,9 +2,9 @@
 
     python -m eval.comparison --config eval/configs/comparison.yaml
 
-Error rates on each simulated cohort and on typical speech, differences against the global LoRA
-(Holm-adjusted over each table) and against the frozen backbone, forgetting in BLoRA's terms
-(`eval.forgetting`), parameters trained and generated, training time and peak memory.
+Error rates on each cohort, recorded or simulated, and on typical speech, differences against the
+global LoRA (Holm-adjusted over each table) and against the frozen backbone, forgetting in BLoRA's
+terms (`eval.forgetting`), parameters trained and generated, training time and peak memory.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rich.progress import track
 from eval.bench import Bench, BenchConfig
 from eval.costs import cost_row
 from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS, forgetting_rows
-from eval.scores import ATYPICAL, Scores, places
+from eval.printed import BY_COHORT, print_rows
+from eval.scores import Scores, targets
 from eval.systems import BACKBONE
 from eval.training_cost import read_costs
 from hyperasr import results
-from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from train.program import read_config, run_program
@@ -67,7 +67,7 @@ class ComparisonConfig:
 
 
 def error_rows(config: ComparisonConfig, scores: Scores, systems: Iterable[str]) -> list[dict]:
-    """Return error rates and differences, by cohort and place.
+    """Return error rates and differences by cohort, of all corpora and of each.
 
     Args:
         config: of the program.
@@ -79,27 +79,19 @@ def error_rows(config: ComparisonConfig, scores: Scores, systems: Iterable[str])
     pairs += [(config.against, BACKBONE)] if config.against != BACKBONE else []
     pairs += [pair for pair in config.lora_of.items() if pair not in pairs]
     rows: list[dict[str, Any]] = []
-    for domain, extra, here in places(scores.meta["source"]):
-        target = scores.pick(source=here, cohort=lambda c: c != TYPICAL)
-        typical = scores.pick(source=here, cohort=TYPICAL)
-        rows += scores.rows(target, ATYPICAL, domain, pairs=pairs, **extra)
-        for cohort in (*COHORTS, TYPICAL):
-            chosen = scores.pick(source=here, cohort=cohort)
-            rows += scores.rows(chosen, cohort, domain, pairs=pairs, **extra)
-        if not target or not typical:
+    groups = scores.groups()
+    for group in groups:
+        rows += scores.group_rows(group, pairs=pairs)
+        if group.cohort != TYPICAL:
             continue
+        target = {g.domain: scores.part(g.chosen) for g in targets(groups, group.corpus)}
+        typical = scores.part(group.chosen)
         for name in systems:
-            if name != BACKBONE:
-                rows += forgetting_rows(
-                    scores.part(typical),
-                    scores.part(target),
-                    name,
-                    config.lora(name),
-                    domain,
-                    **extra,
-                )
-    # A table shows all differences against one system in one place.
-    return results.with_holm(rows, ("against", "domain", "corpus", "metric"))
+            if name != BACKBONE and target:
+                lora = config.lora(name)
+                rows += forgetting_rows(typical, target, name, lora, **group.fields)
+    # A table shows all differences against one system.
+    return results.with_holm(rows, ("against", "corpus", "metric"))
 
 
 def individual_rows(config: ComparisonConfig, bench: Bench, metric: str) -> list[dict[str, Any]]:
@@ -117,13 +109,9 @@ def individual_rows(config: ComparisonConfig, bench: Bench, metric: str) -> list
         peers = [n for n, others in recognised.items() if others == wanted and n != name]
         scores = own.scores([*general, *peers, name], wanted, metric=metric)
         pairs = [(name, other) for other in (*general, *peers)]
-        for domain, extra, here in places(scores.meta["source"]):
-            atypical = scores.pick(source=here, cohort=lambda c: c != TYPICAL)
-            parts = [(ATYPICAL, atypical)]
-            parts += [(c, scores.pick(source=here, cohort=c)) for c in (*COHORTS, TYPICAL)]
-            for cohort, chosen in parts:
-                rows += scores.rows(chosen, cohort, domain, pairs=pairs, subset=name, **extra)
-    return results.with_holm(rows, ("subset", "domain", "corpus", "metric"))
+        for group in scores.groups():
+            rows += scores.group_rows(group, pairs=pairs, subset=name)
+    return results.with_holm(rows, ("subset", "corpus", "metric"))
 
 
 def main() -> None:
@@ -148,32 +136,23 @@ def main() -> None:
         results.command("eval.comparison"),
         config,
         config.bench.seed,
-        f"simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.described,
         bench.protocol.normaliser,
     )
     results.write(config.out, head, rows)
-    show: dict[str, Any] = {"domain": "all", "corpus": None, "subset": None}
-    results.print_table(rows, title=f"{first} in percent", metric=first, **show)
-    results.print_table(
+    print_rows(rows, title=f"{first} in percent", metric=first)
+    title = f"minus {config.against}; * Holm-adjusted p < 0.05"
+    print_rows(rows, title=title, differences=True, against=config.against, metric=first)
+    print_rows(
         rows,
-        title=f"minus {config.against}; * Holm-adjusted p < 0.05",
-        differences=True,
-        against=config.against,
-        metric=first,
-        **show,
-    )
-    results.print_table(
-        rows,
-        ("metric",),
+        ("metric", "domain"),
         title="forgetting, in percent",
         differences=True,
         metric=[DEGRADATION, GAIN, TARGET_LOSS],
-        **show,
     )
-    if config.individual:
-        people = show | {"subset": list(config.individual), "cohort": ATYPICAL, "metric": first}
-        title = f"people who enrolled, simulated cohorts, {first} in percent"
-        results.print_table(rows, ("subset",), title=title, **people)
+    for name in config.individual:
+        title = f"people who enrolled, {name}, {first} in percent"
+        print_rows(rows, BY_COHORT, title=title, subset=name, metric=first)
     results.print_table(rows, title="cost", show="cost")
 
 

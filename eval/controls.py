@@ -22,6 +22,7 @@ __all__ = [
     "CONTROLS",
     "cohort_mean",
     "control_embeddings",
+    "impossible",
     "same_speaker_partner",
     "shuffled_across_speakers",
 ]
@@ -29,6 +30,20 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 CONTROLS = ("shuffled", "mean", "cohort_mean", "same_speaker")
+
+
+def impossible(control: str, speakers: Sequence[str], cohorts: Sequence[str]) -> str | None:
+    """Return why a control means nothing on rows of these speakers and cohorts; None if it does."""
+    if control == "shuffled" and len(set(speakers)) < 2:
+        return "there is one speaker, and nobody else's embedding to take"
+    if control != "cohort_mean":
+        return None
+    if len(set(cohorts)) < 2:
+        return "there is one cohort, so that its mean tells nothing about the kind of speech"
+    for cohort in sorted(set(cohorts)):
+        if len({s for s, c in zip(speakers, cohorts, strict=True) if c == cohort}) < 2:
+            return f"the cohort {cohort!r} has one speaker, and nobody else to take the mean of"
+    return None
 
 
 def control_embeddings(
@@ -39,7 +54,7 @@ def control_embeddings(
     speakers: Sequence[str],
     persons: Sequence[str],
     cohorts: Sequence[str],
-    severities: Sequence[float],
+    severities: Sequence[float | None],
     seed: int,
 ) -> Tensor:
     """Return the embeddings (n_rows, d_spk) that a control puts in the place of `embs`.
@@ -65,7 +80,15 @@ def control_embeddings(
 
 
 def shuffled_across_speakers(speakers: Sequence[str], seed: int) -> list[int]:
-    """Return for each row another row, of another speaker, each used once where possible."""
+    """Return for each row another row, of another speaker, each used once where possible.
+
+    Where one speaker has more rows than all others, some rows of the others are used again.
+
+    Raises:
+        ConfigError: there is one speaker.
+    """
+    if len(set(speakers)) < 2:
+        raise ConfigError("shuffling across speakers needs two of them, there is one")
     generator = torch.Generator().manual_seed(seed)
     order = sorted(range(len(speakers)), key=lambda i: speakers[i])
     # Rotating rows sorted by speaker by more than the largest speaker always changes the speaker.
@@ -75,6 +98,9 @@ def shuffled_across_speakers(speakers: Sequence[str], seed: int) -> list[int]:
     partner = [0] * len(order)
     for position, row in enumerate(order):
         partner[row] = order[(position + shift) % len(order)]
+        if speakers[partner[row]] == speakers[row]:
+            others = [other for other in order if speakers[other] != speakers[row]]
+            partner[row] = others[position % len(others)]
     return partner
 
 
@@ -100,7 +126,7 @@ def cohort_mean(embs: Tensor, cohorts: Sequence[str], speakers: Sequence[str]) -
     return torch.stack([means[c, s] for c, s in zip(cohorts, speakers, strict=True)])
 
 
-def same_speaker_partner(persons: Sequence[str], severities: Sequence[float]) -> list[int]:
+def same_speaker_partner(persons: Sequence[str], severities: Sequence[float | None]) -> list[int]:
     """Return for each row another row of the same person, of the same severity where there is one.
 
     A person with a single utterance has no other one; the row stands for itself, and the log says

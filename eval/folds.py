@@ -1,8 +1,9 @@
 """Training without one cohort at a time: the runs behind `eval.leave_one_cohort_out`.
 
-Each fold trains the same configurations as the full runs, restricted to the other cohorts and
-typical speech. Training rows are selected from the cache of all cohorts, so no fold computes
-encoder states of its own. A finished run is not repeated, an interrupted one goes on.
+Each fold trains the same configurations as the full runs, restricted to the other cohorts of their
+data, recorded and simulated, and typical speech. Training rows are selected from the cache of all
+cohorts, so no fold computes encoder states of its own. A finished run is not repeated, an
+interrupted one goes on.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from eval.scores import in_order
 from hyperasr.backbone import Backbone
 from hyperasr.cache import CacheConfig, build_cache
-from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.config import to_dict
 from hyperasr.errors import ConfigError
@@ -29,6 +31,7 @@ from train.views import Views, development_views
 
 __all__ = [
     "Run",
+    "cohorts_in",
     "fold_runs",
     "is_finished",
     "launch",
@@ -84,24 +87,44 @@ class Run:
         return found
 
 
+def cohorts_in(manifest: Path, simulate: Sequence[str]) -> list[str]:
+    """Return the cohorts of a manifest and those that are simulated on its typical rows.
+
+    Args:
+        manifest: of a training or a test; rows without text are passed over.
+        simulate: cohorts that are simulated where there are typical rows.
+    """
+    found = {row.cohort for row in read_manifest(manifest) if row.text}
+    return in_order(found | set(simulate if TYPICAL in found else ()))
+
+
 def fold_runs(held_out: str, sources: Mapping[str, Path], folder: Path) -> list[Run]:
     """Return the runs of one fold, in the order in which they need each other.
 
     Args:
-        held_out: the cohort nobody sees.
+        held_out: the cohort nobody sees, neither recorded nor simulated.
         sources: YAMLs of `train.meta` by system name. One that starts from another's run
             (`init_from`) comes after it, and starts from that one's run in this fold.
         folder: of all folds.
     Raises:
-        ConfigError: an unknown cohort, or a start that may have seen the held-out cohort.
+        ConfigError: a cohort that a training does not have, one without which nothing is left, or
+            a start that may have seen the held-out cohort.
     """
-    if held_out not in COHORTS:
-        raise ConfigError(f"no cohort {held_out!r} to leave out; there are {', '.join(COHORTS)}")
-    kept = tuple(c for c in (*COHORTS, TYPICAL) if c != held_out)
     runs: list[Run] = []
     full: dict[Path, Run] = {}  # the full run's folder, and what stands for it in this fold
     for system, yaml in sources.items():
         config = read_config(MetaConfig, ["--config", str(yaml)])
+        known = config.cohorts or tuple(cohorts_in(config.train, config.simulate))
+        kept = tuple(cohort for cohort in known if cohort != held_out)
+        if held_out == TYPICAL or kept == known:
+            others = ", ".join(cohort for cohort in known if cohort != TYPICAL) or "none"
+            raise ConfigError(
+                f"{yaml}: no cohort {held_out!r} to leave out of {config.train}; there are {others}"
+            )
+        if not kept:
+            raise ConfigError(
+                f"{yaml}: without {held_out!r} nothing is left of {config.train} to train on"
+            )
         start = config.init_from
         if start is not None:
             before = full.get(start.parent)
@@ -139,7 +162,7 @@ def prepare(runs: Sequence[Run]) -> None:
     for run in runs:
         config = replace(run.config, cohorts=(), view_sets=1)
         heard_by = (config.backbone, config.audio_context, config.speaker)
-        key = repr((config.train, *heard_by, config.needs_mel))
+        key = repr((config.train, config.simulate, *heard_by, config.needs_mel))
         if key in done or is_finished(run):
             continue
         done.add(key)
@@ -147,7 +170,7 @@ def prepare(runs: Sequence[Run]) -> None:
         views = Views(config, backbone)
         build_cache(
             config.cache,
-            development_views(config.dev),
+            development_views(config.dev, config.simulate),
             config.backbone,
             CacheConfig(config.speaker, views.drawing[1].keeps_mel),
             backbone=backbone,

@@ -2,7 +2,7 @@
 
 The paper (arXiv 2510.18723) reports a "backward gain" over LoRA and a drop in the new domain, and
 prints no definition that we could find. Our reading, with the typical speech of unseen speakers as
-the original domain and the simulated cohorts as the new one:
+the original domain and the other cohorts, recorded or simulated, as the new one:
 
 - **backward degradation** of a system: its error on typical speech minus the frozen backbone's,
   after minus before; below zero it got better;
@@ -15,12 +15,13 @@ the original domain and the simulated cohorts as the new one:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.scores import Scores
+from eval.scores import RECORDED, Scores
 from hyperasr.statistics import ONE_SPEAKER, SpeakerBootstrap
 
 __all__ = ["DEGRADATION", "GAIN", "TARGET_LOSS", "forgetting_rows"]
@@ -38,10 +39,9 @@ Row = dict[str, Any]
 
 def forgetting_rows(
     typical: Scores,
-    target: Scores,
+    target: Mapping[str, Scores],
     system: str,
     lora: str,
-    domain: str,
     before: str = "backbone",
     **extra: Any,
 ) -> list[Row]:
@@ -49,20 +49,19 @@ def forgetting_rows(
 
     Args:
         typical: scores on the original domain.
-        target: scores on the new domain.
+        target: scores on the new one, by whether it was recorded or simulated.
         system: which one; `lora` itself has a degradation only.
         lora: the one it is compared with, of the same rank and targets where that matters.
-        domain: of the rows.
         before: the unadapted system.
         extra: further fields of every row.
     """
     drawn = _Draws(typical)
     degradation, drops = drawn.difference(system, before)
-    rows = [drawn.row(DEGRADATION, system, before, domain, degradation, drops)]
+    rows = [drawn.row(DEGRADATION, system, before, RECORDED, degradation, drops)]
     if system != lora:
         of_lora, lora_drops = drawn.difference(lora, before)
         if of_lora <= 0:
-            rows.append(drawn.row(GAIN, system, lora, domain, None, None, _NOT_FORGETTING))
+            rows.append(drawn.row(GAIN, system, lora, RECORDED, None, None, _NOT_FORGETTING))
         else:
             # Where the LoRA of a draw does not degrade, the share has no meaning.
             unsure = bool((lora_drops <= 0).mean() > (1 - LEVEL) / 2)
@@ -70,10 +69,11 @@ def forgetting_rows(
                 gains = 1 - drops / lora_drops
             gain, reason = 1 - degradation / of_lora, _UNSURE if unsure else None
             draws = None if unsure else gains[lora_drops > 0]
-            rows.append(drawn.row(GAIN, system, lora, domain, gain, draws, reason))
-        there = _Draws(target)
-        value, draws = there.relative(system, lora)
-        rows.append(there.row(TARGET_LOSS, system, lora, domain, value, draws))
+            rows.append(drawn.row(GAIN, system, lora, RECORDED, gain, draws, reason))
+        for domain, scores in target.items():
+            there = _Draws(scores)
+            value, draws = there.relative(system, lora)
+            rows.append(there.row(TARGET_LOSS, system, lora, domain, value, draws))
     return [{**row, **extra} for row in rows]
 
 

@@ -22,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import binomtest
 
+from eval.looks import note_look
 from hyperasr import audio, results
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import simulate
@@ -53,6 +54,8 @@ class GuardEvalConfig:
     """How often the last words are repeated in a looped text."""
     batch_size: int = 16
     """Recordings decoded together."""
+    looks: Path | None = Path("results/test_looks.jsonl")
+    """File that gets a line each time test speakers are looked at; None for none."""
     out: Path = Path("results/guard.json")
     """Result file."""
     seed: int = 0
@@ -205,6 +208,7 @@ def measure(model: HyperASR, config: GuardEvalConfig) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, write the JSON, print the table."""
     config = read_config(GuardEvalConfig)
+    note_look(config.looks, config.test, read_manifest(config.test), (config.model,))
     rows = measure(HyperASR.from_pretrained(config.model), config)
     command = results.command("eval.guard")
     results.write(config.out, results.head(command, config, config.seed, "loop guard", None), rows)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from eval.scores import Scores
+from eval.scores import RECORDED, Scores
 from eval.systems import BACKBONE
 from hyperasr import audio, results
 from hyperasr.backbone import Backbone
@@ -128,7 +128,7 @@ def main() -> None:
         meta = {"speaker": [u.speaker for u in utterances]}
         scores = Scores(scoring, scoring.metrics[0], meta, {BACKBONE: counts}, config.seed)
         every = range(len(utterances))
-        rows += scores.rows(every, TYPICAL, "real", speakers=who, speech=speech)
+        rows += scores.rows(every, TYPICAL, RECORDED, speakers=who, speech=speech)
     command = results.command("eval.known_by_heart")
     described = f"typical speech, {scoring.name}"
     head = results.head(command, config, config.seed, described, scoring.normaliser)

@@ -3,10 +3,11 @@
     python -m eval.leave_one_cohort_out --config eval/configs/leave_one_cohort_out.yaml
     python -m eval.leave_one_cohort_out --config ... --processes 3
 
-For every simulated cohort the hypernetwork and the global LoRA are meta-trained without it and
-tested on it, on unseen speakers. Beside them: the frozen backbone, the controls, and the oracles
-that did see the cohort. An interrupted run goes on where it stopped; `processes` spreads the
-folds through Accelerate, on one machine or, started by `accelerate launch`, on several.
+For every cohort of the data, recorded or simulated, the hypernetwork and the global LoRA are
+meta-trained without it and tested on it, on unseen speakers. Beside them: the frozen backbone, the
+controls, and the oracles that did see the cohort. An interrupted run goes on where it stopped;
+`processes` spreads the folds through Accelerate, on one machine or, started by `accelerate launch`,
+on several.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ import torch
 from accelerate import PartialState
 
 from eval.bench import Bench, BenchConfig
-from eval.folds import Run, fold_runs, prepare, train_run, without_launcher
-from eval.scores import ATYPICAL, Scores, places
+from eval.folds import Run, cohorts_in, fold_runs, prepare, train_run, without_launcher
+from eval.printed import print_rows
+from eval.scores import ATYPICAL, Scores
+from eval.systems import UNADAPTED
+from eval.testset import print_found
 from hyperasr import results
-from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
+from train.meta import MetaConfig
 from train.program import read_config, run_program
 
 log = logging.getLogger("eval.loco")
@@ -52,8 +57,9 @@ class LocoConfig:
         }
     )
     """Configurations of `train.meta` by system name; what others start from comes first."""
-    cohorts: tuple[str, ...] = COHORTS
-    """Cohorts to leave out, one at a time."""
+    cohorts: tuple[str, ...] = ()
+    """Cohorts to leave out, one at a time, each where it was recorded and where it is simulated;
+    empty for all that both the trainings and the test have."""
     runs: Path = Path("runs/loco")
     """Folder of the folds' run folders."""
     processes: int = 1
@@ -64,11 +70,44 @@ class LocoConfig:
     """Result file."""
 
     def __post_init__(self) -> None:
-        if self.processes < 1 or not self.cohorts or not self.sources:
+        if self.processes < 1 or not self.sources:
             raise ConfigError(
-                "leaving out needs at least one cohort, source and process, not "
-                f"{len(self.cohorts)}, {len(self.sources)} and {self.processes}"
+                "leaving out needs at least one source and process, not "
+                f"{len(self.sources)} and {self.processes}"
             )
+
+
+def cohorts_of(config: LocoConfig, show: bool = True) -> list[str]:
+    """Return the cohorts to leave out, after saying what the trainings have.
+
+    Args:
+        config: of the program.
+        show: print it.
+    Raises:
+        ConfigError: there is none, or the test has no recording of one.
+    """
+    tested = [c for c in cohorts_in(config.bench.test, config.bench.simulate) if c != TYPICAL]
+    common, shown = tested, set[Path]()
+    for yaml in config.sources.values():
+        training = read_config(MetaConfig, ["--config", str(yaml)])
+        known = training.cohorts or cohorts_in(training.train, training.simulate)
+        common = [cohort for cohort in common if cohort in known]
+        if show and training.train not in shown:
+            rows = read_manifest(training.train)
+            found = [(u.cohort, u.domain, u.source, u.speaker) for u in rows]
+            print_found(training.train, found, training.simulate)
+        shown.add(training.train)
+    if missing := [cohort for cohort in config.cohorts if cohort not in tested]:
+        raise ConfigError(
+            f"{config.bench.test} has no cohort {missing[0]!r} to test a fold without it on; there "
+            f"are {', '.join(tested) or 'none'}"
+        )
+    if not common and not config.cohorts:
+        raise ConfigError(
+            f"no cohort is both in the trainings and in {config.bench.test}: there is none to "
+            "leave out"
+        )
+    return list(config.cohorts) or common
 
 
 def train_folds(folds: list[list[Run]], state: PartialState) -> None:
@@ -91,7 +130,7 @@ def fold_scores(bench: Bench, fold: list[Run], metric: str) -> Scores:
     held_out = fold[0].held_out
     cohorts = bench.column("cohort")
     rows = [i for i, cohort in enumerate(cohorts) if cohort in (held_out, TYPICAL)]
-    names = {name: name if name == "backbone" else f"{name}_oracle" for name in bench.systems}
+    names = {name: name if name in UNADAPTED else f"{name}_oracle" for name in bench.systems}
     own = bench.beside({f"{run.system}:{held_out}": run.best for run in fold})
     for name in own.names():
         base, _, rest = name.partition(f":{held_out}")
@@ -104,29 +143,20 @@ def fold_scores(bench: Bench, fold: list[Run], metric: str) -> Scores:
 def rows_of(folds: dict[str, Scores]) -> list[dict[str, Any]]:
     """Return the rows of the result file: each held-out cohort, all of them, typical speech."""
     rows: list[dict[str, Any]] = []
-    first = next(iter(folds.values()))
-    pairs = differences(list(first.counts))
+    pairs = differences(list(next(iter(folds.values())).counts))
     together: Scores | None = None
     for held_out, scores in folds.items():
-        chosen = scores.pick(cohort=held_out)
-        part = scores.part(chosen)
+        part = scores.part(scores.pick(cohort=held_out))
         together = part if together is None else together.joined(part)
     assert together is not None
-    for domain, extra, here in places(first.meta["source"]):
-        rows += together.rows(
-            together.pick(source=here), ATYPICAL, domain, pairs=pairs, held_out="each", **extra
-        )
-        for held_out, scores in folds.items():
-            for cohort in (held_out, TYPICAL):
-                rows += scores.rows(
-                    scores.pick(source=here, cohort=cohort),
-                    cohort,
-                    domain,
-                    pairs=pairs,
-                    held_out=held_out,
-                    **extra,
-                )
-    return results.with_holm(rows, ("domain", "corpus", "metric"))
+    for group in together.groups():
+        if group.cohort == ATYPICAL:
+            rows += together.group_rows(group, pairs=pairs, held_out="each")
+    for held_out, scores in folds.items():
+        for group in scores.groups():
+            if group.cohort in (held_out, TYPICAL):
+                rows += scores.group_rows(group, pairs=pairs, held_out=held_out)
+    return results.with_holm(rows, ("corpus", "metric"))
 
 
 def differences(systems: list[str]) -> list[tuple[str, str]]:
@@ -150,17 +180,20 @@ def main() -> None:
             sys.exit(status)
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    folds = [fold_runs(cohort, config.sources, config.runs) for cohort in config.cohorts]
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    cohorts = cohorts_of(config, show=state.is_main_process)
+    folds = [fold_runs(cohort, config.sources, config.runs) for cohort in cohorts]
+    # Before the trainings, so that what is wrong with the test is known at once.
+    evaluates = state.is_main_process and not config.only_train
+    bench = Bench(config.bench) if evaluates else None
     train_folds(folds, state)
-    if state.is_main_process and not config.only_train:
-        report(config, folds)
+    if bench is not None:
+        report(config, bench, folds)
     state.destroy_process_group()
 
 
-def report(config: LocoConfig, folds: list[list[Run]]) -> None:
+def report(config: LocoConfig, bench: Bench, folds: list[list[Run]]) -> None:
     """Evaluate trained folds, write the JSON, print the tables."""
-    bench = Bench(config.bench)
     rows: list[dict[str, Any]] = []
     for metric in bench.protocol.metrics:
         scores = {fold[0].held_out: fold_scores(bench, fold, metric) for fold in folds}
@@ -168,7 +201,7 @@ def report(config: LocoConfig, folds: list[list[Run]]) -> None:
             name = f"counts-loco-{held_out}-{bench.protocol.name}-{metric}.json"
             made.save(bench.store.folder / name)
         rows += rows_of(scores)
-    described = f"leave one simulated cohort out, held-out speakers, {bench.protocol.name}"
+    described = f"leave one cohort out, {bench.described}"
     head = results.head(
         results.command("eval.leave_one_cohort_out"),
         config,
@@ -177,13 +210,13 @@ def report(config: LocoConfig, folds: list[list[Run]]) -> None:
         bench.protocol.normaliser,
     )
     results.write(config.out, head, rows)
-    show: dict[str, Any] = {"domain": "all", "corpus": None, "metric": bench.protocol.metrics[0]}
-    cohorts = [ATYPICAL, *config.cohorts]
-    results.print_table(rows, title="held-out cohorts", cohort=cohorts, **show)
-    results.print_table(
-        rows, ("held_out",), title="typical speech, by held-out cohort", cohort=TYPICAL, **show
-    )
-    results.print_table(rows, title="paired differences", differences=True, cohort=cohorts, **show)
+    own = [row for row in rows if row["cohort"] != TYPICAL]
+    typical = [row for row in rows if row["cohort"] == TYPICAL]
+    metric = bench.protocol.metrics[0]
+    print_rows(own, title="held-out cohorts", metric=metric)
+    title = "typical speech, by held-out cohort"
+    print_rows(typical, ("held_out",), title=title, metric=metric)
+    print_rows(own, title="paired differences", differences=True, metric=metric)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.bench import Bench
-from eval.scores import ATYPICAL
+from eval.scores import targets
 from eval.short_runs import ShortRun, short_run, train_all
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
@@ -168,19 +168,19 @@ def score_trials(
 ) -> list[Row]:
     """Return error rows of every trial on the same test rows, and differences to the backbone.
 
+    Rows are of atypical speech, all cohorts together or the only one, and of typical speech.
     Budgets that cannot be met have a row without a value, and the reason in it.
     """
     own = bench.beside({f"{SYSTEM}:{name}": folder for name, folder in models.items()})
     names = ["backbone", *(f"{SYSTEM}:{name}" for name in models)]
     scores = own.scores(names, rows)
     pairs = [(name, "backbone") for name in names[1:]]
+    groups = scores.groups()
+    typical = [g for g in groups if g.cohort == TYPICAL and g.corpus is None]
     made: list[Row] = []
-    for cohort, chosen in (
-        (ATYPICAL, scores.pick(cohort=lambda c: c != TYPICAL)),
-        (TYPICAL, scores.pick(cohort=TYPICAL)),
-    ):
+    for group in (*targets(groups)[:1], *typical):
         by_name: dict[str, list[Row]] = {}
-        for row in scores.rows(chosen, cohort, "all", pairs=pairs):
+        for row in scores.group_rows(group, pairs=pairs):
             by_name.setdefault(row["system"], []).append(row)
         made += by_name.get("backbone", [])
         for trial in trials:
@@ -194,8 +194,9 @@ def score_trials(
             about |= {"note": trial.note} if trial.note else {}
             found = by_name.get(f"{SYSTEM}:{trial.name}", [])
             if not found:
-                nothing = {"system": f"{SYSTEM}:{trial.target}", "cohort": cohort, "domain": "all"}
-                found = [{**nothing, "metric": scores.metric, "value": None}]
+                nothing = {"system": f"{SYSTEM}:{trial.target}", "cohort": group.cohort}
+                nothing |= {"domain": group.domain, "metric": scores.metric}
+                found = [{**nothing, "value": None}]
             made += [{**row, **about} for row in found]
     return made
 
@@ -240,7 +241,7 @@ def ranking_rows(sizes: Sequence[Row], errors: Sequence[Row]) -> list[Row]:
                 r["target"]: r["value"]
                 for r in errors
                 if r.get("budget") == budget
-                and r["cohort"] == ATYPICAL
+                and r["cohort"] != TYPICAL
                 and "against" not in r
                 and r["value"] is not None
                 and not r.get("note")

@@ -65,13 +65,15 @@ def table(path: str, options: str) -> str:
 
 def measures_table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
     """Return measures of word confidence as Markdown: systems and confidences by measures."""
+    domain = where.get("domain")
     names = where["measures"] if isinstance(where["measures"], list) else [where["measures"]]
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         if row.get("level") != "word" or row.get("measure") not in names:
             continue
         measured = row["value"] is not None and "against" not in row
-        if row["cohort"] == where.get("cohort") and measured:
+        here = row["cohort"] == where.get("cohort") and domain in (None, row.get("domain"))
+        if here and measured:
             text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
             cells.setdefault((row["system"], row["score"]), {})[row["measure"]] = text
     if not cells:

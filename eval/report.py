@@ -25,7 +25,9 @@ from eval.report_blocks import Block
 from eval.report_embeddings import embedding_blocks
 from eval.report_names import names_block
 from eval.report_sections import SECTIONS, Section, generic_blocks
+from eval.scores import ATYPICAL, RECORDED, in_order
 from hyperasr import results
+from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.files import atomic_write_text
 from train.program import read_config, run_program
@@ -36,7 +38,7 @@ EMBEDDINGS = Section(
     "embeddings",
     "Map of embeddings",
     "What the hypernetwork hears of each test utterance, flattened to a plane. Near points sound "
-    "alike to it; distances in a plane are only a hint. Speakers are unseen, cohorts simulated.",
+    "alike to it; distances in a plane are only a hint. Speakers are unseen.",
     generic_blocks,
 )
 
@@ -176,13 +178,37 @@ def warnings_of(contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return found
 
 
+def lead_of(contents: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what the page says first: whose speech was measured."""
+    lead = "Everything that was measured, on speakers nobody trained on. "
+    recorded = {
+        str(row["cohort"])
+        for content in contents.values()
+        for row in content["rows"]
+        if row.get("domain") == RECORDED and row.get("cohort") not in (None, ATYPICAL, TYPICAL)
+    }
+    if not recorded:
+        return lead + (
+            "All atypical speech is simulated: nothing here says anything about real patients."
+        )
+    return lead + (
+        f"Recorded cohorts: {', '.join(in_order(recorded))}. What is called simulated is made from "
+        "typical speech, and says nothing about real patients."
+    )
+
+
 def page(
-    title: str, sections: Sequence[Shown], warnings: Sequence[str], names: Block | None = None
+    title: str,
+    lead: str,
+    sections: Sequence[Shown],
+    warnings: Sequence[str],
+    names: Block | None = None,
 ) -> str:
     """Return the page as HTML.
 
     Args:
         title: heading.
+        lead: below it.
         sections: in their order.
         warnings: above everything.
         names: what the names in the tables mean.
@@ -208,10 +234,6 @@ def page(
         for block in section.blocks
         for line in block.lines
         for _, rest in line
-    )
-    lead = (
-        "Everything that was measured, on speakers nobody trained on. All atypical speech is "
-        "simulated: nothing here says anything about real patients."
     )
     template = environment.get_template("report.html.j2")
     return template.render(
@@ -251,7 +273,8 @@ def main() -> None:
     # An index that this program wrote is no result.
     contents = {name: content for name, content in contents.items() if "read" not in content}
     sections = [*sections_of(contents, config.results), map_section(config)]
-    html = page(config.title, sections, warnings_of(contents), names_block(contents))
+    warnings, names = warnings_of(contents), names_block(contents)
+    html = page(config.title, lead_of(contents), sections, warnings, names)
     atomic_write_text(config.out, html)
     results.write(config.out.with_suffix(".json"), *index_of(config, contents, sections))
     missing = [section.name for section in sections if section.missing]

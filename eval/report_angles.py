@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from eval import report_figures as figures
 from eval.report_blocks import Block, figure, note
-from eval.scores import ATYPICAL
+from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 
 __all__ = ["angle_blocks", "sparsity_blocks"]
@@ -129,7 +129,9 @@ def ranking_blocks(rows: Sequence[Row]) -> list[Block]:
     if not places:
         return []
     errors = [
-        r for r in rows if r.get("budget") and r.get("cohort") == ATYPICAL and "against" not in r
+        r
+        for r in rows
+        if r.get("budget") and r.get("cohort", TYPICAL) != TYPICAL and "against" not in r
     ]
     budgets = sorted({r["budget"] for r in errors})
     lines = []

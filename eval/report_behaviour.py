@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.report_blocks import Block, from_table, picked
-from eval.scores import ATYPICAL
+from eval.report_blocks import Block, by_cohort, from_table, headline, label, picked
+from eval.report_errors import atypical_of
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 
@@ -69,22 +69,24 @@ def session_blocks(rows: Sequence[Row]) -> list[Block]:
     metrics = [r["metric"] for r in errors if r.get("metric") in ("wer", "cer")]
     if not metrics:
         raise ConfigError("it has no error rates; it was made by another program")
-    own: dict[str, Any] = {"domain": "all", "corpus": None, "metric": metrics[0]}
-    unit = str(metrics[0]).upper()
+    own: dict[str, Any] = {**headline(errors), "metric": metrics[0]}
+    unit, columns = str(metrics[0]).upper(), by_cohort(errors)
     blocks = [
-        from_table(errors, f"{unit}, all recordings", **own),
-        from_table(errors, "Paired differences", differences=True, **own),
+        from_table(errors, unit, columns, **own),
+        from_table(errors, "Paired differences", columns, differences=True, **own),
     ]
-    for cohort in (ATYPICAL, TYPICAL):
-        placed = [r for r in rows if "place" in r]
-        if picked(placed, False, cohort=cohort):
-            title = f"{unit} by place in the conversation, {cohort}"
-            blocks.append(from_table(placed, title, ("place",), cohort=cohort, metric=metrics[0]))
+    placed = [r for r in rows if "place" in r]
+    typical = next((r.get("domain") for r in errors if r["cohort"] == TYPICAL), None)
+    for cohort, domain in (*atypical_of(errors), (TYPICAL, typical)):
+        where: dict[str, Any] = {"cohort": cohort, "domain": domain, "metric": metrics[0]}
+        if chosen := picked(placed, False, **where):
+            title = f"{unit} by place in the conversation, {label(chosen[0])}"
+            blocks.append(from_table(placed, title, ("place",), **where))
     moved = [r for r in rows if "threshold" in r and "measure" not in r]
     if picked(moved, True):
         title = "Session minus each utterance alone, by the distance that counts as a new voice"
         many: dict[str, Any] = {"differences": True, "metric": metrics[0]}
-        blocks.append(from_table(moved, title, ("cohort", "threshold"), **many))
+        blocks.append(from_table(moved, title, (*columns, "threshold"), **many))
     return blocks + voice_blocks(rows)
 
 
@@ -120,15 +122,15 @@ def caution_blocks(rows: Sequence[Row]) -> list[Block]:
     for seen, where in ((True, "cohorts of the training"), (False, "a cohort never trained on")):
         own = [r for r in rows if r.get("seen") is seen and r["metric"] != "trust"]
         if own:
-            metric = own[0]["metric"]
-            blocks.append(from_table(own, f"{metric.upper()}, {where}", metric=metric))
+            metric, columns = own[0]["metric"], by_cohort(own)
+            blocks.append(from_table(own, f"{metric.upper()}, {where}", columns, metric=metric))
             title = f"Paired differences, {where}"
-            blocks.append(from_table(own, title, differences=True, metric=metric))
+            blocks.append(from_table(own, title, columns, differences=True, metric=metric))
     trust = [r for r in rows if r["metric"] == "trust"]
     if trust:
         lines = tuple(
             cells(
-                r["cohort"],
+                label(r),
                 "yes" if r["seen"] else "no",
                 *(f"{100 * r[name]:.0f}" for name in ("full", "none")),
                 f"{r['value']:.2f}",

@@ -11,9 +11,12 @@ from hyperasr.tables import Table, table
 
 __all__ = [
     "Block",
+    "by_cohort",
     "figure",
     "from_table",
     "generic_table",
+    "headline",
+    "label",
     "note",
     "of_table",
     "picked",
@@ -57,6 +60,28 @@ def figure(title: str, note: str, address: str) -> Block:
 def note(text: str) -> Block:
     """Return a remark."""
     return Block("note", note=text)
+
+
+def headline(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what rows of all corpora together have, as options of a table.
+
+    In files from before rows said recorded or simulated their domain is ``all``.
+    """
+    old = any(row.get("domain") == "all" for row in rows)
+    return {"corpus": None, "subset": None, "domain": "all" if old else ("simulated", "recorded")}
+
+
+def by_cohort(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the fields that make the columns of a table of cohorts."""
+    return ("cohort",) if headline(rows)["domain"] == "all" else ("cohort", "domain")
+
+
+def label(row: Row) -> str:
+    """Return the cohort that a row is about, and whether it was recorded or simulated."""
+    domain = row.get("domain")
+    if row["cohort"] == "typical" or domain not in ("simulated", "recorded"):
+        return str(row["cohort"])
+    return f"{row['cohort']}, {domain}"
 
 
 def picked(rows: Sequence[Row], differences: bool, **where: Any) -> list[Row]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from eval.bench import Bench
 from eval.report_blocks import Block, figure, note
 from eval.report_figures import points_in_plane
+from eval.scores import labels
 from hyperasr.errors import ConfigError
 
 __all__ = ["embedding_blocks", "principal_plane", "umap_plane"]
@@ -67,8 +68,8 @@ def embedding_blocks(bench: Bench, name: str) -> list[Block]:
     around = umap_plane(points, bench.config.seed)
     if around is not None:
         planes.append(("UMAP", around))
-    cohorts = [str(c) for c in bench.column("cohort")]
-    severities = [float(s or 0) for s in bench.column("severity")]
+    cohorts = labels(bench.column("cohort"), bench.column("domain"))
+    severities = [float("nan") if s is None else float(s) for s in bench.column("severity")]
     n_speakers = len(set(bench.column("speaker")))
     about = (
         f"{len(points)} test utterances of {n_speakers} unseen speakers; standardised with the "

@@ -8,17 +8,16 @@ from typing import Any
 
 from eval import report_figures as figures
 from eval.controls import CONTROLS
-from eval.report_blocks import Block, figure, from_table, picked
+from eval.report_blocks import Block, by_cohort, figure, from_table, headline, label, picked
 from eval.report_style import MINUS
-from eval.scores import ATYPICAL
+from eval.scores import ATYPICAL, RECORDED, SIMULATED
 from eval.systems import BACKBONE
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 
 __all__ = [
-    "EVERYWHERE",
+    "atypical_of",
     "difference_blocks",
-    "domains_of",
     "error_blocks",
     "is_control",
     "metric_of",
@@ -28,8 +27,8 @@ __all__ = [
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
-EVERYWHERE = {"corpus": None, "subset": None}
-TITLES = {"all": "all recordings", "synthetic": "synthetic voices", "real": "real recordings"}
+# Domains of files from before rows said recorded or simulated.
+_OLD = {"all": "all recordings", "synthetic": "synthetic voices", "real": "real recordings"}
 _CONTROLS = tuple(f"_{name}" for name in CONTROLS)
 _KINDS = ("insertions", "deletions", "substitutions")
 
@@ -47,25 +46,41 @@ def metric_of(rows: Rows) -> str:
     return str(found[0])
 
 
-def domains_of(rows: Rows) -> list[str]:
-    known = {row.get("domain") for row in rows}
-    return [domain for domain in ("all", "synthetic", "real") if domain in known]
+def atypical_of(rows: Rows) -> list[tuple[str, str | None]]:
+    """Return what stands for atypical speech: cohort and domain, one for each domain.
+
+    That is all cohorts of the domain together, or the only one; what is simulated comes first.
+    """
+    found: dict[str | None, str] = {}
+    for row in picked(rows, False, **headline(rows)):
+        cohort, domain = row["cohort"], row.get("domain")
+        if cohort == ATYPICAL or (cohort != TYPICAL and domain not in found):
+            found[domain] = cohort
+    order = [domain for domain in (*_OLD, SIMULATED, RECORDED) if domain in found]
+    return [(found[domain], domain) for domain in order]
 
 
 def error_blocks(rows: Rows, **where: Any) -> list[Block]:
-    """Return a table of error rates for each domain, and one of what the errors are."""
+    """Return tables of error rates, and of what the errors on atypical speech are."""
     metric = metric_of(rows)
+    known = {row.get("domain") for row in rows}
     blocks = []
-    for domain in domains_of(rows):
-        own: dict[str, Any] = {**EVERYWHERE, "domain": domain, "metric": metric, **where}
-        blocks.append(from_table(rows, f"{metric.upper()} in percent, {TITLES[domain]}", **own))
-    own = {**EVERYWHERE, "severity": None, "domain": domains_of(rows)[0], "metric": metric, **where}
-    return [*blocks, *kind_blocks(rows, own)]
+    if not known & set(_OLD):
+        own: dict[str, Any] = {**headline(rows), "metric": metric, **where}
+        blocks.append(from_table(rows, f"{metric.upper()} in percent", by_cohort(rows), **own))
+    for domain, title in _OLD.items():
+        if domain in known:
+            own = {**headline(rows), "domain": domain, "metric": metric, **where}
+            blocks.append(from_table(rows, f"{metric.upper()} in percent, {title}", **own))
+    own = {**headline(rows), "severity": None, "metric": metric, **where}
+    for cohort, domain in atypical_of(rows):
+        blocks += kind_blocks(rows, {**own, "cohort": cohort, "domain": domain})
+    return blocks
 
 
 def kind_blocks(rows: Rows, where: Mapping[str, Any]) -> list[Block]:
     """Return what the errors on atypical speech are, clipped, and as a mean over speakers."""
-    chosen = picked(rows, False, **{**where, "cohort": ATYPICAL})
+    chosen = picked(rows, False, **where)
     lines = []
     for row in chosen:
         errors = row["errors"]
@@ -76,7 +91,7 @@ def kind_blocks(rows: Rows, where: Mapping[str, Any]) -> list[Block]:
         lines.append(((row["system"], ""), *((text, "") for text in texts)))
     if not lines:
         return []
-    title = f"What the errors are, atypical, {TITLES[where['domain']]}"
+    title = f"What the errors are, {label(chosen[0])}"
     about = (
         "Percent of the reference units. Clipped: errors of an utterance count up to its length "
         "only. Mean over speakers: every speaker counts the same."
@@ -87,12 +102,9 @@ def kind_blocks(rows: Rows, where: Mapping[str, Any]) -> list[Block]:
 
 def difference_blocks(rows: Rows, note: str = "", **where: Any) -> list[Block]:
     """Return a forest plot and the table it is of; nothing where no pair was compared."""
-    metric = metric_of(rows)
-    domain = domains_of(rows)[0]
     own: dict[str, Any] = {
-        **EVERYWHERE,
-        "domain": domain,
-        "metric": metric,
+        **headline(rows),
+        "metric": metric_of(rows),
         "severity": None,
         **where,
     }
@@ -101,7 +113,7 @@ def difference_blocks(rows: Rows, note: str = "", **where: Any) -> list[Block]:
         return []
     against = {row["against"] for row in chosen}
     title = "Paired differences"
-    table = from_table(rows, title, differences=True, **own)
+    table = from_table(rows, title, by_cohort(rows), differences=True, **own)
     if len(against) == 1:
         # The title names it, so that the lines need not.
         title = f"Paired differences to {against.pop()}"
@@ -111,7 +123,7 @@ def difference_blocks(rows: Rows, note: str = "", **where: Any) -> list[Block]:
         "Circles filled blue: fewer errors, squares filled red: more; open: zero is inside. Every "
         f"panel has a scale of its own. {note}"
     )
-    return [figure(f"{title}, {TITLES[domain]}", said, figures.forest(chosen)), table]
+    return [figure(title, said, figures.forest(chosen)), table]
 
 
 def _first(pair: str) -> str:
@@ -121,23 +133,20 @@ def _first(pair: str) -> str:
 
 def stability_blocks(rows: Rows) -> list[Block]:
     """Return gain on atypical speech against harm on typical speech."""
-    own: dict[str, Any] = {
-        **EVERYWHERE,
-        "domain": "all",
-        "metric": metric_of(rows),
-        "severity": None,
-    }
+    own: dict[str, Any] = {**headline(rows), "metric": metric_of(rows), "severity": None}
     own["against"] = BACKBONE
-    target, typical = (
-        [r for r in picked(rows, True, cohort=cohort, **own) if not is_control(r["system"])]
-        for cohort in (ATYPICAL, TYPICAL)
-    )
-    both = {row["system"] for row in target} & {row["system"] for row in typical}
-    if not both:
-        return []
-    note = (
-        "Both against the frozen backbone, with 95 percent intervals. To the right: fewer errors "
-        "on the simulated cohorts. Below the line: typical speech got better as well."
-    )
-    plot = figures.stability_plasticity(target, typical)
-    return [figure("Stability and plasticity", note, plot)]
+    found = [r for r in picked(rows, True, **own) if not is_control(r["system"])]
+    typical = [r for r in found if r["cohort"] == TYPICAL]
+    blocks = []
+    for cohort, domain in atypical_of(rows):
+        target = [r for r in found if (r["cohort"], r.get("domain")) == (cohort, domain)]
+        if not {row["system"] for row in target} & {row["system"] for row in typical}:
+            continue
+        note = (
+            "Both against the frozen backbone, with 95 percent intervals. To the right: fewer "
+            f"errors on {label(target[0])} speech. Below the line: typical speech got better as "
+            "well."
+        )
+        plot = figures.stability_plasticity(target, typical)
+        blocks.append(figure(f"Stability and plasticity, {label(target[0])}", note, plot))
+    return blocks

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.report_blocks import label
 from eval.report_style import (
     BLACK,
     BLUE,
@@ -20,7 +21,6 @@ from eval.report_style import (
     GREY,
     MARKERS,
     MINUS,
-    PURPLE,
     VERMILION,
     drawn,
     new_figure,
@@ -62,8 +62,8 @@ def forest(rows: Sequence[Row], panels: Sequence[tuple[str, Sequence[Row]]] | No
         panels: title and rows of each panel; None for one a cohort, in the order of `rows`.
     """
     if panels is None:
-        names = list(dict.fromkeys(row["cohort"] for row in rows))
-        panels = [(name, [row for row in rows if row["cohort"] == name]) for name in names]
+        names = list(dict.fromkeys(map(label, rows)))
+        panels = [(name, [row for row in rows if label(row) == name]) for name in names]
     against = {row["against"] for row in rows}
     pairs = list(dict.fromkeys((row["system"], row["against"]) for row in rows))
     labels = [a if len(against) == 1 else f"{a} {MINUS} {b}" for a, b in pairs]
@@ -150,17 +150,17 @@ def lines_by_severity(rows: Sequence[Row], cohorts: Sequence[str]) -> Any:
 
     Args:
         rows: error rows with a severity.
-        cohorts: panels.
+        cohorts: panels, as `eval.report_blocks.label` calls them.
     """
     systems = list(dict.fromkeys(row["system"] for row in rows))
     figure, axes = new_figure(2.3 * len(cohorts) + 2.2, 3.2, 1, len(cohorts), sharey=True)
     step = 0.14 / max(1, len(systems))
     for axis, cohort in zip(axes[0], cohorts, strict=True):
-        own = [row for row in rows if row["cohort"] == cohort and row["value"] is not None]
+        own = [row for row in rows if label(row) == cohort and row["value"] is not None]
         for i, name in enumerate(systems):
-            line = sorted((r for r in own if r["system"] == name), key=lambda r: r["severity"])
+            line = sorted((r for r in own if r["system"] == name), key=_severity)
             # Side by side, so that intervals do not hide each other.
-            x = [float(r["severity"]) + (i - len(systems) / 2) * step for r in line]
+            x = [_severity(r) + (i - len(systems) / 2) * step for r in line]
             y = [100 * r["value"] for r in line]
             style: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "label": name}
             axis.plot(x, y, MARKERS[i % len(MARKERS)] + DASHES[i % 4], markersize=4, **style)
@@ -169,14 +169,20 @@ def lines_by_severity(rows: Sequence[Row], cohorts: Sequence[str]) -> Any:
                     ends = [100 * row["low"], 100 * row["high"]]
                     axis.plot([at, at], ends, color=style["color"], linewidth=0.8)
         axis.set_title(f"{cohort}{_speakers(own)}")
-        axis.set_xticks(sorted({float(row["severity"]) for row in own}))
+        axis.set_xticks(sorted({_severity(row) for row in own}))
         axis.grid(axis="y")
-        axis.set_xlabel("simulated severity")
+        axis.set_xlabel("severity")
     # After the last panel: they share an axis, which a limit would keep from growing with them.
     axes[0][0].set_ylim(bottom=0)
     axes[0][0].set_ylabel(f"{str(rows[0]['metric']).upper()}, percent")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _severity(row: Row) -> float:
+    """Return a severity as a number: of a range such as ``0.25-0.50`` its middle."""
+    ends = [float(end) for end in str(row["severity"]).split("-")]
+    return sum(ends) / len(ends)
 
 
 def _panels(rows: Sequence[Row], height: float) -> Any:
@@ -324,12 +330,13 @@ def points_in_plane(
     cohorts: Sequence[str],
     severities: Sequence[float],
 ) -> Any:
-    """Draw embeddings twice for each projection: coloured by cohort and by severity.
+    """Draw embeddings twice for each projection: coloured by cohort and by severity, grey where
+    nobody knows it.
 
     Args:
         planes: name of the projection and its coordinates (n, 2).
         cohorts: of each point.
-        severities: of each point, 0 for typical speech.
+        severities: of each point, 0 for typical speech, nan where nobody knows it.
     """
     figure, axes = new_figure(8.6, 3.7 * len(planes), len(planes), 2)
     known = list(COHORT_COLOURS)
@@ -337,14 +344,17 @@ def points_in_plane(
     who = np.asarray(cohorts)
     small = {"s": 9, "linewidths": 0.6, "rasterized": True}
     for (left, right), (name, places) in zip(axes, planes, strict=True):
-        for cohort in order:
+        for i, cohort in enumerate(order):
             own = places[who == cohort]
-            marker = COHORT_MARKERS.get(cohort, "D")
-            colour = COHORT_COLOURS.get(cohort, PURPLE)
+            marker = COHORT_MARKERS.get(cohort, MARKERS[i % len(MARKERS)])
+            colour = COHORT_COLOURS.get(cohort, CYCLE[i % len(CYCLE)])
             style: dict[str, Any] = {"marker": marker, "alpha": 0.6, **small}
             left.scatter(own[:, 0], own[:, 1], color=colour, label=cohort, **style)
-        shown = right.scatter(places[:, 0], places[:, 1], c=severities, cmap="cividis", **small)
-        figure.colorbar(shown, ax=right, label="simulated severity")
+        known = np.isfinite(severities)
+        right.scatter(places[~known, 0], places[~known, 1], color=GREY, **small)
+        coloured: dict[str, Any] = {"c": np.asarray(severities)[known], "cmap": "cividis", **small}
+        shown = right.scatter(places[known, 0], places[known, 1], **coloured)
+        figure.colorbar(shown, ax=right, label="severity")
         left.legend(markerscale=1.6, loc="best", frameon=True, framealpha=0.8)
         for axis, by in ((left, "cohort"), (right, "severity")):
             axis.set_title(f"{name}, by {by}")

@@ -11,6 +11,7 @@ __all__ = ["SYSTEMS", "VARIANTS", "names_block"]
 
 SYSTEMS = {
     "backbone": "the frozen Whisper, unadapted",
+    "backbone_plain": "the same on 30 s of audio, decoded by transformers' generate",
     "global_lora": "one LoRA for everybody",
     "cohort_lora": "one LoRA for each cohort; an oracle says which cohort an utterance is of",
     "hypernet": "LoRA factors generated for each utterance from what it sounds like, nothing else",
@@ -48,7 +49,7 @@ VARIANTS = {
     "_shuffled": "control: hears the embedding of an utterance of another speaker",
     "_mean": "control: hears the mean embedding of the training, whatever is said",
     "_cohort_mean": "control: hears the mean embedding of the cohort's other speakers",
-    "_same_speaker": "control: hears another utterance of the same simulated person",
+    "_same_speaker": "control: hears another utterance of the same person",
     "_oracle": "was trained on the cohort that the others have never met",
     "_cautious": "adapts less, the further a voice lies from those of its training",
     "_consensus": "the transcript that agrees best with posterior samples",

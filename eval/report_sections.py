@@ -15,11 +15,20 @@ from eval import report_figures as figures
 from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS
 from eval.report_angles import angle_blocks, sparsity_blocks
 from eval.report_behaviour import caution_blocks, guard_blocks, session_blocks
-from eval.report_blocks import Block, figure, from_table, generic_table, picked, words_table
+from eval.report_blocks import (
+    Block,
+    by_cohort,
+    figure,
+    from_table,
+    generic_table,
+    headline,
+    label,
+    picked,
+    words_table,
+)
 from eval.report_errors import (
-    EVERYWHERE,
+    atypical_of,
     difference_blocks,
-    domains_of,
     error_blocks,
     metric_of,
     stability_blocks,
@@ -27,8 +36,6 @@ from eval.report_errors import (
 from eval.report_severity import severity_blocks
 from eval.report_speed import analysis_blocks, speed_blocks, training_blocks
 from eval.report_sweep import sweep_blocks
-from eval.scores import ATYPICAL
-from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 
@@ -70,6 +77,32 @@ def zero_shot_blocks(rows: Rows) -> list[Block]:
     return [*error_blocks(rows), *difference_blocks(rows), *stability_blocks(rows)]
 
 
+def unadapted_blocks(rows: Rows) -> list[Block]:
+    """Return errors, those of corpora and of further test sets apart, and how often both say the
+    same."""
+    blocks = [*error_blocks(rows), *difference_blocks(rows)]
+    places = dict.fromkeys((r.get("corpus"), r.get("subset")) for r in rows)
+    for corpus, subset in places:
+        where: dict[str, Any] = {"corpus": corpus, "subset": subset, "metric": metric_of(rows)}
+        if corpus or subset:
+            name = ", ".join(part for part in (corpus, subset) if part)
+            blocks.append(from_table(rows, name, by_cohort(rows), **where))
+    same = [r for r in rows if r.get("measure") == "same_tokens"]
+    if same:
+        lines = tuple(
+            tuple((text, "") for text in (label(r), r.get("corpus") or "", *_counts(r)))
+            for r in same
+        )
+        header = ("speech", "corpus", "recordings", "at a limit", "of the others the same tokens")
+        title = "Our search beside transformers' generate"
+        blocks.append(Block("table", title, "", header, lines, n_names=2))
+    return blocks
+
+
+def _counts(row: Row) -> tuple[str, str, str]:
+    return str(row["n_utterances"]), str(row["n_limited"]), str(row["n_same"])
+
+
 def trimming_blocks(rows: Rows) -> list[Block]:
     """Return errors and differences; a name ends with what was trained on, and what is heard."""
     return [*error_blocks(rows), *difference_blocks(rows)]
@@ -85,14 +118,12 @@ def comparison_blocks(rows: Rows) -> list[Block]:
     blocks += stability_blocks(rows)
     blocks += forgetting_blocks(rows)
     if subsets := tuple(dict.fromkeys(r["subset"] for r in rows if r.get("subset"))):
-        own = {
-            "corpus": None,
-            "domain": "all",
-            "cohort": ATYPICAL,
-            "subset": subsets,
-        }
-        title = "People who enrolled: on what each own LoRA may recognise"
-        blocks.append(from_table(rows, title, ("subset",), metric=metric_of(rows), **own))
+        for cohort, domain in atypical_of(rows):
+            own: dict[str, Any] = {"corpus": None, "cohort": cohort, "domain": domain}
+            own |= {"subset": subsets, "metric": metric_of(rows)}
+            if chosen := picked(rows, False, **own):
+                title = f"People who enrolled, {label(chosen[0])}: what each own LoRA recognises"
+                blocks.append(from_table(rows, title, ("subset",), **own))
     if any("cost" in row for row in rows):
         blocks.append(from_table(rows, "What it costs", show="cost"))
     return blocks
@@ -108,7 +139,7 @@ _FORGETTING = {
         "Forgetting against a LoRA: what is kept, and what it costs in the new domain",
         "Backward gain: percent of the LoRA's degradation that a system avoids; 100 is no "
         "forgetting at all. Target loss: how many percent more errors than the LoRA it makes on "
-        "the simulated cohorts.",
+        "atypical speech.",
     ),
 }
 
@@ -117,9 +148,10 @@ def forgetting_blocks(rows: Rows) -> list[Block]:
     """Return the degradation on typical speech, and the gain and loss against a LoRA."""
     blocks = []
     for names, (title, about) in _FORGETTING.items():
-        own: dict[str, Any] = {**EVERYWHERE, "domain": "all", "metric": names}
+        own: dict[str, Any] = {**headline(rows), "metric": names}
         if picked(rows, True, **own):
-            made = from_table(rows, title, ("metric",), differences=True, **own)
+            columns = ("metric", *by_cohort(rows)[1:])
+            made = from_table(rows, title, columns, differences=True, **own)
             header = tuple(name.replace("_", " ") for name in made.header)
             blocks.append(replace(made, header=header, note=about))
     return blocks
@@ -127,16 +159,10 @@ def forgetting_blocks(rows: Rows) -> list[Block]:
 
 def loco_blocks(rows: Rows) -> list[Block]:
     """Return held-out cohorts, their differences, and typical speech of each fold."""
-    held_out = [c for c in (ATYPICAL, *COHORTS) if any(r.get("cohort") == c for r in rows)]
-    blocks = error_blocks(rows, cohort=tuple(held_out))
-    blocks += difference_blocks(rows, cohort=tuple(held_out))
+    held_out = [row for row in rows if row.get("cohort") != TYPICAL]
+    blocks = [*error_blocks(held_out), *difference_blocks(held_out)]
     if any(row.get("cohort") == TYPICAL for row in rows):
-        own: dict[str, Any] = {
-            **EVERYWHERE,
-            "domain": "all",
-            "metric": metric_of(rows),
-            "cohort": TYPICAL,
-        }
+        own: dict[str, Any] = {**headline(rows), "metric": metric_of(rows), "cohort": TYPICAL}
         blocks.append(
             from_table(rows, "Typical speech, by the cohort left out", ("held_out",), **own)
         )
@@ -146,20 +172,25 @@ def loco_blocks(rows: Rows) -> list[Block]:
 def retention_blocks(rows: Rows) -> list[Block]:
     """Return typical speech before and after, and cohorts that a source was not trained for."""
     metric = metric_of(rows)
-    typical: dict[str, Any] = {**EVERYWHERE, "metric": metric, "cohort": TYPICAL}
+    typical: dict[str, Any] = {"corpus": None, "subset": None, "metric": metric, "cohort": TYPICAL}
     blocks = [from_table(rows, f"Typical speech, {metric.upper()}", ("domain",), **typical)]
     chosen = picked(rows, differences=True, severity=None, **typical)
     if chosen:
-        panels = [(d, [r for r in chosen if r["domain"] == d]) for d in domains_of(chosen)]
+        domains = dict.fromkeys(r["domain"] for r in chosen)
+        panels = [(d, [r for r in chosen if r["domain"] == d]) for d in domains]
         note = "A circle filled blue: typical speech got better; a square filled red: worse."
         blocks.append(figure("After minus before", note, figures.forest(chosen, panels)))
         title = "Typical speech, after minus before"
         blocks.append(from_table(rows, title, ("domain",), differences=True, **typical))
-    other = [r for r in rows if r.get("trained_for") is False and r.get("cohort") in COHORTS]
-    if picked(other, True, domain="all", metric=metric, **EVERYWHERE):
+    other = [
+        r
+        for r in rows
+        if r.get("trained_for") is False and r.get("cohort") not in (TYPICAL, "other_cohorts")
+    ]
+    own: dict[str, Any] = {**headline(rows), "metric": metric}
+    if picked(other, True, **own):
         title = "Cohorts it was not trained for, after minus before"
-        own: dict[str, Any] = {**EVERYWHERE, "domain": "all", "metric": metric}
-        blocks.append(from_table(other, title, differences=True, **own))
+        blocks.append(from_table(other, title, by_cohort(rows), differences=True, **own))
     return blocks
 
 
@@ -170,10 +201,10 @@ def calibration_blocks(rows: Rows) -> list[Block]:
         for r in rows
         if "measure" in r
     ]
-    group = next(
-        (g for g in (ATYPICAL, "everybody") if any(r["cohort"] == g for r in measured)), ""
-    )
-    own = [r for r in measured if r["cohort"] == group]
+    # Atypical speech stands first, all cohorts together where there are several.
+    names = list(dict.fromkeys(label(r) for r in measured))
+    group = next((n for n in names if n not in ("everybody", TYPICAL)), "everybody")
+    own = [r for r in measured if label(r) == group]
     words = [r for r in own if r.get("level") == "word" and r["measure"] in _CONFIDENCE]
     if not words:
         raise ConfigError("it has no measures of confidence; it was made by another program")
@@ -199,13 +230,13 @@ def calibration_blocks(rows: Rows) -> list[Block]:
             blocks.append(figure(f"Risk and coverage of {what}, {group}", note, plot))
     spread = [r for r in measured if r["measure"] == "spearman_with_severity"]
     if spread:
-        title = "Uncertainty and simulated severity, Spearman's correlation"
+        title = "Uncertainty and severity, Spearman's correlation"
+        spread = [{**r, "cohort": label(r)} for r in spread]
         blocks.append(words_table(spread, title, ("score",), percent=False, across="cohort"))
-    if picked(rows, True, domain="all"):
+    if picked(rows, True, **headline(rows)):
         title = "Consensus and single samples against the posterior mean"
-        blocks.append(
-            from_table(rows, title, differences=True, domain="all", metric=metric_of(rows))
-        )
+        where: dict[str, Any] = {**headline(rows), "metric": metric_of(rows)}
+        blocks.append(from_table(rows, title, by_cohort(rows), differences=True, **where))
     return blocks
 
 
@@ -233,10 +264,17 @@ def generic_blocks(rows: Rows) -> list[Block]:
 
 SECTIONS = (
     Section(
+        "unadapted",
+        "The recogniser alone",
+        "What everything is judged against: the frozen Whisper on 30 s of audio with our search "
+        "and its limits, and as transformers runs it.",
+        unadapted_blocks,
+    ),
+    Section(
         "zero_shot",
         "Zero-shot recognition",
-        "Every system on the same recordings of speakers nobody trained on. The cohorts are "
-        "simulated; shuffled and mean embeddings are controls.",
+        "Every system on the same recordings of speakers nobody trained on; shuffled and mean "
+        "embeddings are controls.",
         zero_shot_blocks,
     ),
     Section(
@@ -258,8 +296,7 @@ SECTIONS = (
     Section(
         "leave_one_cohort_out",
         "Leave one cohort out",
-        "Each simulated cohort is recognised by systems that were trained without it; an oracle "
-        "saw it.",
+        "Each cohort is recognised by systems that were trained without it; an oracle saw it.",
         loco_blocks,
     ),
     Section(
@@ -277,8 +314,8 @@ SECTIONS = (
     Section(
         "blora_sweep",
         "BLoRA: divergence and prior",
-        "What the weight of the divergence and the width of the prior do to the simulated cohorts "
-        "and to typical speech, beside the LoRA of the same matrices, trained as long. Speakers "
+        "What the weight of the divergence and the width of the prior do to atypical and to "
+        "typical speech, beside the LoRA of the same matrices, trained as long. Speakers "
         "are unseen.",
         sweep_blocks,
         "sweep",
@@ -301,7 +338,7 @@ SECTIONS = (
         "severity",
         "Error against severity",
         "Who is served worst, by how much, and whether a system narrows the gap. Severity is the "
-        "simulation's.",
+        "simulation's, or what a corpus says of its speakers.",
         severity_blocks,
     ),
     Section(
@@ -332,8 +369,7 @@ SECTIONS = (
     Section(
         "session",
         "Remembering a voice",
-        "Conversations of simulated people: each utterance adapted alone, or to what the same "
-        "voice has said so far.",
+        "Conversations: each utterance adapted alone, or to what the same voice has said so far.",
         session_blocks,
     ),
     Section(

@@ -7,17 +7,12 @@ from typing import Any
 
 from eval import report_figures as figures
 from eval.report_behaviour import rate
-from eval.report_blocks import Block, figure, from_table, picked, words_table
+from eval.report_blocks import Block, figure, from_table, label, picked, words_table
 from eval.report_errors import is_control, metric_of
-from eval.scores import ATYPICAL
-from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import TYPICAL
 
 __all__ = ["group_blocks", "severity_blocks"]
 
 Rows = Sequence[Mapping[str, Any]]
-
-_GROUPS = (ATYPICAL, *COHORTS, TYPICAL)
 
 
 def severity_blocks(rows: Rows) -> list[Block]:
@@ -26,17 +21,18 @@ def severity_blocks(rows: Rows) -> list[Block]:
     errors = [r for r in rows if "measure" not in r and r.get("severity") is not None]
     chosen = picked(errors, False, metric=metric)
     blocks = []
-    cohorts = [c for c in _GROUPS if any(r["cohort"] == c for r in chosen)]
+    cohorts = {label(r): (r["cohort"], r.get("domain")) for r in chosen}
     drawn = [r for r in chosen if not is_control(r["system"])]
     if drawn:
         note = "Thin lines are 95 percent intervals; systems are set beside each other."
-        plot = figures.lines_by_severity(drawn, cohorts)
-        blocks.append(figure("Error against simulated severity", note, plot))
-    for cohort in cohorts:
-        title = f"{metric.upper()} by severity, {cohort}"
-        blocks.append(from_table(errors, title, ("severity",), cohort=cohort, metric=metric))
+        plot = figures.lines_by_severity(drawn, list(cohorts))
+        blocks.append(figure("Error against severity", note, plot))
+    for name, (cohort, domain) in cohorts.items():
+        title = f"{metric.upper()} by severity, {name}"
+        where: dict[str, Any] = {"cohort": cohort, "domain": domain, "metric": metric}
+        blocks.append(from_table(errors, title, ("severity",), **where))
     blocks += group_blocks(rows)
-    slopes = [r for r in rows if r.get("measure") == "slope"]
+    slopes = [{**r, "cohort": label(r)} for r in rows if r.get("measure") == "slope"]
     if slopes:
         note = "Points of error from severity 0 to 1, by a straight line."
         blocks.append(words_table(slopes, "Rise with severity", (), note, across="cohort"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.report_blocks import Block, figure, of_table
 from eval.report_style import BLACK, CYCLE, DASHES, GREY, MARKERS, drawn, new_figure
-from eval.sweep_table import ALONG, LINES, Points, axes_of, curves, points_table
+from eval.sweep_table import ALONG, LINES, Points, axes_of, curves, points_table, target_of
 
 __all__ = ["sweep_blocks", "sweep_plane"]
 
@@ -24,7 +24,7 @@ def sweep_blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     unit = next(str(row["metric"]).upper() for row in rows if "against" not in row)
     note = (
         f"Unseen speakers{n}. Lines join points of equal {lines}; markers grow with {along}. To "
-        "the left: fewer errors on the simulated cohorts; below 0 typical speech got better. "
+        f"the left: fewer errors ({target_of(rows)[1]}); below 0 typical speech got better. "
         "Intervals stand in the table."
     )
     plot = sweep_plane(found, references, (along, lines), unit)
@@ -75,7 +75,7 @@ def sweep_plane(
         axis.plot(*place, marker, color=BLACK, ms=10, label=name, linestyle="none")
     axis.axhline(0, color=GREY, linewidth=0.9)
     axis.grid()
-    axis.set_xlabel(f"{unit} on the simulated cohorts, percent (left: better)")
+    axis.set_xlabel(f"{unit} on atypical speech, percent (left: better)")
     axis.set_ylabel(f"backward degradation, {unit} points on typical speech (up: worse)")
     figure.legend(loc="outside right upper")
     blank: dict[str, Any] = {"marker": "o", "color": GREY, "mfc": "white", "linestyle": "none"}

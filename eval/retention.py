@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.bench import Bench, BenchConfig
-from eval.scores import Scores, places
+from eval.folds import cohorts_in
+from eval.printed import print_rows
+from eval.scores import ATYPICAL, Group, Scores, in_order
 from eval.systems import BACKBONE, System
 from hyperasr import results
 from hyperasr.cohorts.simulate import COHORTS
@@ -52,14 +54,23 @@ def fold_systems(folder: Path | None) -> dict[str, Path]:
 
 
 def trained_for(system: System) -> tuple[str, ...]:
-    """Return the cohorts a system was trained on, ``typical`` among them; none for the backbone."""
+    """Return the cohorts a system was trained on, ``typical`` among them; none for the backbone.
+
+    Where its notes name none it saw those of its training manifest, if that is still there, and
+    what was simulated.
+    """
     if system.folder is None:
         return ()
     if system.group is not None:
         return (system.group,)
     notes = system.training.get("config", {})
-    cohorts = notes.get("data", notes).get("cohorts") or (*COHORTS, TYPICAL)
-    return tuple(cohorts)
+    notes = notes.get("data", notes)
+    if notes.get("cohorts"):
+        return tuple(notes["cohorts"])
+    manifest, simulate = Path(notes.get("train") or ""), notes.get("simulate", COHORTS)
+    if manifest.is_file():
+        return tuple(cohorts_in(manifest, simulate))
+    return (*simulate, TYPICAL)
 
 
 def rows_of(scores: Scores, trained: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
@@ -71,27 +82,23 @@ def rows_of(scores: Scores, trained: dict[str, tuple[str, ...]]) -> list[dict[st
     """
     sources = [name for name in scores.counts if name != BACKBONE]
     rows: list[dict[str, Any]] = []
-    for domain, extra, here in places(scores.meta["source"]):
-        for cohort in (TYPICAL, *COHORTS):
-            chosen = scores.pick(source=here, cohort=cohort)
-            made = scores.rows(
-                chosen, cohort, domain, pairs=[(name, BACKBONE) for name in sources], **extra
-            )
-            rows += [{**row, "trained_for": cohort in trained[row["system"]]} for row in made]
+    groups = [g for g in scores.groups() if g.cohort != ATYPICAL]
+    for group in groups:
+        made = scores.group_rows(group, pairs=[(name, BACKBONE) for name in sources])
+        rows += [{**row, "trained_for": group.cohort in trained[row["system"]]} for row in made]
+    for corpus, domain in dict.fromkeys((g.corpus, g.domain) for g in groups):
+        own = [g for g in groups if (g.corpus, g.domain) == (corpus, domain)]
         for name in sources:
-            others = [c for c in COHORTS if c not in trained[name]]
-            chosen = scores.pick(source=here, cohort=lambda c, others=others: c in others)
-            rows += scores.rows(
-                chosen,
-                OTHERS,
-                domain,
+            others = [g for g in own if g.cohort not in (TYPICAL, *trained[name])]
+            together = Group(OTHERS, domain, tuple(i for g in others for i in g.chosen), corpus)
+            rows += scores.group_rows(
+                together,
                 systems=(name,),
                 pairs=[(name, BACKBONE)],
-                cohorts=others,
+                cohorts=in_order(g.cohort for g in others),
                 trained_for=False,
-                **extra,
             )
-    return results.with_holm(rows, ("domain", "corpus", "metric"))
+    return results.with_holm(rows, ("corpus", "metric"))
 
 
 def names_of(bench: Bench, by_group: bool) -> list[str]:
@@ -125,31 +132,19 @@ def main() -> None:
         results.command("eval.retention"),
         config,
         config.bench.seed,
-        f"before and after, simulated cohorts, held-out speakers, {bench.protocol.name}",
+        f"before and after, {bench.described}",
         bench.protocol.normaliser,
     )
     results.write(config.out, head, rows)
-    show: dict[str, Any] = {"corpus": None, "metric": first}
-    results.print_table(
-        rows, ("domain",), title=f"typical speech, {first} in percent", cohort=TYPICAL, **show
-    )
-    results.print_table(
-        rows,
-        ("domain",),
-        title="typical speech, after minus before",
-        differences=True,
-        cohort=TYPICAL,
-        **show,
-    )
-    untrained = [row for row in rows if not row["trained_for"] and row["cohort"] in COHORTS]
-    if any("against" in row for row in untrained):
-        results.print_table(
-            untrained,
-            title="cohorts it was not trained for, after minus before",
-            differences=True,
-            domain="all",
-            **show,
-        )
+    typical: dict[str, Any] = {"cohort": TYPICAL, "metric": first}
+    print_rows(rows, title=f"typical speech, {first} in percent", **typical)
+    title = "typical speech, after minus before"
+    print_rows(rows, title=title, differences=True, **typical)
+    untrained = [
+        row for row in rows if not row["trained_for"] and row["cohort"] not in (OTHERS, TYPICAL)
+    ]
+    title = "cohorts it was not trained for, after minus before"
+    print_rows(untrained, title=title, differences=True, metric=first)
 
 
 if __name__ == "__main__":

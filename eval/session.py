@@ -2,11 +2,11 @@
 
     python -m eval.session --config eval/configs/session.yaml
 
-Conversations are put together of speakers nobody trained on: every simulated person keeps a
-severity of their own and says their recordings one after the other. Systems: ``backbone``;
-``utterance``, each adapted to itself; ``session_told``, which is told when the person changes, and
-so remembers each alone; ``session``, which has to notice. ``session`` hears conversations of two
-people, who follow one another, once in each order. Rows with ``threshold`` are of ``session`` with
+Conversations are put together of speakers nobody trained on: every person says their recordings one
+after the other, a simulated one at a severity of their own. Systems: ``backbone``; ``utterance``,
+each adapted to itself; ``session_told``, which is told when the person changes, and so remembers
+each alone; ``session``, which has to notice. ``session`` hears conversations of two people, who
+follow one another, once in each order. Rows with ``threshold`` are of ``session`` with
 other values of `SessionConfig.new_voice`.
 
 Further rows have a ``measure``: the ``distance`` of an utterance to the voice so far, for the same
@@ -30,12 +30,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from eval.scores import ATYPICAL, Scores, places
+from eval.looks import note_look
+from eval.printed import print_rows
+from eval.scores import Scores, targets
 from hyperasr import results
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.calibration import auroc, clustered_interval
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, plan_views
 from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError
@@ -70,6 +71,8 @@ class SessionEvalConfig:
     """How to score; one that goes by what was meant."""
     cache: Path = Path("runs/cache")
     """Folder of all caches of encoder states."""
+    looks: Path | None = Path("results/test_looks.jsonl")
+    """File that gets a line each time test speakers are looked at; None for none."""
     workers: int = 2
     """Processes that build the cache."""
     seed: int = 0
@@ -243,17 +246,14 @@ def error_rows(scores: Scores, order: Sequence[int]) -> list[Row]:
         order: the place of each utterance among its person's, from 1.
     """
     rows: list[Row] = []
-    for domain, extra, here in places(scores.meta["source"]):
-        for cohort in (ATYPICAL, *COHORTS, TYPICAL):
-            inside = COHORTS if cohort == ATYPICAL else (cohort,)
-            own = scores.pick(source=here, cohort=lambda c, inside=inside: c in inside)
-            rows += scores.rows(own, cohort, domain, pairs=PAIRS, **extra)
-            if extra or domain != "all":
-                continue
-            for name, (first, last) in _PLACES_IN_ORDER.items():
-                chosen = [i for i in own if first <= order[i] <= last]
-                rows += scores.rows(chosen, cohort, domain, pairs=PAIRS, place=name)
-    return results.with_holm(rows, ("domain", "corpus", "metric", "place"))
+    for group in scores.groups():
+        rows += scores.group_rows(group, pairs=PAIRS)
+        if group.corpus is not None:
+            continue
+        for name, (first, last) in _PLACES_IN_ORDER.items():
+            chosen = [i for i in group.chosen if first <= order[i] <= last]
+            rows += scores.rows(chosen, group.cohort, group.domain, pairs=PAIRS, place=name)
+    return results.with_holm(rows, ("corpus", "metric", "place"))
 
 
 class Measurement:
@@ -271,7 +271,9 @@ class Measurement:
         self.model = HyperASR.from_pretrained(config.model)
         backbone = self.model.backbone
         Session.of(self.model)
-        self.views = plan_views(read_manifest(config.test), seed=SEED, people_per_speaker=1)
+        rows = read_manifest(config.test)
+        note_look(config.looks, config.test, rows, (BACKBONE, ALONE, TOLD, SESSION))
+        self.views = plan_views(rows, seed=SEED, people_per_speaker=1)
         folder = build_cache(
             config.cache,
             self.views,
@@ -326,8 +328,8 @@ class Measurement:
 
     def _scored(self, texts: Mapping[str, Sequence[str]]) -> Scores:
         rules = protocol(self.config.protocol)
-        meta = {name: self.cache.meta[name] for name in ("id", "speaker", "cohort", "severity")}
-        meta |= {"source": self.cache.meta["source"], "person": self.persons}
+        names = ("id", "speaker", "cohort", "domain", "severity", "source")
+        meta = {name: self.cache.meta[name] for name in names} | {"person": self.persons}
         clean, metric = self.cache.meta["text"], rules.metrics[0]
         counts = {name: rules.score(said, clean, None, metric) for name, said in texts.items()}
         return Scores(rules, metric, meta, counts, self.config.seed)
@@ -338,16 +340,11 @@ class Measurement:
         scores, others = self.scores()
         rows = error_rows(scores, self.order)
         for threshold, other in others.items():
-            for cohort, inside in ((ATYPICAL, COHORTS), (TYPICAL, (TYPICAL,))):
-                chosen = other.pick(cohort=lambda c, inside=inside: c in inside)
-                rows += other.rows(
-                    chosen,
-                    cohort,
-                    "all",
-                    systems=(SESSION,),
-                    pairs=((SESSION, ALONE),),
-                    threshold=threshold,
-                )
+            groups = other.groups()
+            typical = [g for g in groups if g.cohort == TYPICAL and g.corpus is None]
+            options = {"systems": (SESSION,), "pairs": ((SESSION, ALONE),), "threshold": threshold}
+            for group in (*targets(groups), *typical):
+                rows += other.group_rows(group, **options)
         found = distances(self.model, self.embs, self.seconds, self.people)
         thresholds = sorted({config.session.new_voice, *config.thresholds})
         return rows + distance_rows(found, self.cache.meta["speaker"], thresholds, config.seed)
@@ -360,15 +357,14 @@ def main() -> None:
     rows = measurement.rows()
     rules = protocol(config.protocol)
     command = results.command("eval.session")
-    described = f"simulated conversations, held-out speakers, {rules.name}"
+    described = f"conversations, held-out speakers, {rules.name}"
     head = results.head(command, config, config.seed, described, rules.normaliser)
     results.write(config.out, head, rows)
     errors = [r for r in rows if "measure" not in r and "threshold" not in r and "place" not in r]
     title = f"{rules.metrics[0]} in percent"
-    results.print_table(errors, title=title, domain="all", corpus=None)
-    results.print_table(
-        errors, differences=True, title="paired differences", domain="all", corpus=None
-    )
+    metric = rules.metrics[0]
+    print_rows(errors, title=title, metric=metric)
+    print_rows(errors, differences=True, title="paired differences", metric=metric)
     for row in rows:
         where = row.get("relation")
         if row.get("measure") == "distance":

@@ -5,11 +5,13 @@
 Rows: error rows of every system by cohort and severity, with differences to the backbone; and per
 system, field ``measure``: ``worst_group`` and ``gap`` (worst minus best group), over cohorts and
 over cohorts by severity; ``slope``, the rise of the error from severity 0 to 1; and
-``spearman_with_severity``. Severity is the simulation's, the speakers are unseen.
+``spearman_with_severity``. Severity is the simulation's, or what a corpus says of a speaker;
+recordings without one count in the gaps over cohorts alone. The speakers are unseen.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,16 +24,18 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.bench import Bench, BenchConfig
-from eval.scores import ATYPICAL, Scores
+from eval.printed import print_rows
+from eval.scores import Group, Scores, labels, levels_of
 from eval.systems import BACKBONE
 from hyperasr import results
 from hyperasr.calibration import clustered_interval
-from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.metrics import EditCounts
 from hyperasr.statistics import SpeakerBootstrap
 from train.program import read_config, run_program
+
+log = logging.getLogger("eval.severity")
 
 Row = dict[str, Any]
 GROUPINGS = ("cohort", "cohort_severity")
@@ -57,23 +61,41 @@ def level_rows(scores: Scores) -> list[Row]:
     """Return error rows by cohort and severity, with differences to the backbone."""
     pairs = [(name, BACKBONE) for name in scores.counts if name != BACKBONE]
     rows: list[Row] = []
-    for cohort in (ATYPICAL, *COHORTS):
-        inside = COHORTS if cohort == ATYPICAL else (cohort,)
-        own = scores.pick(cohort=lambda c, inside=inside: c in inside)
-        for level in sorted({scores.meta["severity"][i] for i in own}):
-            chosen = [i for i in own if scores.meta["severity"][i] == level]
-            rows += scores.rows(chosen, cohort, "all", pairs=pairs, severity=level)
-    rows += scores.rows(scores.pick(cohort=TYPICAL), TYPICAL, "all", pairs=pairs)
+    for group in together(scores):
+        if group.cohort == TYPICAL:
+            rows += scores.group_rows(group, pairs=pairs)
+            continue
+        for level, chosen in levels_of(scores.meta["severity"], group.chosen).items():
+            rows += scores.rows(chosen, group.cohort, group.domain, pairs=pairs, severity=level)
     return results.with_holm(rows, ("metric", "severity"))
 
 
+def together(scores: Scores) -> list[Group]:
+    """Return the groups of all corpora together."""
+    return [group for group in scores.groups() if group.corpus is None]
+
+
 def groups_of(scores: Scores, by: str) -> dict[str, list[int]]:
-    """Return the utterances of every group: cohorts, or cohorts apart by severity."""
+    """Return the utterances of every group: cohorts, or cohorts apart by severity.
+
+    A severity that nobody knows has a group too. Where no severity is known there are no groups
+    by severity.
+    """
+    names = labels(scores.meta["cohort"], scores.meta["domain"])
     groups: dict[str, list[int]] = {}
-    for i, cohort in enumerate(scores.meta["cohort"]):
-        level = "" if by == "cohort" or cohort == TYPICAL else f" {scores.meta['severity'][i]:g}"
-        groups.setdefault(f"{cohort}{level}", []).append(i)
-    return groups
+    for i, name in enumerate(names):
+        groups.setdefault(name, []).append(i)
+    if by == "cohort":
+        return groups
+    apart: dict[str, list[int]] = {}
+    for name, members in groups.items():
+        levels = {} if name == TYPICAL else levels_of(scores.meta["severity"], members)
+        for level, chosen in levels.items():
+            apart[f"{name} {level}" if isinstance(level, str) else f"{name} {level:g}"] = chosen
+        known = {i for chosen in levels.values() for i in chosen}
+        if rest := [i for i in members if i not in known]:
+            apart[f"{name} unknown" if levels else name] = rest
+    return apart if len(apart) > len(groups) else {}
 
 
 def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
@@ -168,9 +190,10 @@ def slope_rows(scores: Scores, n_resamples: int = 1_000) -> list[Row]:
     from scipy.stats import spearmanr
 
     rows: list[Row] = []
-    for cohort in (ATYPICAL, *COHORTS):
-        inside = COHORTS if cohort == ATYPICAL else (cohort,)
-        own = scores.pick(cohort=lambda c, inside=inside: c in inside)
+    for group in together(scores):
+        if group.cohort == TYPICAL:
+            continue
+        own = [i for i in group.chosen if scores.meta["severity"][i] is not None]
         level = np.array([float(scores.meta["severity"][i]) for i in own])
         if len(set(level)) < 2:
             continue
@@ -205,7 +228,8 @@ def slope_rows(scores: Scores, n_resamples: int = 1_000) -> list[Row]:
                 measured = {k: v for k, v in vars(interval).items() if k != "p"}
                 if measured["reason"] is None:
                     del measured["reason"]
-                about = {"measure": measure, "system": system, "cohort": cohort}
+                about = {"measure": measure, "system": system}
+                about |= {"cohort": group.cohort, "domain": group.domain}
                 rows.append({**about, "metric": scores.metric, **measured})
     return rows
 
@@ -247,23 +271,26 @@ def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(SeverityConfig)
     bench = Bench(config.bench)
-    scores = bench.scores(bench.names())
+    scores = bench.scores(bench.names()).headline()
     scores.save(bench.store.folder / f"counts-severity-{bench.protocol.name}-{scores.metric}.json")
     rows = level_rows(scores)
+    if not any("severity" in row for row in rows):
+        log.warning("%s says nothing about severity: only cohorts are compared", config.bench.test)
     gaps = [r for by in GROUPINGS for r in gap_rows(scores, by, config.n_resamples)]
     rows += gaps + slope_rows(scores)
     head = results.head(
         results.command("eval.severity"),
         config,
         config.bench.seed,
-        f"simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.described,
         bench.protocol.normaliser,
     )
     results.write(config.out, head, rows)
     errors = [row for row in rows if "measure" not in row]
-    for cohort in (ATYPICAL, *COHORTS):
-        title = f"{scores.metric} in percent by severity, {cohort}"
-        results.print_table(errors, ("severity",), title=title, cohort=cohort, metric=scores.metric)
+    for group in together(scores):
+        title = f"{scores.metric} in percent by severity, {group.cohort}, {group.domain}"
+        where = {"cohort": group.cohort, "domain": group.domain, "metric": scores.metric}
+        print_rows(errors, ("severity",), title=title, **where)
     print_gaps(gaps, Console(width=None if sys.stdout.isatty() else 200))
 
 

@@ -8,8 +8,9 @@ Rows, by field ``measure``: ``angle`` between updates of utterances, people and 
 adaptation, ``ranking_check`` against the error of each matrix type adapted alone, and the error
 rows of these trainings (`eval.matrix_ablation`). Angles are in degrees: ``value`` the mean of all k
 angles, ``largest`` the largest one. The field ``part`` tells whole updates from what
-they differ by from the update of the mean embedding (``deviation``). The cohorts are simulated;
-tested speakers are unseen. What angles cost: `eval.analysis_speed`.
+they differ by from the update of the mean embedding (``deviation``). Cohorts are recorded or
+simulated, as ``domain`` says (``with_domain`` of the other one); tested speakers are unseen. What
+angles cost: `eval.analysis_speed`.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ from eval.matrix_ablation import (
     train,
 )
 from eval.movement import size_rows, weight_rows
+from eval.scores import RECORDED, labels
 from eval.systems import System
 from hyperasr import results
 from hyperasr.backbone import Backbone
+from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.lora import target_shapes
 from hyperasr.subspace import contrast
@@ -94,16 +97,18 @@ def factors_of(
     """Return a system's factors, whose they are, and those of the mean embedding.
 
     A source that listens has factors for each row; one by cohort for each cohort; a shared one has
-    no owners (None). Of a Gaussian source the means are taken.
+    no owners (None). Of a Gaussian source the means are taken. A cohort that is both recorded and
+    simulated counts as two.
 
     Raises:
         ConfigError: a source whose factors belong to people who are not in the test.
     """
     model = system.model
-    columns = {c: bench.column(c) for c in ("speaker", "person", "cohort")}
     if system.conditioned:
         emb = bench.embeddings(system)[list(rows)]
-        who = Who(*([columns[c][i] for i in rows] for c in ("speaker", "person", "cohort")))
+        cohorts = labels(bench.column("cohort"), bench.column("domain"))
+        columns = (bench.column("speaker"), bench.column("person"), cohorts)
+        who = Who(*([column[i] for i in rows] for column in columns))
         mean: Any = model.source.emb_mean
         return model.factors(emb), who, model.factors(mean.view(1, -1))
     if system.groups:
@@ -136,7 +141,22 @@ def system_rows(bench: Bench, system: System, config: AnglesConfig) -> list[Row]
             rows += [{"system": system.name, "part": "deviation", **row} for row in more]
     except ConfigError as error:
         raise ConfigError(f"{system.name}: {error}") from error
-    return rows
+    return with_domains(rows, bench.column("cohort"), bench.column("domain"))
+
+
+def with_domains(rows: Sequence[Row], cohorts: Sequence[str], domains: Sequence[str]) -> list[Row]:
+    """Return rows that also say whether their cohorts are recorded or simulated.
+
+    Args:
+        rows: whose cohorts are those of `eval.scores.labels`, or several together.
+        cohorts, domains: of the test set.
+    """
+    known = dict(zip(labels(cohorts, domains), domains, strict=True)) | {TYPICAL: RECORDED}
+    places = (("cohort", "domain"), ("with_cohort", "with_domain"))
+    return [
+        row | {domain: known[row[name]] for name, domain in places if row.get(name) in known}
+        for row in rows
+    ]
 
 
 def _possible(settings: AngleSettings, system: System) -> AngleSettings:
@@ -212,7 +232,9 @@ def print_ranking(rows: Iterable[Row], console: Console) -> None:
     rows = list(rows)
     places = [r for r in rows if r.get("measure") == "ranking" and r["by"] == "relative_norm"]
     errors = [
-        r for r in rows if r.get("budget") and r.get("cohort") == "atypical" and "against" not in r
+        r
+        for r in rows
+        if r.get("budget") and r.get("cohort", TYPICAL) != TYPICAL and "against" not in r
     ]
     budgets = sorted({r["budget"] for r in errors})
     table = Table(title="matrix types by adaptation, and the error in percent of each alone")
@@ -247,7 +269,7 @@ def main() -> None:
         results.command("eval.subspace_angles"),
         config,
         config.angles.seed,
-        f"simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.described,
         bench.protocol.normaliser,
     )
     results.write(config.out, head, rows)

@@ -4,9 +4,9 @@
     python -m eval.sweep --config eval/configs/vi_lora_sweep.yaml
 
 What is varied is the weight of the divergence and the prior; what is measured, on speakers nobody
-trained on, is the error on the simulated cohorts, and in BLoRA's terms (`eval.forgetting`) what it
-costs on typical speech. The reference LoRA is trained as long as the points. A finished training is
-not repeated, an interrupted one goes on.
+trained on, is the error on atypical speech (all cohorts that are simulated, or recorded where none
+is), and in BLoRA's terms (`eval.forgetting`) what it costs on typical speech. The reference LoRA is
+trained as long as the points. A finished training is not repeated, an interrupted one goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.table import Table
 
 from eval.bench import Bench, BenchConfig
 from eval.forgetting import GAIN, TARGET_LOSS, forgetting_rows
-from eval.scores import ATYPICAL, Scores
+from eval.scores import Scores, targets
 from eval.short_runs import ShortRun, short_run, train_all
 from eval.sweep_table import ALONG, LINES, REACHED, points_table
 from eval.systems import BACKBONE
@@ -184,15 +184,16 @@ def sweep_rows(scores: Scores, trials: Sequence[Trial], config: SweepConfig) -> 
         config: of the program.
     """
     points = {trial.run.system: dict(trial.point) for trial in trials}
-    target = scores.part(scores.pick(cohort=lambda c: c != TYPICAL))
-    typical = scores.part(scores.pick(cohort=TYPICAL))
-    rows: list[Row] = []
-    for cohort, own in ((ATYPICAL, target), (TYPICAL, typical)):
-        rows += own.rows(range(len(own)), cohort, "all")
-    for name in scores.counts:
-        if name != BACKBONE:
-            found = forgetting_rows(typical, target, name, config.lora, "all")
-            rows += _with_goal(found, config.goal) if points.get(name) else found
+    groups = [group for group in scores.groups() if group.corpus is None]
+    target, typical = targets(groups)[:1], [g for g in groups if g.cohort == TYPICAL]
+    rows = [row for group in (*target, *typical) for row in scores.group_rows(group)]
+    new = {group.domain: scores.part(group.chosen) for group in target}
+    for group in typical if target else ():
+        old = scores.part(group.chosen)
+        for name in scores.counts:
+            if name != BACKBONE:
+                found = forgetting_rows(old, new, name, config.lora)
+                rows += _with_goal(found, config.goal) if points.get(name) else found
     return [{**row, **points.get(row["system"], {})} for row in rows]
 
 
@@ -240,7 +241,7 @@ def main() -> None:
         results.command("eval.sweep"),
         config,
         config.bench.seed,
-        f"simulated cohorts, held-out speakers, {bench.protocol.name}",
+        bench.described,
         bench.protocol.normaliser,
     )
     trained = {trial.run.system: list(trial.run.arguments) for trial in trials}

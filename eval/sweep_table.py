@@ -16,7 +16,7 @@ from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.tables import Table
 
-__all__ = ["ALONG", "LINES", "REACHED", "axes_of", "curves", "points_table"]
+__all__ = ["ALONG", "LINES", "REACHED", "axes_of", "curves", "points_table", "target_of"]
 
 ALONG = {"beta": "\N{GREEK SMALL LETTER BETA}", "kl_weight": "KL weight"}
 LINES = {"sigma": "prior \N{GREEK SMALL LETTER SIGMA}", "prior": "prior"}
@@ -56,6 +56,22 @@ def by_system(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
     return found
 
 
+def target_of(rows: Sequence[Row]) -> tuple[str, str]:
+    """Return the cohort that stands for atypical speech, and what to call it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    errors = (row for row in rows if "against" not in row and row["cohort"] != TYPICAL)
+    row = next(errors, None)
+    if row is None:
+        raise ConfigError("no row is of atypical speech; it was made by another program")
+    # A file from before rows said so is of simulated cohorts.
+    domain = "recorded" if row.get("domain") == "recorded" else "simulated"
+    cohort = str(row["cohort"])
+    return cohort, f"{domain} cohorts" if cohort == ATYPICAL else f"{cohort}, {domain}"
+
+
 def points_table(rows: Sequence[Row]) -> Table:
     """Return a line for each reference and each point: errors, forgetting, and what it costs.
 
@@ -69,8 +85,9 @@ def points_table(rows: Sequence[Row]) -> Table:
     along, lines = axes_of(rows)
     systems = by_system(rows)
     unit = next(str(row["metric"]).upper() for row in rows if "against" not in row)
+    target, called = target_of(rows)
     columns = {
-        ATYPICAL: f"{unit}, simulated cohorts",
+        target: f"{unit}, {called}",
         TYPICAL: f"{unit}, typical speech",
         DEGRADATION: "backward degradation",
         GAIN: "backward gain",
@@ -116,10 +133,11 @@ def curves(rows: Sequence[Row]) -> tuple[dict[Any, Points], dict[str, tuple[floa
         reference, where the backbone's degradation is 0.
     """
     along, lines = axes_of(rows)
+    target, _ = target_of(rows)
     found: dict[Any, Points] = {}
     references: dict[str, tuple[float, float]] = {}
     for name, own in by_system(rows).items():
-        error = own[ATYPICAL]
+        error = own[target]
         drop = own[DEGRADATION]["value"] if DEGRADATION in own else 0.0
         place = 100 * error["value"], 100 * drop
         if along in error:

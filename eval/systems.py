@@ -2,7 +2,8 @@
 
 A folder is one of: an adapter model (`HyperASR.save_pretrained`: hypernetwork, static, Bayesian),
 a whole backbone in the Hugging Face layout (decoder or full fine-tuning), a PEFT adapter, or
-residual adapters. No folder is the frozen backbone itself.
+residual adapters. What nothing was trained for, the frozen backbone alone, needs no folder and is
+opened by its name (`UNADAPTED`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ast
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import __version__ as transformers_version
 
 from hyperasr.backbone import Backbone
+from hyperasr.cohorts.views import View, realise
 from hyperasr.errors import CheckpointMismatch, ConfigError, MissingExtra
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.residual import FORMAT as RESIDUAL
@@ -30,9 +33,9 @@ from hyperasr.types import Batch
 from train.individual import People
 from train.scoring import MelOnly
 
-__all__ = ["BACKBONE", "System", "open_system", "view_of"]
+__all__ = ["BACKBONE", "PLAIN", "UNADAPTED", "System", "open_system", "open_unadapted", "view_of"]
 
-BACKBONE = "backbone"
+BACKBONE, PLAIN = "backbone", "backbone_plain"
 ROOT = Path(__file__).parents[1]
 # What a transcript depends on besides weights and cached states.
 _CODE = (
@@ -77,6 +80,11 @@ class System:
     None for every other system."""
     group: str | None = None
     """The cohort whose factors serve every utterance, where a source has them by cohort."""
+    from_audio: bool = False
+    """Features are computed from the audio, in float32, instead of read from the cache, which has
+    those of another audio context, or rounds what it keeps to float16."""
+    plain: bool = False
+    """Decoded by transformers' `generate`, see `eval.plain`; gives no probabilities."""
 
     @property
     def conditioned(self) -> bool:
@@ -104,20 +112,43 @@ class System:
         digest = _hash(f"{self.fingerprint}/{group}".encode())
         return replace(self, name=f"{self.name}@{group}", group=group, fingerprint=digest)
 
+    def exact(self) -> System:
+        """Return the same system with features in float32 all the way."""
+        digest = _hash(f"{self.fingerprint}/from audio".encode())
+        return replace(self, name=f"{self.name}:float32", from_audio=True, fingerprint=digest)
 
-def open_system(name: str, folder: Path | None, backbone: Backbone) -> System:
+
+def open_unadapted(name: str, backbone: Backbone) -> System:
+    """Open a way to run the frozen backbone alone, one of `UNADAPTED`."""
+    return UNADAPTED[name](name, backbone)
+
+
+def _searched(name: str, backbone: Backbone) -> System:
+    return System(name, _alone(backbone), False, _fingerprint(None, backbone))
+
+
+def _plain(name: str, backbone: Backbone) -> System:
+    """Transformers hears 30 s, whatever the others hear."""
+    whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
+    digest = _hash(f"{whole.fingerprint()}/{transformers_version}".encode())
+    return System(name, _alone(whole), False, digest, from_audio=True, plain=True)
+
+
+UNADAPTED: dict[str, Callable[[str, Backbone], System]] = {BACKBONE: _searched, PLAIN: _plain}
+"""What opens each way to run the frozen backbone alone."""
+
+
+def open_system(name: str, folder: Path, backbone: Backbone) -> System:
     """Open a system of whatever kind its folder holds.
 
     Args:
         name: in tables.
-        folder: what a training program wrote as its best model; None for the frozen backbone.
+        folder: what a training program wrote as its best model.
         backbone: the frozen one, which every adapter must belong to.
     Raises:
         ConfigError: there is no such folder, or it holds nothing that decodes.
         CheckpointMismatch: it belongs to another backbone.
     """
-    if folder is None:
-        return System(name, _alone(backbone), False, _fingerprint(None, backbone))
     folder = Path(folder)
     kind = _kind(name, folder)
     digest = _fingerprint(folder, backbone)
@@ -150,12 +181,19 @@ def open_system(name: str, folder: Path | None, backbone: Backbone) -> System:
     )
 
 
-def view_of(system: System, rows: Any) -> Any:
+def view_of(system: System, rows: Any, views: Sequence[View] = ()) -> Any:
     """Return a cache's rows as this system must see them.
 
     A system with an encoder of its own gets no encoder states; a source by person is told who
     speaks; a system held to one cohort's factors is told that everybody is of that cohort.
+
+    Args:
+        system: which.
+        rows: the cache.
+        views: what its rows are of, for systems that hear the audio.
     """
+    if system.from_audio:
+        return _FromAudio(views, rows.n_frames, system.model.backbone)
     if system.recognised is not None:
         return People(rows)
     if system.own_encoder:
@@ -176,6 +214,22 @@ class _OfGroup:
         """Return the rows `indices` with the cohort they are held to."""
         batch: Batch = self.rows.batch(indices)
         return replace(batch, cohorts=(self.group,) * batch.n_utt)
+
+
+class _FromAudio:
+    """Features of views, made anew; as much of a cache as decoding needs."""
+
+    def __init__(self, views: Sequence[View], n_frames: Sequence[int], backbone: Backbone) -> None:
+        self.views, self.n_frames, self.backbone = views, n_frames, backbone
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the rows `indices` with log-mel as the backbone hears it."""
+        waveforms = [realise(self.views[i])[0] for i in indices]
+        mel, n_frames = self.backbone.features(waveforms)
+        return Batch(n_frames=n_frames, mel=mel, ids=tuple(self.views[i].id for i in indices))
 
 
 def _kind(name: str, folder: Path) -> str:
@@ -221,7 +275,12 @@ def _recognised(folder: Path, model: HyperASR) -> frozenset[str] | None:
 
 
 def _fine_tuned(name: str, folder: Path, backbone: Backbone) -> tuple[Backbone, int, bool]:
-    tuned = Backbone.from_pretrained(folder, offline=True, audio_context=backbone.audio_context)
+    tuned = Backbone.from_pretrained(
+        folder,
+        offline=True,
+        audio_context=backbone.audio_context,
+        margin_s=backbone.margin_s,
+    )
     changed = _changed(name, tuned, backbone)
     return tuned, sum(t.numel() for t in changed.values()), _of_encoder(changed)
 
@@ -237,7 +296,7 @@ def _peft(name: str, folder: Path, backbone: Backbone) -> tuple[Backbone, int, b
     adapted = PeftModel.from_pretrained(copy.deepcopy(backbone.whisper), str(folder))
     n_trained = sum(p.numel() for n, p in adapted.named_parameters() if "lora_" in n)
     whisper = adapted.merge_and_unload(safe_merge=True)
-    merged = Backbone(whisper, backbone.tokenizer, backbone.audio_context)
+    merged = backbone.around(whisper)
     return merged, n_trained, _of_encoder(_changed(name, merged, backbone))
 
 
@@ -247,7 +306,7 @@ def _residual(name: str, folder: Path, backbone: Backbone) -> tuple[Backbone, in
     n_trained = sum(p.numel() for p in adapters.parameters())
     whisper = copy.deepcopy(backbone.whisper)
     adapters.eval().requires_grad_(False).attach(whisper)
-    adapted = Backbone(whisper, backbone.tokenizer, backbone.audio_context)
+    adapted = backbone.around(whisper)
     return adapted, n_trained, adapters.adapts_encoder
 
 

@@ -24,13 +24,12 @@ from typing import Any
 
 from eval.bench import Bench, BenchConfig
 from eval.folds import launch
-from eval.scores import ATYPICAL, Scores, places
+from eval.printed import print_rows
+from eval.scores import Scores
 from eval.systems import BACKBONE
 from hyperasr import results
 from hyperasr.backbone import Backbone
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import TYPICAL
 from hyperasr.config import to_dict
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
@@ -184,14 +183,9 @@ def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def rows_of(scores: Scores) -> list[dict[str, Any]]:
     """Return the rows of the result file."""
-    names = list(scores.counts)
-    atypical = (ATYPICAL, lambda cohort: cohort != TYPICAL)
-    rows: list[dict[str, Any]] = []
-    for domain, extra, here in places(scores.meta["source"]):
-        for cohort, which in (atypical, *((c, c) for c in (*COHORTS, TYPICAL))):
-            chosen = scores.pick(source=here, cohort=which)
-            rows += scores.rows(chosen, cohort, domain, pairs=pairs_of(names), **extra)
-    return results.with_holm(rows, ("domain", "corpus", "metric"))
+    pairs = pairs_of(list(scores.counts))
+    rows = [row for group in scores.groups() for row in scores.group_rows(group, pairs=pairs)]
+    return results.with_holm(rows, ("corpus", "metric"))
 
 
 def main() -> None:
@@ -208,15 +202,15 @@ def main() -> None:
         return
     scores = joined({case: scored(config, *case) for case in product(CONTEXTS, CONTEXTS)})
     rows = rows_of(scores)
-    described = f"simulated cohorts, held-out speakers, {scores.protocol.name}"
+    described = f"audio contexts, held-out speakers, {scores.protocol.name}"
     command = results.command("eval.trimming")
     normaliser = scores.protocol.normaliser
     results.write(
         config.out, results.head(command, config, config.bench.seed, described, normaliser), rows
     )
-    show: dict[str, Any] = {"domain": "all", "metric": scores.metric}
-    results.print_table(rows, title=f"{scores.metric} in percent, SYSTEM:TRAINED:HEARD", **show)
-    results.print_table(rows, title="differences", differences=True, **show)
+    metric = scores.metric
+    print_rows(rows, title=f"{metric} in percent, SYSTEM:TRAINED:HEARD", metric=metric)
+    print_rows(rows, title="differences", differences=True, metric=metric)
 
 
 if __name__ == "__main__":

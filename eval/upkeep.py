@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperasr import lora, results
-from hyperasr.weights import ASSETS
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.cohorts.views import TYPICAL, View
@@ -28,6 +27,7 @@ from hyperasr.mel import SAMPLE_RATE
 from hyperasr.model import HyperASR
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch, LayerFactors, LoRAFactors, Utterance
+from hyperasr.weights import ASSETS
 
 __all__ = [
     "AllocatedBytes",

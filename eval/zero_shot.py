@@ -5,9 +5,9 @@
 With beam.yaml the same with a beam of five, with continued.yaml for the embedded models, whose
 training went on after that of the systems in zero_shot.yaml.
 
-The cohorts are simulated. Rows: by cohort, by severity, on typical speech; synthetic voices and
-real recordings apart, and within the real ones each corpus apart (field ``corpus``). Systems that
-listen to an embedding are also run with the controls of `eval.controls`.
+Rows: by cohort, recorded or simulated, by severity, on typical speech; of all corpora together and
+of each apart (field ``corpus``). Systems that listen to an embedding are also run with the controls
+of `eval.controls`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.bench import SEVERITIES, Bench, BenchConfig
+from eval.bench import Bench, BenchConfig
 from eval.controls import CONTROLS
-from eval.scores import ATYPICAL, Scores, places
+from eval.printed import print_rows
+from eval.scores import ATYPICAL, Scores, levels_of
 from hyperasr import results
-from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
 from train.program import read_config, run_program
 
@@ -54,28 +54,18 @@ def rows_of(scores: Scores, *, severities: bool = True) -> list[dict[str, Any]]:
 
     Args:
         scores: of every system.
-        severities: also a row for each severity of a simulated cohort.
+        severities: also a row for each severity of a cohort, as far as it is known.
     """
     pairs = differences(scores.counts)
     rows: list[dict[str, Any]] = []
-    for domain, extra, here in places(scores.meta["source"]):
-        rows += scores.rows(
-            scores.pick(source=here, cohort=lambda c: c != TYPICAL),
-            ATYPICAL,
-            domain,
-            pairs=pairs,
-            **extra,
-        )
-        for cohort in (*COHORTS, TYPICAL):
-            own = scores.pick(source=here, cohort=cohort)
-            rows += scores.rows(own, cohort, domain, pairs=pairs, **extra)
-            if extra or cohort == TYPICAL or not severities:
-                continue
-            for level in SEVERITIES:
-                chosen = [i for i in own if scores.meta["severity"][i] == level]
-                rows += scores.rows(chosen, cohort, domain, pairs=pairs, severity=level)
+    for group in scores.groups():
+        rows += scores.group_rows(group, pairs=pairs)
+        if group.corpus or group.cohort in (ATYPICAL, TYPICAL) or not severities:
+            continue
+        for level, chosen in levels_of(scores.meta["severity"], group.chosen).items():
+            rows += scores.rows(chosen, group.cohort, group.domain, pairs=pairs, severity=level)
     # Each printed table of differences is one family of comparisons.
-    return results.with_holm(rows, ("domain", "corpus", "metric", "severity"))
+    return results.with_holm(rows, ("corpus", "metric", "severity"))
 
 
 def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
@@ -112,20 +102,14 @@ def main() -> None:
         scores.save(bench.store.folder / name)
         rows += rows_of(scores, severities=metric == first)
     command = results.command("eval.zero_shot")
-    described = f"simulated cohorts, held-out speakers, {bench.protocol.name}"
-    head = results.head(command, config, config.bench.seed, described, bench.protocol.normaliser)
-    results.write(config.out, head, rows)
-    for domain in sorted({row["domain"] for row in rows}):
-        title = f"{first} in percent, {domain} recordings"
-        results.print_table(rows, title=title, domain=domain, corpus=None, metric=first)
-    results.print_table(
-        rows,
-        differences=True,
-        title="paired differences",
-        domain="all",
-        corpus=None,
-        metric=first,
+    head = results.head(
+        command, config, config.bench.seed, bench.described, bench.protocol.normaliser
     )
+    results.write(config.out, head, rows)
+    print_rows(rows, title=f"{first} in percent", metric=first)
+    for corpus in dict.fromkeys(row["corpus"] for row in rows if "corpus" in row):
+        print_rows(rows, title=f"{first} in percent, {corpus}", corpus=corpus, metric=first)
+    print_rows(rows, title="paired differences", differences=True, metric=first)
 
 
 if __name__ == "__main__":

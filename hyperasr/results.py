@@ -38,7 +38,7 @@ __all__ = [
     "write",
 ]
 
-DOMAINS = ("synthetic", "real", "all")
+DOMAINS = ("recorded", "simulated")
 BENCHMARKS = (
     "adapted_over_unadapted",
     "trimmed_adapted_over_unadapted",

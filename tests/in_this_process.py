@@ -10,7 +10,7 @@ from typing import Any
 class InThisProcess:
     """Stands in for `WorkerPool`: the same work, without starting interpreters."""
 
-    def __init__(self, workers: int, initializer: Any, initargs: Any) -> None:
+    def __init__(self, workers: int, initializer: Any, initargs: Any = ()) -> None:
         initializer(*initargs)
 
     def __enter__(self) -> InThisProcess:

@@ -53,7 +53,7 @@ def rate(value: float, n_speakers: int = 12) -> Interval:
     return Interval(value, value - 0.02, value + 0.03, 2, n_speakers)
 
 
-def error(system: str, cohort: str, value: float, domain: str = "real", **more: Any) -> dict:
+def error(system: str, cohort: str, value: float, domain: str = "recorded", **more: Any) -> dict:
     return error_row(system, cohort, domain, rate(value), COUNTS, "wer", **more)
 
 
@@ -63,8 +63,8 @@ def some_rows() -> list[dict[str, Any]]:
         error("backbone", "typical", 0.1),
         error("hypernet", "stuttering", 0.2512),
         error("hypernet", "stuttering", 0.9, severity=0.75),
-        error_row("hypernet", "stuttering", "real", rate(0.08), COUNTS, "cer"),
-        difference_row("hypernet", "backbone", "stuttering", "real", rate(-0.2488), "wer"),
+        error_row("hypernet", "stuttering", "recorded", rate(0.08), COUNTS, "cer"),
+        difference_row("hypernet", "backbone", "stuttering", "recorded", rate(-0.2488), "wer"),
         speed_row("over_peft_swap", 12.345, 11.0, 13.5, 9, "peft", "batch of 16"),
     ]
 
@@ -165,14 +165,14 @@ def test_other_rows_have_the_fields_of_the_contract() -> None:
 
 
 def test_rows_refuse_what_the_contract_does_not_know() -> None:
-    with pytest.raises(ConfigError, match="domain is one of synthetic, real, all, not 'an4'"):
+    with pytest.raises(ConfigError, match="domain is one of recorded, simulated, not 'an4'"):
         error("backbone", "typical", 0.1, domain="an4")
     with pytest.raises(ConfigError, match="metric is one of wer, cer, not 'per'"):
-        error_row("backbone", "typical", "real", rate(0.1), COUNTS, "per")
+        error_row("backbone", "typical", "recorded", rate(0.1), COUNTS, "per")
     with pytest.raises(ConfigError, match="no benchmark is called 'over_peft'"):
         speed_row("over_peft", 1, 1, 1, 1, "", "")
     with pytest.raises(ShapeError, match="interval is of 2 utterances, the edit counts of 1"):
-        error_row("backbone", "typical", "real", rate(0.1), COUNTS[:1], "wer")
+        error_row("backbone", "typical", "recorded", rate(0.1), COUNTS[:1], "wer")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -289,23 +289,23 @@ def test_speed_rows_are_chosen() -> None:
 
 
 def test_missing_intervals_and_mixed_speakers() -> None:
-    one = error_row("a|b", "typical", "real", Interval(0.1, None, None, 2, 1), COUNTS, "wer")
+    one = error_row("a|b", "typical", "recorded", Interval(0.1, None, None, 2, 1), COUNTS, "wer")
     lines = markdown_table([one]).splitlines()
     assert lines[0] == "| system | typical (1 speaker) |"
     assert lines[2] == "| a\\|b | 10.0 |"
     mixed = markdown_table([one, error("hypernet", "typical", 0.2)])
     assert mixed.splitlines()[0] == "| system | typical |"
-    none = difference_row("a", "b", "typical", "real", rate(-0.0001), "wer")
+    none = difference_row("a", "b", "typical", "recorded", rate(-0.0001), "wer")
     assert "| a \u2212 b | +0.0 [-2.0, +3.0] |" in markdown_table([none], differences=True)
     assert "| a\\|b | n/a |" in markdown_table([one | {"value": None}])
 
 
 def test_ambiguous_and_empty_tables_say_so() -> None:
-    rows = [*some_rows(), error("backbone", "typical", 0.3, domain="synthetic")]
+    rows = [*some_rows(), error("backbone", "typical", 0.3, domain="simulated")]
     with pytest.raises(ConfigError, match="two rows for backbone at typical"):
         markdown_table(rows)
     header = markdown_table(rows, ("domain", "cohort")).splitlines()[0]
-    assert "synthetic, typical" in header
+    assert "simulated, typical" in header
     with pytest.raises(ConfigError, match="no row has cohort 'nobody'"):
         markdown_table(rows, cohort="nobody")
     with pytest.raises(ConfigError, match="cannot show 'hits'"):
@@ -331,7 +331,9 @@ def test_printed_table_is_whole_without_a_terminal(capsys: pytest.CaptureFixture
 def scored(system: str, name: str | None, value: float = 0.5, **more: Any) -> dict[str, Any]:
     """Return a row under a protocol."""
     made = None if name is None else protocol(name)
-    return error_row(system, "typical", "real", rate(value), COUNTS, "wer", protocol=made, **more)
+    return error_row(
+        system, "typical", "recorded", rate(value), COUNTS, "wer", protocol=made, **more
+    )
 
 
 def test_rows_say_how_they_were_scored() -> None:
@@ -342,7 +344,7 @@ def test_rows_say_how_they_were_scored() -> None:
     assert row["macro"] == pytest.approx((0.2 + 25.0) / 2)
     assert "| backbone | 1260.0 |" in markdown_table([row], show="macro")
     difference = difference_row(
-        "a", "b", "typical", "real", rate(-0.1), "wer", protocol=protocol("sap2")
+        "a", "b", "typical", "recorded", rate(-0.1), "wer", protocol=protocol("sap2")
     )
     assert difference["protocol"] == "sap2"
 
@@ -367,7 +369,7 @@ def test_protocols_are_not_mixed_in_a_table() -> None:
 
 def test_the_reason_stands_in_place_of_an_interval() -> None:
     alone = Interval(0.1, None, None, 2, 1, "one speaker: no interval")
-    row = error_row("backbone", "typical", "real", alone, COUNTS, "wer")
+    row = error_row("backbone", "typical", "recorded", alone, COUNTS, "wer")
     assert row["reason"] == "one speaker: no interval"
     assert "| backbone | 10.0 (one speaker: no interval) |" in markdown_table([row])
 
@@ -379,22 +381,22 @@ def test_holm_is_by_table_and_marks_what_is_left() -> None:
 
     rows = [
         error("backbone", "typical", 0.5),
-        compared("real", "a", 0.03),
-        compared("real", "b", 0.01),
-        compared("all", "a", 0.03),
-        compared("all", "b", None),
+        compared("recorded", "a", 0.03),
+        compared("recorded", "b", 0.01),
+        compared("simulated", "a", 0.03),
+        compared("simulated", "b", None),
     ]
     made = with_holm(rows, ("domain", "metric"))
     assert [row.get("p_holm") for row in made] == [None, 0.03, 0.02, 0.03, None]
     assert [row.get("n_comparisons") for row in made] == [None, 2, 2, 1, None]
     assert rows[1].get("p_holm") is None  # what was given is left alone
     text = markdown_table(
-        with_holm([*rows[:2], compared("real", "b", 0.2)], ("domain",)),
+        with_holm([*rows[:2], compared("recorded", "b", 0.2)], ("domain",)),
         differences=True,
-        domain="real",
+        domain="recorded",
     )
     assert "| a \u2212 backbone | -10.0 [-20.0, -5.0] |" in text  # 0.06 after adjusting
-    text = markdown_table(made, differences=True, domain="real")
+    text = markdown_table(made, differences=True, domain="recorded")
     assert "| b \u2212 backbone | -10.0 [-20.0, -5.0]* |" in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,38 @@ import soundfile as sf
 import torch
 
 import hyperasr.cache
+from eval import bench as bench_room
+from eval import guard, session
 from eval.bench import Bench, BenchConfig
+from eval.looks import note_look
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.types import Utterance
 from tests.in_this_process import InThisProcess
 
 SOURCES = {"e": "synthetic", "f": "synthetic", "g": "an4", "h": "fsdd"}
+# Speaker, cohort, severity, corpus of recorded test speakers, two recordings each.
+PATIENTS = (
+    ("p", "als", 0.25, "clinic"),
+    ("q", "als", 0.75, "clinic"),
+    ("r", "als", None, "clinic"),
+    ("s", "cerebral_palsy", None, "home"),
+    ("t", "typical", None, "home"),
+    ("u", "typical", None, "home"),
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def looks_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep looks at the speakers of tests out of the file of real ones."""
+    folder = tmp_path_factory.mktemp("looks")
+
+    def note(looks: Path | None, *rest: Any) -> None:
+        note_look(looks if looks is None or looks.is_absolute() else folder / looks, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (bench_room, guard, session):
+            patch.setattr(room, "note_look", note)
+        yield
 
 
 @dataclass(frozen=True)
@@ -37,6 +64,8 @@ class World:
             "backbone": str(backbone),
             "cache": self.folder / "cache",
             "store": self.folder / "store",
+            "looks": self.folder / "test_looks.jsonl",
+            "protocol": "spoken",
             "workers": 1,
         }
         return BenchConfig(systems=systems, **{**values, **more})
@@ -56,6 +85,29 @@ def world(tmp_path_factory, voice) -> World:
             rows.append(Utterance(name, f"{name}.wav", next(texts), speaker, source=source))
     write_manifest(folder / "train.jsonl", rows[:4])
     write_manifest(folder / "test.jsonl", rows[4:])
+    return World(folder, folder / "train.jsonl", folder / "test.jsonl")
+
+
+@pytest.fixture(scope="session")
+def patients(tmp_path_factory, voice) -> World:
+    """Recorded cohorts of free names in training and test, one of a single speaker in the test.
+
+    Severities of some are known; nothing is simulated unless a test asks for it.
+    """
+    folder = tmp_path_factory.mktemp("patients")
+    texts = ("go home now", "please write to the doctor")
+    manifests: dict[str, list[Utterance]] = {"train": [], "test": []}
+    for number, (speaker, cohort, severity, source) in enumerate(PATIENTS):
+        for split, rows in manifests.items():
+            for k, text in enumerate(texts):
+                name = f"{split}-{speaker}{k}"
+                pitch = 95.0 + 11 * number + k + 3 * len(split)
+                sf.write(folder / f"{name}.wav", voice(0.5 + 0.1 * k, pitch), 16_000)
+                said = f"{text} {speaker}" if split == "train" else text
+                who = {"speaker": f"{split}-{speaker}", "cohort": cohort, "severity": severity}
+                rows.append(Utterance(name, f"{name}.wav", said, **who, split=split, source=source))
+    for split, rows in manifests.items():
+        write_manifest(folder / f"{split}.jsonl", rows)
     return World(folder, folder / "train.jsonl", folder / "test.jsonl")
 
 

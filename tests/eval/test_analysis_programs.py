@@ -78,6 +78,8 @@ def bench_config(
         backbone=str(random_backbone_folder),
         cache=folder / "cache",
         store=folder / "store",
+        looks=None,
+        protocol="spoken",
         workers=1,
         controls_of=(),
     )
@@ -91,6 +93,8 @@ def run(program: Any, config: BenchConfig, folder: Path, monkeypatch: Any, **val
         "backbone": config.backbone,
         "cache": str(config.cache),
         "store": str(config.store),
+        "looks": None,
+        "protocol": config.protocol,
         "workers": 1,
         "controls_of": [],
     }

@@ -46,7 +46,13 @@ def test_rows_of_typical_speech_and_of_an_unseen_cohort(
     bench = Bench(config, random_backbone)
     cloud = cloud_of(trained, random_backbone)
     careless = CautionConfig(far=1e6)
-    rows = program.measured(bench, "hypernet", "parkinson", False, cloud, careless)
+    groups = program.cohorts_of(bench)
+    assert [(g.cohort, g.domain) for g in groups] == [
+        *((cohort, "simulated") for cohort in ("stuttering", "dysarthria", "parkinson")),
+        ("typical", "recorded"),
+    ]
+    group = groups[2]
+    rows = program.measured(bench, "hypernet", group, False, cloud, careless)
     by_system = {r["system"]: r for r in rows if r["metric"] != "trust" and "against" not in r}
     assert set(by_system) == {"backbone", "hypernet", "hypernet_cautious"}
     # Nothing is far, so caution changes nothing.
@@ -55,7 +61,7 @@ def test_rows_of_typical_speech_and_of_an_unseen_cohort(
     assert difference["value"] == 0
     # Everything is far: what is left is the backbone.
     nowhere = Cloud(**{**vars(cloud), "quantiles": 1e-6 * cloud.quantiles})
-    rows = program.measured(bench, "hypernet", "parkinson", False, nowhere, CautionConfig())
+    rows = program.measured(bench, "hypernet", group, False, nowhere, CautionConfig())
     by_system = {r["system"]: r for r in rows if r["metric"] != "trust" and "against" not in r}
     assert by_system["hypernet_cautious"]["errors"] == by_system["backbone"]["errors"]
     trust = next(r for r in rows if r["metric"] == "trust")

@@ -10,6 +10,7 @@ import torch
 from eval.controls import (
     cohort_mean,
     control_embeddings,
+    impossible,
     same_speaker_partner,
     shuffled_across_speakers,
 )
@@ -28,6 +29,26 @@ def test_shuffling_depends_on_the_seed_and_nothing_else() -> None:
     speakers = [s for s in "abcdefgh" for _ in range(5)]
     assert shuffled_across_speakers(speakers, 1) == shuffled_across_speakers(speakers, 1)
     assert shuffled_across_speakers(speakers, 1) != shuffled_across_speakers(speakers, 2)
+
+
+def test_one_speaker_of_most_rows_borrows_others_more_than_once() -> None:
+    speakers = ["a"] * 7 + ["b"] * 2 + ["c"]
+    for seed in range(4):
+        partner = shuffled_across_speakers(speakers, seed)
+        assert all(speakers[i] != speakers[j] for i, j in enumerate(partner))
+    with pytest.raises(ConfigError, match="needs two of them"):
+        shuffled_across_speakers(["a"] * 3, 0)
+
+
+def test_controls_that_mean_nothing_say_why() -> None:
+    assert impossible("shuffled", ["a", "b"], ["als", "als"]) is None
+    assert "one speaker" in (impossible("shuffled", ["a", "a"], ["als", "typical"]) or "")
+    assert "one cohort" in (impossible("cohort_mean", ["a", "b"], ["als", "als"]) or "")
+    two = ["als", "als", "typical"]
+    reason = impossible("cohort_mean", ["a", "b", "c"], two)
+    assert reason == "the cohort 'typical' has one speaker, and nobody else to take the mean of"
+    assert impossible("cohort_mean", ["a", "b", "c", "d"], [*two, "typical"]) is None
+    assert impossible("mean", ["a"], ["als"]) is None
 
 
 def test_the_cohort_mean_leaves_the_speaker_out() -> None:

@@ -77,8 +77,9 @@ def test_a_start_that_may_have_seen_the_cohort_is_refused(yamls, tmp_path) -> No
     backwards = dict(reversed(yamls.items()))
     with pytest.raises(ConfigError, match="list the configuration of that run before it"):
         fold_runs("stuttering", backwards, tmp_path)
-    with pytest.raises(ConfigError, match="no cohort 'typical' to leave out"):
-        fold_runs("typical", yamls, tmp_path)
+    for cohort in ("typical", "als"):
+        with pytest.raises(ConfigError, match=f"no cohort '{cohort}' to leave out of .*parkinson"):
+            fold_runs(cohort, yamls, tmp_path)
 
 
 def test_a_training_inside_a_process_of_several_stands_alone(monkeypatch) -> None:
@@ -187,6 +188,7 @@ def made(held_out: str, wrong: int) -> Scores:
     meta_columns = {
         "speaker": ["ann", "ann", "bob", "bob"],
         "cohort": cohorts,
+        "domain": ["simulated", "recorded"] * 2,
         "source": ["an4"] * 4,
     }
     better = [EditCounts(10 - wrong, wrong) if c == held_out else EditCounts(10) for c in cohorts]
@@ -206,30 +208,31 @@ def test_rows_of_the_table() -> None:
         for r in rows
     }
     assert len(cells) == len(rows)
-    pooled = cells["hypernet", None, "atypical", "each", "all", None]
+    pooled = cells["hypernet", None, "atypical", "each", "simulated", None]
     assert pooled["value"] == pytest.approx(0.15)
     assert pooled["n_utterances"] == 4
-    assert cells["hypernet", None, "stuttering", "stuttering", "all", None]["value"] == 0.1
-    assert cells["hypernet", None, "parkinson", "parkinson", "all", None]["value"] == 0.2
-    assert cells["hypernet", None, "typical", "parkinson", "all", None]["value"] == 0.0
-    gap = cells["hypernet", "global_lora", "atypical", "each", "all", None]
+    assert cells["hypernet", None, "stuttering", "stuttering", "simulated", None]["value"] == 0.1
+    assert cells["hypernet", None, "parkinson", "parkinson", "simulated", None]["value"] == 0.2
+    assert cells["hypernet", None, "typical", "parkinson", "recorded", None]["value"] == 0.0
+    gap = cells["hypernet", "global_lora", "atypical", "each", "simulated", None]
     assert gap["value"] == pytest.approx(-0.15)
     assert {r["n_comparisons"] for r in rows if r.get("p") is not None} == {15}
 
 
 def test_pairs_and_settings() -> None:
     assert ("global_lora", "backbone") in differences(["backbone", "global_lora", "hypernet"])
-    with pytest.raises(ConfigError, match="at least one cohort, source and process"):
+    with pytest.raises(ConfigError, match="at least one source and process"):
         LocoConfig(processes=0)
 
 
-def test_only_training_evaluates_nothing(yamls, tmp_path, monkeypatch) -> None:
+def test_only_training_evaluates_nothing(yamls, world, tmp_path, monkeypatch) -> None:
     trained: list[int] = []
     monkeypatch.setattr(program, "train_folds", lambda folds, state: trained.append(len(folds)))
-    monkeypatch.setattr(program, "report", lambda config, folds: pytest.fail("it evaluates"))
+    monkeypatch.setattr(program, "Bench", lambda config: pytest.fail("it evaluates"))
     monkeypatch.setattr(program, "PartialState", lambda **settings: OneProcess())
     sources = json.dumps({name: str(path) for name, path in yamls.items()})
     arguments = ["--sources", sources, "--runs", str(tmp_path), "--only_train", "true"]
+    arguments += ["--bench.test", str(world.test)]
     monkeypatch.setattr(sys, "argv", ["eval.leave_one_cohort_out", *arguments])
     program.main()
     assert trained == [3]

@@ -24,7 +24,7 @@ def scores(n_speakers: int = 12, **errors: int) -> Scores:
 def test_by_hand() -> None:
     typical = scores(backbone=2, lora=6, blora=3)
     target = scores(backbone=12, lora=4, blora=5)
-    rows = forgetting_rows(typical, target, "blora", "lora", "all", corpus="x")
+    rows = forgetting_rows(typical, {"simulated": target}, "blora", "lora", corpus="x")
     found = {row["metric"]: row for row in rows}
     # 3.5 of 20 words minus 2.5; the LoRA lost 4 words of 20, of which three quarters are avoided.
     assert found[DEGRADATION]["value"] == pytest.approx(1 / 20)
@@ -38,8 +38,23 @@ def test_by_hand() -> None:
     assert {row["corpus"] for row in rows} == {"x"}
     assert {row["n_speakers"] for row in rows} == {12}
     assert {row["protocol"] for row in rows} == {"spoken"}
-    (own,) = forgetting_rows(typical, target, "lora", "lora", "all")
+    assert {row["metric"]: row["domain"] for row in rows} == {
+        DEGRADATION: "recorded",
+        GAIN: "recorded",
+        TARGET_LOSS: "simulated",
+    }
+    (own,) = forgetting_rows(typical, {"simulated": target}, "lora", "lora")
     assert own["metric"] == DEGRADATION
+    both = {"simulated": target, "recorded": typical}
+    losses = [
+        (row["domain"], row["value"])
+        for row in forgetting_rows(typical, both, "blora", "lora")
+        if row["metric"] == TARGET_LOSS
+    ]
+    assert losses == [
+        ("simulated", pytest.approx(1 / 4.5)),
+        ("recorded", pytest.approx(3.5 / 6.5 - 1)),
+    ]
 
 
 def test_intervals_are_those_of_drawing_speakers() -> None:
@@ -51,7 +66,7 @@ def test_intervals_are_those_of_drawing_speakers() -> None:
     }
     meta = {"speaker": [f"{k:02d}" for k in range(15)]}
     typical = Scores(protocol("spoken"), "wer", meta, counts, seed=5)
-    rows = forgetting_rows(typical, typical, "blora", "lora", "all")
+    rows = forgetting_rows(typical, {"recorded": typical}, "blora", "lora")
     draws = np.random.default_rng(5).integers(15, size=(10_000, 15))
     rates = wrong[draws].sum(1) / (20 * 15)
     drops = rates[:, 1:] - rates[:, :1]
@@ -68,7 +83,7 @@ def test_intervals_are_those_of_drawing_speakers() -> None:
 
 def test_a_lora_that_forgets_nothing_leaves_no_gain() -> None:
     typical = scores(backbone=6, lora=6, blora=3)
-    rows = forgetting_rows(typical, typical, "blora", "lora", "all")
+    rows = forgetting_rows(typical, {"recorded": typical}, "blora", "lora")
     gain = next(row for row in rows if row["metric"] == GAIN)
     assert gain["value"] is None
     assert "does not degrade" in gain["reason"]
@@ -83,7 +98,7 @@ def test_a_lora_that_may_not_forget_gives_no_interval() -> None:
     }
     meta = {"speaker": list("abcdef")}
     typical = Scores(protocol("spoken"), "wer", meta, counts)
-    rows = forgetting_rows(typical, typical, "blora", "lora", "all")
+    rows = forgetting_rows(typical, {"recorded": typical}, "blora", "lora")
     gain = next(row for row in rows if row["metric"] == GAIN)
     assert gain["value"] == pytest.approx(0.5)
     assert gain["low"] is None
@@ -95,6 +110,6 @@ def test_a_lora_that_may_not_forget_gives_no_interval() -> None:
 
 def test_one_speaker_has_no_interval() -> None:
     typical = scores(1, backbone=2, lora=6, blora=3)
-    for row in forgetting_rows(typical, typical, "blora", "lora", "all"):
+    for row in forgetting_rows(typical, {"recorded": typical}, "blora", "lora"):
         assert row["low"] is None
         assert row["reason"] == "one speaker: no interval"

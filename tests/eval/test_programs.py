@@ -54,6 +54,8 @@ def run(bench, tmp_path, monkeypatch, capsys) -> Any:
             "backbone": config.backbone,
             "cache": str(config.cache),
             "store": str(config.store),
+            "looks": str(config.looks),
+            "protocol": config.protocol,
             "workers": 1,
             "controls_of": [],
         }
@@ -83,7 +85,7 @@ def test_comparison(run, bench) -> None:
     names = ["global_lora", "hypernet", "decoder_ft", "residual"]
     content, printed = run(comparison, names, lora_of={"hypernet": "decoder_ft"})
     rows = content["rows"]
-    errors = {(r["system"], r["cohort"]) for r in rows if r.get("errors") and r["domain"] == "all"}
+    errors = {(r["system"], r["cohort"]) for r in rows if r.get("errors") and "corpus" not in r}
     assert errors == {
         (s, c)
         for s in ["backbone", *names]
@@ -92,7 +94,7 @@ def test_comparison(run, bench) -> None:
     against = [r for r in rows if r.get("against") == "global_lora" and r["metric"] == "wer"]
     assert {r["system"] for r in against} == {"backbone", "hypernet", "decoder_ft", "residual"}
     assert all("p_holm" in r for r in against if r.get("p") is not None)
-    gains = [r for r in rows if r.get("metric") == "backward_gain" and r["domain"] == "all"]
+    gains = [r for r in rows if r.get("metric") == "backward_gain" and "corpus" not in r]
     assert {(r["system"], r["against"]) for r in gains} == {
         ("hypernet", "decoder_ft"),
         ("decoder_ft", "global_lora"),
@@ -132,7 +134,7 @@ def test_people_who_enrolled_have_rows_of_their_own(bench, random_backbone, tmp_
     sizes = {
         (r["subset"], r["system"]): r["n_utterances"]
         for r in made
-        if r["domain"] == "all" and r["cohort"] == "atypical" and "errors" in r
+        if "corpus" not in r and r["cohort"] == "atypical" and "errors" in r
     }
     n = len([p for p in people if "-" in p])
     assert sizes["individual_k0", "backbone"] == sizes["individual_k0", "individual_k0"] == n
@@ -152,7 +154,7 @@ def test_retention(run, bench, systems, tmp_path) -> None:
     head["training"] = {"config": {"cohorts": ["dysarthria", "parkinson", "typical"]}}
     (fold / "config.json").write_text(json.dumps(head))
     content, printed = run(retention, ["cohort_lora"], folds=str(tmp_path / "loco"))
-    rows = [r for r in content["rows"] if r["metric"] == "wer" and r["domain"] == "all"]
+    rows = [r for r in content["rows"] if r["metric"] == "wer" and "corpus" not in r]
     flags = {(r["system"], r["cohort"]): r["trained_for"] for r in rows if "errors" in r}
     name = "global_lora:without-stuttering"
     assert not flags[name, "stuttering"]
@@ -168,7 +170,7 @@ def test_retention(run, bench, systems, tmp_path) -> None:
     # After minus before, by hand.
     pair = [bench.scores([s]) for s in ("backbone", "cohort_lora@parkinson")]
     typical = pair[0].pick(cohort="typical")
-    values = [s.rows(typical, "typical", "all")[0]["value"] for s in pair]
+    values = [s.rows(typical, "typical", "recorded")[0]["value"] for s in pair]
     (difference,) = [
         r
         for r in rows
@@ -274,7 +276,7 @@ def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None
     def row(cohort: str, **more: Any) -> dict[str, Any]:
         interval = Interval(-0.1, -0.2, -0.05, 1, 9, p=0.01)
         return {
-            **results.difference_row("a", "b", cohort, "all", interval, "wer"),
+            **results.difference_row("a", "b", cohort, "recorded", interval, "wer"),
             "p_holm": 0.02,
             **more,
         }
@@ -284,10 +286,10 @@ def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None
     head = results.head("python -m eval.x", {}, 0, "protocol", None)
     results.write(tmp_path / "x.json", head, rows)
     monkeypatch.setattr("eval.readme.ROOT", tmp_path)
-    made = table("x.json", "differences=true cohort=typical,stuttering domain=all")
+    made = table("x.json", "differences=true cohort=typical,stuttering domain=recorded")
     assert made.splitlines()[0].startswith("| system | typical (9 speakers) | stuttering")
     assert "[-20.0, -5.0]* |" in made
-    of_budget = table("x.json", "differences=true domain=all budget=0.01").splitlines()[0]
+    of_budget = table("x.json", "differences=true domain=recorded budget=0.01").splitlines()[0]
     assert of_budget == "| system | parkinson (9 speakers) |"
     assert "adjusted for the table by Holm's method" in made
     assert "`python -m eval.x` → `x.json`" in made

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from eval.scores import Scores, places
+from eval.scores import Scores, groups_of, in_order, labels, levels_of, targets
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics import EditCounts
 from hyperasr.protocols import protocol
@@ -16,6 +17,7 @@ def scores(name: str = "spoken", metric: str = "wer") -> Scores:
     meta = {
         "speaker": ["ann", "ann", "bob", "cay"],
         "cohort": ["typical", "stuttering", "stuttering", "typical"],
+        "domain": ["recorded", "simulated", "simulated", "recorded"],
         "severity": [0.0, 0.5, 1.0, 0.0],
         "source": ["an4", "an4", "synthetic", "synthetic"],
     }
@@ -31,7 +33,7 @@ def test_picking() -> None:
     assert scores().pick(cohort="stuttering", source="an4") == [1]
     assert scores().pick(severity=lambda s: s >= 0.5, speaker="bob") == [2]
     assert scores().pick(cohort="parkinson") == []
-    assert scores().rows([], "parkinson", "all") == []
+    assert scores().rows([], "parkinson", "simulated") == []
 
 
 def test_what_was_saved_gives_the_same_rows(tmp_path) -> None:
@@ -40,8 +42,8 @@ def test_what_was_saved_gives_the_same_rows(tmp_path) -> None:
     again = Scores.load(path)
     assert again == made
     pairs = [("hypernet", "backbone"), ("hypernet", "nobody")]
-    rows = made.rows([0, 1, 2], "atypical", "all", pairs=pairs, corpus="x")
-    assert again.rows([0, 1, 2], "atypical", "all", pairs=pairs, corpus="x") == rows
+    rows = made.rows([0, 1, 2], "atypical", "simulated", pairs=pairs, corpus="x")
+    assert again.rows([0, 1, 2], "atypical", "simulated", pairs=pairs, corpus="x") == rows
     assert [row.get("against") for row in rows] == [None, None, "backbone"]
     assert {row["corpus"] for row in rows} == {"x"}
     content = json.loads(path.read_text())
@@ -56,10 +58,10 @@ def test_what_was_saved_gives_the_same_rows(tmp_path) -> None:
 
 def test_a_clipping_protocol_clips_value_and_interval() -> None:
     chosen = [1, 2]
-    (row,) = scores("sap2").rows(chosen, "stuttering", "all", systems=["backbone"])
+    (row,) = scores("sap2").rows(chosen, "stuttering", "simulated", systems=["backbone"])
     assert row["value"] == row["clipped"] == 2 / 6
     assert row["high"] <= 1.0
-    (plain,) = scores().rows(chosen, "stuttering", "all", systems=["backbone"])
+    (plain,) = scores().rows(chosen, "stuttering", "simulated", systems=["backbone"])
     assert plain["value"] == 7 / 6
     assert plain["clipped"] == 2 / 6
 
@@ -76,19 +78,90 @@ def test_parts_and_joins() -> None:
         Scores(made.protocol, "wer", made.meta, {"backbone": [EditCounts()]})
 
 
-def test_places_are_those_that_recordings_come_from() -> None:
-    found = places(["synthetic", "an4", "fsdd", "an4"])
-    assert [(domain, extra.get("corpus")) for domain, extra, _ in found] == [
-        ("all", None),
-        ("synthetic", None),
-        ("real", None),
-        ("real", "an4"),
-        ("real", "fsdd"),
+META = {
+    "cohort": ["typical", "stuttering", "parkinson", "als", "stuttering", "typical", "typical"],
+    "domain": [
+        "recorded",
+        "simulated",
+        "simulated",
+        "recorded",
+        "recorded",
+        "recorded",
+        "recorded",
+    ],
+    "source": ["libri", "libri", "libri", "clinic", "clinic", "clinic", "an4"],
+}
+
+
+def test_groups_are_those_that_the_data_have() -> None:
+    found = [(g.corpus, g.cohort, g.domain, g.chosen) for g in groups_of(META, ("an4",))]
+    assert found == [
+        (None, "atypical", "simulated", (1, 2)),
+        (None, "stuttering", "simulated", (1,)),
+        (None, "parkinson", "simulated", (2,)),
+        (None, "atypical", "recorded", (3, 4)),
+        (None, "stuttering", "recorded", (4,)),
+        (None, "als", "recorded", (3,)),
+        (None, "typical", "recorded", (0, 5)),  # not the one that is apart
+        ("an4", "typical", "recorded", (6,)),
+        ("clinic", "atypical", "recorded", (3, 4)),
+        ("clinic", "stuttering", "recorded", (4,)),
+        ("clinic", "als", "recorded", (3,)),
+        ("clinic", "typical", "recorded", (5,)),
+        ("libri", "atypical", "simulated", (1, 2)),
+        ("libri", "stuttering", "simulated", (1,)),
+        ("libri", "parkinson", "simulated", (2,)),
+        ("libri", "typical", "recorded", (0,)),
     ]
-    tests = {(d, e.get("corpus")): here for d, e, here in found}
-    assert tests["all", None]("fsdd")
-    assert not tests["synthetic", None]("an4")
-    assert tests["real", None]("an4")
-    assert tests["real", "an4"]("an4")
-    assert not tests["real", "an4"]("fsdd")
-    assert [domain for domain, *_ in places(["synthetic"])] == ["all", "synthetic"]
+    # One corpus is the headline; one cohort is not all of them together.
+    one = {name: [column[3], column[5]] for name, column in META.items()}
+    assert [(g.corpus, g.cohort) for g in groups_of(one)] == [(None, "als"), (None, "typical")]
+    apart = groups_of(one, ("clinic",))
+    assert [(g.corpus, g.cohort) for g in apart] == [("clinic", "als"), ("clinic", "typical")]
+
+
+def test_what_stands_for_atypical_speech() -> None:
+    groups = groups_of(META, ("an4",))
+    found = [(g.cohort, g.domain) for g in targets(groups)]
+    assert found == [("atypical", "simulated"), ("atypical", "recorded")]
+    assert [g.chosen for g in targets(groups, "libri")] == [(1, 2)]
+    one = groups_of({name: [column[3], column[5]] for name, column in META.items()})
+    assert [(g.cohort, g.domain) for g in targets(one)] == [("als", "recorded")]
+    assert targets(groups_of({name: [column[0]] for name, column in META.items()})) == []
+
+
+def test_cohorts_keep_one_order_and_say_their_domain_where_they_must() -> None:
+    names = ["typical", "nonnative", "als", "parkinson", "stuttering", "als"]
+    assert in_order(names) == ["stuttering", "parkinson", "als", "nonnative", "typical"]
+    assert labels(META["cohort"], META["domain"])[1:5] == [
+        "stuttering, simulated",
+        "parkinson",
+        "als",
+        "stuttering, recorded",
+    ]
+
+
+def test_severities_are_levels_or_where_they_are_many_ranges() -> None:
+    some = [0.5, None, 0.25, 0.5]
+    assert levels_of(some, range(4)) == {0.25: [2], 0.5: [0, 3]}
+    assert levels_of(some, [1]) == {}
+    many = [k / 10 for k in range(8)]
+    assert levels_of(many, range(8)) == {
+        "0.00-0.25": [0, 1, 2],
+        "0.25-0.50": [3, 4],
+        "0.50-0.75": [5, 6, 7],
+    }
+
+
+def test_the_headline_leaves_out_what_is_apart(tmp_path) -> None:
+    made = replace(scores(), apart=("an4",))
+    assert made.headline() == made.part([2, 3])
+    assert Scores.load(made.save(tmp_path / "counts.json")) == made
+    rows = [row for group in made.groups() for row in made.group_rows(group, systems=["backbone"])]
+    assert [(r["cohort"], r["domain"], r.get("corpus"), r["n_utterances"]) for r in rows] == [
+        ("stuttering", "simulated", None, 1),
+        ("typical", "recorded", None, 1),
+        ("stuttering", "simulated", "an4", 1),
+        ("typical", "recorded", "an4", 1),
+    ]
+    assert {row["reason"] for row in rows} == {"one speaker: no interval"}

@@ -15,13 +15,14 @@ from hyperasr.protocols import protocol
 def scores() -> Scores:
     """Six speakers; errors of 10 words rise with severity, faster without the hypernetwork."""
     meta: dict[str, list] = {
-        k: [] for k in ("id", "speaker", "cohort", "severity", "source", "person")
+        k: [] for k in ("id", "speaker", "cohort", "domain", "severity", "source", "person")
     }
     counts: dict[str, list[EditCounts]] = {"backbone": [], "hypernet": []}
     for speaker in "abcdef":
         for cohort, extra in (("stuttering", 2), ("parkinson", 0), ("typical", 0)):
             for level in (0.25, 0.5, 0.75, 1.0) if cohort != "typical" else (0.0,):
-                values = (f"{speaker}{len(meta['id'])}", speaker, cohort, level, "synthetic")
+                domain = "simulated" if level else "recorded"
+                values = (f"{speaker}{len(meta['id'])}", speaker, cohort, domain, level, "libri")
                 for key, value in zip(meta, (*values, f"{speaker}-{cohort}"), strict=True):
                     meta[key].append(value)
                 for system, slope in (("backbone", 8), ("hypernet", 4)):

@@ -38,11 +38,13 @@ def system(name: str) -> str:
 def rows() -> list[dict[str, Any]]:
     """Four speakers say twenty words in each domain; every system errs alike with all of them."""
     counts: dict[str, list[EditCounts]] = {system(name): [] for name in TARGET_ERRORS}
-    meta: dict[str, list[str]] = {"speaker": [], "cohort": []}
+    meta: dict[str, list[str]] = {"speaker": [], "cohort": [], "domain": [], "source": []}
     for speaker in "abcd":
         for cohort, errors in (("dysarthria", TARGET_ERRORS), ("typical", TYPICAL_ERRORS)):
             meta["speaker"].append(speaker)
             meta["cohort"].append(cohort)
+            meta["domain"].append("recorded" if cohort == "typical" else "simulated")
+            meta["source"].append("libri")
             for name, n in errors.items():
                 counts[system(name)].append(EditCounts(20 - n, n))
     scores = Scores(protocol("spoken"), "wer", meta, counts)
@@ -145,6 +147,7 @@ def test_a_lora_that_forgets_nothing_leaves_no_goal_to_reach(rows) -> None:
     names = ["backbone", *(trial.run.system for trial in plan(config))]
     same = [EditCounts(15, 5)] * 4
     meta = {"speaker": list("abab"), "cohort": ["dysarthria"] * 2 + ["typical"] * 2}
+    meta |= {"domain": ["recorded"] * 4, "source": ["libri"] * 4}
     scores = Scores(protocol("spoken"), "wer", meta, dict.fromkeys(names, same))
     lines = points_table(sweep_rows(scores, plan(config), config)).lines
     assert {line[6] for line in lines[2:]} == {"n/a"}
@@ -154,7 +157,7 @@ def test_a_lora_that_forgets_nothing_leaves_no_goal_to_reach(rows) -> None:
 def test_rows_that_are_of_no_sweep_are_refused(rows) -> None:
     with pytest.raises(ConfigError, match="made by another program"):
         axes_of([row for row in rows if "beta" not in row])
-    with pytest.raises(ConfigError, match="two rows for backbone at atypical"):
+    with pytest.raises(ConfigError, match="two rows for backbone at dysarthria"):
         points_table([*rows, rows[0]])
     with pytest.raises(ConfigError, match="protocols spoken and whisper"):
         curves([*rows, {**rows[0], "protocol": "whisper"}])
@@ -208,6 +211,7 @@ def test_two_points_for_two_steps(
         "backbone": str(random_backbone_folder),
         "cache": str(world.folder / "cache"),
         "store": str(world.folder / "store"),
+        "protocol": "spoken",
         "workers": 1,
     }
     values = {

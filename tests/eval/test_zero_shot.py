@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hyperasr.protocols import protocol
 
 @pytest.fixture
 def small_set() -> Scores:
-    """Two synthetic and two real speakers, each typical once and stuttering at two severities."""
+    """Four speakers of three corpora, each typical once and stuttering at two severities."""
     table = [
         (speaker, source, cohort, severity)
         for speaker, source in (
@@ -27,6 +28,7 @@ def small_set() -> Scores:
     ]
     names = ("speaker", "source", "cohort", "severity")
     meta = {name: [row[i] for row in table] for i, name in enumerate(names)}
+    meta["domain"] = ["simulated" if severity else "recorded" for *_, severity in table]
     base = [EditCounts(8, 2, 0, 0) if s else EditCounts(9, 1, 0, 0) for *_, s in table]
     hyper = [EditCounts(9, 1, 0, 0) for _ in table]
     return Scores(protocol("spoken"), "wer", meta, {"backbone": base, "hypernet": hyper})
@@ -41,25 +43,25 @@ def by_cell(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]
 
 def test_rows_group_by_cohort_severity_domain_and_corpus(small_set) -> None:
     key = by_cell(rows_of(small_set))
-    everything = key["backbone", None, "atypical", "all", None, None]
+    everything = key["backbone", None, "stuttering", "simulated", None, None]
     assert everything["value"] == pytest.approx(0.2)
     assert everything["n_utterances"] == 8
     assert everything["n_speakers"] == 4
     assert everything["macro"] == pytest.approx(0.2)
-    assert key["backbone", None, "typical", "real", None, None]["value"] == pytest.approx(0.1)
-    assert key["hypernet", None, "stuttering", "synthetic", 1.0, None]["n_utterances"] == 2
-    alone = key["hypernet", None, "stuttering", "real", None, "fsdd"]
+    assert not any(cell[2] == "atypical" for cell in key), "there is but one cohort"
+    assert key["backbone", None, "typical", "recorded", None, None]["value"] == pytest.approx(0.1)
+    assert key["hypernet", None, "stuttering", "simulated", 1.0, None]["n_utterances"] == 4
+    alone = key["hypernet", None, "stuttering", "simulated", None, "fsdd"]
     assert alone["n_speakers"] == 1
     assert alone["low"] is None
     assert alone["reason"] == "one speaker: no interval"
-    difference = key["hypernet", "backbone", "atypical", "all", None, None]
+    difference = key["hypernet", "backbone", "stuttering", "simulated", None, None]
     assert difference["value"] == pytest.approx(-0.1)
     # All four speakers are better: 2 of 16 exchanges are as far apart; two rows make the table
-    # of all recordings: atypical and stuttering are the same utterances here, typical is equal.
+    # of all corpora.
     assert difference["p"] == pytest.approx(2 / 16)
-    assert difference["n_comparisons"] == 3
-    assert difference["p_holm"] == pytest.approx(3 * 2 / 16)
-    assert ("backbone", None, "dysarthria", "all", None, None) not in key  # there was none
+    assert difference["n_comparisons"] == 2
+    assert difference["p_holm"] == pytest.approx(2 * 2 / 16)
     coarse = by_cell(rows_of(small_set, severities=False))
     assert coarse == {cell: key[cell] for cell in coarse}
     assert set(key) - set(coarse) == {cell for cell in key if cell[4] is not None}
@@ -67,24 +69,23 @@ def test_rows_group_by_cohort_severity_domain_and_corpus(small_set) -> None:
 
 def test_rows_agree_with_counting_by_hand(small_set) -> None:
     """The slow twin: each row's interval from its own draws, outside of any table."""
-    for row in rows_of(small_set):
-        sources = {
-            "all": lambda s: True,
-            "synthetic": lambda s: s == "synthetic",
-            "real": lambda s: s != "synthetic",
-        }
+    cohorts = list(small_set.meta["cohort"])
+    cohorts[1] = cohorts[2] = "parkinson"  # v1's
+    made = replace(small_set, meta={**small_set.meta, "cohort": cohorts})
+    rows = rows_of(made)
+    assert any(row["cohort"] == "atypical" for row in rows)
+    for row in rows:
         chosen = [
             i
-            for i in range(len(small_set))
-            if sources[row["domain"]](small_set.meta["source"][i])
-            and small_set.meta["source"][i] in (row.get("corpus"), small_set.meta["source"][i])
-            and (row.get("corpus") is None or small_set.meta["source"][i] == row["corpus"])
-            and small_set.meta["cohort"][i]
-            in ({"atypical": ("stuttering",)}.get(row["cohort"], (row["cohort"],)))
-            and row.get("severity") in (None, small_set.meta["severity"][i])
+            for i in range(len(made))
+            if made.meta["domain"][i] == row["domain"]
+            and (row.get("corpus") is None or made.meta["source"][i] == row["corpus"])
+            and cohorts[i]
+            in ({"atypical": ("stuttering", "parkinson")}.get(row["cohort"], (row["cohort"],)))
+            and row.get("severity") in (None, made.meta["severity"][i])
         ]
-        who = [small_set.meta["speaker"][i] for i in chosen]
-        counts = {s: [c[i] for i in chosen] for s, c in small_set.counts.items()}
+        who = [made.meta["speaker"][i] for i in chosen]
+        counts = {s: [c[i] for i in chosen] for s, c in made.counts.items()}
         if "against" in row:
             found = bootstrap_difference(counts[row["system"]], counts[row["against"]], who)
             assert row.get("p") == found.p

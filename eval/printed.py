@@ -1,0 +1,34 @@
+"""Tables that evaluation programs print: of the headline, cohorts with their domain across."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval.report_blocks import picked
+from hyperasr import results
+
+__all__ = ["BY_COHORT", "print_rows"]
+
+BY_COHORT = ("cohort", "domain")
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str] = BY_COHORT,
+    *,
+    title: str,
+    differences: bool = False,
+    **where: Any,
+) -> None:
+    """Print a table where there is a row for it; arguments as for `hyperasr.tables.table`.
+
+    Rows of one corpus and those of a subset are left out unless `where` asks for them.
+    """
+    where = {"corpus": None, "subset": None} | where
+    wanted = {k: tuple(v) if isinstance(v, list) else v for k, v in where.items()}
+    found = picked(rows, differences, **wanted)
+    if "severity" in columns:
+        found = [row for row in found if row.get("severity") is not None]
+    if found:
+        results.print_table(rows, columns, title=title, differences=differences, **where)

@@ -1,0 +1,181 @@
+"""The recogniser alone: transformers' generate against itself, and every row of the program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eval import bench as room
+from eval import unadapted
+from eval.bench import Bench
+from eval.plain import most_tokens, plain_tokens
+from eval.systems import BACKBONE, PLAIN, UNADAPTED, view_of
+from eval.unadapted import UnadaptedConfig
+from hyperasr import results
+from hyperasr.backbone import Backbone
+from hyperasr.cohorts.manifest import read_manifest, write_manifest
+from hyperasr.cohorts.views import realise
+from hyperasr.config import parse
+from hyperasr.errors import ConfigError
+from hyperasr.protocols import PROTOCOLS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def english_folder(random_backbone_folder, tmp_path_factory) -> Path:
+    """A random Whisper of English alone that hears 30 s, and ends its texts now and then."""
+    backbone = Backbone.from_pretrained(random_backbone_folder, audio_context="full")
+    generation = backbone.whisper.generation_config
+    generation.is_multilingual = False
+    for name in ("lang_to_id", "task_to_id"):
+        delattr(generation, name)
+    size = backbone.whisper.config.vocab_size
+    generation.suppress_tokens = list(range(backbone.eos + 1, size))
+    generation.max_length = 40
+    with torch.no_grad():
+        backbone.whisper.model.decoder.embed_tokens.weight[backbone.eos] *= 8
+    folder = tmp_path_factory.mktemp("english")
+    backbone.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def alone(patients, english_folder, in_this_process) -> Bench:
+    systems = (BACKBONE, PLAIN)
+    return Bench(patients.config(english_folder, {}, unadapted=systems, simulate=("stuttering",)))
+
+
+def test_the_committed_configuration() -> None:
+    path = str(ROOT / "eval/configs/unadapted.yaml")
+    config = parse(UnadaptedConfig, ["--config", path])
+    assert config.out == Path("results/unadapted.json")
+    benches = {str(b.test.stem): (b, fields) for b, fields in config.benches()}
+    assert list(benches) == [
+        *("test", "test_nonnative", "test_nonnative_no_numbers", "test_an4", "test_other_24k"),
+    ]
+    an4, fields = benches["test_an4"]
+    assert (an4.protocol, an4.apart, fields) == ("spelled", ("an4",), {})
+    assert an4.protocol in PROTOCOLS
+    assert benches["test_other_24k"][0].simulate == ()
+    assert benches["test_nonnative_no_numbers"][1] == {"subset": "no numbers"}
+    assert set(benches["test"][0].unadapted) == set(UNADAPTED) == {BACKBONE, PLAIN}
+    with pytest.raises(ConfigError, match="nothing that was trained is run here"):
+        UnadaptedConfig(replace(config.bench, systems={"hypernet": Path("x")}))
+    with pytest.raises(ConfigError, match="no protocol is called 'speled'"):
+        unadapted.TestSet(Path("x"), protocol="speled")
+
+
+@pytest.mark.slow
+def test_plain_is_transformers_generate(alone) -> None:
+    """The slow twin: one recording at a time, features made by hand."""
+    system = alone.systems[PLAIN]
+    backbone = system.model.backbone
+    assert backbone.whisper is alone.backbone.whisper, "the weights are not loaded twice"
+    found = alone.decoded(PLAIN)
+    assert most_tokens(backbone) == 40
+    for row, (tokens, finished) in enumerate(zip(found.tokens, found.finished, strict=True)):
+        mel, _ = backbone.features([realise(alone.views[row])[0]])
+        assert mel.shape[-1] == 3_000
+        expected = backbone.whisper.generate(input_features=mel)[0].tolist()
+        text = [token for token in expected if token != backbone.eos]
+        assert list(tokens) == text
+        assert finished == (len(text) < 40)
+    assert 0 < sum(found.finished) < alone.n_rows
+    some = view_of(system, alone.rows, alone.views)
+    assert plain_tokens(backbone, some, [3, 1], 1).tokens == (found.tokens[3], found.tokens[1])
+
+
+@pytest.mark.slow
+def test_plain_hears_30_s_beside_systems_that_hear_less(
+    patients, random_backbone, random_backbone_folder, in_this_process
+) -> None:
+    systems = (BACKBONE, PLAIN)
+    config = patients.config(random_backbone_folder, {}, unadapted=systems, simulate=())
+    bench = Bench(config, random_backbone)
+    assert random_backbone.audio_context == "trimmed"
+    assert bench.systems[PLAIN].model.backbone.audio_context == "full"
+    assert len(bench.decode(PLAIN, [0, 1])) == 2
+    assert bench.systems[PLAIN].fingerprint != bench.systems[BACKBONE].fingerprint
+    assert bench.names() == [BACKBONE, PLAIN]
+
+
+def run(alone: Bench, tmp_path: Path, monkeypatch: Any, **values: Any) -> dict[str, Any]:
+    config = alone.config
+    names = ("unadapted", "test", "backbone", "protocol", "cache", "store", "looks", "simulate")
+    bench = {n: getattr(config, n) for n in names} | {"train": config.train, "workers": 1}
+    path = tmp_path / "config.yaml"
+    content = {"bench": bench, "out": tmp_path / "unadapted.json", **values}
+    path.write_text(json.dumps(content, default=str))
+    monkeypatch.setattr(sys, "argv", ["program", "--config", str(path)])
+    unadapted.main()
+    return results.read(tmp_path / "unadapted.json")
+
+
+@pytest.mark.slow
+def test_the_program(alone, patients, tmp_path, monkeypatch, capsys) -> None:
+    typical = [u for u in read_manifest(patients.test) if u.cohort == "typical"]
+    spelled = [replace(u, path=str(Path(u.path).resolve()), source="an4") for u in typical]
+    write_manifest(tmp_path / "an4.jsonl", spelled)
+    more = {
+        "an4": {"test": str(tmp_path / "an4.jsonl"), "protocol": "spelled", "apart": ["an4"]},
+        "again": {"test": str(patients.test), "subset": "again", "simulate": []},
+    }
+    rows = run(alone, tmp_path, monkeypatch, more=more)["rows"]
+    printed = capsys.readouterr().out
+    errors = [r for r in rows if "errors" in r and r["metric"] == "wer"]
+    assert {r["system"] for r in errors} == {BACKBONE, PLAIN}
+    main = [r for r in errors if r["protocol"] == "spoken" and "subset" not in r]
+    places = {(r["cohort"], r["domain"], r.get("corpus")) for r in main if "severity" not in r}
+    assert places == {
+        ("stuttering", "simulated", None),
+        ("stuttering", "simulated", "home"),
+        *((c, "recorded", None) for c in ("atypical", "als", "cerebral_palsy", "typical")),
+        *((c, "recorded", "home") for c in ("cerebral_palsy", "typical")),
+        ("als", "recorded", "clinic"),
+    }
+    levels = {(r["cohort"], r.get("corpus"), r["severity"]) for r in main if "severity" in r}
+    assert {("stuttering", corpus, s) for corpus in (None, "home") for s in (0.25, 0.5)} < levels
+    assert ("als", "clinic", 0.75) in levels
+    apart = [r for r in errors if r["protocol"] == "spelled"]
+    assert {(r["cohort"], r["corpus"]) for r in apart} == {
+        ("stuttering", "an4"),
+        ("typical", "an4"),
+    }
+    again = [r for r in errors if r.get("subset") == "again"]
+    assert not any(r["domain"] == "simulated" for r in again)
+    differences = [r for r in rows if "against" in r and "severity" not in r]
+    assert {(r["system"], r["against"]) for r in differences} == {(PLAIN, BACKBONE)}
+    assert all("p_holm" in r for r in differences if r.get("p") is not None)
+    # Of the typical recordings of each place: by hand from what both decoders wrote.
+    same = [r for r in rows if r.get("measure") == "same_tokens"]
+    assert {(r.get("corpus"), r.get("subset")) for r in same} == {
+        *((corpus, None) for corpus in (None, "home", "an4")),
+        *((corpus, "again") for corpus in (None, "home")),
+    }
+    chosen = [i for i, c in enumerate(alone.column("cohort")) if c == "typical"]
+    waves = [realise(alone.views[i])[0] for i in chosen]
+    own = alone.backbone
+    mel, n_frames = own.features(waves)
+    ours = own.generate(own.encode(mel, n_frames)).tokens
+    theirs = alone.decoded(PLAIN, chosen)
+    ended = [len(a) < 40 and b for a, b in zip(ours, theirs.finished, strict=True)]
+    both = [e and a == b for e, a, b in zip(ended, ours, theirs.tokens, strict=True)]
+    first = same[0]
+    assert (first["n_utterances"], first["n_limited"]) == (len(chosen), ended.count(False))
+    assert first["n_same"] == sum(both) > 0
+    assert "the same tokens as transformers' generate in" in printed
+    looks = [json.loads(line) for line in alone.config.looks.read_text().splitlines()]
+    assert [line["systems"] for line in looks[-4:-1]] == [
+        [BACKBONE, PLAIN, f"{BACKBONE}:float32"]
+    ] * 3
+    # An interrupted run goes on: what is there is not decoded again.
+    monkeypatch.setattr(room, "plain_tokens", None)
+    monkeypatch.setattr(room, "decode_tokens", None)
+    assert run(alone, tmp_path, monkeypatch, more=more)["rows"] == rows
