@@ -16,7 +16,16 @@ from torch.nn import functional as F  # noqa: N812
 from hyperasr.decoder import DecoderStep, attention_bias, zero_padding
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.languages import MULTILINGUAL_VOCABULARY, language_tokens, prompt_tokens
-from hyperasr.mel import CHUNK_S, FRAMES_PER_STATE, SAMPLE_RATE, log_mel_batch
+from hyperasr.mel import (
+    CHUNK_S,
+    FRAMES_PER_SECOND,
+    FRAMES_PER_STATE,
+    HOP_LENGTH,
+    N_SAMPLES,
+    SAMPLE_RATE,
+    count_frames,
+    log_mel_batch,
+)
 from hyperasr.pooling import frame_weights, moments
 from hyperasr.quantize import quantize_linears
 from hyperasr.search import SearchConfig, beam, greedy
@@ -29,11 +38,15 @@ from hyperasr.whisper import (
     weights_digest,
 )
 
-__all__ = ["SHORTEST_S", "Backbone"]
+__all__ = ["MARGIN_S", "SHORTEST_S", "Backbone"]
 
+MARGIN_S = 2.5
+"""Seconds of silence that a published Whisper hears after an utterance when its context is trimmed.
+It was trained on silence to 30 s; without any it does not know where the text ends."""
 SHORTEST_S = 1.2
-"""Seconds that a model of trimmed context hears at least. Its training utterances have silence
-around their words; a digit of 0.4 s cut without any loses its edges or the whole word."""
+"""Seconds that a model trained on trimmed context without a margin hears at least. Its training
+utterances have silence around their words; a digit of 0.4 s cut without any loses its edges or the
+whole word."""
 _SHORTEST = round(SHORTEST_S * SAMPLE_RATE)
 
 
@@ -47,11 +60,20 @@ class Backbone(nn.Module):
             padding masked in self- and cross-attention; ``"full"`` on 30 s, as Whisper was
             published. None reads what the checkpoint records, and takes ``"full"`` where it
             records nothing.
+        margin_s: seconds of silence after each utterance that trimmed context hears too. None
+            reads what the checkpoint records; where it records nothing, 0 for a checkpoint of
+            trimmed context, `MARGIN_S` for a published one.
     Raises:
-        ConfigError: `audio_context` is neither of the two.
+        ConfigError: `audio_context` is neither of the two, or a margin outside [0, 30].
     """
 
-    def __init__(self, whisper: Any, tokenizer: Any, audio_context: str | None = None) -> None:
+    def __init__(
+        self,
+        whisper: Any,
+        tokenizer: Any,
+        audio_context: str | None = None,
+        margin_s: float | None = None,
+    ) -> None:
         super().__init__()
         self.whisper = whisper.requires_grad_(False).eval()
         # Without a mask only this implementation is causal in the decoder.
@@ -63,6 +85,14 @@ class Backbone(nn.Module):
             raise ConfigError(
                 f"audio_context is {self.audio_context!r}; it must be 'trimmed' or 'full'"
             )
+        if margin_s is None:
+            known = getattr(whisper.config, "margin_s", None)
+            margin_s = (0.0 if recorded == "trimmed" else MARGIN_S) if known is None else known
+        if not 0 <= margin_s <= CHUNK_S:
+            raise ConfigError(f"margin_s is {margin_s}; it must be in [0, {CHUNK_S}]")
+        # Frames and not seconds, so that states of 20 ms fit in whole.
+        frames = round(margin_s * FRAMES_PER_SECOND / FRAMES_PER_STATE) * FRAMES_PER_STATE
+        self.margin_frames: int = frames if self.audio_context == "trimmed" else 0
         self.dtype = "float32"
         self._full_precision: Any = None  # digest and size from before a reduction of precision
 
@@ -73,6 +103,7 @@ class Backbone(nn.Module):
         *,
         offline: bool = False,
         audio_context: str | None = None,
+        margin_s: float | None = None,
         device: str | torch.device = "cpu",
         dtype: str = "float32",
     ) -> Backbone:
@@ -83,7 +114,7 @@ class Backbone(nn.Module):
                 CTranslate2, or a hub name such as ``openai/whisper-small``, ``small`` for short.
             offline: never touch the network; a hub name must then be in the local cache, or
                 installed as a package (`hyperasr.weights`).
-            audio_context: see the class.
+            audio_context, margin_s: see the class.
             device: ``cpu``, ``cuda``, ``cuda:1``, ...
             dtype: of the weights: ``float32``, ``bfloat16``, ``float16`` or, on the CPU, ``int8``.
                 Adapters are always computed in float32.
@@ -93,7 +124,7 @@ class Backbone(nn.Module):
         target = checked_device(device)
         checked_dtype(dtype)
         whisper, tokenizer = load_whisper(name, offline)
-        return cls(whisper, tokenizer, audio_context).reduced(dtype).to(target)
+        return cls(whisper, tokenizer, audio_context, margin_s).reduced(dtype).to(target)
 
     def reduced(self, dtype: str) -> Backbone:
         """Bring the weights to another number format, in place; the fingerprint stays.
@@ -116,6 +147,10 @@ class Backbone(nn.Module):
         self.dtype = dtype
         return self
 
+    def around(self, whisper: Any) -> Backbone:
+        """Return a backbone of other weights that hears as this one does, with its tokenizer."""
+        return Backbone(whisper, self.tokenizer, self.audio_context, self.margin_s)
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config, weights and tokenizer in the Hugging Face layout into `folder`.
 
@@ -125,11 +160,18 @@ class Backbone(nn.Module):
         if self.dtype == "int8":
             raise ConfigError("weights in int8 are for this process only; load float32 to save")
         self.whisper.config.audio_context = self.audio_context
+        if self.audio_context == "trimmed":
+            self.whisper.config.margin_s = self.margin_s
         # transformers drops lang_to_id on reload from a config that came from a model config.
         self.whisper.generation_config._from_model_config = False
         with quiet_transformers():
             self.whisper.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+
+    @property
+    def margin_s(self) -> float:
+        """Seconds of silence that are heard after each utterance; 0 with the full context."""
+        return self.margin_frames / FRAMES_PER_SECOND
 
     @property
     def d_model(self) -> int:
@@ -180,6 +222,8 @@ class Backbone(nn.Module):
         known = self._full_precision
         digest = weights_digest(self.whisper) if known is None else known[0].copy()
         digest.update(self.audio_context.encode())
+        if self.margin_frames:
+            digest.update(f" and {self.margin_frames} frames".encode())
         return str(digest.hexdigest()[:16])
 
     def require_fingerprint(self, expected: str, what: str) -> None:
@@ -194,18 +238,23 @@ class Backbone(nn.Module):
     def features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Compute the log-mel input of several waveforms.
 
-        With trimmed context less than `SHORTEST_S` gets digital silence on both sides alike, as
-        part of the utterance: frames, and word times made of them, then begin `lead_s` too early.
+        With trimmed context and no margin less than `SHORTEST_S` gets digital silence on both
+        sides alike, as part of the utterance: frames, and word times made of them, then begin
+        `lead_s` too early.
 
         Args:
             waveforms: each (n_samples,) float32, 16 kHz, at most 30 s.
         Returns:
-            mel (n_utt, n_mels, n_frames), zero padded, or padded to 30 s of silence for the full
-            audio context; and the real frames (n_utt,), 10 ms each.
+            mel (n_utt, n_mels, n_frames), zero padded after the margin, or padded to 30 s of
+            silence for the full audio context; and the real frames (n_utt,), 10 ms each.
         """
         pad_to_s = CHUNK_S if self.audio_context == "full" else None
         waveforms = [self._long_enough(waveform) for waveform in waveforms]
-        mel, n_frames = log_mel_batch(waveforms, n_mels=self.n_mels, pad_to_s=pad_to_s)
+        heard = [self._with_margin(waveform) for waveform in waveforms]
+        mel, n_heard = log_mel_batch(heard, n_mels=self.n_mels, pad_to_s=pad_to_s)
+        n_frames = n_heard
+        if self.margin_frames:
+            n_frames = torch.tensor([count_frames(len(waveform)) for waveform in waveforms])
         return mel.to(self.device), n_frames.to(self.device)
 
     def lead_s(self, n_samples: int) -> float:
@@ -216,15 +265,21 @@ class Backbone(nn.Module):
         return self._lead(n_samples) / SAMPLE_RATE
 
     def _lead(self, n_samples: int) -> int:
-        if self.audio_context == "full":
-            return 0  # the model was trained on silence to 30 s after the words
+        if self.audio_context == "full" or self.margin_frames:
+            return 0  # the model hears silence after the words, as it was trained to
         return max(0, _SHORTEST - n_samples) // 2
 
     def _long_enough(self, waveform: np.ndarray) -> np.ndarray:
-        if self.audio_context == "full" or not 0 < len(waveform) < _SHORTEST:
+        whole = self.audio_context == "full" or self.margin_frames > 0
+        if whole or not 0 < len(waveform) < _SHORTEST:
             return waveform  # an empty one is refused, as ever
         lead = self._lead(len(waveform))
         return np.pad(waveform, (lead, _SHORTEST - len(waveform) - lead))
+
+    def _with_margin(self, waveform: np.ndarray) -> np.ndarray:
+        """Put the margin after an utterance, as far as 30 s have room for it."""
+        n = min(self.margin_frames * HOP_LENGTH, N_SAMPLES - len(waveform))
+        return np.pad(waveform, (0, n)) if n > 0 and len(waveform) else waveform
 
     def encode(
         self, mel: Tensor, n_frames: Tensor, pool_layers: Sequence[int] = ()
@@ -237,11 +292,12 @@ class Backbone(nn.Module):
             pool_layers: hidden layers whose mean and deviation over the real frames are returned
                 as well; 0 is the convolutional stem.
         Returns:
-            States of 20 ms each. With trimmed context padding is masked everywhere and never
-            changes a state; with full context all 1,500 states count, as in the published model.
+            States of 20 ms each. With trimmed context those of the margin count too; padding is
+            masked everywhere and never changes a state. With full context all 1,500 states count,
+            as in the published model.
         Raises:
-            ShapeError: the full context without 30 s of mel, more than 30 s, or an empty utterance
-                to pool.
+            ShapeError: the full context without 30 s of mel, more than 30 s, mel without its
+                margin, or an empty utterance to pool.
         """
         encoder = self.whisper.model.encoder
         limit = int(self.whisper.config.max_source_positions) * FRAMES_PER_STATE
@@ -252,6 +308,14 @@ class Backbone(nn.Module):
                 f"{'at most' if trimmed else 'exactly'} {limit}"
             )
         real = lengths = (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
+        if self.margin_frames:
+            n_frames = (n_frames + self.margin_frames).clamp_max(limit)
+            lengths = (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
+            if int(n_frames.max()) > mel.shape[-1]:
+                raise ShapeError(
+                    f"mel has {mel.shape[-1]} frames, but the longest utterance with its margin of "
+                    f"{self.margin_s:g} s {int(n_frames.max())}; make mel by `features`"
+                )
         if not trimmed:
             n_frames = torch.full_like(n_frames, limit)
             lengths = n_frames // FRAMES_PER_STATE

@@ -84,7 +84,8 @@ def estimate_bytes(views: Sequence[View], backbone: Backbone, config: CacheConfi
             lengths[u.path] = duration_s(u.path)
         end_s = lengths[u.path] if u.end_s is None else u.end_s
         view_s = (end_s - u.start_s) / view.speed * (1.33 if view.simulates else 1.0)
-        states = 1_500 if backbone.audio_context == "full" else 50 * view_s
+        whole = backbone.audio_context == "full"
+        states = 1_500 if whole else 50 * (view_s + backbone.margin_s)
         total += states * backbone.d_model * 2
         total += 100 * view_s * backbone.n_mels * 2 if config.keep_mel else 0
     d_spk = speaker_encoder(config.speaker, backbone).d_spk
@@ -133,7 +134,7 @@ def build_cache(
     head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views)}
     head["layout"] = _layout(backbone)
     atomic_write_text(folder / "cache.json", json.dumps({**head, "config": to_dict(config)}) + "\n")
-    said = (str(backbone_name), config, backbone.audio_context, device)
+    said = (str(backbone_name), config, backbone.audio_context, backbone.margin_s, device)
     with WorkerPool(workers, start_worker, said) as pool:
         jobs = [
             pool.submit(write_part, list(views[s : s + _PART]), str(_part(folder, s // _PART)))
@@ -288,14 +289,14 @@ class Cache:
 
     def _mel(self, stored: Sequence[bytes], longest: int) -> torch.Tensor:
         """Return log-mel (n_utt, n_mels, n_frames) as the backbone takes it."""
-        whole = self.backbone.audio_context == "full"
-        n_mels = self.backbone.n_mels
-        mel = torch.zeros(len(stored), n_mels, N_SAMPLES // HOP_LENGTH if whole else longest)
+        n_mels, most = self.backbone.n_mels, N_SAMPLES // HOP_LENGTH
+        whole, margin = self.backbone.audio_context == "full", self.backbone.margin_frames
+        mel = torch.zeros(len(stored), n_mels, most if whole else min(longest + margin, most))
         for target, data in zip(mel, stored, strict=True):
             own = _tensor(data, n_mels, -1)
-            n = own.shape[1]
-            target[:, :n] = own
-            if whole:
+            n = min(own.shape[1], target.shape[1])
+            target[:, :n] = own[:, :n]
+            if whole or margin:  # what is beyond an utterance's margin is not heard
                 target[:, n:] = own[:, -1:]
         return mel
 

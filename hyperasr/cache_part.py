@@ -35,13 +35,15 @@ class Contents(Protocol):
 _worker: dict[str, Any] = {}
 
 
-def start_worker(backbone_name: str, config: Contents, audio_context: str, device: str) -> None:
+def start_worker(
+    backbone_name: str, config: Contents, audio_context: str, margin_s: float, device: str
+) -> None:
     """Load what `write_part` needs, once a process.
 
     Args:
         backbone_name: as for `Backbone.from_pretrained`, at hand on this machine.
         config: what a row holds.
-        audio_context: of the backbone.
+        audio_context, margin_s: of the backbone.
         device: to encode on.
     """
     from datasets import disable_progress_bars
@@ -50,7 +52,11 @@ def start_worker(backbone_name: str, config: Contents, audio_context: str, devic
     disable_progress_bars()
     torch.set_num_threads(1)
     backbone = Backbone.from_pretrained(
-        backbone_name, offline=True, audio_context=audio_context, device=device
+        backbone_name,
+        offline=True,
+        audio_context=audio_context,
+        margin_s=margin_s,
+        device=device,
     )
     speaker = speaker_encoder(config.speaker, backbone).eval().to(device)
     _worker.update(backbone=backbone, config=config, speaker=speaker)
@@ -97,8 +103,9 @@ def _rows(views: list[View]) -> list[dict[str, Any]]:
     if not any(p.requires_grad for p in speaker.parameters()):
         waveforms = [waveform for waveform, _ in made]
         embs = speaker(encoded=encoded, mel=mel, n_frames=n_frames, waveforms=waveforms)
-    # Of 30 s what differs: the last frame kept is of the silence that all the others are.
-    tail = TAIL_FRAMES if backbone.audio_context == "full" else 0
+    # Of the silence after it what differs: the last frame kept is as all the others are.
+    silent = backbone.audio_context == "full" or backbone.margin_frames > 0
+    tail = TAIL_FRAMES if silent else 0
     rows = []
     for i, (view, (waveform, text)) in enumerate(zip(views, made, strict=True)):
         n_states = int(encoded.lengths[i])

@@ -52,7 +52,7 @@ def model_card(folder: str | Path, *, license: str | None = None) -> str:
     settings = {k: v for k, v in (source.get("settings") or {}).items() if k != "groups"}
     facts = {
         "Backbone": f"`{backbone}`, fingerprint `{head['backbone_fingerprint']}`; not included",
-        "Audio context": head["audio_context"],
+        "Audio context": _context(head),
         "Adapter source": f"`{source['kind']}` on {_code(source['targets'])}",
         "Settings": _code([f"{k}={json.dumps(v)}" for k, v in settings.items()]) or "defaults",
         "Speaker encoder": f"`{speaker['kind']}`",
@@ -111,6 +111,11 @@ def export_card(
         "\n".join(f"* {note[0].upper()}{note[1:]}." for note in made.notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _context(head: Mapping[str, Any]) -> str:
+    margin = f" with {head['margin_s']:g} s of silence after it" if head["margin_s"] else ""
+    return f"{head['audio_context']}{margin}"
 
 
 def _rank(made: Exported) -> str:

@@ -21,6 +21,7 @@ _HEAD = {
     "backbone",
     "backbone_fingerprint",
     "audio_context",
+    "margin_s",
     "speaker",
     "source",
     "training",
@@ -50,6 +51,7 @@ def read_head(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: format_version is {version}, this version of hyperasr reads {FORMAT_VERSION}"
         )
+    head = {"margin_s": 0.0, **head}  # not written before 2026-11-28, when there was none
     wrong = sorted(_HEAD ^ set(head))
     if wrong:
         known = "unknown" if wrong[0] in head else "missing"

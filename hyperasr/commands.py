@@ -166,7 +166,7 @@ def inspect(args: Any) -> int:
         "backbone": f"{backbone.n_parameters:,} parameters, {whisper.encoder_layers} encoder and "
         f"{whisper.decoder_layers} decoder layers of width {backbone.d_model}",
         "fingerprint": backbone.fingerprint(),
-        "audio context": backbone.audio_context,
+        "audio context": f"{backbone.audio_context}, margin {backbone.margin_s:g} s",
     }
     adapter = {
         "speaker encoder": f"{model.speaker_config.kind}, {model.speaker.d_spk} values",

@@ -152,7 +152,7 @@ def write_merged(backbone: Backbone, factors: LoRAFactors, folder: Path, dtype: 
         if broken:
             raise ConfigError(f"{broken[0]} does not fit into {dtype}; choose bfloat16 or float32")
         _complete(written.generation_config, backbone)
-        Backbone(written, backbone.tokenizer, backbone.audio_context).save_pretrained(folder)
+        backbone.around(written).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=backbone.n_mels).save_pretrained(folder)
 
 

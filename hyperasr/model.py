@@ -319,6 +319,7 @@ class HyperASR(nn.Module):
             "backbone": backbone,
             "backbone_fingerprint": self.backbone.fingerprint(),
             "audio_context": self.backbone.audio_context,
+            "margin_s": self.backbone.margin_s,
             "speaker": to_dict(self.speaker_config),
             "source": to_dict(self.source_config),
             "training": training or {},
@@ -395,6 +396,7 @@ class HyperASR(nn.Module):
                 local if local.is_dir() else name,
                 offline=offline,
                 audio_context=head["audio_context"],
+                margin_s=head["margin_s"],
             )
         backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {path}")
         where = str(path / "config.json")

@@ -96,7 +96,8 @@ def open_model(
     head = read_head(folder)
     local = folder / head["backbone"]
     backbone_name = str(local if local.is_dir() else head["backbone"])
-    backbone = Backbone.from_pretrained(backbone_name, audio_context=head["audio_context"], **how)
+    how |= {"audio_context": head["audio_context"], "margin_s": head["margin_s"]}
+    backbone = Backbone.from_pretrained(backbone_name, **how)
     where = name if str(name) in EMBEDDED else folder
     model = HyperASR.from_pretrained(where, backbone=backbone, offline=offline)
     cloud = Cloud.load(folder, backbone.fingerprint())

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from hyperasr.backbone import SHORTEST_S, Backbone
+from hyperasr.backbone import MARGIN_S, SHORTEST_S, Backbone
 from hyperasr.decoder import DecoderStep
 from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.mel import SAMPLE_RATE, log_mel_batch
@@ -540,3 +541,69 @@ def test_published_languages(published: Any) -> None:
     assert backbone.prompt_ids("de", "translate")[2] == facts["prompt"][2] - 1
     with pytest.raises(ConfigError, match="cannot transcribe 'klingon'"):
         backbone.prompt_ids("klingon")
+
+
+# The margin of trimmed context
+
+
+@pytest.fixture(scope="module")
+def with_margin(random_backbone_folder: Path) -> Backbone:
+    return Backbone.from_pretrained(random_backbone_folder, audio_context="trimmed", margin_s=0.5)
+
+
+def test_the_margin_is_silence_that_the_model_hears(
+    with_margin: Backbone, random_backbone: Backbone, voice: Callable[..., np.ndarray]
+) -> None:
+    """As if the recording itself had gone on in silence, and whatever else is in the batch."""
+    waves = [voice(1.3), voice(2.01, 200.0), voice(1.55, 90.0)]
+    mel, n_frames = with_margin.features(waves)
+    assert n_frames.tolist() == [130, 201, 155], "the margin is not of the utterance"
+    found = with_margin.encode(mel, n_frames, pool_layers=(1,))
+    assert found.lengths.tolist() == [90, 126, 103]
+    for row, wave in enumerate(waves):
+        longer = np.pad(wave, (0, 8_000))
+        plain = random_backbone.encode(*random_backbone.features([longer]))
+        n = int(plain.lengths[0])
+        torch.testing.assert_close(found.states[row, :n], plain.states[0], atol=1e-4, rtol=1e-4)
+        alone = with_margin.encode(*with_margin.features([wave]), pool_layers=(1,))
+        torch.testing.assert_close(found.moments[1][row], alone.moments[1][0], atol=1e-4, rtol=1e-3)
+    # What is pooled is the utterance: 65 of the 90 states.
+    hidden = with_margin.encode(mel[:1], n_frames[:1], pool_layers=(0,))
+    stem = F.gelu(with_margin.whisper.model.encoder.conv1(mel[:1, :, :180]))
+    stem = F.gelu(with_margin.whisper.model.encoder.conv2(stem)).transpose(1, 2)
+    stem = stem + with_margin.whisper.model.encoder.embed_positions.weight[:90]
+    twin = stem[0, :65].mean(0)
+    torch.testing.assert_close(hidden.moments[0][0, :32], twin, atol=1e-4, rtol=1e-3)
+
+
+def test_the_margin_ends_at_thirty_seconds(with_margin: Backbone) -> None:
+    rng = np.random.default_rng(0)
+    wave = rng.normal(0, 0.1, round(29.8 * 16_000)).astype(np.float32)
+    mel, n_frames = with_margin.features([wave])
+    assert (mel.shape[-1], n_frames.tolist()) == (3_000, [2_980])
+    assert with_margin.encode(mel, n_frames).lengths.tolist() == [1_500]
+
+
+def test_mel_without_its_margin_is_refused(with_margin: Backbone) -> None:
+    with pytest.raises(ShapeError, match=r"its margin of 0\.5 s 150; make"):
+        with_margin.encode(torch.zeros(1, 80, 120), torch.tensor([100]))
+
+
+def test_a_margin_belongs_to_the_fingerprint_and_to_what_is_saved(
+    with_margin: Backbone, random_backbone: Backbone, tmp_path: Path
+) -> None:
+    assert with_margin.fingerprint() != random_backbone.fingerprint()
+    with_margin.save_pretrained(tmp_path)
+    again = Backbone.from_pretrained(tmp_path)
+    assert (again.audio_context, again.margin_s) == ("trimmed", 0.5)
+    assert again.fingerprint() == with_margin.fingerprint()
+    full = Backbone.from_pretrained(tmp_path, audio_context="full")
+    assert full.margin_s == 0.0, "thirty seconds hold silence enough"
+
+
+def test_published_weights_get_the_margin_that_suits_them(tiny_whisper: Any) -> None:
+    assert Backbone(tiny_whisper, None, "trimmed").margin_s == MARGIN_S
+    assert Backbone(tiny_whisper, None).margin_s == 0.0
+    for wrong in (-1.0, 31.0, float("nan")):
+        with pytest.raises(ConfigError, match="it must be in"):
+            Backbone(tiny_whisper, None, "trimmed", wrong)

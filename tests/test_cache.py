@@ -435,3 +435,21 @@ def test_recorded_rows_keep_domain_person_and_unknown_severity(
     assert cache.meta["severity"][:3] == [None] * 3
     assert cache.meta["severity"][4] == 0.0
     assert [cache.person(row) for row in range(3)] == ["P0", "P1", "P2"]
+
+
+def test_the_margin_of_trimmed_context_survives_the_cache(
+    views: list[View], random_backbone_folder: Path, build: Callable[..., Path]
+) -> None:
+    backbone = Backbone.from_pretrained(random_backbone_folder, margin_s=0.3)
+    cache = Cache([build(views, WITH_MEL, backbone=backbone)], backbone)
+    batch = cache.batch(range(len(views)))
+    assert batch.encoded is not None
+    assert batch.mel is not None
+    again = backbone.encode(batch.mel, batch.n_frames)
+    assert torch.equal(again.lengths, batch.encoded.lengths)
+    torch.testing.assert_close(again.states, batch.encoded.states, atol=3e-2, rtol=3e-2)
+    for row, view in enumerate(views[:2]):
+        mel, n_frames, _ = uncached(backbone, view)
+        n = mel.shape[-1]
+        torch.testing.assert_close(batch.mel[row, :, :n], mel[0], atol=2e-3, rtol=2e-3)
+        assert int(batch.n_frames[row]) == int(n_frames)

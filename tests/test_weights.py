@@ -8,6 +8,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,8 +54,9 @@ def copied(folder: Path, to: Path) -> Path:
 
 @pytest.mark.parametrize("layout", ["hf-float16", "ct2-float32", "ct2-float16"])
 def test_layouts_of_one_whisper_are_one_backbone(layouts: dict[str, Path], layout: str) -> None:
-    whole = Backbone.from_pretrained(layouts["hf-float32"], offline=True, audio_context="trimmed")
-    other = Backbone.from_pretrained(layouts[layout], offline=True, audio_context="trimmed")
+    heard: dict[str, Any] = {"audio_context": "trimmed", "margin_s": 1.0}
+    whole = Backbone.from_pretrained(layouts["hf-float32"], offline=True, **heard)
+    other = Backbone.from_pretrained(layouts[layout], offline=True, **heard)
     assert other.fingerprint() == whole.fingerprint()
     assert other.n_parameters == whole.n_parameters, "tied weights count once"
     ours, theirs = whole.whisper.state_dict(), other.whisper.state_dict()
@@ -74,7 +76,7 @@ def test_an_adapter_serves_every_layout_of_its_whisper(
     """Made on the embedded kind of file, used on the hub's and on faster-whisper's."""
     texts = []
     for layout in ("hf-float16", "hf-float32", "ct2-float16"):
-        backbone = Backbone.from_pretrained(layouts[layout], audio_context="trimmed")
+        backbone = Backbone.from_pretrained(layouts[layout], audio_context="trimmed", margin_s=0.0)
         model = HyperASR.from_pretrained(CHECKPOINT / "hypernet", backbone=backbone)
         mel, n_frames = backbone.features([voice(1.5), voice(0.9, 210.0)])
         found = decode(model, Batch(n_frames=n_frames, mel=mel))

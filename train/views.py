@@ -68,10 +68,11 @@ class Views:
     def __init__(
         self, config: MetaConfig, backbone: Backbone, n_processes: int = 1, builds: bool = True
     ) -> None:
-        if config.features.changes and backbone.audio_context == "full":
+        silent = backbone.audio_context == "full" or backbone.margin_frames > 0
+        if config.features.changes and silent:
             raise ConfigError(
                 "features are changed on the real length of an utterance; load the backbone with "
-                "trimmed audio context, or leave `features` out"
+                "trimmed audio context and no margin, or leave `features` out"
             )
         self.config, self.backbone = config, backbone
         self.embed = _embedder(config, backbone) if config.features.embed else None
