@@ -301,7 +301,7 @@ class Bench:
                     system.model,
                     heard,
                     chosen,
-                    search=SearchConfig(beam_size=self.config.beam_size),
+                    search=SearchConfig(beam_size=self.config.beam_size, stop=system.stops),
                     adapt=system.adapt,
                     embeddings=None if embs is None else embs[chosen],
                     n_samples=n_samples,

@@ -12,6 +12,8 @@ __all__ = ["SYSTEMS", "VARIANTS", "names_block"]
 SYSTEMS = {
     "backbone": "the frozen Whisper, unadapted",
     "backbone_plain": "the same on 30 s of audio, decoded by transformers' generate",
+    "backbone_trimmed": "the same on the real length and a margin of silence",
+    "backbone_trimmed_stop": "the same, ended where the text begins again after the sound",
     "global_lora": "one LoRA for everybody",
     "cohort_lora": "one LoRA for each cohort; an oracle says which cohort an utterance is of",
     "hypernet": "LoRA factors generated for each utterance from what it sounds like, nothing else",

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import __version__ as transformers_version
 
-from hyperasr.backbone import Backbone
+from hyperasr.backbone import MARGIN_S, Backbone
 from hyperasr.cohorts.views import View, realise
 from hyperasr.errors import CheckpointMismatch, ConfigError, MissingExtra
 from hyperasr.model import HyperASR, SourceConfig
@@ -36,6 +36,7 @@ from train.scoring import MelOnly
 __all__ = ["BACKBONE", "PLAIN", "UNADAPTED", "System", "open_system", "open_unadapted", "view_of"]
 
 BACKBONE, PLAIN = "backbone", "backbone_plain"
+TRIMMED, TRIMMED_STOP = "backbone_trimmed", "backbone_trimmed_stop"
 ROOT = Path(__file__).parents[1]
 # What a transcript depends on besides weights and cached states.
 _CODE = (
@@ -49,6 +50,7 @@ _CODE = (
     "search",
     "speaker",
     "sources",
+    "stopping",
     "types",
 )
 
@@ -85,6 +87,8 @@ class System:
     those of another audio context, or rounds what it keeps to float16."""
     plain: bool = False
     """Decoded by transformers' `generate`, see `eval.plain`; gives no probabilities."""
+    stops: bool = True
+    """Whether a text that begins again after the sound is ended, see `hyperasr.stopping`."""
 
     @property
     def conditioned(self) -> bool:
@@ -134,7 +138,20 @@ def _plain(name: str, backbone: Backbone) -> System:
     return System(name, _alone(whole), False, digest, from_audio=True, plain=True)
 
 
-UNADAPTED: dict[str, Callable[[str, Backbone], System]] = {BACKBONE: _searched, PLAIN: _plain}
+def _trimmed(name: str, backbone: Backbone) -> System:
+    """Our search on the real length and a margin of silence, whatever the others hear."""
+    short = Backbone(backbone.whisper, backbone.tokenizer, "trimmed", MARGIN_S)
+    stops = name == TRIMMED_STOP
+    digest = _hash(f"{_fingerprint(None, short)}/{stops}".encode())
+    return System(name, _alone(short), False, digest, from_audio=True, stops=stops)
+
+
+UNADAPTED: dict[str, Callable[[str, Backbone], System]] = {
+    BACKBONE: _searched,
+    PLAIN: _plain,
+    TRIMMED: _trimmed,
+    TRIMMED_STOP: _trimmed,
+}
 """What opens each way to run the frozen backbone alone."""
 
 

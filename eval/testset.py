@@ -48,7 +48,8 @@ class BenchConfig:
     """Folders of the systems by name."""
     unadapted: tuple[str, ...] = (BACKBONE,)
     """Ways to run the frozen backbone alone: ``backbone`` (always among them) by our search and
-    limits, ``backbone_plain`` by transformers' own `generate`."""
+    limits, ``backbone_plain`` by transformers' own `generate`, ``backbone_trimmed`` on the real
+    length and a margin of silence, ``backbone_trimmed_stop`` with the stop after the sound too."""
     test: Path = Path("runs/data/test.jsonl")
     """Manifest of recordings of held-out speakers."""
     train: tuple[Path, ...] = (Path("runs/data/train.jsonl"), Path("runs/data/dev.jsonl"))

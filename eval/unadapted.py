@@ -90,7 +90,7 @@ class UnadaptedConfig:
 
 def error_rows(scores: Scores, **fields: Any) -> list[Row]:
     """Return errors and differences by cohort and severity, of all corpora and of each."""
-    pairs = [(PLAIN, BACKBONE)]
+    pairs = [(name, BACKBONE) for name in scores.counts if name != BACKBONE]
     rows: list[Row] = []
     for group in scores.groups():
         rows += scores.group_rows(group, pairs=pairs, **fields)

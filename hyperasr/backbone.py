@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from hyperasr.decoder import DecoderStep, attention_bias, zero_padding
+from hyperasr.decoder import DecoderStep, alignment_heads, attention_bias, zero_padding
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.languages import MULTILINGUAL_VOCABULARY, language_tokens, prompt_tokens
 from hyperasr.mel import (
@@ -25,10 +25,12 @@ from hyperasr.mel import (
     SAMPLE_RATE,
     count_frames,
     log_mel_batch,
+    sounding_frames,
 )
 from hyperasr.pooling import frame_weights, moments
 from hyperasr.quantize import quantize_linears
 from hyperasr.search import SearchConfig, beam, greedy
+from hyperasr.stopping import StopAfterSound
 from hyperasr.types import Decoded, EncoderOutput
 from hyperasr.whisper import (
     checked_device,
@@ -94,6 +96,7 @@ class Backbone(nn.Module):
         frames = round(margin_s * FRAMES_PER_SECOND / FRAMES_PER_STATE) * FRAMES_PER_STATE
         self.margin_frames: int = frames if self.audio_context == "trimmed" else 0
         self.dtype = "float32"
+        self._pieces: dict[int, str] = {}
         self._full_precision: Any = None  # digest and size from before a reduction of precision
 
     @classmethod
@@ -334,7 +337,18 @@ class Backbone(nn.Module):
             if weights is not None and index in pool_layers:
                 found[index] = moments(hidden, weights)
         states = zero_padding(encoder.layer_norm(hidden), lengths, dim=1)
-        return EncoderOutput(states, lengths, found)
+        return EncoderOutput(states, lengths, found, self.sounding(mel, real * FRAMES_PER_STATE))
+
+    def sounding(self, mel: Tensor, n_frames: Tensor) -> Tensor | None:
+        """Return the states up to the end of each utterance's sound (n_utt,); None without margin.
+
+        Args:
+            mel: log-mel (n_utt, n_mels, n_frames).
+            n_frames: real frames of each utterance (n_utt,).
+        """
+        if not self.margin_frames:
+            return None
+        return (sounding_frames(mel, n_frames) + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
 
     def prompt_ids(self, language: str = "en", task: str = "transcribe") -> list[int]:
         """Return the decoder's prompt: start, language and task (multilingual), no timestamps.
@@ -442,11 +456,27 @@ class Backbone(nn.Module):
         # The last token decoded is never fed back, so it needs no position.
         n_most = int(self.whisper.config.max_target_positions) - prompt.shape[1] + 1
         config = replace(config, max_tokens=min(config.max_tokens, n_most))
-        if config.beam_size == 1:
-            step = DecoderStep(self.whisper, encoded)
-            return greedy(step, prompt, eos=self.eos, config=config, max_tokens=max_tokens)
-        step = DecoderStep(self.whisper, encoded, rows_per_utt=config.beam_size)
-        return beam(step, step.reorder, prompt, eos=self.eos, config=config, max_tokens=max_tokens)
+        watched = alignment_heads(self.whisper) if config.stop and self.margin_frames else None
+        k = config.beam_size
+        step = DecoderStep(self.whisper, encoded, rows_per_utt=k, watched=watched)
+        stop = None
+        if step.watches:
+            heard = encoded.sounding
+            if heard is None:  # states alone do not tell; the recording's end is near it
+                margin = self.margin_frames // FRAMES_PER_STATE
+                heard = (encoded.lengths - margin).clamp_min(1)
+            heard = heard.repeat_interleave(k)
+            stop = StopAfterSound(step.looked, self.piece, self.eos, heard)
+        how: dict[str, Any] = {"eos": self.eos, "config": config, "max_tokens": max_tokens}
+        if k == 1:
+            return greedy(step, prompt, stop=stop, **how)
+        return beam(step, step.reorder, prompt, stop=stop, **how)
+
+    def piece(self, token: int) -> str:
+        """Return the text of one token, with the blank before it."""
+        if token not in self._pieces:
+            self._pieces[token] = str(self.tokenizer.decode([token]))
+        return self._pieces[token]
 
     def prompts(self, language: str | Sequence[str], task: str, n_rows: int) -> Tensor:
         """Return the prompt of each row (n_rows, n_prompt); all are equally long.

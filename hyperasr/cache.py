@@ -33,7 +33,7 @@ from hyperasr.config import to_dict
 from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.files import atomic_write_text
 from hyperasr.mapped import MappedRows
-from hyperasr.mel import HOP_LENGTH, N_SAMPLES
+from hyperasr.mel import CHUNK_S, HOP_LENGTH, N_SAMPLES
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper import checked_device
@@ -140,9 +140,10 @@ def build_cache(
             pool.submit(write_part, list(views[s : s + _PART]), str(_part(folder, s // _PART)))
             for s in todo
         ]
+        n_long = 0
         try:
             for count, job in enumerate(as_completed(jobs), start=len(starts) - len(todo) + 1):
-                job.result()
+                n_long += job.result()
                 if progress:
                     progress(count, len(starts))
         except OSError as error:
@@ -153,6 +154,8 @@ def build_cache(
                 f"the disk of {folder} is full; {done} of {len(starts)} parts are done and "
                 "stay: make room and start again"
             ) from error
+    if n_long:
+        log.warning("%d of %d views last more than %d s and are left out", n_long, n_todo, CHUNK_S)
     return folder
 
 
@@ -199,6 +202,8 @@ class Cache:
             _check_head(Path(folder), backbone)
         for path in paths:
             check_part(path, verify)
+        if not any(any(path.glob("*.arrow")) for path in paths):
+            raise ConfigError(f"no view lasts {CHUNK_S} s or less; give shorter recordings")
         self.mapped = MappedRows(paths)
         self.rows = self.mapped.table
         self.backbone = backbone
@@ -264,6 +269,8 @@ class Cache:
         for target, data, n in zip(states, rows["states"], rows["n_states"], strict=True):
             target[:n] = _tensor(data, n, -1)
         mel = self._mel(rows["mel"], max(rows["n_frames"])) if self.keeps_mel else None
+        n_frames = torch.tensor(rows["n_frames"])
+        sounding = None if mel is None else self.backbone.sounding(mel, n_frames)
         emb = None
         if self.keeps_embeddings:
             emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
@@ -274,8 +281,8 @@ class Cache:
         for target, values in zip(tokens, ids, strict=True):
             target[: len(values)] = torch.tensor(values)
         batch = Batch(
-            n_frames=torch.tensor(rows["n_frames"]),
-            encoded=EncoderOutput(states, lengths),
+            n_frames=n_frames,
+            encoded=EncoderOutput(states, lengths, sounding=sounding),
             mel=mel,
             speaker_emb=emb,
             tokens=tokens,

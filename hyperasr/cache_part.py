@@ -13,7 +13,7 @@ from hyperasr.backbone import Backbone
 from hyperasr.cohorts.views import View, realise
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.files import atomic_folder
-from hyperasr.mel import TAIL_FRAMES
+from hyperasr.mel import N_SAMPLES, TAIL_FRAMES
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.startup import keep_freed_memory
 
@@ -62,9 +62,11 @@ def start_worker(
     _worker.update(backbone=backbone, config=config, speaker=speaker)
 
 
-def write_part(views: list[View], folder: str) -> None:
+def write_part(views: list[View], folder: str) -> int:
     """Write the rows of some views, their sizes and checksums beside them; all of it or nothing.
 
+    Returns:
+        How many views were left out because simulation made them longer than Whisper hears.
     Raises:
         AudioError: a recording cannot be read.
     """
@@ -73,13 +75,15 @@ def write_part(views: list[View], folder: str) -> None:
     rows: list[dict[str, Any]] = []
     for start in range(0, len(views), _BATCH):
         rows += _rows(views[start : start + _BATCH])
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
     with atomic_folder(folder, replaces=("dataset_info.json",)) as temporary:
-        # A part in which nobody's severity is known would have a column of another type.
-        table = Dataset.from_dict(columns).cast_column("severity", Value("float64"))
-        table.save_to_disk(str(temporary))
+        if rows:
+            columns = {name: [row[name] for row in rows] for name in rows[0]}
+            # A part in which nobody's severity is known would have a column of another type.
+            table = Dataset.from_dict(columns).cast_column("severity", Value("float64"))
+            table.save_to_disk(str(temporary))
         sums = {p.name: _checksum(p) for p in sorted(temporary.glob("*.arrow"))}
         (temporary / _SUMS).write_text(json.dumps(sums))
+    return len(views) - len(rows)
 
 
 def _checksum(path: Path) -> dict[str, Any]:
@@ -90,9 +94,13 @@ def _checksum(path: Path) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _rows(views: list[View]) -> list[dict[str, Any]]:
-    """Simulate, encode and embed a batch of views."""
+    """Simulate, encode and embed a batch of views, without those of more than 30 s."""
     backbone, config, speaker = _worker["backbone"], _worker["config"], _worker["speaker"]
     made = [realise(view) for view in views]
+    short = [i for i, (waveform, _) in enumerate(made) if len(waveform) <= N_SAMPLES]
+    views, made = [views[i] for i in short], [made[i] for i in short]
+    if not views:
+        return []
     for view, (waveform, _) in zip(views, made, strict=True):
         if len(waveform) == 0:
             raise AudioError(f"{view.utterance.path}: no samples between the given times")

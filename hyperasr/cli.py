@@ -295,6 +295,13 @@ def _add_model(parser: Any) -> None:
         default="float32",
         help="of the frozen weights; int8 runs on the CPU",
     )
+    parser.add_argument(
+        "--audio-context",
+        type=Literal["full", "trimmed"] | None,
+        default=None,
+        help="of a plain Whisper: full is 30 s, as published; trimmed the real length and a margin "
+        "of silence, several times faster; an adapter hears what it was trained for",
+    )
 
 
 def _add_offline(parser: Any) -> None:

@@ -197,7 +197,13 @@ def open_for(args: Any, device: str | None = None) -> Opened:
         HyperASRError: as `open_model`; or the model knows no caution, or no voice.
     """
     device = device or args.device
-    opened = open_model(args.model, offline=args.offline, device=device, dtype=args.dtype)
+    opened = open_model(
+        args.model,
+        offline=args.offline,
+        device=device,
+        dtype=args.dtype,
+        audio_context=args.audio_context,
+    )
     asked = [name for name in ("caution", "session") if args.get(name)]
     if asked and not opened.adapts:
         raise ConfigError(

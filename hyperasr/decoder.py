@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from hyperasr.errors import ShapeError
 from hyperasr.quantize import Int8Linear, join_linears
 from hyperasr.types import EncoderOutput
 
-__all__ = ["DecoderStep", "attention_bias", "zero_padding"]
+__all__ = ["DecoderStep", "alignment_heads", "attention_bias", "zero_padding"]
 
 _ROOM = 32  # positions that keys and values have room for at first; doubled when they are full
 
@@ -30,6 +31,8 @@ class DecoderStep:
         rows_per_utt: beams of each utterance; rows of one utterance are adjacent.
         cached: keep keys and values between calls; such steps have no gradients and no dropout.
         published: call the published layers also with a cache, to compare.
+        watched: heads of cross-attention by layer whose place `looked` tells; None for none.
+            Only with a cache, and where nothing hangs on a whole layer (see `watches`).
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class DecoderStep:
         cached: bool = True,
         *,
         published: bool = False,
+        watched: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         self.whisper = whisper
         self.decoder = whisper.model.decoder
@@ -50,9 +54,10 @@ class DecoderStep:
         if cached and not published and not any(map(_is_watched, self.decoder.layers)):
             size, dtype = encoded.states.shape[1], encoded.states.dtype
             bias = attention_bias(encoded.lengths, size, dtype)
+            heads = watched or {}
             self._layers = [
-                _CachedLayer(layer, encoded.states, bias, rows_per_utt)
-                for layer in self.decoder.layers
+                _CachedLayer(layer, encoded.states, bias, rows_per_utt, heads.get(index, ()))
+                for index, layer in enumerate(self.decoder.layers)
             ]
             return
         if cached:
@@ -62,6 +67,20 @@ class DecoderStep:
         self.states = encoded.states.repeat_interleave(rows_per_utt, dim=0)
         lengths = encoded.lengths.repeat_interleave(rows_per_utt, dim=0)
         self.bias = attention_bias(lengths, self.states.shape[1], self.states.dtype)
+
+    @property
+    def watches(self) -> bool:
+        """Whether `looked` can tell."""
+        return any(layer.heads for layer in self._layers)
+
+    def looked(self) -> Tensor:
+        """Return the encoder state that the watched heads looked at most for the last token.
+
+        Returns:
+            (n_rows,) int64, states of 20 ms.
+        """
+        weights = [layer.weights for layer in self._layers if layer.weights is not None]
+        return torch.stack(weights).sum(0).argmax(dim=-1)
 
     def all_logits(self, tokens: Tensor) -> Tensor:
         """Return the logits after each of the given tokens (n_rows, n_new, n_vocab)."""
@@ -132,10 +151,19 @@ class _CachedLayer:
         states: encoder states (n_utt, n_states, d_model).
         bias: of the attention to them, (n_utt, 1, 1, n_states), or None.
         rows_per_utt: rows of each utterance, adjacent.
+        heads: of the attention to the states, whose weights for the last token are kept.
     """
 
-    def __init__(self, layer: Any, states: Tensor, bias: Tensor | None, rows_per_utt: int) -> None:
-        self.layer, self.bias = layer, bias
+    def __init__(
+        self,
+        layer: Any,
+        states: Tensor,
+        bias: Tensor | None,
+        rows_per_utt: int,
+        heads: Sequence[int] = (),
+    ) -> None:
+        self.layer, self.bias, self.heads = layer, bias, list(heads)
+        self.weights: Tensor | None = None  # (n_rows, n_states), sum over these heads
         self.n_utt, self.n_rows = states.shape[0], states.shape[0] * rows_per_utt
         self.states: Tensor | None = states
         self.keys: Tensor | None = None  # (n_rows, room, n_heads, d_head), as values
@@ -198,7 +226,32 @@ class _CachedLayer:
             attn_mask=self.bias,
             scale=attention.scaling,
         )
+        if self.heads:
+            self._keep_weights(query.unflatten(2, (-1, x.shape[1]))[..., -1, :] * attention.scaling)
         return attention.out_proj(out.transpose(1, 2).reshape(x.shape))
+
+    def _keep_weights(self, query: Tensor) -> None:
+        """Keep what the watched heads look at, for scaled queries (n_utt, n_heads, n_rows, d)."""
+        scores = query[:, self.heads] @ self.state_keys[:, self.heads].mT
+        if self.bias is not None:
+            scores = scores + self.bias
+        self.weights = scores.float().softmax(dim=-1).sum(1).flatten(0, 1)
+
+
+def alignment_heads(whisper: Any) -> dict[int, list[int]]:
+    """Return the heads of cross-attention that time goes by, by layer.
+
+    Those that the checkpoint names, else all heads of the last half of the layers.
+    """
+    named = getattr(whisper.generation_config, "alignment_heads", None)
+    n_layers = int(whisper.config.decoder_layers)
+    n_heads = int(whisper.config.decoder_attention_heads)
+    if not named:
+        return {layer: list(range(n_heads)) for layer in range(n_layers // 2, n_layers)}
+    heads: dict[int, list[int]] = {}
+    for layer, head in named:
+        heads.setdefault(int(layer), []).append(int(head))
+    return heads
 
 
 def _with_room(kept: Tensor | None, new: Tensor, n_past: int) -> Tensor:

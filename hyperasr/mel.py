@@ -28,6 +28,7 @@ __all__ = [
     "log_mel_batch",
     "mel_centres",
     "mel_filters",
+    "sounding_frames",
 ]
 
 SAMPLE_RATE = 16_000  # samples per second, everywhere behind `audio.load`
@@ -44,6 +45,7 @@ MAX_FREQUENCY_HZ = SAMPLE_RATE / 2
 
 _LOG_FLOOR = 1e-10  # power below which Whisper hears nothing
 _DYNAMIC_RANGE = 8.0  # log10 power kept under the loudest point of an utterance: 80 dB
+_SOUNDING_RANGE = 3.0 / 4  # log10 power as log-mel has it, a quarter: 30 dB
 # A window centred up to N_FFT / 2 samples after the end still holds real samples; the last of these
 # frames does not: it is silence, as are all after it. That also keeps the mirror image that
 # torch.stft appends out of every frame.
@@ -53,6 +55,23 @@ TAIL_FRAMES = -(-N_FFT // 2 // HOP_LENGTH) + 1
 def count_frames(n_samples: int) -> int:
     """Return how many mel frames (10 ms each) `n_samples` samples make; a begun frame counts."""
     return -(-n_samples // HOP_LENGTH)
+
+
+def sounding_frames(mel: Tensor, n_frames: Tensor) -> Tensor:
+    """Return how many frames each utterance has up to its last sound.
+
+    That is the last frame less than 30 dB under its loudest one.
+
+    Args:
+        mel: log-mel (n_utt, n_mels, n_frames), as `log_mel_batch` returns it.
+        n_frames: real frames of each utterance (n_utt,), at least 1.
+    Returns:
+        (n_utt,) int64, from 1 to n_frames.
+    """
+    places = torch.arange(mel.shape[-1], device=mel.device)
+    level = mel.amax(dim=1).masked_fill(places >= n_frames[:, None], -torch.inf)
+    sounds = level > level.amax(dim=1, keepdim=True) - _SOUNDING_RANGE
+    return torch.where(sounds, places + 1, 0).amax(dim=1)
 
 
 def log_mel(waveform: np.ndarray, *, n_mels: int = 80, pad_to_s: float | None = None) -> Tensor:

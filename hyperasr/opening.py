@@ -67,6 +67,7 @@ def open_model(
     offline: bool = False,
     device: str = "cpu",
     dtype: str = "float32",
+    audio_context: str | None = None,
 ) -> Opened:
     """Open an adapter model, or a plain Whisper that nobody trained an adapter for.
 
@@ -76,6 +77,9 @@ def open_model(
         device: ``cpu``, ``cuda``, ...
         dtype: of the frozen weights: ``float32``, ``bfloat16``, ``float16`` or ``int8`` (CPU).
             Speaker encoder, hypernetwork and factors stay in float32.
+        audio_context: of a plain Whisper: ``full`` is 30 s, as published; ``trimmed`` the real
+            length and a margin of silence, several times faster. None is ``full``, and what an
+            adapter was trained for.
     Raises:
         ConfigError: no such model, device or dtype, or a folder of another kind.
         CheckpointMismatch: an adapter that does not fit its backbone.
@@ -84,7 +88,7 @@ def open_model(
     how: dict[str, Any] = {"offline": offline, "device": device, "dtype": dtype}
     if kind == "whisper":
         # A folder that has lost its tokenizer, say, is refused in there.
-        backbone = Backbone.from_pretrained(name, **how)
+        backbone = Backbone.from_pretrained(name, audio_context=audio_context, **how)
         return Opened(HyperASR.unadapted(backbone), False, None, str(name))
     if kind == "peft":
         raise ConfigError(
@@ -94,6 +98,11 @@ def open_model(
     if kind not in ("adapter", ""):
         raise ConfigError(f"{name} holds a model of type {kind!r}, not a Whisper or an adapter")
     head = read_head(folder)
+    if audio_context not in (None, head["audio_context"]):
+        raise ConfigError(
+            f"{name} was trained for audio context {head['audio_context']!r}, not "
+            f"{audio_context!r}; leave --audio-context out"
+        )
     local = folder / head["backbone"]
     backbone_name = str(local if local.is_dir() else head["backbone"])
     how |= {"audio_context": head["audio_context"], "margin_s": head["margin_s"]}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hyperasr.errors import ConfigError, HyperASRError, ShapeError
+from hyperasr.stopping import StopAfterSound
 from hyperasr.types import Decoded
 
 __all__ = ["Reorder", "SearchConfig", "Step", "beam", "greedy", "text_only"]
@@ -52,6 +53,9 @@ class SearchConfig:
     """0 takes the most probable token; above 0 tokens are drawn, the more evenly the higher."""
     seeds: tuple[int, ...] = ()
     """With a temperature, a seed for each row: what a row draws depends on nothing else."""
+    stop: bool = True
+    """With a margin of silence, end a text that begins again after the end of the sound; see
+    `hyperasr.stopping`."""
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "max_tokens"):
@@ -88,6 +92,7 @@ def greedy(
     eos: int,
     config: SearchConfig,
     max_tokens: Tensor | None = None,
+    stop: StopAfterSound | None = None,
 ) -> Decoded:
     """Take the most probable token of each row, or draw one, until all rows have ended.
 
@@ -98,6 +103,8 @@ def greedy(
         config: search settings; `beam_size` and `length_penalty` are not used. Log-probabilities
             are those of the model, at temperature 1, whatever tokens are drawn at.
         max_tokens: a limit for each row (n_rows,), on top of the config's; 0 decodes nothing.
+        stop: ends texts that begin again; such a row is finished, and its end of text has the
+            log-probability that it had there.
     Returns:
         Tokens, log-probabilities and scores of each row.
     Raises:
@@ -110,6 +117,7 @@ def greedy(
     allowed = _LogitFilter(config, eos, n_rows, device)
     tokens = torch.full((n_rows, n_steps), _NONE, dtype=torch.int64, device=device)
     logprobs = torch.zeros(n_rows, n_steps, device=device)
+    of_end = torch.zeros_like(logprobs)
     done = limits < 1
     drawing = _Drawing(config, n_rows) if config.temperature else None
     new = _prefixed(prompt, config)
@@ -119,8 +127,16 @@ def greedy(
         shown = logits if drawing is None else drawing(logits)
         token = shown.argmax(dim=-1, keepdim=True)
         tokens[:, index : index + 1] = token
-        logprobs[:, index : index + 1] = logits.log_softmax(dim=-1).gather(1, token)
-        done = done | (token[:, 0] == eos) | (limits <= index + 1)
+        known = logits.log_softmax(dim=-1)
+        logprobs[:, index : index + 1] = known.gather(1, token)
+        of_end[:, index] = known[:, eos]
+        ended = done | (token[:, 0] == eos) | (limits <= index + 1)
+        if stop is not None:
+            stop.look()
+            for row, end in stop.ends(tokens[:, : index + 1], skip=done).items():
+                tokens[row, end], logprobs[row, end] = eos, of_end[row, end]
+                ended[row] = True
+        done = ended
         if bool(done.all()):
             break
         new = token
@@ -140,6 +156,7 @@ def beam(
     eos: int,
     config: SearchConfig,
     max_tokens: Tensor | None = None,
+    stop: StopAfterSound | None = None,
 ) -> Decoded:
     """Search with `config.beam_size` hypotheses for each utterance.
 
@@ -155,6 +172,7 @@ def beam(
         eos: id of the end of text.
         config: search settings.
         max_tokens: a limit for each utterance (n_utt,), on top of the config's; 0 decodes nothing.
+        stop: drops hypotheses that begin again, in favour of those that ended there.
     Returns:
         The best hypothesis of each utterance.
     Raises:
@@ -176,6 +194,10 @@ def beam(
         logprobs = allowed(step(new), first=index == 0).log_softmax(dim=-1)
         candidates, parents = running.extended(logprobs.view(n_utt, k, -1), index)
         broken |= (running.score[:, 0] > -torch.inf) & candidates.score[:, 0].isnan()
+        if stop is not None:
+            stop.look()
+            rows = first_row + parents
+            candidates = _without_repeats(candidates, rows, finished, stop, index + 1)
         ends = (candidates.tokens[:, :, index] == eos) | (limits <= index + 1)[:, None]
         length = (index + 1) ** config.length_penalty
         # Only the first k of the 2 k candidates can end; the others keep k beams open if they do.
@@ -186,11 +208,38 @@ def beam(
             break
         # An utterance that has ended has no open hypothesis, so nothing finishes in it any more.
         running.score.masked_fill_(~improvable[:, None], -torch.inf)
-        reorder((first_row + parents.gather(1, chosen)).flatten())
+        rows = (first_row + parents.gather(1, chosen)).flatten()
+        reorder(rows)
+        if stop is not None:
+            stop.reorder(rows)
         new = running.tokens[:, :, index].reshape(-1, 1)
     _require_finite(broken.nonzero().flatten().tolist())
     nothing = finished.score[:, :1] == -torch.inf
     return _decoded(finished.tokens[:, 0].masked_fill(nothing, _NONE), finished.logprobs[:, 0], eos)
+
+
+def _without_repeats(
+    candidates: _Hypotheses,
+    rows: Tensor,
+    finished: _Hypotheses,
+    stop: StopAfterSound,
+    n: int,
+) -> _Hypotheses:
+    """Leave out hypotheses of n tokens whose text begins again, where one of the utterance ended.
+
+    Args:
+        candidates: to be judged.
+        rows: that each goes on from (n_utt, n_candidates).
+        finished: those that have ended.
+        stop: judges.
+        n: tokens of each candidate.
+    """
+    nothing_else = (finished.score[:, :1] == -torch.inf).expand_as(candidates.score)
+    skip = ~(candidates.score > -torch.inf) | nothing_else
+    tokens = candidates.tokens[:, :, :n].flatten(0, 1)
+    again = torch.zeros_like(skip.flatten())
+    again[list(stop.ends(tokens, skip.flatten(), rows.flatten()))] = True
+    return candidates.only(~again.view_as(skip))
 
 
 @dataclass(frozen=True)

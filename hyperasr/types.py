@@ -74,11 +74,13 @@ class EncoderOutput:
         moments: mean and deviation over the real states (n_utt, 2 * d_model), float32, of the
             hidden layers asked for, by index: 0 is the convolutional stem, i the output of encoder
             layer i (1-based).
+        sounding: states up to the end of each utterance's sound (n_utt,) int64, where it is known.
     """
 
     states: Tensor
     lengths: Tensor
     moments: Mapping[int, Tensor] = field(default_factory=dict)
+    sounding: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.states.dim() != 3 or self.lengths.shape != self.states.shape[:1]:
@@ -91,7 +93,8 @@ class EncoderOutput:
     def to(self, device: torch.device) -> EncoderOutput:
         """Return the same on another device."""
         moments = {index: rows.to(device) for index, rows in self.moments.items()}
-        return EncoderOutput(self.states.to(device), self.lengths.to(device), moments)
+        sounding = None if self.sounding is None else self.sounding.to(device)
+        return EncoderOutput(self.states.to(device), self.lengths.to(device), moments, sounding)
 
     @property
     def mask(self) -> Tensor:

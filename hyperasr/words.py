@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hyperasr import lora
 from hyperasr.backbone import Backbone
-from hyperasr.decoder import DecoderStep
+from hyperasr.decoder import DecoderStep, alignment_heads
 from hyperasr.mel import SAMPLE_RATE, STATES_PER_SECOND
 from hyperasr.model import HyperASR
 from hyperasr.types import Batch, EncoderOutput
@@ -30,7 +30,6 @@ __all__ = [
     "NO_BLANKS",
     "Attention",
     "Word",
-    "alignment_heads",
     "attend",
     "chars_of",
     "first_states",
@@ -264,22 +263,6 @@ class _Taps:
                 self.sums[1][row] += _standardised(weights, self.width).sum(0)
 
         return hook
-
-
-def alignment_heads(whisper: Any) -> dict[int, list[int]]:
-    """Return the heads that time goes by, by layer.
-
-    Those that the checkpoint names, else all heads of the last half of the layers.
-    """
-    named = getattr(whisper.generation_config, "alignment_heads", None)
-    n_layers = int(whisper.config.decoder_layers)
-    n_heads = int(whisper.config.decoder_attention_heads)
-    if not named:
-        return {layer: list(range(n_heads)) for layer in range(n_layers // 2, n_layers)}
-    heads: dict[int, list[int]] = {}
-    for layer, head in named:
-        heads.setdefault(int(layer), []).append(int(head))
-    return heads
 
 
 def _standardised(weights: Tensor, width: int) -> Tensor:

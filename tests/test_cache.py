@@ -453,3 +453,21 @@ def test_the_margin_of_trimmed_context_survives_the_cache(
         n = mel.shape[-1]
         torch.testing.assert_close(batch.mel[row, :, :n], mel[0], atol=2e-3, rtol=2e-3)
         assert int(batch.n_frames[row]) == int(n_frames)
+
+
+def test_views_that_whisper_cannot_hear_at_once_are_left_out(
+    recordings: list[Utterance],
+    views: list[View],
+    random_backbone: Backbone,
+    build: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Pauses and repetitions make a recording longer, by how much nobody knows beforehand."""
+    wave = np.random.default_rng(0).normal(0, 0.1, 31 * 16_000)
+    sf.write(tmp_path / "long.wav", wave, 16_000)
+    long = replace(recordings[0], id="long", path=str(tmp_path / "long.wav"))
+    plan = [*views, *plan_views([long], seed=0, cohorts=("typical",))]
+    cache = Cache([build(plan)], random_backbone)
+    assert cache.meta["id"] == [view.id for view in views]
+    assert f"1 of {len(plan)} views last more than 30 s and are left out" in caplog.text

@@ -421,6 +421,29 @@ def test_a_plain_whisper_transcribes_unadapted(
     assert "it transcribes unadapted" in capsys.readouterr().out
 
 
+def test_a_plain_whisper_hears_the_real_length_where_that_is_asked_for(
+    folders: Callable[[str], Path],
+    random_model_folder: Path,
+    voice: Callable[..., np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, wav = folders("whisper-en"), tmp_path / "a.wav"
+    soundfile.write(wav, voice(1.5), 16_000)
+    trimmed = ["transcribe", str(wav), "--offline", "--audio-context", "trimmed", "--model"]
+    assert main([*trimmed, str(folder)]) == 0
+    text = capsys.readouterr().out.strip()
+    backbone = Backbone.from_pretrained(folder, offline=True, audio_context="trimmed")
+    assert text == HyperASR.unadapted(backbone).transcribe(str(wav), adapt=False).text.strip()
+    assert (
+        main(
+            ["transcribe", str(wav), "--audio-context", "full", "--model", str(random_model_folder)]
+        )
+        == 2
+    )
+    assert "was trained for audio context 'trimmed', not 'full'" in capsys.readouterr().err
+
+
 def test_model_folders_of_other_kinds(
     random_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperasr.audio import load
-from hyperasr.weights import ASSETS
 from hyperasr.cli import main
 from hyperasr.errors import MissingExtra
 from hyperasr.segment import Pauses
 from hyperasr.vad import WINDOW, Silencer, silero
+from hyperasr.weights import ASSETS
 
 RATE = 16_000
 PAUSES = Pauses(long_silence_s=0.5, margin_s=0.1)  # 16 and 3 windows

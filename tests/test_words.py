@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from hyperasr import audio, lora
 from hyperasr.backbone import Backbone
+from hyperasr.decoder import alignment_heads
 from hyperasr.loudness import normalise_loudness
 from hyperasr.model import HyperASR
 from hyperasr.types import Batch
 from hyperasr.words import (
     Attention,
     Word,
-    alignment_heads,
     attend,
     chars_of,
     first_states,

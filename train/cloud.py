@@ -66,7 +66,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = read_config(CloudConfig)
     head = read_head(config.model)
-    backbone = Backbone.from_pretrained(config.backbone, audio_context=head["audio_context"], margin_s=head["margin_s"])
+    heard = {"audio_context": head["audio_context"], "margin_s": head["margin_s"]}
+    backbone = Backbone.from_pretrained(config.backbone, **heard)
     backbone.require_fingerprint(head["backbone_fingerprint"], f"the model in {config.model}")
     cloud_of(config.model, backbone).save(config.model, backbone.fingerprint())
     log.info("%s", config.model / CLOUD_FILE)

@@ -15,15 +15,17 @@ from eval import bench as room
 from eval import unadapted
 from eval.bench import Bench
 from eval.plain import most_tokens, plain_tokens
-from eval.systems import BACKBONE, PLAIN, UNADAPTED, view_of
+from eval.systems import BACKBONE, PLAIN, TRIMMED, TRIMMED_STOP, UNADAPTED, view_of
 from eval.unadapted import UnadaptedConfig
 from hyperasr import results
-from hyperasr.backbone import Backbone
+from hyperasr.backbone import MARGIN_S, Backbone
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import realise
 from hyperasr.config import parse
+from hyperasr.decode import token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.protocols import PROTOCOLS
+from hyperasr.search import SearchConfig, text_only
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +67,7 @@ def test_the_committed_configuration() -> None:
     assert an4.protocol in PROTOCOLS
     assert benches["test_other_24k"][0].simulate == ()
     assert benches["test_nonnative_no_numbers"][1] == {"subset": "no numbers"}
-    assert set(benches["test"][0].unadapted) == set(UNADAPTED) == {BACKBONE, PLAIN}
+    assert set(benches["test"][0].unadapted) == set(UNADAPTED)
     with pytest.raises(ConfigError, match="nothing that was trained is run here"):
         UnadaptedConfig(replace(config.bench, systems={"hypernet": Path("x")}))
     with pytest.raises(ConfigError, match="no protocol is called 'speled'"):
@@ -104,6 +106,27 @@ def test_plain_hears_30_s_beside_systems_that_hear_less(
     assert len(bench.decode(PLAIN, [0, 1])) == 2
     assert bench.systems[PLAIN].fingerprint != bench.systems[BACKBONE].fingerprint
     assert bench.names() == [BACKBONE, PLAIN]
+
+
+@pytest.mark.slow
+def test_trimmed_hears_the_real_length_and_a_margin(
+    patients, english_folder, in_this_process
+) -> None:
+    systems = (BACKBONE, TRIMMED, TRIMMED_STOP)
+    bench = Bench(patients.config(english_folder, {}, unadapted=systems, simulate=()))
+    plain, stopped = (bench.systems[name] for name in systems[1:])
+    assert (plain.stops, stopped.stops) == (False, True)
+    assert plain.fingerprint != stopped.fingerprint
+    short = plain.model.backbone
+    assert (short.audio_context, short.margin_s) == ("trimmed", MARGIN_S)
+    made = bench.decoded(TRIMMED, [0])
+    mel, n_frames = short.features([realise(bench.views[0])[0]])
+    limit = token_limits((n_frames + 1) // 2)
+    size = int(short.whisper.config.vocab_size)
+    search = text_only(SearchConfig(stop=False), short.eos, size)
+    twin = short.generate(short.encode(mel, n_frames), search, max_tokens=limit)
+    assert made.tokens == twin.tokens
+    assert len(bench.decode(TRIMMED_STOP, [0, 1])) == 2
 
 
 def run(alone: Bench, tmp_path: Path, monkeypatch: Any, **values: Any) -> dict[str, Any]:
