@@ -1,0 +1,267 @@
+"""Texts as Whisper itself writes them: capitals, punctuation and figures.
+
+    python -m train.data.writing --manifest runs/data/train.jsonl --out runs/data/written.jsonl
+
+Most references have neither capitals nor punctuation; a decoder that is trained on them gives up
+its own way of writing, and with it what it knows of language. Here a reference keeps its words and
+takes capitals, punctuation and figures from what the unadapted backbone (30 s of audio, greedy)
+writes for the recording, word by word along their alignment. Typical rows in which the two differ
+too much are left out; a recorded row of any other cohort never is: where alignment fails, it is
+written as one sentence. A row without a reference gets what the backbone wrote.
+
+Beside the manifest, ``OUT.lines.jsonl`` holds a line a row, which is written as the work goes on,
+so that an interrupted run continues: what the backbone wrote, the new text, and how it came about.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import torch
+from rich.progress import track
+
+from hyperasr.audio import load
+from hyperasr.backbone import Backbone
+from hyperasr.cohorts.manifest import read_manifest, write_manifest
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.decode import token_limits
+from hyperasr.edits import word_edits
+from hyperasr.errors import ConfigError
+from hyperasr.mel import N_SAMPLES
+from hyperasr.search import SearchConfig, text_only
+from hyperasr.text import normaliser
+from hyperasr.types import Utterance
+from train.program import read_config, run_program
+
+__all__ = ["WritingConfig", "own_writing", "sentence"]
+
+log = logging.getLogger("train.data.writing")
+_BATCH = 16
+# Of the words. Above it the recording and its text are hardly of one another.
+_MOST_ERRORS = 0.5
+
+
+@dataclass(frozen=True)
+class WritingConfig:
+    """Whose texts, written by whom."""
+
+    manifest: Path
+    """Rows with or without references."""
+    out: Path
+    """Manifest of the same rows with Whisper's writing."""
+    backbone: str = "tiny.en"
+    """The Whisper whose writing it is."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A word of what Whisper wrote, or a part of one at a hyphen.
+
+    Attributes:
+        form: as written, marks included.
+        key: what is compared: lower case, without marks around it.
+        glued: whether it follows the piece before it without a blank.
+    """
+
+    form: str
+    key: str
+    glued: bool
+
+
+def own_writing(reference: str, hypothesis: str) -> str | None:
+    """Return the words of a reference, written as a hypothesis is.
+
+    Args:
+        reference: the words, in any writing.
+        hypothesis: what Whisper wrote for the same recording.
+    Returns:
+        The text; None where fewer than half of the words are alike.
+    """
+    # The one that also knows what people spell and count out.
+    alike = normaliser("spelled")
+    if word_edits(alike(reference), alike(hypothesis)).rate > _MOST_ERRORS:
+        return None
+    theirs = _pieces(hypothesis)
+    ours = [_Piece(w, _key(w), False) for w in reference.split() if _key(w)]
+    if not ours or not theirs:
+        return None
+    made: list[_Piece] = []
+    for own, other in _blocks(ours, theirs):
+        made += _merged(own, other, made)
+    text = "".join(("" if p.glued and i else " ") + p.form for i, p in enumerate(made)).strip()
+    return text[:1].upper() + text[1:] if hypothesis[:1].isupper() else text
+
+
+def sentence(reference: str) -> str:
+    """Return the words of a reference as one sentence: a capital first, a full stop last."""
+    text = re.sub(r"\bi\b(?!-)", "I", " ".join(reference.split()))
+    text = text[:1].upper() + text[1:]
+    return text if not text or text[-1] in ".?!" else f"{text}."
+
+
+def _key(word: str) -> str:
+    return re.sub(r"^[^\w]+|[^\w]+$", "", word.lower())
+
+
+def _pieces(text: str) -> list[_Piece]:
+    """Cut a text at blanks and hyphens; marks that stand alone go to the word before them."""
+    found: list[_Piece] = []
+    for word in text.split():
+        for index, form in enumerate(re.findall(r"[^-]+-*|-+", word)):
+            key = _key(form)
+            if key:
+                found.append(_Piece(form, key, index > 0))
+            elif found:
+                blank = "" if index else " "
+                found[-1] = replace(found[-1], form=f"{found[-1].form}{blank}{form}")
+    return found
+
+
+def _blocks(
+    ours: list[_Piece], theirs: list[_Piece]
+) -> Iterator[tuple[list[_Piece], list[_Piece]]]:
+    """Yield pairs of equal pieces, and between them whatever stands on either side."""
+    chunks = jiwer.process_words(
+        " ".join(p.key for p in ours), " ".join(p.key for p in theirs)
+    ).alignments[0]
+    own: list[_Piece] = []
+    other: list[_Piece] = []
+    for chunk in chunks:
+        mine = ours[chunk.ref_start_idx : chunk.ref_end_idx]
+        yours = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type != "equal":
+            own, other = own + mine, other + yours
+            continue
+        if own or other:
+            yield own, other
+            own, other = [], []
+        for pair in zip(mine, yours, strict=True):
+            yield [pair[0]], [pair[1]]
+    if own or other:
+        yield own, other
+
+
+def _merged(own: list[_Piece], other: list[_Piece], before: list[_Piece]) -> list[_Piece]:
+    """Return the words of one block; `before` is what is written already."""
+    alike = normaliser("spelled")
+    if own and other:
+        spoken, written = (" ".join(p.form for p in part) for part in (own, other))
+        if [p.key for p in own] == [p.key for p in other] or alike(spoken) == alike(written):
+            return other
+    if not own:
+        mark = re.search(r"[.?!,]+$", other[-1].form)
+        if mark and before and before[-1].form[-1].isalnum():
+            before[-1] = replace(before[-1], form=before[-1].form + mark[0])
+        return []
+    made = []
+    for index, piece in enumerate(own):
+        # Word by word where there are as many; else the ends of both belong together.
+        twin = None
+        if other and (len(own) == len(other) or index in (0, len(own) - 1)):
+            twin = other[index] if len(own) == len(other) else other[0 if index == 0 else -1]
+        form = "I" + piece.key[1:] if re.match(r"i($|')", piece.key) else piece.key
+        if twin is not None:
+            first = re.sub(r"^\W+", "", twin.form)
+            ends = index == len(own) - 1 or len(own) == len(other)
+            mark = re.search(r"[.?!,;:]+$", twin.form) if ends else None
+            starts = index == 0 or len(own) == len(other)
+            form = form[:1].upper() + form[1:] if first[:1].isupper() and starts else form
+            form += mark[0] if mark else ""
+        made.append(_Piece(form, piece.key, False))
+    return made
+
+
+def main() -> None:
+    """Write the lines that are missing, then the manifest; print counts by cohort."""
+    config = read_config(WritingConfig)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    rows = read_manifest(config.manifest)
+    backbone = Backbone.from_pretrained(config.backbone, audio_context="full")
+    lines = config.out.with_name(f"{config.out.name.removesuffix('.jsonl')}.lines.jsonl")
+    known = _known(lines, backbone)
+    todo = [row for row in rows if row.id not in known]
+    lines.parent.mkdir(parents=True, exist_ok=True)
+    with lines.open("a", encoding="utf-8") as file:
+        if not known:
+            file.write(json.dumps({"fingerprint": backbone.fingerprint()}) + "\n")
+        for start in track(range(0, len(todo), _BATCH), "writing"):
+            for line in written(backbone, todo[start : start + _BATCH]):
+                known[line["id"]] = line
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+    kept = [
+        replace(row, text=known[row.id]["text"], text_clean=None, extra=_extra(row))
+        for row in rows
+        if known[row.id]["text"] is not None
+    ]
+    write_manifest(config.out, kept)
+    outcomes = Counter((row.cohort, known[row.id]["how"]) for row in rows)
+    for (cohort, how), n in sorted(outcomes.items()):
+        print(f"{cohort}: {n} {how}")
+    print(f"{config.out}: {len(kept)} of {len(rows)} rows")
+
+
+def _extra(row: Utterance) -> dict[str, str] | None:
+    return {**(row.extra or {}), "reference": row.text_clean or row.text or ""}
+
+
+def _known(path: Path, backbone: Backbone) -> dict[str, dict[str, Any]]:
+    """Return the lines that an earlier run of the same Whisper wrote, a torn last one left out.
+
+    Raises:
+        ConfigError: another Whisper wrote them.
+    """
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    lines = [json.loads(line) for line in whole.splitlines()]
+    if not lines:
+        return {}
+    if lines[0].get("fingerprint") != backbone.fingerprint():
+        raise ConfigError(f"{path} was written by another Whisper; remove it, or write elsewhere")
+    return {line["id"]: line for line in lines[1:]}
+
+
+@torch.inference_mode()
+def written(backbone: Backbone, rows: Sequence[Utterance]) -> list[dict[str, Any]]:
+    """Return a line for each row: hypothesis, text, and how it came about."""
+    waveforms = [load(r.path, start_s=r.start_s, end_s=r.end_s, channel=r.channel) for r in rows]
+    mel, n_frames = backbone.features([waveform[:N_SAMPLES] for waveform in waveforms])
+    encoded = backbone.encode(mel, n_frames)
+    vocabulary = int(backbone.whisper.config.vocab_size)
+    search = text_only(SearchConfig(), backbone.eos, vocabulary)
+    decoded = backbone.generate(encoded, search, max_tokens=token_limits((n_frames + 1) // 2))
+    lines = []
+    for row, tokens in zip(rows, decoded.tokens, strict=True):
+        hypothesis = backbone.text(tokens)
+        text, how = _target(row, hypothesis)
+        lines.append({"id": row.id, "hypothesis": hypothesis, "text": text, "how": how})
+    return lines
+
+
+def _target(row: Utterance, hypothesis: str) -> tuple[str | None, str]:
+    """Return the text to train on (None: leave the row out), and how it came about."""
+    reference = row.text_clean or row.text
+    if not reference:
+        return (hypothesis or None), "without a reference, as Whisper wrote"
+    written = own_writing(reference, hypothesis)
+    if written is not None:
+        return written, "in Whisper's writing"
+    if row.cohort == TYPICAL:
+        return None, "left out, too different"
+    return sentence(reference), "written as one sentence"
+
+
+if __name__ == "__main__":
+    run_program(main)
