@@ -38,21 +38,8 @@ __all__ = ["BACKBONE", "PLAIN", "UNADAPTED", "System", "open_system", "open_unad
 BACKBONE, PLAIN = "backbone", "backbone_plain"
 TRIMMED, TRIMMED_STOP = "backbone_trimmed", "backbone_trimmed_stop"
 ROOT = Path(__file__).parents[1]
-# What a transcript depends on besides weights and cached states.
-_CODE = (
-    "backbone",
-    "decode",
-    "decoder",
-    "lora",
-    "model",
-    "posterior",
-    "residual",
-    "search",
-    "speaker",
-    "sources",
-    "stopping",
-    "types",
-)
+# What a transcript depends on besides weights and cached states: these and all that they import.
+_CODE = ("hyperasr.decode", "hyperasr.residual")
 
 
 @dataclass(frozen=True)
@@ -385,16 +372,36 @@ def _fingerprint(folder: Path | None, backbone: Backbone) -> str:
 def _code() -> str:
     """Hash the code that decodes, without its comments and docstrings."""
     digest = hashlib.sha256()
-    for name in _CODE:
-        path = ROOT / "hyperasr" / name
-        for file in sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                if isinstance(body, list):
-                    node.body = [s for s in body if not _is_text(s)]  # type: ignore[attr-defined]
-            digest.update(f"{file.name}\n{ast.dump(tree)}".encode())
+    for name in imported(_CODE):
+        tree = ast.parse(_file(name).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                node.body = [s for s in body if not _is_text(s)]  # type: ignore[attr-defined]
+        digest.update(f"{name}\n{ast.dump(tree)}".encode())
     return digest.hexdigest()
+
+
+def imported(modules: Sequence[str]) -> list[str]:
+    """Return modules of this package and what they import from it when they are imported."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for statement in ast.parse(_file(name).read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.ImportFrom) and statement.module:
+                base = statement.module
+                names = [base, *(f"{base}.{alias.name}" for alias in statement.names)]
+                waiting += [n for n in names if n.startswith("hyperasr.") and _file(n).is_file()]
+    return sorted(found)
+
+
+def _file(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +26,25 @@ __all__ = [
 ]
 
 
+_LOCAL = threading.local()
+
+
+def _masks() -> dict[int, Tensor | None]:
+    masks: dict[int, Tensor | None] = _LOCAL.__dict__.setdefault("masks", {})
+    return masks
+
+
 class RealFrames:
     """The mask (n_utt, n_frames) of the batch in hand, for the layers inside an ECAPA-TDNN."""
 
-    mask: Tensor | None = None
+    @property
+    def mask(self) -> Tensor | None:
+        """Each thread's own, so that several can use one model."""
+        return _masks().get(id(self))
+
+    @mask.setter
+    def mask(self, value: Tensor | None) -> None:
+        _masks()[id(self)] = value
 
     def silence_padding(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         assert self.mask is not None

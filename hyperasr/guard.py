@@ -20,7 +20,7 @@ from hyperasr.loudness import SILENCE_DBFS
 from hyperasr.mel import SAMPLE_RATE, STATES_PER_SECOND
 from hyperasr.model import HyperASR
 from hyperasr.types import Batch
-from hyperasr.words import Attention, attend, chars_of, printable, rows_of
+from hyperasr.words import Attention, attend, chars_of, printable
 
 __all__ = [
     "Evidence",
@@ -113,7 +113,7 @@ def find_runaways(
     rows = [i for i, e in enumerate(evidence) if tokens[i] and is_suspicious(e, config)]
     if not rows:
         return found
-    part = batch if len(rows) == len(tokens) else rows_of(batch, rows)
+    part = batch if len(rows) == len(tokens) else batch.select(rows)
     suspects = [tokens[i] for i in rows]
     spoken = language if isinstance(language, str) else [language[i] for i in rows]
     seen = attend(model, part, suspects, adapt=adapt, language=spoken, task=task, prefix=prefix)

@@ -8,6 +8,7 @@ forward hooks on exactly the target layers, and never become parameters. LoRA: H
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = [
     "hooked",
     "merge",
     "merged",
+    "of_this_thread",
     "squared_norms",
     "target_shapes",
     "using",
@@ -121,9 +123,10 @@ def using(model: nn.Module, factors: LoRAFactors) -> Iterator[dict[str, list[nn.
 
     Each target computes `W x + b + scaling * B_u A_u x` for the rows of utterance u. A batch has
     `n_utt * k` rows (k beams or samples), the rows of one utterance adjacent. Gradients reach the
-    factors; blocks may be nested and add up. The hooks sit on the model: do not run it unadapted
-    from another thread meanwhile, and with activation checkpointing call `backward` inside the
-    block. Other forward hooks see the adapted outputs.
+    factors; blocks may be nested and add up. Only the thread that entered the block is adapted:
+    others may run the same model meanwhile, unadapted or with factors of their own. With
+    activation checkpointing call `backward` inside the block. Other forward hooks see the adapted
+    outputs.
 
     Args:
         model: a Whisper of transformers, or any module that contains one.
@@ -160,11 +163,29 @@ def hooked(
         for name, linears in targets.items():
             for linear, hook in zip(linears, hooks[name], strict=True):
                 # First in the row, so that the output is still ours alone to add to in place.
-                handles.append(linear.register_forward_hook(hook, prepend=True))
+                own = of_this_thread(hook)
+                handles.append(linear.register_forward_hook(own, prepend=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a forward hook that acts in the calling thread alone; elsewhere it does nothing.
+
+    Autograd's own threads, in which checkpointed activations are computed again on a GPU, count as
+    the calling one: they are none of Python's, which knows them as dummies.
+    """
+    owner = threading.get_ident()
+
+    def guarded(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if threading.get_ident() != owner:
+            if not threading.current_thread().name.startswith("Dummy-"):
+                return None
+        return hook(module, args, output)
+
+    return guarded
 
 
 @torch.no_grad()

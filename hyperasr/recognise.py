@@ -31,7 +31,6 @@ from hyperasr.words import (
     attend,
     fit_to_sound,
     printable,
-    rows_of,
     word_times,
     words_of,
 )
@@ -104,7 +103,7 @@ class _Job:
     def only(self, rows: Sequence[int]) -> _Job:
         """Return the job of some of its rows."""
         return replace(
-            self, heard=tuple(self.heard[i] for i in rows), batch=rows_of(self.batch, rows)
+            self, heard=tuple(self.heard[i] for i in rows), batch=self.batch.select(rows)
         )
 
 

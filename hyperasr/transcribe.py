@@ -25,7 +25,6 @@ from hyperasr.segment import PAUSES, cut_at_pauses
 from hyperasr.session import Session
 from hyperasr.types import Batch, Segment, Transcript
 from hyperasr.vad import Silencer, silero
-from hyperasr.words import rows_of
 
 __all__ = ["Result", "TranscribeOptions", "iter_transcribe", "transcribe", "transcribe_one"]
 
@@ -406,7 +405,7 @@ class _Run:
             self._put(pairs, systems)
             return
         for part in parts:
-            self._decode_batch([pairs[i] for i in part], rows_of(batch, part))
+            self._decode_batch([pairs[i] for i in part], batch.select(part))
 
     def _put(self, pairs: _Pairs, systems: Sequence[Sequence[Recognised]]) -> None:
         """Give each recording what was recognised of it."""

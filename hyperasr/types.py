@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -96,6 +96,14 @@ class EncoderOutput:
         sounding = None if self.sounding is None else self.sounding.to(device)
         return EncoderOutput(self.states.to(device), self.lengths.to(device), moments, sounding)
 
+    def select(self, index: Tensor) -> EncoderOutput:
+        """Return the utterances `index` (n,) int64, without padding that only others needed."""
+        lengths = self.lengths[index]
+        states = self.states[index, : int(lengths.max())]
+        moments = {layer: values[index] for layer, values in self.moments.items()}
+        sounding = None if self.sounding is None else self.sounding[index]
+        return EncoderOutput(states, lengths, moments, sounding)
+
     @property
     def mask(self) -> Tensor:
         """True on real states, (n_utt, n_states)."""
@@ -139,6 +147,19 @@ class Batch:
             if isinstance(value, Tensor | EncoderOutput)
         }
         return replace(self, **moved)
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """Return the utterances `rows`, without padding that only the others needed."""
+        index = torch.tensor(rows, device=self.n_frames.device)
+        chosen: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor | EncoderOutput):
+                chosen[name] = value[index] if isinstance(value, Tensor) else value.select(index)
+            elif isinstance(value, tuple):
+                chosen[name] = tuple(value[row] for row in rows) if value else ()
+        if self.tokens is not None and self.n_tokens is not None:
+            chosen["tokens"] = chosen["tokens"][:, : int(chosen["n_tokens"].max())]
+        return replace(self, **chosen)
 
     @property
     def n_utt(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,6 @@ __all__ = [
     "first_states",
     "fit_to_sound",
     "printable",
-    "rows_of",
     "word_times",
     "words_of",
 ]
@@ -115,25 +114,6 @@ def _groups(backbone: Backbone, tokens: Sequence[int], language: str) -> list[li
         # A character of three bytes may be several tokens.
         whole = "\ufffd" not in backbone.text([tokens[i] for i in groups[-1]])
     return groups
-
-
-def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
-    """Return some rows of a batch."""
-    index = torch.tensor(rows, device=batch.n_frames.device)
-    encoded = batch.encoded
-    if encoded is not None:
-        moments = {n: values[index] for n, values in encoded.moments.items()}
-        encoded = EncoderOutput(encoded.states[index], encoded.lengths[index], moments)
-    return replace(
-        batch,
-        n_frames=batch.n_frames[index],
-        encoded=encoded,
-        mel=None if batch.mel is None else batch.mel[index],
-        speaker_emb=None if batch.speaker_emb is None else batch.speaker_emb[index],
-        waveforms=None if batch.waveforms is None else tuple(batch.waveforms[i] for i in rows),
-        cohorts=tuple(batch.cohorts[i] for i in rows) if batch.cohorts else (),
-        ids=tuple(batch.ids[i] for i in rows) if batch.ids else (),
-    )
 
 
 @torch.inference_mode()
@@ -234,8 +214,10 @@ class _Taps:
         for index, heads in self.heads.items():
             attention = self.layers[index].encoder_attn
             self.handles += [
-                attention.q_proj.register_forward_hook(self._keep_queries),
-                attention.k_proj.register_forward_hook(self._with_keys(attention, heads)),
+                attention.q_proj.register_forward_hook(lora.of_this_thread(self._keep_queries)),
+                attention.k_proj.register_forward_hook(
+                    lora.of_this_thread(self._with_keys(attention, heads))
+                ),
             ]
 
     def __exit__(self, *_: object) -> None:

@@ -31,7 +31,6 @@ from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.files import atomic_folder
 from hyperasr.model import HyperASR
 from hyperasr.types import Batch
-from train.batches import pick_rows
 from train.loop import LoopConfig, learning_rate_factor
 from train.memory import PeakMemory
 from train.meta import MetaConfig, data_of
@@ -54,7 +53,7 @@ class Examples(IterableDataset):
         for number in range(self.config.steps * self.config.accumulate):
             batch = self.views(number)
             rows = [list(range(batch.n_utt))] if self.whole else [[i] for i in range(batch.n_utt)]
-            yield from (pick_rows(batch, chosen) for chosen in rows)
+            yield from (batch.select(chosen) for chosen in rows)
 
 
 def collate(pieces: list[Batch]) -> dict[str, Any]:

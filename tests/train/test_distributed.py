@@ -23,7 +23,7 @@ from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
 from train.baselines import FineTuneConfig, TunedObjective
-from train.batches import pick_rows, split_batch
+from train.batches import split_batch
 from train.loop import LoopConfig, fit
 from train.meta import Objective
 from train.scoring import decode_together
@@ -173,7 +173,7 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole(random_backbone_folder:
 
 def test_picked_rows_lose_padding_and_nothing_else(random_backbone: Backbone) -> None:
     batch = Rows(random_backbone, 4)(0)
-    own = pick_rows(batch, [2, 0])
+    own = batch.select([2, 0])
     assert own.speakers == ("c", "a")
     assert own.encoded is not None
     assert own.encoded.states.shape[1] == 15
