@@ -180,7 +180,8 @@ def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     owner = threading.get_ident()
 
     def guarded(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if threading.get_ident() != owner:
+        # A compiler runs the hook of its own thread, and cannot ask which one that is.
+        if not torch.compiler.is_compiling() and threading.get_ident() != owner:
             if not threading.current_thread().name.startswith("Dummy-"):
                 return None
         return hook(module, args, output)

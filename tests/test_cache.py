@@ -342,11 +342,11 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
     assert not list(tmp_path.rglob("part-*"))
     write, written = room.write_part, []
 
-    def fills_up(chosen: list[View], folder: str) -> None:
+    def fills_up(chosen: list[View], folder: str) -> int:
         if written:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(folder)
-        write(chosen, folder)
+        return write(chosen, folder)
 
     with monkeypatch.context() as patch:
         patch.setattr(room, "write_part", fills_up)

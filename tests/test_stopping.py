@@ -200,12 +200,13 @@ def test_a_published_whisper_on_the_real_length_ends_its_texts(trimmed: Backbone
 def test_repetitions_at_the_end_that_somebody_says_are_kept(trimmed: Backbone) -> None:
     """Simulated stuttering of short sentences: nothing that 30 s writes is lost to the stop."""
     rows = [r for r in read_manifest(ASSETS / "demo" / "manifest.jsonl") if r.cohort == "typical"]
+    rows = rows[:2]
     waves = []
     for row in rows:
         wave = load(row.path)
         waves += [
             simulate(wave, row.text or "", "stuttering", 0.9, seed=seed, speaker=str(seed)).waveform
-            for seed in range(3)
+            for seed in range(2)
         ]
     mel, n_frames = trimmed.features(waves)
     encoded = trimmed.encode(mel, n_frames)

@@ -43,7 +43,7 @@ def test_it_is_small_and_holds_the_notices_of_what_it_ships(wheel: Path) -> None
     texts = "\n".join(notices.values())
     assert "Copyright (c) 2022 OpenAI" in texts
     assert "LibriSpeech" in texts, "the clips of the demo"
-    assert "CC BY 4.0" in texts
+    assert "Creative Commons Attribution 4.0" in texts
 
 
 @pytest.mark.slow

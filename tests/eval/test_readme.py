@@ -30,7 +30,7 @@ def test_result_files_say_where_they_come_from(path) -> None:
 
 
 def test_modules_and_files_that_commands_name_exist() -> None:
-    for module in re.findall(r"(?:python -m|-m) ((?:train|eval)\.\w+)", README):
+    for module in re.findall(r"(?:python -m|-m) ((?:train|eval)(?:\.\w+)+)", README):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
     for path in re.findall(r"(?:train|eval)/configs/\w+\.(?:yaml|json)", README):
         assert (ROOT / path).is_file(), path
