@@ -16,7 +16,7 @@ from hyperasr.whisper import quiet_transformers
 
 __all__ = ["most_tokens", "plain_tokens"]
 
-BATCH = 16
+BATCH = 64
 
 
 def most_tokens(backbone: Backbone) -> int:
