@@ -60,7 +60,7 @@ def test_the_committed_configuration() -> None:
     assert config.out == Path("results/unadapted.json")
     benches = {str(b.test.stem): (b, fields) for b, fields in config.benches()}
     assert list(benches) == [
-        *("test", "test_nonnative", "test_nonnative_no_numbers", "test_an4", "test_other_24k"),
+        *("test", "test_nonnative", "test_nonnative_no_numbers", "test_other_24k", "test_an4"),
     ]
     an4, fields = benches["test_an4"]
     assert (an4.protocol, an4.apart, fields) == ("spelled", ("an4",), {})
