@@ -48,6 +48,8 @@ class TestSet:
     """How to score; None as the others."""
     simulate: tuple[str, ...] | None = None
     """Cohorts to simulate on typical recordings; None as in the others."""
+    unadapted: tuple[str, ...] | None = None
+    """Ways to run the backbone; None as the others."""
     apart: tuple[str, ...] = ()
     """Corpora that are not in the headline."""
     subset: str | None = None
@@ -82,6 +84,7 @@ class UnadaptedConfig:
                 test=other.test,
                 protocol=other.protocol or self.bench.protocol,
                 simulate=self.bench.simulate if other.simulate is None else other.simulate,
+                unadapted=other.unadapted or self.bench.unadapted,
                 apart=other.apart,
             )
             found.append((config, {"subset": other.subset} if other.subset else {}))
