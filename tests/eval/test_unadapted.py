@@ -58,17 +58,15 @@ def test_the_committed_configuration() -> None:
     path = str(ROOT / "eval/configs/unadapted.yaml")
     config = parse(UnadaptedConfig, ["--config", path])
     assert config.out == Path("results/unadapted.json")
-    benches = {str(b.test.stem): (b, fields) for b, fields in config.benches()}
-    assert list(benches) == [
-        *("test", "test_nonnative", "test_nonnative_no_numbers", "test_other_24k", "test_an4"),
-    ]
-    an4, fields = benches["test_an4"]
-    assert (an4.protocol, an4.apart, fields) == ("spelled", ("an4",), {})
-    assert an4.protocol in PROTOCOLS
-    assert benches["test_other_24k"][0].simulate == ()
-    assert benches["test_nonnative_no_numbers"][1] == {"subset": "no numbers"}
-    assert benches["test"][0].unadapted == (BACKBONE, PLAIN)
-    assert {BACKBONE, PLAIN} < set(UNADAPTED)
+    whole, typical, nonnative, coded, without, an4 = config.benches()
+    assert (whole[0].unadapted, whole[1]) == ((BACKBONE,), {})
+    assert (typical[0].test, typical[0].simulate) == (whole[0].test, ())
+    assert typical[0].unadapted == nonnative[0].unadapted == (BACKBONE, PLAIN)
+    assert (coded[0].test.stem, coded[0].simulate) == ("test_other_24k", ())
+    assert without[1] == {"subset": "no numbers"}
+    assert (an4[0].protocol, an4[0].apart, an4[1]) == ("spelled", ("an4",), {})
+    assert an4[0].protocol in PROTOCOLS
+    assert {BACKBONE, PLAIN, TRIMMED, TRIMMED_STOP} == set(UNADAPTED)
     with pytest.raises(ConfigError, match="nothing that was trained is run here"):
         UnadaptedConfig(replace(config.bench, systems={"hypernet": Path("x")}))
     with pytest.raises(ConfigError, match="no protocol is called 'speled'"):
