@@ -127,30 +127,37 @@ class Bench:
             check_leaks(read_manifest(path), test, text=self.config.prompt_overlap, name=path.name)
 
     def cache_of(self, system: System) -> Cache:
-        """Return the test rows with the embeddings of this system's speaker encoder.
+        """Return the test rows as this system hears them, with its speaker encoder's embeddings.
 
         Systems that do not listen share the rows of the first one that does.
         """
-        config = self._speaker_of(system)
-        key = repr(config)
+        # A fine-tuned Whisper reads what the frozen one heard, or log-mel.
+        backbone = system.model.backbone if system.adapt else self.backbone
+        config = self._speaker_of(system, backbone)
+        key = f"{config!r}, {backbone.audio_context}, {backbone.margin_s}"
         if key not in self._caches:
             folder = build_cache(
                 self.config.cache,
                 self.views,
                 self.config.backbone,
                 CacheConfig(config, keep_mel=True),
-                backbone=self.backbone,
+                backbone=backbone,
                 workers=self.config.workers,
                 progress=lambda done, n: print(f"cache: {done} of {n} parts", file=sys.stderr),
             )
-            self._caches[key] = Cache([folder], self.backbone)
+            self._caches[key] = Cache([folder], backbone)
         return self._caches[key]
 
-    def _speaker_of(self, system: System) -> SpeakerConfig:
+    def _speaker_of(self, system: System, backbone: Backbone) -> SpeakerConfig:
         if system.conditioned:
             return system.model.speaker_config
-        listening = [s for s in self.systems.values() if s.conditioned]
-        others = listening or [s for s in self.systems.values() if s.adapt]
+        heard = (backbone.audio_context, backbone.margin_s)
+        adapted = [
+            s
+            for s in self.systems.values()
+            if s.adapt and heard == (s.model.backbone.audio_context, s.model.backbone.margin_s)
+        ]
+        others = [s for s in adapted if s.conditioned] or adapted
         return (others[0] if others else system).model.speaker_config
 
     @property

@@ -18,13 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eval.scores import in_order
-from hyperasr.backbone import Backbone
 from hyperasr.cache import CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.config import to_dict
 from hyperasr.errors import ConfigError
-from train.meta import MetaConfig
+from train.meta import MetaConfig, frozen
 from train.program import read_config
 from train.state import changed_settings, flat_settings
 from train.views import Views, development_views
@@ -82,6 +81,7 @@ class Run:
     def options(self) -> list[str]:
         """Return what differs from the YAML, as options of `train.meta`."""
         found = ["--out", str(self.config.out), "--cohorts", json.dumps(self.config.cohorts)]
+        found += ["--must_help", "false"]  # what is worth nothing belongs in the table too
         if self.config.init_from is not None:
             found += ["--init_from", str(self.config.init_from)]
         return found
@@ -135,7 +135,7 @@ def fold_runs(held_out: str, sources: Mapping[str, Path], folder: Path) -> list[
                 )
             start = before.best
         out = Path(folder) / held_out / system
-        made = replace(config, cohorts=kept, out=out, init_from=start)
+        made = replace(config, cohorts=kept, out=out, init_from=start, must_help=False)
         runs.append(Run(held_out, system, Path(yaml), made))
         full[config.out] = runs[-1]
     return runs
@@ -161,16 +161,16 @@ def prepare(runs: Sequence[Run]) -> None:
     done: set[str] = set()
     for run in runs:
         config = replace(run.config, cohorts=(), view_sets=1)
-        heard_by = (config.backbone, config.audio_context, config.speaker)
+        heard_by = (config.backbone, config.audio_context, config.margin_s, config.speaker)
         key = repr((config.train, config.simulate, *heard_by, config.needs_mel))
         if key in done or is_finished(run):
             continue
         done.add(key)
-        backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
+        backbone = frozen(config)
         views = Views(config, backbone)
         build_cache(
             config.cache,
-            development_views(config.dev, config.simulate),
+            development_views(config.dev, config.simulate, config.dev_per_speaker),
             config.backbone,
             CacheConfig(config.speaker, views.drawing[1].keeps_mel),
             backbone=backbone,

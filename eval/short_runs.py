@@ -57,7 +57,8 @@ def short_run(
     Raises:
         ConfigError: an unknown option, or a value out of range.
     """
-    given = {"out": folder, **{f"loop.{k}": steps for k in ("steps", "eval_every", "save_every")}}
+    given = {"out": folder, "must_help": "false"}
+    given |= {f"loop.{name}": steps for name in ("steps", "eval_every", "save_every")}
     arguments = ["--config", str(yaml)]
     for name, value in {**given, **options}.items():
         text = json.dumps(value) if isinstance(value, dict | list | tuple) else str(value)

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import __version__ as transformers_version
 
 from hyperasr.backbone import MARGIN_S, Backbone
+from hyperasr.checkpoint import read_head
 from hyperasr.cohorts.views import View, realise
 from hyperasr.errors import CheckpointMismatch, ConfigError, MissingExtra
 from hyperasr.model import HyperASR, SourceConfig
@@ -157,10 +158,14 @@ def open_system(name: str, folder: Path, backbone: Backbone) -> System:
     kind = _kind(name, folder)
     digest = _fingerprint(folder, backbone)
     if kind == "adapter":
+        head = read_head(folder)
+        # The same weights, hearing what this adapter was trained to hear.
+        heard = (head["audio_context"], head["margin_s"])
+        if heard != (backbone.audio_context, backbone.margin_s):
+            backbone = Backbone(backbone.whisper, backbone.tokenizer, *heard)
         model = HyperASR.from_pretrained(folder, backbone=backbone)
         budget = model.source.budget(backbone.n_parameters)
         n_speaker = sum(p.numel() for p in model.speaker.parameters() if p.requires_grad)
-        head = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return System(
             name,
             model,

@@ -423,14 +423,27 @@ class Backbone(nn.Module):
         Returns:
             Sum in nats (n_utt,), and the number of scored tokens (n_utt,).
         """
-        hidden = DecoderStep(self.whisper, encoded, cached=False).hidden(tokens[:, :-1])
-        scored = torch.arange(1, tokens.shape[1], device=tokens.device)
-        scored = (scored >= n_prompt) & (scored < n_tokens[:, None])
-        # Only where they count: the vocabulary is what takes longest in a small model.
-        logits = self.whisper.proj_out(hidden[scored]).float()
-        losses = F.cross_entropy(logits, tokens[:, 1:][scored], reduction="none")
+        logprobs, scored = self.scored_logprobs(encoded, tokens, n_tokens, n_prompt)
+        losses = -logprobs.gather(1, tokens[scored][:, None])[:, 0]
         of_each = losses.new_zeros(scored.shape).masked_scatter(scored, losses)
         return of_each.sum(1), scored.sum(1)
+
+    def scored_logprobs(
+        self, encoded: EncoderOutput, tokens: Tensor, n_tokens: Tensor, n_prompt: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities of all tokens at the places that are scored.
+
+        Args:
+            encoded, tokens, n_tokens, n_prompt: as `nll`.
+        Returns:
+            (n_scored, n_vocab) float32, and which places of `tokens` these are (n_utt, n_max).
+        """
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        scored = (places >= n_prompt) & (places < n_tokens[:, None])
+        hidden = DecoderStep(self.whisper, encoded, cached=False).hidden(tokens[:, :-1])
+        # Only where they count: the vocabulary is what takes longest in a small model.
+        logits = self.whisper.proj_out(hidden[scored[:, 1:]]).float()
+        return logits.log_softmax(-1), scored
 
     @torch.inference_mode()
     def generate(

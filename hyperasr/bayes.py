@@ -53,6 +53,7 @@ class ELBO:
         beta: weight of the divergence at this step, warm-up included.
         penalty: other regularisers, weighted already (`ObjectiveConfig.l2`, `typical_shrink`).
         nll_weight: weight of the cross-entropy.
+        teacher: divergence from a teacher's next tokens, weighted already.
         n_left_out: matrices whose divergence was not finite and is not in `kl`.
     """
 
@@ -61,12 +62,13 @@ class ELBO:
     beta: float = 0.0
     penalty: Tensor | float = 0.0
     nll_weight: float = 1.0
+    teacher: Tensor | float = 0.0
     n_left_out: Tensor | int = 0
 
     @property
     def total(self) -> Tensor:
-        """nll_weight * nll + beta * kl + penalty, the number that is minimised."""
-        return self.nll_weight * self.nll + self.beta * self.kl + self.penalty
+        """nll_weight * nll + beta * kl + teacher + penalty, the number that is minimised."""
+        return self.nll_weight * self.nll + self.beta * self.kl + self.teacher + self.penalty
 
     def losses(self) -> dict[str, Tensor]:
         """Return the parts by name, for the training loop and its log; scalars all."""
@@ -75,6 +77,7 @@ class ELBO:
             "nll": self.nll,
             "kl": self.kl,
             "beta": self.beta,
+            "teacher": self.teacher,
             "penalty": self.penalty,
             "kl_left_out": self.n_left_out,
         }

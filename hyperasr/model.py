@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from hyperasr.config import from_dict, to_dict
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.files import atomic_folder
 from hyperasr.noise import using_noise
-from hyperasr.objective import ObjectiveConfig, mean_squares, relative_size
+from hyperasr.objective import ObjectiveConfig, from_teacher, mean_squares, relative_size
 from hyperasr.posterior import GaussianFactors, Generators
 from hyperasr.sources import GAUSSIAN_SOURCES, SourceConfig, new_source
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
-from hyperasr.types import Batch, EncoderOutput, LoRAFactors, Transcript
+from hyperasr.types import Batch, EncoderOutput, LoRAFactors, TeacherTokens, Transcript
 
 __all__ = ["HyperASR", "SourceConfig"]
 
@@ -208,13 +209,17 @@ class HyperASR(nn.Module):
         k = self.objective.samples if self.training and isinstance(found, GaussianFactors) else 1
         with self._using(found, batch.n_utt, k):
             states = self.adapted_states(batch, encoded, k)
-            nll, n_scored = self.backbone.nll(
-                states,
-                _rows(batch.tokens, k),
-                _rows(batch.n_tokens, k),
-                batch.n_prompt,
+            tokens, n_tokens = _rows(batch.tokens, k), _rows(batch.n_tokens, k)
+            logprobs, scored = self.backbone.scored_logprobs(
+                states, tokens, n_tokens, batch.n_prompt
             )
-        return self._weighed(nll.sum() / n_scored.sum(), found, batch, n_scored)
+        nll = -logprobs.gather(1, tokens[scored][:, None]).mean()
+        elbo = self._weighed(nll, found, batch, scored.sum(1))
+        if not self.objective.teacher or batch.teacher is None:
+            return elbo
+        told = TeacherTokens(_rows(batch.teacher.ids, k), _rows(batch.teacher.logprobs, k))
+        weight = self.objective.teacher
+        return replace(elbo, teacher=weight * from_teacher(logprobs, told, scored))
 
     @contextmanager
     def _using(

@@ -1,4 +1,4 @@
-"""What is minimised: weights of cross-entropy, divergence and penalties, and the penalties."""
+"""What is minimised: weights of cross-entropy, divergences and penalties, and the latter."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from torch import Tensor
 
 from hyperasr.bayes import KL_REDUCTIONS
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.types import LoRAFactors
+from hyperasr.types import LoRAFactors, TeacherTokens
 
-__all__ = ["ObjectiveConfig", "mean_squares", "relative_size"]
+__all__ = ["ObjectiveConfig", "from_teacher", "mean_squares", "relative_size"]
+
+_LEAST = 1e-6  # probability of all tokens that a teacher does not name
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the training objective: nll_weight * nll + beta * kl / n_train + penalties."""
+    """Weights of the objective: nll_weight nll + teacher KL + beta kl / n_train + penalties."""
 
     nll_weight: float = 1.0
     """Weight of the cross-entropy (nats a token), at least 0; 0.9 in VI LoRA."""
+
+    teacher: float = 0.0
+    """Weight of KL(teacher || model) over the next token (nats a token), at least 0: see
+    `from_teacher`. It counts where a batch brings a teacher."""
 
     beta: float = 0.0
     """Weight of the divergence from the prior, at least 0; 0.1 in VI LoRA, 0.5 in BLoRA."""
@@ -52,6 +58,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         for name, low in (
             ("nll_weight", 0),
+            ("teacher", 0),
             ("beta", 0),
             ("n_train", 1),
             ("l2", 0),
@@ -72,6 +79,32 @@ class ObjectiveConfig:
         """Return which share of beta counts at a step (the first is 0) of `n_steps`, in (0, 1]."""
         warm = self.kl_warmup * n_steps
         return 1.0 if warm <= 0 else min(1.0, (step + 1) / warm)
+
+
+def from_teacher(logprobs: Tensor, teacher: TeacherTokens, scored: Tensor) -> Tensor:
+    """Return KL(teacher || model) over the next token, mean over the scored places, in nats.
+
+    Knowledge distillation (Hinton et al., arXiv 1503.02531) with the teacher's k most probable
+    tokens; all others together are one more class. Places at which the teacher says nothing count
+    as 0.
+
+    Args:
+        logprobs: of the model (n_scored, n_vocab) float32, natural logarithms.
+        teacher: ids and log-probabilities (n_utt, n_max, k).
+        scored: which places (n_utt, n_max) bool the rows of `logprobs` are.
+    Returns:
+        Scalar.
+    """
+    told = teacher.logprobs[scored]
+    # exp(-inf) is 0, but 0 times what follows from -inf would be no number.
+    known = torch.isfinite(told)
+    chance = told.exp()
+    own = logprobs.gather(1, teacher.ids[scored])
+    named = torch.where(known, chance * (told.nan_to_num(neginf=0.0) - own), 0.0).sum(1)
+    rest = (1 - chance.sum(1)).clamp_min(_LEAST)
+    own_rest = (1 - torch.where(known, own, -torch.inf).exp().sum(1)).clamp_min(_LEAST)
+    others = torch.where(known.any(1), rest * (rest.log() - own_rest.log()), 0.0)
+    return (named + others).mean()
 
 
 def mean_squares(factors: LoRAFactors) -> Tensor:

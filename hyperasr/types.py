@@ -19,6 +19,7 @@ __all__ = [
     "LayerFactors",
     "LoRAFactors",
     "Segment",
+    "TeacherTokens",
     "Transcript",
     "Unclear",
     "Utterance",
@@ -112,6 +113,32 @@ class EncoderOutput:
 
 
 @dataclass(frozen=True)
+class TeacherTokens:
+    """What another model takes for the next token at every place of `Batch.tokens`.
+
+    Attributes:
+        ids: most probable tokens (n_utt, n_tokens, k) int64; those at place t are for token t.
+        logprobs: their natural logarithms (n_utt, n_tokens, k) float32; -inf where the teacher
+            says nothing.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+
+    def to(self, device: torch.device) -> TeacherTokens:
+        """Return the same on another device."""
+        return TeacherTokens(self.ids.to(device), self.logprobs.to(device))
+
+    def select(self, index: Tensor) -> TeacherTokens:
+        """Return the utterances `index` (n,) int64."""
+        return TeacherTokens(self.ids[index], self.logprobs[index])
+
+    def cut(self, n_tokens: int) -> TeacherTokens:
+        """Return the first places."""
+        return TeacherTokens(self.ids[:, :n_tokens], self.logprobs[:, :n_tokens])
+
+
+@dataclass(frozen=True)
 class Batch:
     """Tensors of several utterances, ready for `HyperASR.forward`.
 
@@ -124,6 +151,7 @@ class Batch:
         tokens: prompt, text and end of text (n_utt, n_tokens), padded with the pad token.
         n_tokens: real tokens (n_utt,).
         n_prompt: tokens of the prompt, which are given and not scored.
+        teacher: what another model says of the tokens, or None.
         ids, speakers, cohorts: one string an utterance, for bookkeeping only.
     """
 
@@ -135,6 +163,7 @@ class Batch:
     tokens: Tensor | None = None
     n_tokens: Tensor | None = None
     n_prompt: int = 0
+    teacher: TeacherTokens | None = None
     ids: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
     cohorts: tuple[str, ...] = ()
@@ -144,7 +173,7 @@ class Batch:
         moved: dict[str, Any] = {
             name: value.to(device)
             for name, value in vars(self).items()
-            if isinstance(value, Tensor | EncoderOutput)
+            if isinstance(value, Tensor | EncoderOutput | TeacherTokens)
         }
         return replace(self, **moved)
 
@@ -153,12 +182,15 @@ class Batch:
         index = torch.tensor(rows, device=self.n_frames.device)
         chosen: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if isinstance(value, Tensor | EncoderOutput):
+            if isinstance(value, Tensor | EncoderOutput | TeacherTokens):
                 chosen[name] = value[index] if isinstance(value, Tensor) else value.select(index)
             elif isinstance(value, tuple):
                 chosen[name] = tuple(value[row] for row in rows) if value else ()
         if self.tokens is not None and self.n_tokens is not None:
-            chosen["tokens"] = chosen["tokens"][:, : int(chosen["n_tokens"].max())]
+            longest = int(chosen["n_tokens"].max())
+            chosen["tokens"] = chosen["tokens"][:, :longest]
+            if self.teacher is not None:
+                chosen["teacher"] = chosen["teacher"].cut(longest)
         return replace(self, **chosen)
 
     @property

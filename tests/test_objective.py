@@ -11,8 +11,8 @@ import torch
 from hyperasr import lora
 from hyperasr.bayes import matrix_kl
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.objective import ObjectiveConfig, mean_squares, relative_size
-from hyperasr.types import LayerFactors, LoRAFactors
+from hyperasr.objective import ObjectiveConfig, from_teacher, mean_squares, relative_size
+from hyperasr.types import LayerFactors, LoRAFactors, TeacherTokens
 
 
 def random_factors(n_utt: int = 3, scaling: float = 0.7) -> LoRAFactors:
@@ -102,3 +102,39 @@ def test_impossible_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         ObjectiveConfig(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_divergence_from_a_teacher_is_that_over_named_tokens_and_the_rest() -> None:
+    g = torch.Generator().manual_seed(0)
+    n_vocab, k = 30, 4
+    scored = torch.tensor([[False, True, True, False], [False, True, True, True]])
+    logprobs = torch.randn(5, n_vocab, generator=g).log_softmax(-1)
+    whole = torch.randn(2, 4, n_vocab, generator=g).log_softmax(-1)
+    top = whole.topk(k)
+    told = top.values.clone()
+    told[1, 3] = -math.inf  # here the teacher says nothing
+    found = from_teacher(logprobs, TeacherTokens(top.indices, told), scored)
+    expected = []
+    for row, (utt, place) in enumerate([(0, 1), (0, 2), (1, 1), (1, 2), (1, 3)]):
+        if (utt, place) == (1, 3):
+            expected.append(0.0)
+            continue
+        p, q = whole[utt, place].exp(), logprobs[row].exp()
+        named = top.indices[utt, place].tolist()
+        terms = [float(p[i] * (p[i] / q[i]).log()) for i in named]
+        p_rest, q_rest = (float(1 - sum(d[i] for i in named)) for d in (p, q))
+        expected.append(sum(terms) + p_rest * math.log(p_rest / q_rest))
+    assert float(found) == pytest.approx(sum(expected) / 5, rel=1e-5)
+
+
+def test_a_model_has_nothing_to_learn_from_itself() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1, 40, generator=g, requires_grad=True)
+    logprobs = logits.log_softmax(-1)
+    top = logprobs.detach().topk(20)
+    teacher = TeacherTokens(top.indices, top.values)
+    loss = from_teacher(logprobs[:, 0], teacher, torch.ones(3, 1, dtype=torch.bool))
+    loss.backward()
+    assert abs(float(loss)) < 1e-6
+    assert logits.grad is not None
+    assert float(logits.grad.abs().max()) < 1e-6

@@ -31,7 +31,7 @@ from hyperasr.residual import ResidualAdapters, ResidualConfig
 from hyperasr.types import Batch
 from train.batches import split_batch
 from train.loop import LoopConfig
-from train.meta import MetaConfig, data_of
+from train.meta import MetaConfig, data_of, frozen, judge_of
 from train.program import fit_and_report, read_config, run_program, start
 from train.scoring import MelOnly, evaluate
 
@@ -158,8 +158,9 @@ def main() -> None:
     loop = config.loop
     accelerator = start(config.method, config.out, loop.mixed_precision, loop.tracker)
     data = config.data
-    backbone = Backbone.from_pretrained(data.backbone, audio_context=data.audio_context)
+    backbone = frozen(data)
     views, dev = data_of(config.meta(), backbone, accelerator)
+    judge = judge_of(config.meta(), backbone, accelerator)
     objective = TunedObjective(backbone, config)
     n_trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     share = n_trained / backbone.n_parameters
@@ -175,6 +176,7 @@ def main() -> None:
         accelerator,
         split=split_batch,
         together=True,
+        judge=judge,
     )
 
 

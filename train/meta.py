@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
-from hyperasr.cohorts.sampler import check_source_share
+from hyperasr.cohorts.sampler import check_source_share, check_speaker_power
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import Variety
 from hyperasr.config import to_dict
@@ -35,7 +35,7 @@ from train.augment import FeatureVariety
 from train.batches import split_batch
 from train.loop import LoopConfig
 from train.program import fit_and_report, read_config, run_program, start
-from train.scoring import evaluate
+from train.scoring import Judge, evaluate
 from train.views import Views, development_views, of_cohorts
 
 __all__ = ["MetaConfig", "Objective", "data_of", "development_views", "evaluate", "run"]
@@ -52,6 +52,9 @@ class MetaConfig:
     audio_context: str | None = None
     """What its encoder hears: ``trimmed`` to the real length, as the model then also does in use,
     ``full`` for 30 s; None as the checkpoint says."""
+    margin_s: float | None = None
+    """Seconds of silence that trimmed context hears after an utterance, in [0, 30]; None as the
+    checkpoint says, or `hyperasr.backbone.MARGIN_S`. Less is faster, and more to be learned."""
     train: Path = Path("runs/data/train.jsonl")
     """Manifest of recordings with text. Typical ones are also simulated on; those of any other
     cohort are used as they were recorded."""
@@ -83,9 +86,15 @@ class MetaConfig:
     simulated person, in [0, 1]: an embedding of one's own can be learned by heart."""
     variety: Variety = field(default_factory=Variety)
     """More speakers and places made out of the training recordings."""
+    teacher: Path | None = None
+    """What the unadapted Whisper says of the training texts: the ``.lines.jsonl`` that
+    `train.data.writing` writes beside the manifest. `objective.teacher` is its weight."""
     source_share: dict[str, float] = field(default_factory=dict)
     """Chance of a row to be of a source of recordings, by its name; together at most 1. Speakers
     weigh the same within what is left, and within each source."""
+    speaker_power: float = 0.0
+    """A speaker with n rows of a cohort weighs n to this power, in [0, 1]: 0 lets speakers weigh
+    the same, 1 rows, which is for data in which many speakers have one recording each."""
     features: FeatureVariety = field(default_factory=FeatureVariety)
     """How log-mel is changed anew for every batch, which is then encoded anew too."""
     cohorts: tuple[str, ...] = ()
@@ -97,6 +106,12 @@ class MetaConfig:
     """Device that these encode on, such as ``cuda``; each holds a copy of the backbone there."""
     keep_mel: bool = False
     """Cache log-mel too where it is not needed, to share a cache with encoder targets."""
+    dev_per_speaker: int = 0
+    """Recordings of each development speaker that choose the checkpoint, at least 1; 0 for all."""
+    must_help: bool = True
+    """Decode the development rows with the unadapted recogniser on 30 s first, and keep no
+    checkpoint that harms typical speech or does not help atypical speech. False keeps the best
+    checkpoint whatever it is worth, for comparisons."""
     view_seed: int = 0
     """Seed of the simulated people."""
     init_from: Path | None = None
@@ -107,10 +122,18 @@ class MetaConfig:
 
     def __post_init__(self) -> None:
         check_source_share(self.source_share)
+        check_speaker_power(self.speaker_power)
         if unknown := [cohort for cohort in self.simulate if cohort not in COHORTS]:
             raise ConfigError(
                 f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}"
             )
+        if (self.teacher is None) != (self.objective.teacher == 0):
+            raise ConfigError(
+                f"teacher is {self.teacher} and objective.teacher {self.objective.teacher:g}; give "
+                "both or neither"
+            )
+        if self.dev_per_speaker < 0:
+            raise ConfigError(f"dev_per_speaker is {self.dev_per_speaker}; it must be at least 0")
         if not 0 <= self.same_person_share <= 1:
             raise ConfigError(
                 f"same_person_share is {self.same_person_share}; it must be in [0, 1]"
@@ -154,13 +177,20 @@ class Objective(nn.Module):
         self.model.at_step(step, n_steps)
 
 
+def frozen(config: MetaConfig) -> Backbone:
+    """Load the frozen Whisper as it hears in this training."""
+    return Backbone.from_pretrained(
+        config.backbone, audio_context=config.audio_context, margin_s=config.margin_s
+    )
+
+
 def data_of(
     config: MetaConfig, backbone: Backbone, accelerator: Accelerator
 ) -> tuple[Views, Cache]:
     """Return the training batches and the development rows; the main process makes the caches."""
     with accelerator.main_process_first():
         main = accelerator.is_main_process
-        plan = development_views(config.dev, config.simulate)
+        plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
         views = Views(config, backbone, accelerator.num_processes, builds=main)
         dev_folder = build_cache(
             config.cache,
@@ -172,6 +202,28 @@ def data_of(
             device=config.encode_on,
         )
     return views, chosen_on(Cache([dev_folder], backbone), views.drawing[1], config)
+
+
+def judge_of(config: MetaConfig, backbone: Backbone, accelerator: Accelerator) -> Judge | None:
+    """Return what compares with the unadapted recogniser; None where nobody wants to know."""
+    if not config.must_help:
+        return None
+    whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
+    plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
+    with accelerator.main_process_first():
+        folder = build_cache(
+            config.cache,
+            plan,
+            config.backbone,
+            CacheConfig(SpeakerConfig()),
+            backbone=whole,
+            workers=config.workers,
+            device=config.encode_on,
+        )
+    rows = of_cohorts(Cache([folder], whole), config.cohorts)
+    log.info("the unadapted recogniser on 30 s: %d development rows", len(rows))
+    rates = evaluate(HyperASR.unadapted(whole), rows, adapt=False)
+    return Judge({name: rate for name, rate in rates.items() if name != "score"})
 
 
 def chosen_on(dev: Cache, train: Cache, config: MetaConfig) -> Cache:
@@ -263,8 +315,9 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
 def run(config: MetaConfig) -> dict[str, float]:
     """Train, leave the best model in the run folder, and return its measures."""
     accelerator = start("meta", config.out, config.loop.mixed_precision, config.loop.tracker)
-    backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
+    backbone = frozen(config)
     views, dev = data_of(config, backbone, accelerator)
+    judge = judge_of(config, backbone, accelerator)
     model = new_model(config, backbone, views.drawing[1])
     log.info("%s", model.budget())
 
@@ -283,6 +336,7 @@ def run(config: MetaConfig) -> dict[str, float]:
         accelerator,
         split=split_batch,
         together=True,
+        judge=judge,
     )
 
 

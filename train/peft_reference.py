@@ -25,7 +25,6 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import IterableDataset
 
 from hyperasr import lora
-from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.files import atomic_folder
@@ -33,7 +32,7 @@ from hyperasr.model import HyperASR
 from hyperasr.types import Batch
 from train.loop import LoopConfig, learning_rate_factor
 from train.memory import PeakMemory
-from train.meta import MetaConfig, data_of
+from train.meta import MetaConfig, data_of, frozen
 from train.program import read_config, run_program, start
 from train.scoring import evaluate
 from train.views import Views
@@ -210,7 +209,7 @@ def run(config: MetaConfig) -> dict[str, float]:
     accelerator = start("peft", config.out, config.loop.mixed_precision, "none")
     if accelerator.num_processes > 1:
         raise ConfigError("the outside reference runs as one process")
-    backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
+    backbone = frozen(config)
     views, dev = data_of(config, backbone, accelerator)
     reader = HyperASR(backbone, config.speaker, config.source).eval()
     model = add_lora(backbone.whisper, config)

@@ -21,6 +21,7 @@ from hyperasr.config import parse, to_dict
 from hyperasr.errors import ConfigError, HyperASRError, MissingExtra
 from hyperasr.startup import keep_freed_memory
 from train.loop import LoopConfig, fit
+from train.scoring import Judge, NotWorthIt
 from train.step import Split
 
 __all__ = ["fit_and_report", "read_config", "run_program", "start"]
@@ -48,10 +49,16 @@ def read_config(kind: type[T], argv: list[str] | None = None) -> T:
 
 
 def run_program(main: Callable[[], object]) -> None:
-    """Run a program's main; an error that it raises on purpose is one line and exit status 2."""
+    """Run a program's main; an error that it raises on purpose is one line and exit status 2.
+
+    A training that came to its end and is worth nothing exits with 1.
+    """
     keep_freed_memory()
     try:
         main()
+    except NotWorthIt as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
     except HyperASRError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
@@ -111,16 +118,21 @@ def fit_and_report(
     *,
     split: Split | None = None,
     together: bool = False,
+    judge: Judge | None = None,
 ) -> dict[str, float]:
     """Run the loop of a program to its end and print its best measures as one line of JSON.
 
-    Args and errors are those of `train.loop.fit`; `config` is the program's whole one.
+    Args and errors are those of `train.loop.fit`; `config` is the program's whole one, and `judge`
+    decides which checkpoint may be the best.
+
+    Raises:
+        NotWorthIt: none may.
     """
     settings = to_dict(config)
     best = fit(
         model,
         draw,
-        evaluate,
+        evaluate if judge is None else lambda candidate: judge(evaluate(candidate)),
         save_best,
         config.loop,
         config.out,
@@ -129,9 +141,11 @@ def fit_and_report(
         split=split,
         together=together,
     )
-    if accelerator.is_main_process:
-        print(json.dumps(best))
     accelerator.end_training()
+    if accelerator.is_main_process:
+        if judge is not None:
+            print(judge.verdict(best))
+        print(json.dumps(best))
     return best
 
 

@@ -1,23 +1,98 @@
-"""Word error rates of development rows, decoded by all processes together."""
+"""Word error rates of development rows, decoded by all processes together; is a training worth it?
+
+A training that ends worse than the recogniser it began with must not pass for done. `Judge` holds
+what the unadapted backbone makes of the same rows, hearing 30 s, and lets no checkpoint be the best
+that harms typical speech or does not help atypical speech.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from hyperasr.cache import Cache
+from hyperasr.cohorts.views import TYPICAL
 from hyperasr.decode import decode_rows
-from hyperasr.errors import ConfigError
+from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.metrics import error_rate, score
 from hyperasr.model import HyperASR
 from hyperasr.text import normaliser
 from hyperasr.types import Batch
 
-__all__ = ["MelOnly", "decode_together", "evaluate"]
+__all__ = ["HARM", "Judge", "MelOnly", "NotWorthIt", "decode_together", "evaluate"]
+
+log = logging.getLogger(__name__)
+HARM = 0.005
+"""Word error rate that typical speech may lose on the development speakers: half a point."""
+
+
+class NotWorthIt(HyperASRError):
+    """Nothing that was trained is better than the unadapted recogniser."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares with the unadapted backbone on 30 s.
+
+    Attributes:
+        unadapted: its word error rate by cohort, on the same rows.
+    """
+
+    unadapted: dict[str, float]
+
+    def __call__(self, measures: Mapping[str, float]) -> dict[str, float]:
+        """Return the measures with the score that counts: the mean over atypical cohorts.
+
+        It is infinite, and so never the best, where typical speech loses more than `HARM` or
+        atypical speech gains nothing. Where all rows are typical, their rate is the score.
+        """
+        rates = {name: measures[name] for name in self.unadapted}
+        score, before = _atypical(rates), _atypical(self.unadapted)
+        harm = rates.get(TYPICAL, 0.0) - self.unadapted.get(TYPICAL, 0.0)
+        gains = score < before or set(rates) == {TYPICAL}
+        log.info("unadapted, 30 s: %s", _said(self.unadapted))
+        if harm > HARM or not gains:
+            log.info(
+                "not kept: %s",
+                f"typical speech loses {100 * harm:.1f} points"
+                if harm > HARM
+                else "atypical speech gains nothing",
+            )
+            score = math.inf
+        return {**measures, "score": score}
+
+    def verdict(self, best: Mapping[str, float]) -> str:
+        """Return one line: what the best checkpoint is worth.
+
+        Raises:
+            NotWorthIt: there is none.
+        """
+        if not best:
+            raise NotWorthIt(
+                "no checkpoint helps atypical speech without harm to typical speech, so none is "
+                f"kept (unadapted: {_said(self.unadapted)}); train on more speech, more gently or "
+                "with a teacher, or set must_help to false to keep the best of them regardless"
+            )
+        parts = [
+            f"{name} {100 * rate:.1f} -> {100 * best[name]:.1f} %"
+            for name, rate in self.unadapted.items()
+        ]
+        return f"worth, against the unadapted recogniser on 30 s: {', '.join(parts)}"
+
+
+def _atypical(rates: Mapping[str, float]) -> float:
+    own = [rate for name, rate in rates.items() if name != TYPICAL] or [rates[TYPICAL]]
+    return sum(own) / len(own)
+
+
+def _said(rates: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items())
 
 
 class MelOnly:

@@ -28,6 +28,8 @@ from hyperasr.mel import CHUNK_S
 from hyperasr.speaker import speaker_encoder
 from hyperasr.types import Batch, Utterance
 from train.augment import vary_features
+from train.data.split import some_of_each
+from train.teacher import Teacher
 from train.watchdog import progress
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ class Views:
         self.embed = _embedder(config, backbone) if config.features.embed else None
         self.n_batches = config.loop.steps * config.loop.accumulate * n_processes
         self.recordings = trainable(read_manifest(config.train), config.train, config.simulate)
+        self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
+        self.recording: dict[str, str] = {}  # of each view of typical speech, for the teacher
         self.caches: list[Path] = [self._build(0)]
         self.drawing = (0, *self._rows(0))
         self.maker: threading.Thread | None = None
@@ -113,6 +117,9 @@ class Views:
             batch = vary_features(batch, config.features, seed, self.embed)
             if not config.adapts_encoder:  # the cached states are of what is not heard now
                 batch = replace(batch, encoded=None)
+        if self.teacher is not None:
+            heard = [self.recording.get(name) for name in batch.ids]
+            batch = replace(batch, teacher=self.teacher.teach(batch, heard))
         if not config.same_person_share:
             return batch
         rng = random.Random(f"{config.loop.seed}/{number}/person")
@@ -125,6 +132,14 @@ class Views:
         return replace(batch, speaker_emb=cache.embeddings(chosen).to(self.backbone.device))
 
     def _rows(self, last: int) -> tuple[Cache, BalancedSampler]:
+        if self.teacher is not None:
+            # What the unadapted Whisper makes of atypical recordings is not worth learning.
+            self.recording = {
+                view.id: view.utterance.id
+                for index in range(last + 1)
+                for view in self.plan(index)
+                if view.utterance.cohort == TYPICAL
+            }
         cache = of_cohorts(Cache(self.caches[: last + 1], self.backbone), self.config.cohorts)
         if self.config.same_person_share:
             self.people: dict[str, list[int]] = {}
@@ -134,7 +149,13 @@ class Views:
         seed = self.config.loop.seed
         sources = [str(s) for s in cache.meta["source"]]
         return cache, BalancedSampler(
-            cache.meta["cohort"], speakers, seed, cache.n_frames, sources, self.config.source_share
+            cache.meta["cohort"],
+            speakers,
+            seed,
+            cache.n_frames,
+            sources,
+            self.config.source_share,
+            self.config.speaker_power,
         )
 
     def _build(self, index: int) -> Path:
@@ -281,9 +302,18 @@ def training_plan(config: MetaConfig, rows: Sequence[Utterance], index: int = 0)
     )
 
 
-def development_views(manifest: Path, simulate: Sequence[str]) -> list[View]:
-    """Return the fixed views of held-out speakers that choose the best checkpoint."""
-    return development_plan(trainable(read_manifest(manifest), manifest, simulate), simulate)
+def development_views(manifest: Path, simulate: Sequence[str], per_speaker: int = 0) -> list[View]:
+    """Return the fixed views of held-out speakers that choose the best checkpoint.
+
+    Args:
+        manifest: of the held-out speakers.
+        simulate: cohorts to simulate on typical rows.
+        per_speaker: recordings of each of them, always the same ones; 0 for all.
+    """
+    rows = read_manifest(manifest)
+    if per_speaker:
+        rows = some_of_each(rows, per_speaker)
+    return development_plan(trainable(rows, manifest, simulate), simulate)
 
 
 def development_plan(rows: Sequence[Utterance], simulate: Sequence[str]) -> list[View]:

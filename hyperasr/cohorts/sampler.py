@@ -1,5 +1,8 @@
 """Batches balanced over cohorts and speakers: every cohort, then every speaker, equally often.
 
+Where many speakers have one recording each beside a few with hundreds, speakers alike would mean
+the same few recordings again and again: `speaker_power` lets those count more who said more.
+
 Where one source of recordings has few speakers (56 real ones beside 192 synthetic voices), a share
 of the batches can be kept for it.
 """
@@ -11,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from hyperasr.errors import ConfigError
 
-__all__ = ["BalancedSampler", "check_source_share"]
+__all__ = ["BalancedSampler", "check_source_share", "check_speaker_power"]
 
 _DEALT = 8  # batches drawn and sorted by length together
 
@@ -32,6 +35,8 @@ class BalancedSampler:
         source_share: chance of a row to be of a source, by its name, in [0, 1] and at most 1
             together; within a source, speakers weigh the same. What is left goes to the speakers
             of all other sources. Where a cohort has nothing of a source, the others get its share.
+        speaker_power: a speaker with n rows weighs n to this power, in [0, 1]: with 0 speakers
+            weigh the same, with 1 rows do.
     Raises:
         ConfigError: no rows, or a share that cannot be kept.
     """
@@ -44,6 +49,7 @@ class BalancedSampler:
         lengths: Sequence[float] | None = None,
         sources: Sequence[str] | None = None,
         source_share: Mapping[str, float] | None = None,
+        speaker_power: float = 0.0,
     ) -> None:
         if not cohorts:
             raise ConfigError("there is nothing to sample from: the training set has no rows")
@@ -64,6 +70,8 @@ class BalancedSampler:
             of_kind = groups.setdefault(cohort, {}).setdefault(kind if kind in share else "", {})
             of_kind.setdefault(speaker, []).append(row)
         self.groups = {c: _weighted(groups[c], share) for c in sorted(groups)}
+        check_speaker_power(speaker_power)
+        self.speaker_power = speaker_power
 
     def batch(self, number: int, size: int) -> list[int]:
         """Return `size` row numbers for batch `number`."""
@@ -83,8 +91,18 @@ class BalancedSampler:
         for i in range(size):
             kinds, weights = self.groups[names[(i + shift) % len(names)]]
             speakers = kinds[0] if len(kinds) == 1 else rng.choices(kinds, weights)[0]
-            rows.append(rng.choice(rng.choice(speakers)))
+            if self.speaker_power:
+                said = [len(own) ** self.speaker_power for own in speakers]
+                rows.append(rng.choice(rng.choices(speakers, said)[0]))
+            else:
+                rows.append(rng.choice(rng.choice(speakers)))
         return rows
+
+
+def check_speaker_power(power: float) -> None:
+    """Refuse a power outside [0, 1] (ConfigError)."""
+    if not 0 <= power <= 1:
+        raise ConfigError(f"speaker_power is {power}; it must be in [0, 1]")
 
 
 def check_source_share(share: Mapping[str, float]) -> None:

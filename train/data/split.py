@@ -25,7 +25,14 @@ from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 from train.program import read_config, run_program
 
-__all__ = ["PARTS", "SpeakerSplitConfig", "by_cohort", "in_lower_case", "split_by_speaker"]
+__all__ = [
+    "PARTS",
+    "SpeakerSplitConfig",
+    "by_cohort",
+    "in_lower_case",
+    "some_of_each",
+    "split_by_speaker",
+]
 
 PARTS = ("train", "dev", "test")
 _NAMES = {"train": ("train",), "dev": ("dev", "val"), "test": ("test", "eval")}
@@ -71,7 +78,8 @@ def split_by_speaker(
     part_of = dict(fixed)
     for speakers in by_cohort(rows).values():
         drawn = sorted(
-            {row.speaker for row in speakers} - set(fixed), key=lambda name: _order(name, config)
+            {row.speaker for row in speakers} - set(fixed),
+            key=lambda name: _order(name, config.seed),
         )
         free = [name for name in drawn if name not in never_tested]
         n_test = max(1, round(config.test_share * len(free))) if free else 0
@@ -91,7 +99,7 @@ def split_by_speaker(
             f"{len({row.speaker for row in rows})} speakers, and the three parts need one each"
         )
     if config.dev_per_speaker:
-        parts["dev"] = _first_of_each(parts["dev"], config)
+        parts["dev"] = some_of_each(parts["dev"], config.dev_per_speaker, config.seed)
     return parts
 
 
@@ -168,17 +176,17 @@ def _part(split: str) -> str | None:
     return None
 
 
-def _order(name: str, config: SpeakerSplitConfig) -> str:
-    return hashlib.sha256(f"{config.seed}/{name}".encode()).hexdigest()
+def _order(name: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
 
-def _first_of_each(rows: Sequence[Utterance], config: SpeakerSplitConfig) -> list[Utterance]:
-    """Return some utterances of each speaker, always the same ones, in the order of the rows."""
+def some_of_each(rows: Sequence[Utterance], n: int, seed: int = 0) -> list[Utterance]:
+    """Return n utterances of each speaker, always the same ones, in the order of the rows."""
     seen: Counter[str] = Counter()
     kept = set()
-    for row in sorted(rows, key=lambda row: _order(row.id, config)):
+    for row in sorted(rows, key=lambda row: _order(row.id, seed)):
         seen[row.speaker] += 1
-        if seen[row.speaker] <= config.dev_per_speaker:
+        if seen[row.speaker] <= n:
             kept.add(row.id)
     return [row for row in rows if row.id in kept]
 

@@ -1,4 +1,4 @@
-"""Texts as Whisper itself writes them: capitals, punctuation and figures.
+"""Texts as Whisper itself writes them, and what the unadapted Whisper says of every token.
 
     python -m train.data.writing --manifest runs/data/train.jsonl --out runs/data/written.jsonl
 
@@ -10,11 +10,14 @@ too much are left out; a recorded row of any other cohort never is: where alignm
 written as one sentence. A row without a reference gets what the backbone wrote.
 
 Beside the manifest, ``OUT.lines.jsonl`` holds a line a row, which is written as the work goes on,
-so that an interrupted run continues: what the backbone wrote, the new text, and how it came about.
+so that an interrupted run continues: what the backbone wrote, the new text, how it came about, and
+the backbone's most probable tokens after each token of the new text, which training can take for a
+teacher (`train.teacher`).
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import re
@@ -25,28 +28,33 @@ from pathlib import Path
 from typing import Any
 
 import jiwer
+import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 
 from hyperasr.audio import load
 from hyperasr.backbone import Backbone
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.decode import token_limits
+from hyperasr.decoder import DecoderStep
 from hyperasr.edits import word_edits
 from hyperasr.errors import ConfigError
 from hyperasr.mel import N_SAMPLES
 from hyperasr.search import SearchConfig, text_only
 from hyperasr.text import normaliser
-from hyperasr.types import Utterance
+from hyperasr.types import EncoderOutput, Utterance
 from train.program import read_config, run_program
 
-__all__ = ["WritingConfig", "own_writing", "sentence"]
+__all__ = ["N_KEPT", "WritingConfig", "lines_beside", "own_writing", "sentence", "write"]
 
 log = logging.getLogger("train.data.writing")
 _BATCH = 16
 # Of the words. Above it the recording and its text are hardly of one another.
 _MOST_ERRORS = 0.5
+N_KEPT = 20
+"""Most probable tokens that are kept after each token; the others are one more class."""
 
 
 @dataclass(frozen=True)
@@ -179,19 +187,30 @@ def _merged(own: list[_Piece], other: list[_Piece], before: list[_Piece]) -> lis
     return made
 
 
-def main() -> None:
-    """Write the lines that are missing, then the manifest; print counts by cohort."""
-    config = read_config(WritingConfig)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rows = read_manifest(config.manifest)
-    backbone = Backbone.from_pretrained(config.backbone, audio_context="full")
-    lines = config.out.with_name(f"{config.out.name.removesuffix('.jsonl')}.lines.jsonl")
+def lines_beside(manifest: Path) -> Path:
+    """Return where the lines of a written manifest are."""
+    return manifest.with_name(f"{manifest.name.removesuffix('.jsonl')}.lines.jsonl")
+
+
+def write(rows: Sequence[Utterance], out: Path, backbone: Backbone) -> list[Utterance]:
+    """Write the lines that are missing, then the manifest; print counts by cohort.
+
+    Args:
+        rows: to be written.
+        out: the manifest.
+        backbone: whose writing it is, on 30 s.
+    Returns:
+        The rows of the manifest.
+    Raises:
+        ConfigError: the lines there are of another Whisper.
+    """
+    lines = lines_beside(out)
     known = _known(lines, backbone)
     todo = [row for row in rows if row.id not in known]
     lines.parent.mkdir(parents=True, exist_ok=True)
     with lines.open("a", encoding="utf-8") as file:
         if not known:
-            file.write(json.dumps({"fingerprint": backbone.fingerprint()}) + "\n")
+            file.write(json.dumps({"fingerprint": backbone.fingerprint(), "kept": N_KEPT}) + "\n")
         for start in track(range(0, len(todo), _BATCH), "writing"):
             for line in written(backbone, todo[start : start + _BATCH]):
                 known[line["id"]] = line
@@ -202,11 +221,12 @@ def main() -> None:
         for row in rows
         if known[row.id]["text"] is not None
     ]
-    write_manifest(config.out, kept)
+    write_manifest(out, kept)
     outcomes = Counter((row.cohort, known[row.id]["how"]) for row in rows)
     for (cohort, how), n in sorted(outcomes.items()):
         print(f"{cohort}: {n} {how}")
-    print(f"{config.out}: {len(kept)} of {len(rows)} rows")
+    print(f"{out}: {len(kept)} of {len(rows)} rows", flush=True)
+    return kept
 
 
 def _extra(row: Utterance) -> dict[str, str] | None:
@@ -235,7 +255,7 @@ def _known(path: Path, backbone: Backbone) -> dict[str, dict[str, Any]]:
 
 @torch.inference_mode()
 def written(backbone: Backbone, rows: Sequence[Utterance]) -> list[dict[str, Any]]:
-    """Return a line for each row: hypothesis, text, and how it came about."""
+    """Return a line for each row: hypothesis, text, how it came about, the teacher's tokens."""
     waveforms = [load(r.path, start_s=r.start_s, end_s=r.end_s, channel=r.channel) for r in rows]
     mel, n_frames = backbone.features([waveform[:N_SAMPLES] for waveform in waveforms])
     encoded = backbone.encode(mel, n_frames)
@@ -247,7 +267,37 @@ def written(backbone: Backbone, rows: Sequence[Utterance]) -> list[dict[str, Any
         hypothesis = backbone.text(tokens)
         text, how = _target(row, hypothesis)
         lines.append({"id": row.id, "hypothesis": hypothesis, "text": text, "how": how})
+    told = [i for i, line in enumerate(lines) if line["text"]]
+    part = encoded.select(torch.tensor(told, dtype=torch.long))
+    taught = _teach(backbone, part, [lines[i]["text"] for i in told])
+    for i, fields in zip(told, taught, strict=True):
+        lines[i].update(fields)
     return lines
+
+
+def _teach(backbone: Backbone, encoded: EncoderOutput, texts: list[str]) -> list[dict[str, Any]]:
+    """Return the most probable tokens after the prompt and after each token of each text."""
+    if not texts:
+        return []
+    prompt = backbone.prompt_ids()
+    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for text in texts]
+    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos, device=backbone.device)
+    for row, values in zip(tokens, ids, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    hidden = DecoderStep(backbone.whisper, encoded, cached=False).hidden(tokens[:, :-1])
+    found = []
+    for row, values in zip(hidden, ids, strict=True):
+        # The state of the prompt's last token tells the first token of the text.
+        logits = backbone.whisper.proj_out(row[len(prompt) - 1 : len(values) - 1]).float()
+        top = logits.log_softmax(-1).topk(min(N_KEPT, logits.shape[1]))
+        found.append(
+            {"tokens": _packed(top.indices, "<i4"), "logprobs": _packed(top.values, "<f2")}
+        )
+    return found
+
+
+def _packed(tensor: Tensor, dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(tensor.cpu().numpy().astype(dtype))).decode()
 
 
 def _target(row: Utterance, hypothesis: str) -> tuple[str | None, str]:
@@ -261,6 +311,14 @@ def _target(row: Utterance, hypothesis: str) -> tuple[str | None, str]:
     if row.cohort == TYPICAL:
         return None, "left out, too different"
     return sentence(reference), "written as one sentence"
+
+
+def main() -> None:
+    """Read a manifest, write it as Whisper writes."""
+    config = read_config(WritingConfig)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    backbone = Backbone.from_pretrained(config.backbone, audio_context="full")
+    write(read_manifest(config.manifest), config.out, backbone)
 
 
 if __name__ == "__main__":
