@@ -113,6 +113,7 @@ class TrimmingConfig:
             audio_context=context,
             train=self.manifest("train"),
             dev=self.manifest("dev"),
+            must_help=False,
             cache=self.runs / "cache",
         )
 

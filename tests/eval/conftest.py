@@ -187,6 +187,7 @@ def short_meta(tmp_path_factory, random_backbone_folder, voice) -> Path:
         "backbone": str(random_backbone_folder),
         "train": str(folder / "train.jsonl"),
         "dev": str(folder / "dev.jsonl"),
+        "must_help": False,
         "cache": str(folder / "cache"),
         "out": str(folder / "unused"),
         "batch_size": 2,

@@ -230,6 +230,7 @@ def training(patients, random_backbone_folder, tmp_path) -> Path:
         "backbone": str(random_backbone_folder),
         "train": str(patients.train),
         "dev": str(patients.train),
+        "must_help": False,
         "simulate": ["stuttering", "dysarthria"],
         "out": str(tmp_path / "full"),
     }

@@ -37,6 +37,7 @@ def yamls(world, random_backbone_folder, tmp_path_factory) -> dict[str, Path]:
             "backbone": str(random_backbone_folder),
             "train": str(world.train),
             "dev": str(world.train),
+            "must_help": False,
             "cache": str(world.folder / "cache"),
             "out": str(folder / "full" / name),
             "source": source,

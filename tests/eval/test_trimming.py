@@ -96,6 +96,7 @@ def test_trimming(
         "backbone": str(random_backbone_folder),
         "train": str(world.train),
         "dev": str(world.train),
+        "must_help": False,
         "batch_size": 2,
         "workers": 1,
     }

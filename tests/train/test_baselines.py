@@ -295,6 +295,7 @@ def test_peft_under_transformers_trainer_comes_to_our_weights(
         backbone=str(random_backbone_folder),
         train=corpus / "train.jsonl",
         dev=corpus / "dev.jsonl",
+        must_help=False,
         cache=corpus / "cache",
         out=tmp_path / "ours",
         source=source,

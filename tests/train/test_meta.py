@@ -42,6 +42,7 @@ def run(program, monkeypatch, capsys, corpus: Path, backbone: Path, out: Path, *
         "backbone": str(backbone),
         "train": str(corpus / "train.jsonl"),
         "dev": str(corpus / "dev.jsonl"),
+        "must_help": False,
         "cache": str(corpus / "cache"),
         "batch_size": 4,
         "workers": 1,

@@ -77,6 +77,7 @@ def config(patients: Path, random_backbone_folder: Path) -> Callable[..., MetaCo
                 "backbone": str(random_backbone_folder),
                 "train": patients / f"train{suffix}.jsonl",
                 "dev": patients / f"dev{suffix}.jsonl",
+                "must_help": False,
                 "cache": patients / "cache",
                 "out": patients / "run",
                 "batch_size": 4,
