@@ -2,10 +2,12 @@
 
     python -m train.from_typical --backbone tiny.en --speech FOLDER --out runs/mine
 
-simulates the cohorts on recordings in any generic layout (a manifest, WAV beside TXT, LibriSpeech,
-Kaldi, ...), caches what the encoder hears, meta-trains a hypernetwork and leaves a model folder in
+takes recordings in any generic layout (a manifest, WAV beside TXT, LibriSpeech, Kaldi, ...), writes
+their texts as Whisper writes, simulates the cohorts on them, caches what the encoder hears,
+meta-trains a hypernetwork with the unadapted Whisper as its teacher, and leaves a model folder in
 OUT/best that ``hyperasr transcribe --model`` takes. Recordings of other cohorts that are among them
-are used as they are. Time and disk are estimated and printed first; an interrupted run goes on.
+are used as they are. Time and disk are estimated and printed first; an interrupted run goes on. A
+model that is worth nothing, or harms typical speech, is not kept: then the command ends with 1.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hyperasr.backbone import Backbone
@@ -25,20 +28,25 @@ from hyperasr.cohorts.corpora import prepare
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, Variety, View, realise
+from hyperasr.decode import decode, token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.speaker import speaker_encoder
+from hyperasr.objective import ObjectiveConfig
+from hyperasr.speaker import SpeakerEncoder, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput, Utterance
-from train.data.split import by_cohort, in_lower_case
+from train.data.split import by_cohort, in_lower_case, some_of_each
+from train.data.writing import lines_beside, write
 from train.loop import LoopConfig
-from train.meta import MetaConfig, run
+from train.meta import MetaConfig, frozen, run
 from train.program import read_config, run_program
 from train.views import LONGEST_SIMULATED_S, development_plan, training_plan, usable
 
 __all__ = ["StartConfig", "meta_config", "split_speakers"]
 
 log = logging.getLogger(__name__)
-_SAMPLE = 8  # views that are timed before the start
+_SAMPLE = 16  # views that are timed before the start
+_TOGETHER = 4  # of them, of similar length
+_DEV_PER_SPEAKER = 24  # recordings that choose the checkpoint
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,13 @@ class StartConfig:
     """A manifest (``.jsonl``), or a folder of recordings with transcripts in a generic layout."""
     backbone: str = "tiny.en"
     """Frozen Whisper: ``tiny.en``, a folder in the Hugging Face layout, or a hub name."""
-    audio_context: str | None = None
+    audio_context: str | None = "trimmed"
     """``trimmed`` encodes the real length of each utterance, several times faster, and leaves the
-    adapters to make up for what a checkpoint trained on 30 s loses; ``full`` encodes 30 s; None
-    does as the checkpoint says."""
+    adapters to learn where the text then ends; ``full`` encodes 30 s; None does as the checkpoint
+    says."""
+    margin_s: float | None = None
+    """Seconds of silence that trimmed context hears after an utterance; None as the checkpoint
+    says."""
     out: Path = Path("runs/from_typical")
     """Run folder; the model is in its folder `best`."""
     cache: Path | None = None
@@ -73,6 +84,8 @@ class StartConfig:
     """Device that these encode on, such as ``cuda``; the training takes a card by itself."""
     estimate_only: bool = False
     """Print what it takes and stop."""
+    must_help: bool = True
+    """Keep no model that harms typical speech or does not help atypical speech."""
     seed: int = 0
     """Of people, batches and weights."""
 
@@ -145,16 +158,22 @@ def split_speakers(
 def meta_config(config: StartConfig) -> MetaConfig:
     """Return the meta-training that this start comes to."""
     settings = {"rank": config.rank, "alpha": config.rank, "dropout": 0.2, "emb_noise": 0.3}
+    manifest = config.out / "train.jsonl"
     return MetaConfig(
         backbone=config.backbone,
         audio_context=config.audio_context,
-        train=config.out / "train.jsonl",
+        margin_s=config.margin_s,
+        train=manifest,
+        teacher=lines_beside(manifest),
+        objective=ObjectiveConfig(nll_weight=0.5, teacher=1.0),
         dev=config.out / "dev.jsonl",
         cache=config.cache or config.out / "cache",
         out=config.out,
         source=SourceConfig(settings=settings),
         batch_size=config.batch_size,
-        variety=Variety(speed=(0.9, 1.12), place_share=0.5),
+        variety=Variety(speed=(0.9, 1.12), place_share=0.3),
+        dev_per_speaker=_DEV_PER_SPEAKER,
+        must_help=config.must_help,
         workers=config.workers,
         encode_on=config.encode_on,
         view_seed=config.seed,
@@ -168,67 +187,119 @@ def meta_config(config: StartConfig) -> MetaConfig:
     )
 
 
-def timed(config: MetaConfig, backbone: Backbone, views: Sequence[View]) -> tuple[float, float]:
-    """Return seconds to make one view, and seconds of one training step, measured here and now."""
+@dataclass(frozen=True)
+class Times:
+    """Seconds that the parts of a training take here and now.
+
+    Attributes:
+        write_s: to write the text of a recording as Whisper does, on 30 s; also to decode a
+            development view with the unadapted recogniser.
+        view_s: to simulate and encode a view, on one core.
+        step_s: of a training step.
+        decode_s: to decode a view with its own weights.
+    """
+
+    write_s: float
+    view_s: float
+    step_s: float
+    decode_s: float
+
+
+def timed(config: MetaConfig, backbone: Backbone, views: Sequence[View]) -> Times:
+    """Measure what the parts take, on a sample of views."""
     speaker = speaker_encoder(config.speaker, backbone)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes that build a cache
     started = time.monotonic()
-    made = [realise(view) for view in views]
-    mel, n_frames = backbone.features([waveform for waveform, _ in made])
-    with torch.no_grad():
-        encoded = backbone.encode(mel, n_frames, speaker.layers)
-        emb = speaker(encoded=encoded)
+    made = sorted((realise(view) for view in views), key=lambda one: len(one[0]))
+    groups = [made[i : i + _TOGETHER] for i in range(0, len(made), _TOGETHER)]
+    batches = [_batch(backbone, speaker, group) for group in groups]
     view_s = (time.monotonic() - started) / len(views)
+    torch.set_num_threads(n_threads)
+    model = HyperASR(backbone, config.speaker, config.source).train()
+    model(batches[0]).total.backward()  # the first one also makes room
+    started = time.monotonic()
+    for batch in batches:  # of similar length, as in training
+        model(batch).total.backward()
+    step_s = (time.monotonic() - started) * config.batch_size / len(views)
+    model.eval()
+    started = time.monotonic()
+    for batch in batches:
+        decode(model, batch)
+    decode_s = (time.monotonic() - started) / len(views)
+    whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
+    waveforms = [waveform for waveform, _ in made[:: max(1, len(made) // _TOGETHER)]]
+    started = time.monotonic()
+    encoded = whole.encode(*whole.features(waveforms))
+    limits = token_limits(torch.tensor([len(waveform) // 320 for waveform in waveforms]))
+    whole.generate(encoded, max_tokens=limits)
+    return Times((time.monotonic() - started) / len(waveforms), view_s, step_s, decode_s)
+
+
+@torch.no_grad()
+def _batch(
+    backbone: Backbone, speaker: SpeakerEncoder, made: Sequence[tuple[np.ndarray, str]]
+) -> Batch:
+    """Encode, embed and tokenise views, as a cache has them."""
+    mel, n_frames = backbone.features([waveform for waveform, _ in made])
+    encoded = backbone.encode(mel, n_frames, speaker.layers)
     prompt = backbone.prompt_ids()
     ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for _, text in made]
     tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos)
     for row, values in zip(tokens, ids, strict=True):
         row[: len(values)] = torch.tensor(values)
-    batch = Batch(
+    return Batch(
         n_frames=n_frames,
-        encoded=EncoderOutput(encoded.states, encoded.lengths),
-        speaker_emb=emb,
+        encoded=EncoderOutput(encoded.states, encoded.lengths, sounding=encoded.sounding),
+        mel=mel,
+        speaker_emb=speaker(encoded=encoded),
         tokens=tokens,
         n_tokens=torch.tensor([len(values) for values in ids]),
         n_prompt=len(prompt),
+        cohorts=("typical",) * len(ids),
     )
-    model = HyperASR(backbone, config.speaker, config.source).train()
-    model(batch).total.backward()
-    started = time.monotonic()
-    model(batch).total.backward()
-    return view_s, (time.monotonic() - started) * config.batch_size / len(views)
 
 
 def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Utterance] = ()) -> str:
-    """Return one line: views, disk, minutes to simulate and encode, minutes to train.
-
-    Evaluating the model on the utterances kept out, eight times, is not in it.
-    """
-    backbone = Backbone.from_pretrained(config.backbone, audio_context=config.audio_context)
+    """Return one line: views, disk, and minutes of every part, measured here and now."""
+    backbone = frozen(config)
     views = training_plan(config, rows)
     sample = views[:: max(1, len(views) // _SAMPLE)][:_SAMPLE]
-    view_s, step_s = timed(config, backbone, sample)
-    views += development_plan(dev, config.simulate)
-    n_bytes = estimate_bytes(views, backbone, CacheConfig(config.speaker, config.keep_mel))
-    minutes = len(views) * view_s / max(1, config.workers) / 60
+    times = timed(config, backbone, sample)
+    if config.dev_per_speaker:
+        dev = some_of_each(dev, config.dev_per_speaker)
+    own = development_plan(dev, config.simulate)
+    n_bytes = estimate_bytes(
+        [*views, *own], backbone, CacheConfig(config.speaker, config.needs_mel)
+    )
+    loop = config.loop
+    parts = {
+        "write texts": len(rows) * times.write_s,
+        "simulate and encode": (len(views) + len(own)) * times.view_s / max(1, config.workers),
+        "hear the unadapted recogniser": len(own) * times.write_s,
+        f"train {loop.steps} steps": loop.steps * times.step_s,
+        "evaluate": -(-loop.steps // loop.eval_every) * len(own) * times.decode_s,
+    }
+    minutes = [f"{seconds / 60:.1f} min to {what}" for what, seconds in parts.items()]
     return (
-        f"{len(rows) + len(dev)} recordings, {len(views)} views of them: "
-        f"about {n_bytes / 2**30:.2f} GiB on disk, {minutes:.1f} min to simulate and encode, "
-        f"{config.loop.steps * step_s / 60:.1f} min to train {config.loop.steps} steps"
+        f"{len(rows) + len(dev)} recordings, {len(views) + len(own)} views of them: "
+        f"about {n_bytes / 2**30:.2f} GiB on disk, {', '.join(minutes)}; "
+        f"{sum(parts.values()) / 60:.0f} min in all"
     )
 
 
 def main() -> None:
-    """Read, split, estimate, train; the model is in the run folder's `best`."""
+    """Read, split, estimate, write the texts, train; the model is in the run folder's `best`."""
     config = read_config(StartConfig)
     rows = read_speech(config.speech)
     train, dev = split_speakers(rows, config.dev_share)
     config.out.mkdir(parents=True, exist_ok=True)
-    write_manifest(config.out / "train.jsonl", train)
     write_manifest(config.out / "dev.jsonl", dev)
     meta = meta_config(config)
     print(estimate(meta, train, dev), flush=True)
     if config.estimate_only:
         return
+    write(train, meta.train, Backbone.from_pretrained(config.backbone, audio_context="full"))
     run(meta)
     print(f"done: hyperasr transcribe my.wav --model {config.out / 'best'}")
 

@@ -16,6 +16,7 @@ SIMULATE=${SIMULATE:-[]}          # cohorts that are also simulated on typical r
 HELD_OUT=${HELD_OUT:-[]}          # cohorts to leave out, one at a time; [] for all, or none
 STEPS=${STEPS:-1000}              # of each training
 BATCH_SIZE=${BATCH_SIZE:-16}      # utterances a step
+MUST_HELP=${MUST_HELP:-true}      # stop where nothing is better than the frozen Whisper; or false
 WORKERS=${WORKERS:-2}             # processes that simulate and encode
 ENCODE_ON=${ENCODE_ON:-cpu}       # where they encode, such as cuda; the training finds a GPU itself
 
@@ -36,6 +37,7 @@ loop="steps: $STEPS, eval_every: $(((STEPS + 7) / 8)), save_every: $(((STEPS + 7
 cat > "$OUT/global_lora.yaml" <<YAML
 $shared
 out: '$OUT/global_lora'
+must_help: false
 source: {kind: static, targets: [decoder.fc1], settings: {by: global, rank: 8, alpha: 8}}
 loop: {$loop, lr: 0.001}
 YAML
@@ -45,6 +47,7 @@ YAML
 cat > "$OUT/hypernet.yaml" <<YAML
 $shared
 out: '$OUT/hypernet'
+must_help: $MUST_HELP
 init_from: '$OUT/global_lora/best'
 source:
   kind: hypernet
