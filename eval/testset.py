@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -26,7 +27,16 @@ from hyperasr.startup import keep_freed_memory
 from hyperasr.workers import WorkerPool
 from train.views import LONGEST_S, check_text, seconds
 
-__all__ = ["SEVERITIES", "TEST_SEED", "BenchConfig", "Found", "fixed_views", "print_found"]
+__all__ = [
+    "SEVERITIES",
+    "TEST_SEED",
+    "BenchConfig",
+    "Found",
+    "TestSet",
+    "fixed_views",
+    "print_found",
+    "sets_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +110,48 @@ class BenchConfig:
         reserved = sorted(n for n in self.systems if n in UNADAPTED or "@" in n)
         if reserved:
             raise ConfigError(f"a system cannot be called {reserved[0]!r}; choose another name")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A further test set, and what is different about it."""
+
+    __test__ = False  # no test of pytest
+
+    test: Path
+    """Manifest."""
+    protocol: str | None = None
+    """How to score; None as the others."""
+    simulate: tuple[str, ...] | None = None
+    """Cohorts to simulate on typical recordings; None as in the others."""
+    unadapted: tuple[str, ...] | None = None
+    """Ways to run the backbone; None as the others."""
+    apart: tuple[str, ...] = ()
+    """Corpora that are not in the headline."""
+    subset: str | None = None
+    """Field ``subset`` of its rows, where it holds recordings of another set once more."""
+
+    def __post_init__(self) -> None:
+        if self.protocol is not None:
+            protocol(self.protocol)
+
+
+def sets_of(
+    bench: BenchConfig, more: Mapping[str, TestSet]
+) -> list[tuple[BenchConfig, dict[str, Any]]]:
+    """Return the settings of a test set and of further ones, and more fields of their rows."""
+    found: list[tuple[BenchConfig, dict[str, Any]]] = [(bench, {})]
+    for other in more.values():
+        config = replace(
+            bench,
+            test=other.test,
+            protocol=other.protocol or bench.protocol,
+            simulate=bench.simulate if other.simulate is None else other.simulate,
+            unadapted=other.unadapted or bench.unadapted,
+            apart=other.apart,
+        )
+        found.append((config, {"subset": other.subset} if other.subset else {}))
+    return found
 
 
 def fixed_views(config: BenchConfig) -> list[View]:

@@ -26,6 +26,7 @@ from eval.bench import Bench, BenchConfig
 from eval.printed import BY_COHORT, print_rows
 from eval.scores import Group, Scores, groups_of, levels_of
 from eval.systems import BACKBONE, PLAIN
+from eval.testset import TestSet, sets_of
 from hyperasr import results
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
@@ -34,30 +35,6 @@ from train.program import read_config, run_program
 
 Row = dict[str, Any]
 SAME = "same_tokens"
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """A further test set, and what is different about it."""
-
-    __test__ = False  # no test of pytest
-
-    test: Path
-    """Manifest."""
-    protocol: str | None = None
-    """How to score; None as the others."""
-    simulate: tuple[str, ...] | None = None
-    """Cohorts to simulate on typical recordings; None as in the others."""
-    unadapted: tuple[str, ...] | None = None
-    """Ways to run the backbone; None as the others."""
-    apart: tuple[str, ...] = ()
-    """Corpora that are not in the headline."""
-    subset: str | None = None
-    """Field ``subset`` of its rows, where it holds recordings of another set once more."""
-
-    def __post_init__(self) -> None:
-        if self.protocol is not None:
-            protocol(self.protocol)
 
 
 @dataclass(frozen=True)
@@ -74,21 +51,6 @@ class UnadaptedConfig:
     def __post_init__(self) -> None:
         if self.bench.systems:
             raise ConfigError("nothing that was trained is run here; leave bench.systems out")
-
-    def benches(self) -> list[tuple[BenchConfig, Row]]:
-        """Return the settings of every test set, and further fields of its rows."""
-        found: list[tuple[BenchConfig, Row]] = [(self.bench, {})]
-        for other in self.more.values():
-            config = replace(
-                self.bench,
-                test=other.test,
-                protocol=other.protocol or self.bench.protocol,
-                simulate=self.bench.simulate if other.simulate is None else other.simulate,
-                unadapted=other.unadapted or self.bench.unadapted,
-                apart=other.apart,
-            )
-            found.append((config, {"subset": other.subset} if other.subset else {}))
-        return found
 
 
 def error_rows(scores: Scores, **fields: Any) -> list[Row]:
@@ -175,7 +137,7 @@ def main() -> None:
     config = read_config(UnadaptedConfig)
     rows: list[Row] = []
     backbone = None
-    for settings, fields in config.benches():
+    for settings, fields in sets_of(config.bench, config.more):
         bench = Bench(settings, backbone)
         backbone = bench.backbone
         rows += rows_of(bench, **fields)

@@ -6,13 +6,17 @@ With beam.yaml the same with a beam of five, with continued.yaml for the embedde
 training went on after that of the systems in zero_shot.yaml.
 
 Rows: by cohort, recorded or simulated, by severity, on typical speech; of all corpora together and
-of each apart (field ``corpus``). Systems that listen to an embedding are also run with the controls
-of `eval.controls`.
+of each apart (field ``corpus``); the same for further test sets. Systems that listen to an
+embedding are also run with the controls of `eval.controls`.
+
+A row with ``measure`` ``excess_recovered`` says how much of the error that atypical speech adds a
+system takes away again: (unadapted - system) / (unadapted - unadapted on typical speech), where
+unadapted is the row without training that is best on that cohort.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,14 @@ from eval.bench import Bench, BenchConfig
 from eval.controls import CONTROLS
 from eval.printed import print_rows
 from eval.scores import ATYPICAL, Scores, levels_of
+from eval.systems import UNADAPTED
+from eval.testset import TestSet, sets_of
 from hyperasr import results
 from hyperasr.cohorts.views import TYPICAL
 from train.program import read_config, run_program
 
+EXCESS = "excess_recovered"
+_PLACE = ("system", "cohort", "domain", "corpus", "subset", "metric", "n_utterances", "n_speakers")
 MAIN = "hypernet"  # the system that every other one is compared with
 BOTH = "hypernet_encoder_decoder"
 # Hypernetworks that went on with spliced recordings, and what they are held against.
@@ -45,27 +53,60 @@ class ZeroShotConfig:
 
     bench: BenchConfig = field(default_factory=BenchConfig)
     """Systems, test set and protocol."""
+    more: dict[str, TestSet] = field(default_factory=dict)
+    """Further test sets by name, whose rows come after those of the first."""
     out: Path = Path("results/zero_shot.json")
     """Result file."""
 
 
-def rows_of(scores: Scores, *, severities: bool = True) -> list[dict[str, Any]]:
+def rows_of(scores: Scores, *, severities: bool = True, **fields: Any) -> list[dict[str, Any]]:
     """Return all rows of the result file for one metric.
 
     Args:
         scores: of every system.
         severities: also a row for each severity of a cohort, as far as it is known.
+        fields: further fields of every row.
     """
     pairs = differences(scores.counts)
     rows: list[dict[str, Any]] = []
     for group in scores.groups():
-        rows += scores.group_rows(group, pairs=pairs)
+        rows += scores.group_rows(group, pairs=pairs, **fields)
         if group.corpus or group.cohort in (ATYPICAL, TYPICAL) or not severities:
             continue
         for level, chosen in levels_of(scores.meta["severity"], group.chosen).items():
-            rows += scores.rows(chosen, group.cohort, group.domain, pairs=pairs, severity=level)
+            rows += scores.rows(
+                chosen, group.cohort, group.domain, pairs=pairs, severity=level, **fields
+            )
     # Each printed table of differences is one family of comparisons.
     return results.with_holm(rows, ("corpus", "metric", "severity"))
+
+
+def excess_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return how much of the excess error each adapted system recovers, by cohort and corpus.
+
+    Args:
+        rows: of one metric. Groups without typical speech beside them have no excess.
+    """
+    errors = [r for r in rows if "against" not in r and "severity" not in r and "value" in r]
+    groups: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in errors:
+        place = (row.get("corpus"), row.get("subset"), row["cohort"], row["domain"])
+        groups.setdefault(place, {})[row["system"]] = row
+    found = []
+    for (corpus, subset, cohort, _), of_systems in groups.items():
+        typical = next((g for p, g in groups.items() if p[:3] == (corpus, subset, TYPICAL)), None)
+        plain = [name for name in of_systems if name in UNADAPTED]
+        if cohort == TYPICAL or typical is None or not plain:
+            continue
+        best = min(plain, key=lambda name: of_systems[name]["value"])
+        excess = of_systems[best]["value"] - typical[best]["value"]
+        for name, row in of_systems.items():
+            if name not in UNADAPTED:
+                gain = of_systems[best]["value"] - row["value"]
+                kept = {k: v for k, v in row.items() if k in _PLACE}
+                value = gain / excess if excess > 0 else None
+                found.append({"measure": EXCESS, **kept, "base": best, "value": value})
+    return found
 
 
 def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
@@ -93,14 +134,22 @@ def _controls_of(name: str) -> list[str]:
 def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(ZeroShotConfig)
-    bench = Bench(config.bench)
-    first, *others = bench.protocol.metrics
-    rows = []
-    for metric in (first, *others):
-        scores = bench.scores(bench.names(), metric=metric)
-        name = f"counts-{config.out.stem}-{bench.protocol.name}-{metric}.json"
-        scores.save(bench.store.folder / name)
-        rows += rows_of(scores, severities=metric == first)
+    bench: Bench | None = None
+    rows: list[dict[str, Any]] = []
+    backbone = None
+    for settings, fields in sets_of(config.bench, config.more):
+        other = Bench(settings, backbone)
+        backbone = other.backbone
+        first = other.protocol.metrics[0]
+        for metric in other.protocol.metrics:
+            scores = other.scores(other.names(), metric=metric)
+            name = f"counts-{config.out.stem}-{other.protocol.name}-{metric}.json"
+            scores.save(other.store.folder / name)
+            own = rows_of(scores, severities=metric == first, **fields)
+            rows += own + (excess_rows(own) if metric == first else [])
+        bench = bench or other
+    assert bench is not None
+    first = bench.protocol.metrics[0]
     command = results.command("eval.zero_shot")
     head = results.head(
         command, config, config.bench.seed, bench.described, bench.protocol.normaliser

@@ -16,10 +16,12 @@ from eval import unadapted
 from eval.bench import Bench
 from eval.plain import most_tokens, plain_tokens
 from eval.systems import BACKBONE, PLAIN, TRIMMED, TRIMMED_STOP, UNADAPTED, view_of
+from eval.testset import TestSet, sets_of
 from eval.unadapted import UnadaptedConfig
 from hyperasr import results
 from hyperasr.backbone import MARGIN_S, Backbone
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
+from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import realise
 from hyperasr.config import parse
 from hyperasr.decode import token_limits
@@ -58,10 +60,9 @@ def test_the_committed_configuration() -> None:
     path = str(ROOT / "eval/configs/unadapted.yaml")
     config = parse(UnadaptedConfig, ["--config", path])
     assert config.out == Path("results/unadapted.json")
-    whole, typical, nonnative, coded, without, an4 = config.benches()
-    assert (whole[0].unadapted, whole[1]) == ((BACKBONE,), {})
-    assert (typical[0].test, typical[0].simulate) == (whole[0].test, ())
-    assert typical[0].unadapted == nonnative[0].unadapted == (BACKBONE, PLAIN)
+    whole, nonnative, without, coded, an4 = sets_of(config.bench, config.more)
+    assert whole[0].unadapted == nonnative[0].unadapted == an4[0].unadapted == (BACKBONE, PLAIN)
+    assert whole[0].simulate == an4[0].simulate == COHORTS
     assert (coded[0].test.stem, coded[0].simulate) == ("test_other_24k", ())
     assert without[1] == {"subset": "no numbers"}
     assert (an4[0].protocol, an4[0].apart, an4[1]) == ("spelled", ("an4",), {})
@@ -70,7 +71,7 @@ def test_the_committed_configuration() -> None:
     with pytest.raises(ConfigError, match="nothing that was trained is run here"):
         UnadaptedConfig(replace(config.bench, systems={"hypernet": Path("x")}))
     with pytest.raises(ConfigError, match="no protocol is called 'speled'"):
-        unadapted.TestSet(Path("x"), protocol="speled")
+        TestSet(Path("x"), protocol="speled")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eval.scores import Scores
-from eval.zero_shot import differences, rows_of
+from eval.zero_shot import EXCESS, differences, excess_rows, rows_of
 from hyperasr.metrics import EditCounts, bootstrap, bootstrap_difference, error_rate
 from hyperasr.protocols import protocol
 
@@ -116,3 +116,26 @@ def test_models_that_went_on_are_held_against_where_they_began() -> None:
         (fresh, "hypernet_continued"),
         (fresh, f"{fresh}_shuffled"),
     ]
+
+
+def test_recovered_share_of_the_excess_error() -> None:
+    def row(system: str, cohort: str, value: float) -> dict[str, Any]:
+        return {"system": system, "cohort": cohort, "domain": "simulated", "value": value}
+
+    rows = [
+        row("backbone", "typical", 0.10),
+        row("backbone_plain", "typical", 0.15),
+        row("hypernet", "typical", 0.12),
+        row("backbone", "stuttering", 0.50),
+        row("backbone_plain", "stuttering", 0.90),
+        row("hypernet", "stuttering", 0.30),
+        {**row("hypernet", "stuttering", 0.9), "severity": 1.0},
+        {**row("hypernet", "stuttering", 0.9), "against": "backbone"},
+    ]
+    (found,) = excess_rows(rows)
+    assert found["value"] == pytest.approx(0.5)
+    assert (found["system"], found["base"], found["measure"]) == ("hypernet", "backbone", EXCESS)
+    assert excess_rows(rows[3:]) == [], "no typical speech, no excess"
+    easy = [r for r in rows if r["cohort"] == "typical"] + [row("backbone", "als", 0.05)]
+    (none,) = excess_rows([*easy, row("hypernet", "als", 0.04)])
+    assert none["value"] is None
