@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from hyperasr.container import breaks_off, check_rate, open_recording
+from hyperasr.container import Warn, breaks_off, check_rate, open_recording
 from hyperasr.errors import AudioError
 from hyperasr.loudness import (
     SILENCE_DBFS,
@@ -112,6 +112,7 @@ def stream(
     start_s: float = 0.0,
     end_s: float | None = None,
     channel: int | None = None,
+    warn: Warn | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield a recording piece by piece, in flat memory however long it is.
 
@@ -123,6 +124,7 @@ def stream(
         start_s: where to begin, in seconds.
         end_s: where to end; None means at the end.
         channel: the one to read, from 0; None averages all.
+        warn: called with a line about what is lost or wrong, as it is found; None logs it.
     Yields:
         (n_samples,) float32 mono 16 kHz, at least one sample each.
     Raises:
@@ -133,8 +135,10 @@ def stream(
         raise AudioError(f"chunk_s is {chunk_s}; it must be positive")
     waiting: list[np.ndarray] = []
     n_waiting, n_total = 0, 0
-    with open_recording(path) as file:
-        for block in _resampled(_mono_blocks(file, path, start_s, end_s, channel), file.samplerate):
+    warn = warn or logger.warning
+    with open_recording(path, warn) as file:
+        blocks = _mono_blocks(file, path, start_s, end_s, channel, warn)
+        for block in _resampled(blocks, file.samplerate):
             waiting.append(block)
             n_waiting += len(block)
             n_total += len(block)
@@ -225,6 +229,7 @@ def _mono_blocks(
     start_s: float,
     end_s: float | None,
     channel: int | None = None,
+    warn: Warn = logger.warning,
 ) -> Iterator[np.ndarray]:
     """Yield the asked part at its own rate, one channel or their average, checked."""
     rate = file.samplerate
@@ -246,12 +251,12 @@ def _mono_blocks(
             yield mono
         position += len(mono)
         if broken and file.frames < _UNKNOWN_LENGTH:
-            logger.warning("a recording is damaged after %.2f s: the rest is lost", position / rate)
+            warn(f"a recording is damaged after {position / rate:.2f} s: the rest is lost")
         if len(mono) < n_wanted:
             if not broken and _ends_early(file, path, position):
-                logger.warning(
-                    "a recording breaks off after %.2f s, before its end; copy or record it again",
-                    position / rate,
+                warn(
+                    f"a recording breaks off after {position / rate:.2f} s, before its end; copy "
+                    "or record it again"
                 )
             return
 

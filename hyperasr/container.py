@@ -8,15 +8,19 @@ import os
 import re
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import soundfile
 
 from hyperasr.errors import AudioError
 
-__all__ = ["breaks_off", "check_rate", "open_recording"]
+__all__ = ["Warn", "breaks_off", "check_rate", "open_recording"]
 
 logger = logging.getLogger(__name__)
+
+Warn = Callable[[str], object]
+"""Takes a line about a recording that its reader should know."""
 
 _WAVE = (b"RIFF", b"RIFX", b"RF64")
 _READABLE = (
@@ -53,12 +57,15 @@ _SLACK_BYTES = 64  # padding that some writers count and others do not
 _STREAM_BYTES = 2**31 - 2**16  # from here on sizes stand for "not known" in headers of streams
 
 
-def open_recording(path: str | os.PathLike[str]) -> soundfile.SoundFile:
+def open_recording(path: str | os.PathLike[str], warn: Warn | None = None) -> soundfile.SoundFile:
     """Open a recording for reading.
 
     `frames` of the result is 2**63 - 1 where only reading to the end can tell the length; where
     it is not `seekable()`, it can only be read from its start.
 
+    Args:
+        path: of the recording.
+        warn: called with a line about what is wrong with its header; None logs it.
     Raises:
         AudioError: no such file, not a file, not audio, or a header damaged beyond use.
     """
@@ -75,7 +82,7 @@ def open_recording(path: str | os.PathLike[str]) -> soundfile.SoundFile:
         raise AudioError(f"cannot read {path}: {reason}") from error
     _refuse_what_is_no_audio(path, head)
     try:
-        file = soundfile.SoundFile(_source(path, head))
+        file = soundfile.SoundFile(_source(path, head, warn or logger.warning))
     except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(getattr(error, "error_string", error)).split()).rstrip(".")
         raise AudioError(
@@ -157,16 +164,16 @@ def _is_text(head: bytes) -> bool:
     return all(c.isprintable() or c.isspace() for c in text)
 
 
-def _source(path: Path, head: bytes) -> str | int | io.BytesIO:
+def _source(path: Path, head: bytes, warn: Warn) -> str | int | io.BytesIO:
     """Return what to give to soundfile: mostly the name, else something that reads better."""
     if head.startswith(b"RIFF"):
-        return _unclosed_wav(path, head) or os.fspath(path)
+        return _unclosed_wav(path, head, warn) or os.fspath(path)
     if _is_mpeg_frame(head) or head.startswith(b"ID3"):
         return os.fspath(path) if _mpeg_length_is_known(path, head) else _pipe(path)
     return os.fspath(path)
 
 
-def _unclosed_wav(path: Path, head: bytes) -> io.BytesIO | None:
+def _unclosed_wav(path: Path, head: bytes, warn: Warn) -> io.BytesIO | None:
     """Return a WAV whose sound is longer than its header says, with the size put right.
 
     Writers that were interrupted leave a size of 0 or of what they had written by then. Sizes
@@ -193,7 +200,7 @@ def _unclosed_wav(path: Path, head: bytes) -> io.BytesIO | None:
         raw.seek(0)
         content = bytearray(raw.read())
     struct.pack_into("<I", content, at + 4, min(n_bytes - at - 8, 2**32 - 1))
-    logger.warning("a WAV header gives %d bytes of sound, but there are more: reading all", size)
+    warn(f"a WAV header gives {size} bytes of sound, but there are more: reading all")
     return io.BytesIO(content)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -80,16 +79,10 @@ class Reading:
         if self.recording.error is not None:
             raise self.recording.error
         n_clipped = 0
-        notes = _Notes(self.warnings)
-        logger = logging.getLogger("hyperasr")
-        logger.addHandler(notes)
-        try:
-            for piece in self._source():
-                self.n_samples += len(piece)
-                n_clipped += int(np.count_nonzero(np.abs(piece) > _CLIPPED))
-                yield piece
-        finally:
-            logger.removeHandler(notes)
+        for piece in self._source():
+            self.n_samples += len(piece)
+            n_clipped += int(np.count_nonzero(np.abs(piece) > _CLIPPED))
+            yield piece
         if n_clipped > _CLIPPED_SHARE * self.n_samples:
             share = 100 * n_clipped / self.n_samples
             self.warnings.append(f"{share:.0f} % of it is clipped; record it with less gain")
@@ -100,7 +93,7 @@ class Reading:
             assert r.waveform is not None
             yield r.waveform
             return
-        with open_recording(r.path) as file:
+        with open_recording(r.path, lambda line: None) as file:  # `stream` will say it
             rate = file.samplerate
         if rate < _NARROW_HZ:
             self.warnings.append(
@@ -108,19 +101,13 @@ class Reading:
                 "expect more errors"
             )
         yield from audio.stream(
-            r.path, chunk_s=_CHUNK_S, start_s=r.start_s, end_s=r.end_s, channel=r.channel
+            r.path,
+            chunk_s=_CHUNK_S,
+            start_s=r.start_s,
+            end_s=r.end_s,
+            channel=r.channel,
+            warn=self.warnings.append,
         )
-
-
-class _Notes(logging.Handler):
-    """Turn what the rooms below log while they read into warnings of this recording."""
-
-    def __init__(self, warnings: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._warnings = warnings
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._warnings.append(record.getMessage())
 
 
 def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
