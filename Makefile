@@ -3,18 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint reproduce clean
+.PHONY: demo test lint docs reproduce clean
 
 demo: $(VENV)/.demo
 	$(BIN)/hyperasr demo
 
-test: $(VENV)/.test lint
+test: $(VENV)/.test lint docs
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.test
+	$(BIN)/mkdocs build --strict --quiet
 
 # Every table and figure of the README; OPTIONS=--list shows the steps and how long they take.
 reproduce: $(VENV)/.test

@@ -15,8 +15,8 @@ from eval.bench import Bench
 from eval.comparison import ComparisonConfig
 from eval.controls import CONTROLS
 from eval.costs import cost_row
+from eval.docs import table
 from eval.leave_one_cohort_out import LocoConfig
-from eval.readme import table
 from eval.retention import RetentionConfig, fold_systems, trained_for
 from eval.zero_shot import ZeroShotConfig
 from hyperasr import results
@@ -285,7 +285,7 @@ def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None
     rows += [row("parkinson", budget=0.01), row("dysarthria", budget=0.1)]
     head = results.head("python -m eval.x", {}, 0, "protocol", None)
     results.write(tmp_path / "x.json", head, rows)
-    monkeypatch.setattr("eval.readme.ROOT", tmp_path)
+    monkeypatch.setattr("eval.docs.ROOT", tmp_path)
     made = table("x.json", "differences=true cohort=typical,stuttering domain=recorded")
     assert made.splitlines()[0].startswith("| system | typical (9 speakers) | stuttering")
     assert "[-20.0, -5.0]* |" in made

@@ -1,7 +1,7 @@
-"""Put the tables of `results/` into README.md, between their markers.
+"""Put the tables of `results/` into the README and the pages of `docs/`, between their markers.
 
-    python -m eval.readme            # rewrite
-    python -m eval.readme --check    # exit 1 where the README and the results differ
+    python -m eval.docs            # rewrite
+    python -m eval.docs --check    # exit 1 where a page and the results differ
 
 A marker is a comment with the file and what to show of it:
 
@@ -91,19 +91,26 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]], n_names: int
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
 
 
+def pages() -> list[Path]:
+    """Return the pages that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def rendered(text: str) -> str:
-    """Return the README with every table made anew."""
+    """Return a page with every table made anew."""
     return MARKER.sub(lambda m: m[1] + table(m[2], m[3]) + m[5], text)
 
 
 def main() -> None:
-    """Rewrite or check the README."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = rendered(old)
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if old == new else "README.md and results/ differ; run: python -m eval.readme")
-    atomic_write_text(readme, new)
+    """Rewrite or check the pages."""
+    for page in pages():
+        old = page.read_text(encoding="utf-8")
+        new = rendered(old)
+        if "--check" in sys.argv[1:]:
+            if old != new:
+                sys.exit(f"{page.name} and results/ differ; run: python -m eval.docs")
+        elif old != new:
+            atomic_write_text(page, new)
 
 
 if __name__ == "__main__":
