@@ -16,7 +16,7 @@ from hyperasr.whisper import quiet_transformers
 
 __all__ = ["most_tokens", "plain_tokens"]
 
-BATCH = 64
+BATCH = 8  # a row that runs away makes all rows of its batch wait
 
 
 def most_tokens(backbone: Backbone) -> int:
