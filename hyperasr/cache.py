@@ -42,7 +42,7 @@ from hyperasr.workers import WorkerPool
 __all__ = ["Cache", "CacheConfig", "build_cache", "cache_folder", "estimate_bytes"]
 
 log = logging.getLogger(__name__)
-_PART = 512  # views a part: a minute's work, so that little is lost on interruption
+_PART = 128  # views a part: a minute's work, so that little is lost on interruption
 _EMBEDDINGS = 512  # read at a time
 _LAYOUT = 3  # of the columns; a cache of another layout has another folder
 _META = ("speaker", "person", "cohort", "domain", "severity", "text", "source", "id")

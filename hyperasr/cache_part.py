@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from hyperasr.backbone import Backbone
@@ -20,6 +21,7 @@ from hyperasr.startup import keep_freed_memory
 __all__ = ["check_part", "start_worker", "write_part"]
 
 _BATCH = 16
+_SORTED = 64  # views that are sorted by length together, so that little is padding
 _SUMS = "sums.json"
 
 
@@ -73,8 +75,8 @@ def write_part(views: list[View], folder: str) -> int:
     from datasets import Dataset, Value
 
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(views), _BATCH):
-        rows += _rows(views[start : start + _BATCH])
+    for start in range(0, len(views), _SORTED):
+        rows += _rows(views[start : start + _SORTED])
     with atomic_folder(folder, replaces=("dataset_info.json",)) as temporary:
         if rows:
             columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -94,16 +96,24 @@ def _checksum(path: Path) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _rows(views: list[View]) -> list[dict[str, Any]]:
-    """Simulate, encode and embed a batch of views, without those of more than 30 s."""
-    backbone, config, speaker = _worker["backbone"], _worker["config"], _worker["speaker"]
+    """Simulate, encode and embed some views, in their order, without those of more than 30 s."""
     made = [realise(view) for view in views]
     short = [i for i, (waveform, _) in enumerate(made) if len(waveform) <= N_SAMPLES]
-    views, made = [views[i] for i in short], [made[i] for i in short]
-    if not views:
-        return []
-    for view, (waveform, _) in zip(views, made, strict=True):
-        if len(waveform) == 0:
-            raise AudioError(f"{view.utterance.path}: no samples between the given times")
+    for i in short:
+        if len(made[i][0]) == 0:
+            raise AudioError(f"{views[i].utterance.path}: no samples between the given times")
+    short.sort(key=lambda i: len(made[i][0]))
+    found: dict[int, dict[str, Any]] = {}
+    for start in range(0, len(short), _BATCH):
+        chosen = short[start : start + _BATCH]
+        rows = _encoded([views[i] for i in chosen], [made[i] for i in chosen])
+        found.update(zip(chosen, rows, strict=True))
+    return [found[i] for i in sorted(found)]
+
+
+def _encoded(views: list[View], made: list[tuple[np.ndarray, str]]) -> list[dict[str, Any]]:
+    """Return the rows of views that were made: a waveform and a text each."""
+    backbone, config, speaker = _worker["backbone"], _worker["config"], _worker["speaker"]
     mel, n_frames = backbone.features([waveform for waveform, _ in made])
     encoded = backbone.encode(mel, n_frames, speaker.layers)
     embs = None

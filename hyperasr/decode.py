@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperasr import lora
 from hyperasr.errors import ConfigError
 from hyperasr.memory import out_of_memory, too_large
 from hyperasr.model import HyperASR
@@ -200,19 +199,14 @@ def _decode(
     seed: int | None,
 ) -> Decoded:
     """Decode with the backbone, with mean factors, or with samples that follow from `seed`."""
-    if not adapt:
-        if n_samples is not None:
-            raise ConfigError("the backbone has no posterior: n_samples needs adapt=True")
-        return _generate(model, batch, model.encode(batch), search, prompt)
+    if n_samples is not None and not adapt:
+        raise ConfigError("the backbone has no posterior: n_samples needs adapt=True")
     generators = None
     if n_samples is not None:
         assert seed is not None
         keys = batch.ids or tuple(str(i) for i in range(batch.n_utt))
         generators = utterance_generators(seed, keys, n_samples)
-    emb, encoded = model.embed(batch)
-    factors = model.factors(emb, model.groups(batch), n_samples=n_samples, generator=generators)
-    with lora.using(model.backbone.whisper, factors):
-        states = model.adapted_states(batch, encoded, n_samples or 1)
+    with model.adapted(batch, adapt=adapt, n_samples=n_samples, generator=generators) as states:
         return _generate(model, batch, states, search, prompt)
 
 

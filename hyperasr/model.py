@@ -173,13 +173,64 @@ class HyperASR(nn.Module):
         posterior = self.posterior(speaker_emb, groups)
         return posterior.sample(generator, n_samples, n_utt=max(1, n_utt))
 
-    def adapted_states(
-        self, batch: Batch, encoded: EncoderOutput, n_samples: int = 1
-    ) -> EncoderOutput:
+    @contextmanager
+    def adapted(
+        self,
+        batch: Batch,
+        *,
+        adapt: bool = True,
+        n_samples: int | None = None,
+        generator: Generators = None,
+    ) -> Iterator[EncoderOutput]:
+        """Give every utterance weights of its own: W1 <- W1 + (alpha / rank) B A.
+
+            with model.adapted(batch) as encoded:
+                decoded = model.backbone.generate(encoded)
+
+        The weights hold inside the block and in this thread alone.
+
+        Args:
+            batch: with encoder states (and embeddings) or mel.
+            adapt: False leaves the backbone as it is.
+            n_samples: posterior samples of each utterance, adjacent rows; None for the mean.
+            generator: of the samples: one for all, or one for each row.
+        Yields:
+            The states to decode from, n_utt or n_utt * n_samples rows.
+        Raises:
+            ConfigError: samples of a source that gives points.
+        """
+        if not adapt:
+            yield self.encode(batch)
+            return
+        emb, encoded = self.embed(batch)
+        factors = self.factors(emb, self.groups(batch), n_samples=n_samples, generator=generator)
+        with self.adapted_with(factors, batch, encoded, n_samples or 1) as states:
+            yield states
+
+    @contextmanager
+    def adapted_with(
+        self,
+        found: LoRAFactors | GaussianFactors,
+        batch: Batch,
+        encoded: EncoderOutput,
+        n_samples: int = 1,
+    ) -> Iterator[EncoderOutput]:
+        """Adapt with factors that are at hand; yields the states as `adapted` does.
+
+        Args:
+            found: factors of n_utt or n_utt * n_samples rows, or a distribution: in training noisy
+                samples of it, else its mean.
+            batch: with mel where the encoder is a target.
+            encoded: the unadapted states.
+            n_samples: rows of each utterance.
+        """
+        with self._using(found, batch.n_utt, n_samples):
+            yield self._states(batch, encoded, n_samples)
+
+    def _states(self, batch: Batch, encoded: EncoderOutput, n_samples: int) -> EncoderOutput:
         """Return the states to decode from: a second, adapted pass where the encoder is a target.
 
-        Call it inside `lora.using`. Encoder targets bypass every cache of final states. With
-        posterior samples the states have n_utt * n_samples rows, those of an utterance adjacent.
+        Encoder targets bypass every cache of final states.
         """
         if not self.adapts_encoder:
             if n_samples == 1:
@@ -207,8 +258,7 @@ class HyperASR(nn.Module):
         emb, encoded = self.embed(batch)
         found = self.source(emb, groups=list(self.groups(batch)) or None)
         k = self.objective.samples if self.training and isinstance(found, GaussianFactors) else 1
-        with self._using(found, batch.n_utt, k):
-            states = self.adapted_states(batch, encoded, k)
+        with self.adapted_with(found, batch, encoded, k) as states:
             tokens, n_tokens = _rows(batch.tokens, k), _rows(batch.n_tokens, k)
             logprobs, scored = self.backbone.scored_logprobs(
                 states, tokens, n_tokens, batch.n_prompt
@@ -259,7 +309,14 @@ class HyperASR(nn.Module):
             penalty = penalty + goal.l2 * mean_squares(means)
         if goal.typical_shrink:
             penalty = penalty + goal.typical_shrink * self._typical_size(means, batch)
-        return ELBO(nll, kl, goal.beta * self.kl_share, penalty, goal.nll_weight, n_left_out)
+        return ELBO(
+            nll,
+            kl,
+            beta=goal.beta * self.kl_share,
+            penalty=penalty,
+            nll_weight=goal.nll_weight,
+            n_left_out=n_left_out,
+        )
 
     def _typical_size(self, factors: LoRAFactors, batch: Batch) -> Tensor:
         """Return the relative size of delta W, mean over the typical utterances; 0 without one."""

@@ -140,11 +140,7 @@ def attend(
     prompts = backbone.prompts(language, task, batch.n_utt).tolist()
     prompts = [[*prefix, *prompt] for prompt in prompts]
     n_states = ((batch.n_frames + 1) // 2).tolist()
-    if not adapt:
-        return _attend(backbone, model.encode(batch), tokens, n_states, prompts)
-    emb, encoded = model.embed(batch)
-    with lora.using(backbone.whisper, model.factors(emb, model.groups(batch))):
-        states = model.adapted_states(batch, encoded)
+    with model.adapted(batch, adapt=adapt) as states:
         return _attend(backbone, states, tokens, n_states, prompts)
 
 

@@ -62,7 +62,7 @@ def alone(model: HyperASR, batch: Batch, seed: int, search: SearchConfig | None)
         n = int(batch.n_frames[i])
         assert batch.mel is not None
         one = Batch(batch.n_frames[i : i + 1], mel=batch.mel[i : i + 1, :, :n])
-        emb, encoded = model.embed(one)
+        emb, _ = model.embed(one)
         generators = utterance_generators(base, [batch.ids[i]], K)
         factors = model.factors(emb, n_samples=K, generator=generators)
         for k in range(K):
@@ -70,7 +70,8 @@ def alone(model: HyperASR, batch: Batch, seed: int, search: SearchConfig | None)
                 lora.merged(model.backbone.whisper, factors.map(lambda t, k=k: t[:, k : k + 1])),
                 torch.no_grad(),
             ):
-                states = model.adapted_states(one, encoded)
+                assert one.mel is not None
+                states = model.backbone.encode(one.mel, one.n_frames)
                 limits = token_limits((one.n_frames + 1) // 2)
                 parts.append(model.backbone.generate(states, search, max_tokens=limits))
     columns = ("tokens", "logprobs", "finished", "score")

@@ -82,8 +82,10 @@ def backbone_loss(model: HyperASR, batch: Batch) -> Tensor:
     encoded = model.encode(batch)
     assert batch.tokens is not None
     assert batch.n_tokens is not None
-    nll, n_scored = model.backbone.nll(encoded, batch.tokens, batch.n_tokens, batch.n_prompt)
-    return nll.sum() / n_scored.sum()
+    logprobs, scored = model.backbone.scored_logprobs(
+        encoded, batch.tokens, batch.n_tokens, batch.n_prompt
+    )
+    return -logprobs.gather(1, batch.tokens[scored][:, None]).mean()
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -163,8 +165,14 @@ def test_encoder_targets_change_the_states(random_backbone: Backbone, batch: Bat
     with torch.no_grad():
         emb, encoded = model.embed(batch)
         assert torch.equal(model.encode(batch).states, encoded.states)
-        with lora.using(random_backbone.whisper, model.factors(emb)):
-            adapted = model.adapted_states(batch, encoded)
+        with model.adapted_with(model.factors(emb), batch, encoded) as adapted:
+            pass
+        with model.adapted(batch) as same:
+            pass
+        with model.adapted(batch, adapt=False) as unadapted:
+            pass
+    assert torch.equal(adapted.states, same.states)
+    assert torch.equal(unadapted.states, encoded.states)
     assert torch.equal(adapted.lengths, encoded.lengths)
     assert not torch.allclose(adapted.states, encoded.states, atol=1e-2)
 

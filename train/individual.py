@@ -28,7 +28,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hyperasr import lora
 from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
@@ -226,8 +225,7 @@ class IndividualObjective(nn.Module):
             n_tokens = (batch.n_tokens - batch.n_prompt).double().mean()
             kl = found.kl(model.source.prior, goal.kl_reduction, n_tokens).value.float()
             factors = found.sample()
-        with lora.using(model.backbone.whisper, factors):
-            states = model.adapted_states(batch, encoded)
+        with model.adapted_with(factors, batch, encoded) as states:
             nll, n_scored = model.backbone.nll(states, batch.tokens, batch.n_tokens, batch.n_prompt)
         names = sorted(set(batch.speakers))
         whose = torch.tensor([names.index(s) for s in batch.speakers], device=nll.device)
