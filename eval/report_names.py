@@ -41,8 +41,6 @@ SYSTEMS = {
     "individual_vi_lora_all": "the same from all utterances but those that are recognised",
     "static_lora": "one LoRA for everybody on a single type of matrix",
     "utterance": "the hypernetwork, adapted to each utterance alone",
-    "session": "adapted to the mean of what a voice has said so far; has to notice a new voice",
-    "session_told": "the same, told when the voice changes",
 }
 VARIANTS = {
     "_continued": "went on with sentences that nobody said, spliced from recordings",

@@ -14,7 +14,7 @@ from typing import Any
 from eval import report_figures as figures
 from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS
 from eval.report_angles import angle_blocks, sparsity_blocks
-from eval.report_behaviour import caution_blocks, guard_blocks, session_blocks
+from eval.report_behaviour import caution_blocks, guard_blocks
 from eval.report_blocks import (
     Block,
     by_cohort,
@@ -365,12 +365,6 @@ SECTIONS = (
         "Loop guard",
         "How often the guard against endless repetition fires, rightly and wrongly.",
         guard_blocks,
-    ),
-    Section(
-        "session",
-        "Remembering a voice",
-        "Conversations: each utterance adapted alone, or to what the same voice has said so far.",
-        session_blocks,
     ),
     Section(
         "caution",

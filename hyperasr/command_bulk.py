@@ -38,8 +38,6 @@ def transcribe_shards(args: Any, options: TranscribeOptions) -> int:
         raise ConfigError("--shards writes into a folder; give --out FOLDER")
     if args.out.exists() and not args.out.is_dir():
         raise ConfigError(f"--out {args.out} is a file; give a folder")
-    if options.session:
-        raise ConfigError("--session needs one recording after the other; leave out --shards")
     recordings = find_recordings(args.sources)
     state = processes()
     several = state.num_processes > 1

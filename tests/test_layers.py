@@ -61,7 +61,6 @@ LAYERS = [
         "provenance",
         "recordings",
         "results",
-        "session",
         "sources",
         "speaker",
         "startup",
