@@ -1,13 +1,13 @@
-"""Sections on what decoding does around the model: loop guard, caution."""
+"""The section on the loop guard."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.report_blocks import Block, by_cohort, from_table, label
+from eval.report_blocks import Block
 
-__all__ = ["caution_blocks", "guard_blocks"]
+__all__ = ["guard_blocks"]
 
 Row = Mapping[str, Any]
 _GUARD = {
@@ -17,11 +17,6 @@ _GUARD = {
     ("looped_text", "detection_rate"): "loops found",
     ("looped_text", "words_kept"): "words kept",
 }
-
-
-def cells(*texts: str) -> tuple[tuple[str, str], ...]:
-    """Return cells without intervals."""
-    return tuple((text, "") for text in texts)
 
 
 def rate(row: Row | None) -> tuple[str, str]:
@@ -53,34 +48,3 @@ def guard_blocks(rows: Sequence[Row]) -> list[Block]:
         "Intervals are of recordings, taken as independent."
     )
     return [Block("table", "The guard on free and on forced decoding", about, header, tuple(lines))]
-
-
-def caution_blocks(rows: Sequence[Row]) -> list[Block]:
-    """Return errors and differences on what the model was trained for and on what it was not."""
-    blocks = []
-    for seen, where in ((True, "cohorts of the training"), (False, "a cohort never trained on")):
-        own = [r for r in rows if r.get("seen") is seen and r["metric"] != "trust"]
-        if own:
-            metric, columns = own[0]["metric"], by_cohort(own)
-            blocks.append(from_table(own, f"{metric.upper()}, {where}", columns, metric=metric))
-            title = f"Paired differences, {where}"
-            blocks.append(from_table(own, title, columns, differences=True, metric=metric))
-    trust = [r for r in rows if r["metric"] == "trust"]
-    if trust:
-        lines = tuple(
-            cells(
-                label(r),
-                "yes" if r["seen"] else "no",
-                *(f"{100 * r[name]:.0f}" for name in ("full", "none")),
-                f"{r['value']:.2f}",
-                f"{r['distance']:.2f}",
-            )
-            for r in trust
-        )
-        header = ("speech", "trained for", "in full, %", "not at all, %", "mean trust", "distance")
-        about = (
-            "Share of utterances that are adapted in full and not at all; trust is the factor on "
-            "the update; distance is the median distance of embeddings to those of the training."
-        )
-        blocks.append(Block("table", "How much of the adaptation is left", about, header, lines))
-    return blocks

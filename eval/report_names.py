@@ -51,7 +51,6 @@ VARIANTS = {
     "_cohort_mean": "control: hears the mean embedding of the cohort's other speakers",
     "_same_speaker": "control: hears another utterance of the same person",
     "_oracle": "was trained on the cohort that the others have never met",
-    "_cautious": "adapts less, the further a voice lies from those of its training",
     "_consensus": "the transcript that agrees best with posterior samples",
     "_sample": "decoded with a single posterior sample",
     "@": "one cohort's factors for everybody",

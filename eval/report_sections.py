@@ -14,7 +14,7 @@ from typing import Any
 from eval import report_figures as figures
 from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS
 from eval.report_angles import angle_blocks, sparsity_blocks
-from eval.report_behaviour import caution_blocks, guard_blocks
+from eval.report_behaviour import guard_blocks
 from eval.report_blocks import (
     Block,
     by_cohort,
@@ -365,13 +365,6 @@ SECTIONS = (
         "Loop guard",
         "How often the guard against endless repetition fires, rightly and wrongly.",
         guard_blocks,
-    ),
-    Section(
-        "caution",
-        "Caution far from the training",
-        "Adapting less where a voice lies far from all that the model was trained on: does it help "
-        "there, and cost nothing elsewhere?",
-        caution_blocks,
     ),
     Section(
         "trimming",

@@ -99,11 +99,6 @@ def _transcribe() -> Any:
     parser.add_argument(
         "--shard-size", type=int, default=64, help="recordings that an interruption can cost"
     )
-    parser.add_argument(
-        "--caution",
-        action="store_true",
-        help="adapt less to a voice the further it is from all that the model was trained on",
-    )
     parser.add_argument("--config", action="config", help="YAML file with values of these options")
     _add_dataclass(parser, TranscribeOptions)
     return parser

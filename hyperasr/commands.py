@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperasr.bulk import n_launched
-from hyperasr.caution import cautious
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
@@ -181,35 +180,21 @@ def inspect(args: Any) -> int:
 
 
 def open_for(args: Any, device: str | None = None) -> Opened:
-    """Open the model of a call, made cautious where that is asked for.
+    """Open the model of a call.
 
     Args:
         args: of the call.
         device: another one than the call names.
     Raises:
-        HyperASRError: as `open_model`; or the model knows no caution.
+        HyperASRError: as `open_model`.
     """
-    device = device or args.device
-    opened = open_model(
+    return open_model(
         args.model,
         offline=args.offline,
-        device=device,
+        device=device or args.device,
         dtype=args.dtype,
         audio_context=args.audio_context,
     )
-    if not args.get("caution"):
-        return opened
-    if not opened.adapts:
-        raise ConfigError(
-            f"--caution is about adapting to a voice, and {args.model} is a plain Whisper "
-            "without an adapter; leave it out, or give an adapter model"
-        )
-    if opened.cloud is None:
-        raise ConfigError(
-            f"the model {args.model} has no cloud of its training, which --caution goes by; make "
-            "one with python -m train.cloud"
-        )
-    return dataclasses.replace(opened, model=cautious(opened.model, opened.cloud))
 
 
 def _options(args: Any) -> TranscribeOptions:

@@ -348,7 +348,7 @@ class HyperASR(nn.Module):
     ) -> str:
         """Upload the model with a card made of its own metadata, and return the address.
 
-        For a folder that is saved already, with its cloud, use `hyperasr.hub.push_to_hub`.
+        For a folder that is saved already, use `hyperasr.hub.push_to_hub`.
 
         Args:
             repo_id: ``OWNER/NAME``; made where it is not there.

@@ -53,7 +53,6 @@ LAYERS = [
     },
     {
         "calibration",
-        "caution",
         "cohorts",
         "edits",
         "metrics",
