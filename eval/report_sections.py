@@ -381,12 +381,6 @@ SECTIONS = (
         speed_blocks,
     ),
     Section(
-        "kept_memory",
-        "Freed memory kept",
-        "A process that keeps freed memory for its next tensors beside a usual one, several times.",
-        speed_blocks,
-    ),
-    Section(
         "analysis_speed",
         "What the analysis costs",
         "Angles at the size of Whisper large-v3, and bootstrap intervals, on the machine named "

@@ -15,7 +15,6 @@ from hyperasr.errors import AudioError, ConfigError
 from hyperasr.files import atomic_folder
 from hyperasr.mel import N_SAMPLES, TAIL_FRAMES
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
-from hyperasr.startup import keep_freed_memory
 
 __all__ = ["check_part", "start_worker", "write_part"]
 
@@ -48,7 +47,6 @@ def start_worker(
     """
     from datasets import disable_progress_bars
 
-    keep_freed_memory()
     disable_progress_bars()
     torch.set_num_threads(1)
     backbone = Backbone.from_pretrained(

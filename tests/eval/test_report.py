@@ -241,10 +241,6 @@ def full(tmp_path_factory) -> Path:
         "simulate_over_real_time", 125.2, 80.4, 204.7, 120, "real time", "3 s"
     )
     write(folder, "speed", [ratio])
-    kept = results.speed_row(
-        "kept_over_returned_memory", 1.1, 1.0, 1.2, 8, "glibc's defaults", "decoding"
-    )
-    write(folder, "kept_memory", [kept])
     step = {"system": "hypernet", "cost": "a step", "step_s": 0.1234, "peak_rss_mib": 812.4}
     write(folder, "training_cost", [{**step, "steps": 4000, "seconds": 493.6}])
     return folder
@@ -315,7 +311,7 @@ def test_every_section_is_filled(written, full) -> None:
         assert (rows[name]["n_figures"], rows[name]["n_tables"]) == (1, 1)
     assert rows["subspace_angles"]["n_figures"] == 3
     n_tables = {"guard": 1, "sparsity": 1, "analysis_speed": 1}
-    n_tables |= {"training_cost": 1, "kept_memory": 1}
+    n_tables |= {"training_cost": 1}
     (line,) = training_blocks(results.read(full / "training_cost.json")["rows"])[0].lines
     assert [cell for cell, _ in line] == ["hypernet", "123", "4,000", "8.2", "812"]
     assert {name: rows[name]["n_tables"] for name in n_tables} == n_tables
