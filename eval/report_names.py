@@ -21,7 +21,6 @@ SYSTEMS = {
     "hypernet_encoder_decoder": "the hypernetwork, adapting the encoder as well, in a second pass",
     "bayes_hypernet": "a hypernetwork with a Gaussian over the factors; decoded with its mean",
     "vi_lora": "a Gaussian over one LoRA for everybody, dual prior (arXiv 2509.20397)",
-    "vi_lora_low_rank": "the same with a low-rank covariance over A and B",
     "vi_lora_single_prior": "the same with one prior for all layers",
     "vi_lora_speaker": "the same, one for each training speaker; others get the prior",
     "blora": "a Gaussian over one LoRA for everybody, narrow prior at zero (arXiv 2510.18723)",

@@ -45,10 +45,6 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
     noise: Literal["plain", "flipout", "local"] = "plain"
     """How training noise enters: factors drawn for each utterance, or see `hyperasr.noise`."""
 
-    covariance_rank: int = 0
-    """Columns of the low-rank part of the covariance over (A, B) of a layer, 0..32; 0 leaves all
-    entries independent, as published."""
-
     unseen: Literal["error", "prior"] = "error"
     """What a cohort or speaker gets that has no posterior: an error, or the prior, whose mean is
     the backbone."""
@@ -62,14 +58,9 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
             raise ConfigError(f"noise must be one of {NOISE_SCHEMES}, got {self.noise!r}")
         if self.unseen not in ("error", "prior"):
             raise ConfigError(f"unseen must be 'error' or 'prior', got {self.unseen!r}")
-        if not 0 <= self.covariance_rank <= 32:
-            raise ConfigError(f"covariance_rank must be in 0..32, got {self.covariance_rank}")
-        if self.covariance_rank and self.sigma_B_start == 0:
-            raise ConfigError("a covariance over (A, B) needs a Gaussian B; raise sigma_B_start")
-        if self.noise != "plain" and (self.covariance_rank or self.by != "global"):
+        if self.noise != "plain" and self.by != "global":
             raise ConfigError(
-                f"noise {self.noise!r} needs one posterior for all and independent entries; "
-                "use noise 'plain'"
+                f"noise {self.noise!r} needs one posterior for all; use noise 'plain'"
             )
 
 
@@ -120,19 +111,12 @@ class VILoRA(StaticLoRA):
         b_start = config.sigma_start if config.sigma_B_start is None else config.sigma_B_start
         self.log_sigma_A = nn.ParameterDict()
         self.log_sigma_B = nn.ParameterDict()
-        self.covariance = nn.ParameterDict()
         for name in self.targets:
             key = self.key(name)
             a, b = self.A[key], self.B[key]
             self.log_sigma_A[key] = _filled_like(a, math.log(config.sigma_start))
             if b_start:
                 self.log_sigma_B[key] = _filled_like(b, math.log(b_start))
-            if k := config.covariance_rank:
-                n = a[0, 0].numel() + b[0, 0].numel()
-                v = torch.randn(*a.shape[:2], n, k, generator=generator)
-                # A tenth of the diagonal's variance: small, but not the saddle point at 0.
-                size = (0.1 / k) ** 0.5 * min(config.sigma_start, b_start)
-                self.covariance[key] = nn.Parameter(size * v)
 
     @property
     def prior(self) -> FactorPrior:
@@ -162,7 +146,7 @@ class VILoRA(StaticLoRA):
             first = self.config.groups[0]
             groups = [g if g in self._index else first for g in groups]
         rows = self._rows(groups)
-        log_sigma, low_rank = {}, {}
+        log_sigma = {}
         for name in self.targets:
             key = self.key(name)
             a, b = (
@@ -170,10 +154,8 @@ class VILoRA(StaticLoRA):
                 for deviations in (self.log_sigma_A, self.log_sigma_B)
             )
             log_sigma[name] = LogSigma(a, b)
-            if key in self.covariance:
-                low_rank[name] = select(self.covariance[key], rows)
         posterior = GaussianFactors(
-            self._means(rows), log_sigma, low_rank, map_points=True, noise=self.gaussian.noise
+            self._means(rows), log_sigma, map_points=True, noise=self.gaussian.noise
         )
         return posterior if known is None or bool(known.all()) else self._unseen(posterior, known)
 
@@ -191,8 +173,7 @@ class VILoRA(StaticLoRA):
                 *(s if s is None else kept(s, wide) for s in (deviations.A, deviations.B))
             )
         means: LoRAFactors = posterior.mu.map(lambda t: kept(t, 0.0))
-        low_rank = {name: kept(v, 0.0) for name, v in posterior.low_rank.items()}
-        return replace(posterior, mu=means, log_sigma=log_sigma, low_rank=low_rank)
+        return replace(posterior, mu=means, log_sigma=log_sigma)
 
 
 class BLoRA(VILoRA):
