@@ -25,7 +25,7 @@ __all__ = [
     "utterance_generators",
 ]
 
-NOISE_SCHEMES = ("plain", "flipout", "local")
+NOISE_SCHEMES = ("plain", "flipout")
 """How training noise enters; see `hyperasr.noise`. ``plain`` draws the factors themselves."""
 
 Generators = torch.Generator | Sequence[torch.Generator] | None

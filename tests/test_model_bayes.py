@@ -36,7 +36,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         {"rank": 2, "prior": "single", "by": "speaker", "groups": ["anna", "ben"]},
     ),
     "blora": ("blora", {"rank": 2, "alpha": 4.0}),
-    "blora_local": ("blora", {"rank": 2, "alpha": 4.0, "noise": "local"}),
     "blora_plain": ("blora", {"rank": 2, "alpha": 4.0, "noise": "plain"}),
 }
 GAUSSIAN = [name for name in SETTINGS if name not in ("hypernet", "static")]

@@ -42,7 +42,7 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
     """Standard deviation of B at the start; None as `sigma_start`; 0 makes B a point, which counts
     in the divergence by the density of its prior (maximum a posteriori)."""
 
-    noise: Literal["plain", "flipout", "local"] = "plain"
+    noise: Literal["plain", "flipout"] = "plain"
     """How training noise enters: factors drawn for each utterance, or see `hyperasr.noise`."""
 
     unseen: Literal["error", "prior"] = "error"
@@ -86,7 +86,7 @@ class BLoRAConfig(VILoRAConfig):
     prior_sigma: float = 0.01
     """As in the paper."""
 
-    noise: Literal["plain", "flipout", "local"] = "flipout"
+    noise: Literal["plain", "flipout"] = "flipout"
     """As in the authors' code, but one sample an utterance; they draw signs per token."""
 
 

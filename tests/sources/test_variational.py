@@ -128,7 +128,7 @@ def test_priors_are_fitted_once_and_kept_in_the_state(tiny_whisper: Any) -> None
 @pytest.mark.parametrize(
     ("config", "change", "message"),
     [
-        (BY_SPEAKER, {"noise": "local"}, "one posterior for all"),
+        (BY_SPEAKER, {"noise": "flipout"}, "one posterior for all"),
         (SHARED, {"noise": "salt"}, "noise must be one of"),
         (SHARED, {"unseen": "mean"}, "unseen must be"),
         (SHARED, {"sigma_B_start": -1.0}, "sigma_B_start"),
