@@ -28,6 +28,7 @@ _HEAD = {
 }
 # Settings of sources that are gone, each with the value at which it changed nothing.
 _GONE = {"covariance_rank": 0}
+_RENAMED = {"prior": {"dual_always": "dual"}}
 
 
 def stored(tensor: Tensor, half: bool) -> Tensor:
@@ -62,8 +63,16 @@ def read_head(path: Path) -> dict[str, Any]:
 
 
 def current_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the stored settings of a source without those that are gone and changed nothing."""
-    return {name: value for name, value in settings.items() if (name, value) not in _GONE.items()}
+    """Return the stored settings of a source, of whatever version, as this one knows them.
+
+    Those that are gone and changed nothing are left out.
+    """
+    kept = {name: value for name, value in settings.items() if (name, value) not in _GONE.items()}
+    return kept | {
+        name: _RENAMED[name][value]
+        for name, value in kept.items()
+        if name in _RENAMED and value in _RENAMED[name]
+    }
 
 
 def load_strictly(model: nn.Module, path: Path) -> None:

@@ -277,22 +277,31 @@ class TestCheckpoints:
         assert HyperASR.from_pretrained(random_model_folder, backbone=random_backbone)
 
     @pytest.mark.parametrize(
-        ("old", "loads"), [({"covariance_rank": 0}, True), ({"covariance_rank": 4}, False)]
+        ("old", "now"),
+        [
+            ({"covariance_rank": 0}, {}),
+            ({"covariance_rank": 4}, None),
+            ({"prior": "dual_always"}, {"prior": "dual"}),
+        ],
     )
-    def test_settings_that_are_gone(
-        self, old: dict[str, Any], loads: bool, random_backbone: Backbone, tmp_path: Path
+    def test_settings_of_earlier_versions(
+        self,
+        old: dict[str, Any],
+        now: dict[str, Any] | None,
+        random_backbone: Backbone,
+        tmp_path: Path,
     ) -> None:
         build(random_backbone, "vi_lora").save_pretrained(tmp_path / "m", backbone="unused")
         path = tmp_path / "m" / "config.json"
         head = json.loads(path.read_text())
         head["source"]["settings"] |= old
         path.write_text(json.dumps(head))
-        if loads:
-            loaded = HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
-            assert loaded.source_config.settings == SETTINGS["vi_lora"][1]
-        else:
+        if now is None:
             with pytest.raises(ConfigError, match=next(iter(old))):
                 HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
+        else:
+            loaded = HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
+            assert loaded.source_config.settings == SETTINGS["vi_lora"][1] | now
 
 
 def _sigmas(posterior: Any) -> list[Tensor]:

@@ -35,7 +35,7 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
     """Settings of a `VILoRA`: rank, level and groups of a `StaticLoRA`, prior and start, and
     these."""
 
-    prior: Literal["fixed", "single", "dual", "dual_always"] = "dual"
+    prior: Literal["fixed", "single", "dual"] = "dual"
     """See `GaussianSettings`; the paper compares ``single`` and ``dual``."""
 
     sigma_B_start: float | None = None  # noqa: N815 (B is a matrix)
@@ -80,7 +80,7 @@ class BLoRAConfig(VILoRAConfig):
     sigma_B_start: float | None = 0.0  # noqa: N815
     """A point: the authors' B has a deviation of 2e-22 that never moves."""
 
-    prior: Literal["fixed", "single", "dual", "dual_always"] = "fixed"
+    prior: Literal["fixed", "single", "dual"] = "fixed"
     """Zero mean, one width."""
 
     prior_sigma: float = 0.01
