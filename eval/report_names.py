@@ -22,7 +22,6 @@ SYSTEMS = {
     "bayes_hypernet": "a hypernetwork with a Gaussian over the factors; decoded with its mean",
     "vi_lora": "a Gaussian over one LoRA for everybody, dual prior (arXiv 2509.20397)",
     "vi_lora_single_prior": "the same with one prior for all layers",
-    "vi_lora_speaker": "the same, one for each training speaker; others get the prior",
     "blora": "a Gaussian over one LoRA for everybody, narrow prior at zero (arXiv 2510.18723)",
     "lora_qk": "one LoRA on the matrices and at the rank of blora, which it is held against",
     "map_lora": "the same with blora's pull to zero, without its noise",

@@ -27,7 +27,7 @@ _HEAD = {
     "training",
 }
 # Settings of sources that are gone, each with the value at which it changed nothing.
-_GONE = {"covariance_rank": 0}
+_GONE = {"covariance_rank": 0, "unseen": "error"}
 _RENAMED = {"prior": {"dual_always": "dual"}}
 
 

@@ -279,7 +279,7 @@ class TestCheckpoints:
     @pytest.mark.parametrize(
         ("old", "now"),
         [
-            ({"covariance_rank": 0}, {}),
+            ({"covariance_rank": 0, "unseen": "error"}, {}),
             ({"covariance_rank": 4}, None),
             ({"prior": "dual_always"}, {"prior": "dual"}),
         ],

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -25,7 +25,6 @@ from hyperasr.posterior import NOISE_SCHEMES, GaussianFactors, LogSigma
 from hyperasr.priors import FactorPrior
 from hyperasr.sources.gaussian import GaussianSettings, PriorBuffers, check_sigma
 from hyperasr.sources.static import StaticLoRA, StaticLoRAConfig, select
-from hyperasr.types import LoRAFactors
 
 __all__ = ["BLoRA", "BLoRAConfig", "VILoRA", "VILoRAConfig"]
 
@@ -45,10 +44,6 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
     noise: Literal["plain", "flipout"] = "plain"
     """How training noise enters: factors drawn for each utterance, or see `hyperasr.noise`."""
 
-    unseen: Literal["error", "prior"] = "error"
-    """What a cohort or speaker gets that has no posterior: an error, or the prior, whose mean is
-    the backbone."""
-
     def __post_init__(self) -> None:
         StaticLoRAConfig.__post_init__(self)
         GaussianSettings.__post_init__(self)
@@ -56,8 +51,6 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
             check_sigma("sigma_B_start", self.sigma_B_start)
         if self.noise not in NOISE_SCHEMES:
             raise ConfigError(f"noise must be one of {NOISE_SCHEMES}, got {self.noise!r}")
-        if self.unseen not in ("error", "prior"):
-            raise ConfigError(f"unseen must be 'error' or 'prior', got {self.unseen!r}")
         if self.noise != "plain" and self.by != "global":
             raise ConfigError(
                 f"noise {self.noise!r} needs one posterior for all; use noise 'plain'"
@@ -139,12 +132,6 @@ class VILoRA(StaticLoRA):
         Raises:
             ConfigError: groups are missing, or one has no posterior.
         """
-        known = None
-        if self.gaussian.unseen == "prior" and self.config.by != "global" and groups:
-            known = torch.tensor([group in self._index for group in groups])
-            # Any row will do where the prior takes its place.
-            first = self.config.groups[0]
-            groups = [g if g in self._index else first for g in groups]
         rows = self._rows(groups)
         log_sigma = {}
         for name in self.targets:
@@ -154,26 +141,9 @@ class VILoRA(StaticLoRA):
                 for deviations in (self.log_sigma_A, self.log_sigma_B)
             )
             log_sigma[name] = LogSigma(a, b)
-        posterior = GaussianFactors(
+        return GaussianFactors(
             self._means(rows), log_sigma, map_points=True, noise=self.gaussian.noise
         )
-        return posterior if known is None or bool(known.all()) else self._unseen(posterior, known)
-
-    def _unseen(self, posterior: GaussianFactors, known: Tensor) -> GaussianFactors:
-        """Put the prior in the place of the rows that are not known (n_utt,)."""
-
-        def kept(t: Tensor, instead: Tensor | float) -> Tensor:
-            here = known.to(t.device).view(1, -1, *[1] * (t.dim() - 2))
-            return torch.where(here, t, torch.as_tensor(instead).to(t))
-
-        log_sigma = {}
-        for name, deviations in posterior.log_sigma.items():
-            wide = self.prior.log_sigma(name)[:, None, None, None]
-            log_sigma[name] = LogSigma(
-                *(s if s is None else kept(s, wide) for s in (deviations.A, deviations.B))
-            )
-        means: LoRAFactors = posterior.mu.map(lambda t: kept(t, 0.0))
-        return replace(posterior, mu=means, log_sigma=log_sigma)
 
 
 class BLoRA(VILoRA):

@@ -384,7 +384,7 @@ def test_names_are_explained_where_they_occur(written) -> None:
     names = written[0].partition('<section id="names">')[2].partition("</section>")[0]
     for name in ("backbone", "cohort_lora", "…_oracle"):
         assert f'<td class="name">{name}</td>' in names, name
-    assert "vi_lora_speaker" not in names
+    assert "vi_lora" not in names
     assert "…_shuffled" not in names
 
 

@@ -77,23 +77,6 @@ def test_speakers_have_posteriors_of_their_own() -> None:
         source()
 
 
-def test_a_speaker_without_posterior_gets_the_prior() -> None:
-    config = replace(BY_SPEAKER, unseen="prior", prior="fixed", prior_sigma=0.2)
-    source = stir(VILoRA(config, FC1))
-    posterior = source(groups=["ann", "new", "bob"])
-    known = source(groups=["ann", "ann", "bob"])
-    mean, log_sigma = posterior.mean()["decoder.fc1"], posterior.log_sigma["decoder.fc1"]
-    assert not mean.A[:, 1].any()
-    assert not mean.B[:, 1].any()
-    torch.testing.assert_close(log_sigma.B[:, 1].exp(), torch.full((2, 128, 3), 0.2))
-    for row in (0, 2):
-        assert torch.equal(mean.A[:, row], known.mean()["decoder.fc1"].A[:, row])
-        assert torch.equal(log_sigma.A[:, row], known.log_sigma["decoder.fc1"].A[:, row])
-    # Such an utterance adds no divergence.
-    alone = source(groups=["new"])
-    assert float(alone.kl(source.prior).value.detach()) == pytest.approx(0.0, abs=1e-3)
-
-
 @pytest.mark.parametrize("config", [SHARED, BY_SPEAKER])
 def test_every_parameter_gets_a_gradient(config: VILoRAConfig) -> None:
     source = VILoRA(config, FC1)
@@ -130,7 +113,6 @@ def test_priors_are_fitted_once_and_kept_in_the_state(tiny_whisper: Any) -> None
     [
         (BY_SPEAKER, {"noise": "flipout"}, "one posterior for all"),
         (SHARED, {"noise": "salt"}, "noise must be one of"),
-        (SHARED, {"unseen": "mean"}, "unseen must be"),
         (SHARED, {"sigma_B_start": -1.0}, "sigma_B_start"),
         (SHARED, {"prior_sigma": 0.0}, "zero width"),
         (SHARED, {"by": "speaker"}, "needs groups"),
