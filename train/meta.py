@@ -81,9 +81,6 @@ class MetaConfig:
     typical_share: float = 0.5
     """Share of the typical recordings that also count as they are, in [0, 1]; all of them do where
     nothing is simulated."""
-    same_person_share: float = 0.0
-    """Share of the utterances that train with the embedding of another utterance of the same
-    simulated person, in [0, 1]: an embedding of one's own can be learned by heart."""
     variety: Variety = field(default_factory=Variety)
     """More speakers and places made out of the training recordings."""
     teacher: Path | None = None
@@ -134,15 +131,6 @@ class MetaConfig:
             )
         if self.dev_per_speaker < 0:
             raise ConfigError(f"dev_per_speaker is {self.dev_per_speaker}; it must be at least 0")
-        if not 0 <= self.same_person_share <= 1:
-            raise ConfigError(
-                f"same_person_share is {self.same_person_share}; it must be in [0, 1]"
-            )
-        if self.same_person_share and self.features.embed:
-            raise ConfigError(
-                "same_person_share and features.embed both say whose embedding is trained with; "
-                "leave one out"
-            )
         if self.batch_size < 1 or self.view_sets < 1:
             raise ConfigError(
                 f"batch_size and view_sets must be at least 1, not {self.batch_size} and "

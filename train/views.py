@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import threading
 import time
 from collections import Counter
@@ -110,8 +109,7 @@ class Views:
                     raise ConfigError(f"view set {wanted} could not be made; see the log")
             self.drawing = (wanted, *self._rows(wanted))
         _, cache, sampler = self.drawing
-        rows = sampler.batch(number, config.batch_size)
-        batch = cache.batch(rows)
+        batch = cache.batch(sampler.batch(number, config.batch_size))
         if config.features.changes:
             seed = (config.loop.seed, number)
             batch = vary_features(batch, config.features, seed, self.embed)
@@ -120,16 +118,7 @@ class Views:
         if self.teacher is not None:
             heard = [self.recording.get(name) for name in batch.ids]
             batch = replace(batch, teacher=self.teacher.teach(batch, heard))
-        if not config.same_person_share:
-            return batch
-        rng = random.Random(f"{config.loop.seed}/{number}/person")
-        chosen = [
-            rng.choice(self.people[cache.person(row)])
-            if rng.random() < config.same_person_share
-            else row
-            for row in rows
-        ]
-        return replace(batch, speaker_emb=cache.embeddings(chosen).to(self.backbone.device))
+        return batch
 
     def _rows(self, last: int) -> tuple[Cache, BalancedSampler]:
         if self.teacher is not None:
@@ -141,10 +130,6 @@ class Views:
                 if view.utterance.cohort == TYPICAL
             }
         cache = of_cohorts(Cache(self.caches[: last + 1], self.backbone), self.config.cohorts)
-        if self.config.same_person_share:
-            self.people: dict[str, list[int]] = {}
-            for row in range(len(cache)):
-                self.people.setdefault(cache.person(row), []).append(row)
         speakers = [str(s) for s in cache.meta["speaker"]]
         seed = self.config.loop.seed
         sources = [str(s) for s in cache.meta["source"]]

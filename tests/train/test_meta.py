@@ -231,29 +231,3 @@ def test_fine_tuning_changes_the_decoder_and_nothing_else(
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert all(name.startswith("model.decoder.layer") for name in changed)
-
-
-def test_embeddings_of_other_utterances_come_from_the_same_person(
-    corpus, random_backbone_folder
-) -> None:
-    config = config_of(
-        corpus,
-        random_backbone_folder,
-        people_per_speaker=1,
-        same_person_share=0.5,
-    )
-    views = meta.Views(config, Backbone.from_pretrained(random_backbone_folder))
-    cache = views.drawing[1]
-    embeddings = cache.embeddings()
-    own = other = 0
-    for number in range(8):
-        batch = views(number)
-        for name, emb in zip(batch.ids, batch.speaker_emb, strict=True):
-            row = cache.meta["id"].index(name)
-            from_rows = [i for i in range(len(cache)) if torch.equal(embeddings[i], emb)]
-            assert len(from_rows) == 1
-            assert cache.person(from_rows[0]) == cache.person(row)
-            own += from_rows[0] == row
-            other += from_rows[0] != row
-    assert own > 10  # half of the draws, and half of the others' draws fall on their own
-    assert other > 5
