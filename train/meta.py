@@ -74,10 +74,8 @@ class MetaConfig:
     """The speaker encoder."""
     batch_size: int = 32
     """Utterances a batch and process, at least 1."""
-    view_sets: int = 1
-    """Sets of simulated views; set k joins the training after k/n of the steps."""
     people_per_speaker: int = 2
-    """Simulated people that share a real voice in each cohort and set."""
+    """Simulated people that share a real voice in each cohort."""
     typical_share: float = 0.5
     """Share of the typical recordings that also count as they are, in [0, 1]; all of them do where
     nothing is simulated."""
@@ -131,11 +129,8 @@ class MetaConfig:
             )
         if self.dev_per_speaker < 0:
             raise ConfigError(f"dev_per_speaker is {self.dev_per_speaker}; it must be at least 0")
-        if self.batch_size < 1 or self.view_sets < 1:
-            raise ConfigError(
-                f"batch_size and view_sets must be at least 1, not {self.batch_size} and "
-                f"{self.view_sets}"
-            )
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
 
     @property
     def adapts_encoder(self) -> bool:
@@ -177,19 +172,18 @@ def data_of(
 ) -> tuple[Views, Cache]:
     """Return the training batches and the development rows; the main process makes the caches."""
     with accelerator.main_process_first():
-        main = accelerator.is_main_process
         plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
-        views = Views(config, backbone, accelerator.num_processes, builds=main)
+        views = Views(config, backbone)
         dev_folder = build_cache(
             config.cache,
             plan,
             config.backbone,
-            CacheConfig(config.speaker, views.drawing[1].keeps_mel),
+            CacheConfig(config.speaker, views.cache.keeps_mel),
             backbone=backbone,
             workers=config.workers,
             device=config.encode_on,
         )
-    return views, chosen_on(Cache([dev_folder], backbone), views.drawing[1], config)
+    return views, chosen_on(Cache([dev_folder], backbone), views.cache, config)
 
 
 def judge_of(config: MetaConfig, backbone: Backbone, accelerator: Accelerator) -> Judge | None:
@@ -306,11 +300,11 @@ def run(config: MetaConfig) -> dict[str, float]:
     backbone = frozen(config)
     views, dev = data_of(config, backbone, accelerator)
     judge = judge_of(config, backbone, accelerator)
-    model = new_model(config, backbone, views.drawing[1])
+    model = new_model(config, backbone, views.cache)
     log.info("%s", model.budget())
 
     def save_best(objective: nn.Module) -> None:
-        notes = {"config": to_dict(config), "rows": len(views.drawing[1])}
+        notes = {"config": to_dict(config), "rows": len(views.cache)}
         objective.model.save_pretrained(
             config.out / "best", backbone=str(config.backbone), training=notes
         )

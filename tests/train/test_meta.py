@@ -211,17 +211,6 @@ def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
     assert max(moved) > 5e-3  # storing in fp16 alone moves them by less than 1e-3
 
 
-def test_later_view_sets_are_made_in_the_background_and_a_finished_run_returns_at_once(
-    corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
-) -> None:
-    values = {"source": KINDS["hypernet"], "view_sets": 2}
-    first = run(meta, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, **values)
-    notes = json.loads((tmp_path / "best" / "config.json").read_text())["training"]
-    again = run(meta, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, **values)
-    assert again == first
-    assert notes["rows"] in (24, 48)
-
-
 def test_fine_tuning_changes_the_decoder_and_nothing_else(
     corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
 ) -> None:
