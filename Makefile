@@ -19,9 +19,39 @@ lint: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/mkdocs build --strict --quiet
 
-# Every table and figure of the README; OPTIONS=--list shows the steps and how long they take.
-reproduce: $(VENV)/.test
-	$(BIN)/python -m eval.reproduce $(OPTIONS)
+# Every result file, the notebooks, the tables of the docs and the report, from models under runs/: what
+# is older than its program, its configuration, or a file or model that this names. One after the
+# other, because some measure time. `make -n reproduce` says what is left.
+CONFIGS := $(filter-out eval/configs/report.yaml,$(wildcard eval/configs/*.yaml))
+RESULTS := $(CONFIGS:eval/configs/%.yaml=results/%.json)
+named = $(wildcard $(shell grep -oE '(runs|train)/[^], }]+' $(1)))
+evaluate = $(BIN)/python -m eval.$(basename $(notdir $<)) --config $(filter eval/configs/%,$^)
+
+reproduce: $(RESULTS) notebooks/04_uncertainty.ipynb results/report.html
+	$(BIN)/python -m eval.docs
+
+.NOTPARALLEL:
+.SECONDEXPANSION:
+
+results/%_sweep.json: eval/sweep.py eval/configs/%_sweep.yaml \
+		$$(call named,eval/configs/$$*_sweep.yaml) | $(VENV)/.test
+	$(evaluate)
+
+results/beam.json results/continued.json: results/%.json: eval/zero_shot.py eval/configs/%.yaml \
+		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
+	$(evaluate)
+
+results/%.json: eval/%.py eval/configs/%.yaml $$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
+	$(evaluate)
+
+results/comparison.json: results/training_cost.json
+
+notebooks/04_uncertainty.ipynb: eval/notebooks.py results/leave_one_cohort_out.json | $(VENV)/.test
+	$(BIN)/python -m eval.notebooks
+
+results/report.html: eval/report.py eval/configs/report.yaml $(RESULTS) | $(VENV)/.test
+	$(BIN)/python -m eval.report --config eval/configs/report.yaml \
+		$(addprefix --embeddings ,$(wildcard runs/hypernet/best))
 
 # torch first: the constraint keeps pip from trading a CPU build for another one.
 $(VENV)/.demo: pyproject.toml constraints.txt

@@ -160,7 +160,7 @@ def prepare(runs: Sequence[Run]) -> None:
     """Make the caches that all folds share, before several processes would make them at once."""
     done: set[str] = set()
     for run in runs:
-        config = replace(run.config, cohorts=(), view_sets=1)
+        config = replace(run.config, cohorts=())
         heard_by = (config.backbone, config.audio_context, config.margin_s, config.speaker)
         key = repr((config.train, config.simulate, *heard_by, config.needs_mel))
         if key in done or is_finished(run):
@@ -172,7 +172,7 @@ def prepare(runs: Sequence[Run]) -> None:
             config.cache,
             development_views(config.dev, config.simulate, config.dev_per_speaker),
             config.backbone,
-            CacheConfig(config.speaker, views.drawing[1].keeps_mel),
+            CacheConfig(config.speaker, views.cache.keeps_mel),
             backbone=backbone,
             workers=config.workers,
         )

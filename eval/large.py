@@ -53,7 +53,7 @@ def peak_mib() -> float:
 
 
 def in_own_process(code: str, *arguments: object) -> Any:
-    """Run `code`, with `arguments` as JSON in ``given``, in a fresh Python that starts as ours do.
+    """Run `code`, with `arguments` as JSON in ``given``, in a fresh Python.
 
     Returns:
         What the last line that it printed says as JSON.
@@ -61,8 +61,7 @@ def in_own_process(code: str, *arguments: object) -> Any:
         HyperASRError: it failed; says with what.
     """
     root = str(Path(__file__).parents[1])
-    start = "from hyperasr.startup import keep_freed_memory; keep_freed_memory()"
-    lines = [start, "import json, sys", "given = json.loads(sys.argv[1])", code]
+    lines = ["import json, sys", "given = json.loads(sys.argv[1])", code]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines), json.dumps(arguments, default=str)],
         cwd=root,

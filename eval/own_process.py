@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from hyperasr.errors import HyperASRError
-from hyperasr.startup import keep_freed_memory
 
 __all__ = ["OwnProcess"]
 
@@ -28,23 +27,16 @@ class OwnProcess:
     Args:
         make: importable by name; what it returns takes no arguments and returns plain values.
         args, kwargs: of `make`, sent once.
-        keep_memory: start it with `keep_freed_memory`, as the program that asks was started.
     Raises:
         Exception: whatever `make` raised there.
     """
 
-    def __init__(
-        self,
-        make: Callable[..., Callable[[], Any]],
-        *args: Any,
-        keep_memory: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, make: Callable[..., Callable[[], Any]], *args: Any, **kwargs: Any) -> None:
         # Spawned, not forked: a fork of a process with threads can hang.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, make, args, kwargs, keep_memory), daemon=True
+            target=_serve, args=(theirs, make, args, kwargs), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -91,15 +83,9 @@ class OwnProcess:
 
 
 def _serve(
-    pipe: Connection,
-    make: Callable[..., Callable[[], Any]],
-    args: Any,
-    kwargs: Any,
-    keep_memory: bool,
+    pipe: Connection, make: Callable[..., Callable[[], Any]], args: Any, kwargs: Any
 ) -> None:
     """Make the peer, then do its work as often as asked, until the other end is closed."""
-    if keep_memory:
-        keep_freed_memory()
     try:
         work = make(*args, **kwargs)
     except Exception as error:

@@ -21,9 +21,7 @@ SYSTEMS = {
     "hypernet_encoder_decoder": "the hypernetwork, adapting the encoder as well, in a second pass",
     "bayes_hypernet": "a hypernetwork with a Gaussian over the factors; decoded with its mean",
     "vi_lora": "a Gaussian over one LoRA for everybody, dual prior (arXiv 2509.20397)",
-    "vi_lora_low_rank": "the same with a low-rank covariance over A and B",
     "vi_lora_single_prior": "the same with one prior for all layers",
-    "vi_lora_speaker": "the same, one for each training speaker; others get the prior",
     "blora": "a Gaussian over one LoRA for everybody, narrow prior at zero (arXiv 2510.18723)",
     "lora_qk": "one LoRA on the matrices and at the rank of blora, which it is held against",
     "map_lora": "the same with blora's pull to zero, without its noise",
@@ -41,8 +39,6 @@ SYSTEMS = {
     "individual_vi_lora_all": "the same from all utterances but those that are recognised",
     "static_lora": "one LoRA for everybody on a single type of matrix",
     "utterance": "the hypernetwork, adapted to each utterance alone",
-    "session": "adapted to the mean of what a voice has said so far; has to notice a new voice",
-    "session_told": "the same, told when the voice changes",
 }
 VARIANTS = {
     "_continued": "went on with sentences that nobody said, spliced from recordings",
@@ -53,7 +49,6 @@ VARIANTS = {
     "_cohort_mean": "control: hears the mean embedding of the cohort's other speakers",
     "_same_speaker": "control: hears another utterance of the same person",
     "_oracle": "was trained on the cohort that the others have never met",
-    "_cautious": "adapts less, the further a voice lies from those of its training",
     "_consensus": "the transcript that agrees best with posterior samples",
     "_sample": "decoded with a single posterior sample",
     "@": "one cohort's factors for everybody",

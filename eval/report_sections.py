@@ -14,7 +14,7 @@ from typing import Any
 from eval import report_figures as figures
 from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS
 from eval.report_angles import angle_blocks, sparsity_blocks
-from eval.report_behaviour import caution_blocks, guard_blocks, session_blocks
+from eval.report_behaviour import guard_blocks
 from eval.report_blocks import (
     Block,
     by_cohort,
@@ -367,19 +367,6 @@ SECTIONS = (
         guard_blocks,
     ),
     Section(
-        "session",
-        "Remembering a voice",
-        "Conversations: each utterance adapted alone, or to what the same voice has said so far.",
-        session_blocks,
-    ),
-    Section(
-        "caution",
-        "Caution far from the training",
-        "Adapting less where a voice lies far from all that the model was trained on: does it help "
-        "there, and cost nothing elsewhere?",
-        caution_blocks,
-    ),
-    Section(
         "trimming",
         "Hearing the real length only",
         "What encoding the real length of an utterance, instead of 30 s, does to accuracy: two "
@@ -391,12 +378,6 @@ SECTIONS = (
         "speed",
         "Speed",
         "Throughput on the machine named below.",
-        speed_blocks,
-    ),
-    Section(
-        "kept_memory",
-        "Freed memory kept",
-        "A process that keeps freed memory for its next tensors beside a usual one, several times.",
         speed_blocks,
     ),
     Section(

@@ -38,7 +38,7 @@ __all__ = ["Goal", "SweepConfig", "Trial", "plan", "sweep_rows"]
 
 Value = float | str
 Row = dict[str, Any]
-PRIORS = ("single", "dual", "dual_always")
+PRIORS = ("single", "dual")
 
 
 def _number(value: Value, low: float, high: float = math.inf) -> bool:

@@ -263,10 +263,10 @@ def _kind(name: str, folder: Path) -> str:
 def _recognised(folder: Path, model: HyperASR) -> frozenset[str] | None:
     """Return the rows that people of a source by person did not enrol with.
 
-    None where the source is not by person, or gives people whom it does not know the prior.
+    None where the source is not by person.
     """
     settings = model.source_config.settings or {}
-    if settings.get("by") != "speaker" or settings.get("unseen") == "prior":
+    if settings.get("by") != "speaker":
         return None
     path = folder.parent / "people.json"
     try:

@@ -23,7 +23,6 @@ from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, realise
 from hyperasr.errors import ConfigError
 from hyperasr.protocols import protocol
-from hyperasr.startup import keep_freed_memory
 from hyperasr.workers import WorkerPool
 from train.views import LONGEST_S, check_text, seconds
 
@@ -209,7 +208,7 @@ def _too_long(views: Sequence[View], config: BenchConfig) -> set[str]:
     known = store.read(_LENGTHS)
     missing = [row for row in range(len(unsure)) if row not in known]
     if missing:
-        with WorkerPool(config.workers, keep_freed_memory) as pool:
+        with WorkerPool(config.workers) as pool:
             waiting = {row: pool.submit(_length_s, unsure[row]) for row in missing}
             for n, (row, made) in enumerate(track(waiting.items(), "simulating", transient=True)):
                 known[row] = made.result()

@@ -29,7 +29,7 @@ CONFIGS = Path(__file__).parents[1] / "train" / "configs"
 MIB = 1 << 20
 
 GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    ("lora_qk", (("blora", "flipout"), ("blora", "plain"), ("blora", "local"))),
+    ("lora_qk", (("blora", "flipout"), ("blora", "plain"))),
     ("lora_qkv", (("vi_lora", "plain"),)),
 )
 """A LoRA, and the variational ones of the same matrices with their noise, by configuration."""

@@ -10,7 +10,6 @@ from hyperasr._torchaudio import ensure_torchaudio
 if TYPE_CHECKING:
     from hyperasr.errors import HyperASRError
     from hyperasr.model import HyperASR
-    from hyperasr.session import Session
     from hyperasr.types import (
         Batch,
         Decoded,
@@ -31,7 +30,6 @@ __all__ = [
     "LayerFactors",
     "LoRAFactors",
     "Segment",
-    "Session",
     "Transcript",
     "Utterance",
 ]
@@ -44,7 +42,6 @@ ensure_torchaudio()
 _HOME = {
     "HyperASR": "hyperasr.model",
     "HyperASRError": "hyperasr.errors",
-    "Session": "hyperasr.session",
     **dict.fromkeys(
         [
             "Batch",

@@ -22,7 +22,6 @@ __all__ = [
     "KLTerm",
     "clamp_log_sigma",
     "gaussian_kl",
-    "low_rank_kl",
     "matrix_kl",
     "reduce_kl",
 ]
@@ -109,13 +108,11 @@ class KLTerm:
         value: nats, the sum over entries (n_layer, n_row) float64; 0 where not finite.
         finite: which values are (n_layer, n_row).
         n_entries: entries of the matrix.
-        is_matrix: False for what belongs to a pair (A, B) and not to one of the two.
     """
 
     value: Tensor
     finite: Tensor
-    n_entries: float
-    is_matrix: bool = True
+    n_entries: int
 
 
 def clamp_log_sigma(log_sigma: Tensor) -> Tensor:
@@ -145,9 +142,7 @@ def gaussian_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -
     return from_mean + 0.5 * torch.expm1(2 * ratio) - ratio
 
 
-def matrix_kl(
-    mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor, more_variance: Tensor | None
-) -> KLTerm:
+def matrix_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -> KLTerm:
     """Sum the divergence over the entries of one matrix.
 
     A layer and row whose sum is not finite counts as 0, passes no gradient, and is marked.
@@ -156,47 +151,22 @@ def matrix_kl(
         mu: (n_layer, n_row, n, m).
         log_sigma: the same shape, or None for a point.
         prior_log_sigma: (n_layer,).
-        more_variance: variance beside the diagonal's, same shape, or None.
     """
     prior = prior_log_sigma.to(mu)[:, None, None, None]
 
-    def nats(mean: Tensor, log_deviation: Tensor | None, more: Tensor | None) -> Tensor:
-        entries = gaussian_kl(mean, log_deviation, prior)
-        if more is not None:
-            entries = entries + 0.5 * more * torch.exp(-2 * prior)
-        return entries.sum(dim=(-2, -1), dtype=torch.float64)
+    def nats(mean: Tensor, log_deviation: Tensor | None) -> Tensor:
+        return gaussian_kl(mean, log_deviation, prior).sum(dim=(-2, -1), dtype=torch.float64)
 
-    value = nats(mu, log_sigma, more_variance)
+    value = nats(mu, log_sigma)
     finite = value.detach().isfinite()
     if not bool(finite.all()):
         # Once more without them: masking only the sum would leave 0 * inf in the gradient.
         keep = finite[..., None, None]
-        kept = [
-            t if t is None else torch.where(keep, t, torch.zeros_like(t))
-            for t in (mu, log_sigma, more_variance)
-        ]
-        value = torch.where(finite, nats(kept[0], kept[1], kept[2]), torch.zeros_like(value))  # type: ignore[arg-type]
+        mean, deviation = (
+            t if t is None else torch.where(keep, t, torch.zeros_like(t)) for t in (mu, log_sigma)
+        )
+        value = torch.where(finite, nats(mean, deviation), torch.zeros_like(value))  # type: ignore[arg-type]
     return KLTerm(value, finite, mu.shape[-2] * mu.shape[-1])
-
-
-def low_rank_kl(log_sigma: Tensor, covariance: Tensor) -> KLTerm:
-    """Return what a covariance D + V V^T takes off the divergence, beside its larger variance.
-
-    By the matrix determinant lemma log det(D + V V^T) = log det D + log det(I + V^T D^-1 V), so
-    nothing larger than k x k is decomposed.
-
-    Args:
-        log_sigma: of the diagonal D = sigma^2 (n_layer, n_row, n).
-        covariance: V (n_layer, n_row, n, k).
-    """
-    scaled = (covariance * torch.exp(-log_sigma)[..., None]).to(torch.float64)
-    gram = scaled.mT @ scaled
-    finite = gram.detach().isfinite().all(-1).all(-1)
-    gram = torch.where(finite[..., None, None], gram, torch.zeros_like(gram))
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    diagonal = torch.linalg.cholesky(gram + eye).diagonal(dim1=-2, dim2=-1)
-    # Half of the pair's entries: as many as an average matrix of the pair has.
-    return KLTerm(-diagonal.log().sum(-1), finite, log_sigma.shape[-1] / 2, is_matrix=False)
 
 
 def reduce_kl(terms: Sequence[KLTerm], reduction: str, n_tokens: float | Tensor = 1.0) -> KL:
@@ -219,7 +189,7 @@ def reduce_kl(terms: Sequence[KLTerm], reduction: str, n_tokens: float | Tensor 
     n_finite = torch.stack([t.finite.sum() for t in terms]).sum()
     n_all = sum(t.finite.numel() for t in terms)
     if reduction == "mean":
-        value = total / torch.stack([t.finite.sum() for t in terms if t.is_matrix]).sum()
+        value = total / n_finite
     else:
         value = total / n_row
     if reduction == "per_utterance":

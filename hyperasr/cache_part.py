@@ -16,7 +16,6 @@ from hyperasr.errors import AudioError, ConfigError
 from hyperasr.files import atomic_folder
 from hyperasr.mel import N_SAMPLES, TAIL_FRAMES
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
-from hyperasr.startup import keep_freed_memory
 
 __all__ = ["check_part", "start_worker", "write_part"]
 
@@ -50,7 +49,6 @@ def start_worker(
     """
     from datasets import disable_progress_bars
 
-    keep_freed_memory()
     disable_progress_bars()
     torch.set_num_threads(1)
     backbone = Backbone.from_pretrained(

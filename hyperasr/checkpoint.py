@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hyperasr.errors import CheckpointMismatch, ConfigError
 
-__all__ = ["FORMAT_VERSION", "load_strictly", "read_head", "stored"]
+__all__ = ["FORMAT_VERSION", "current_settings", "load_strictly", "read_head", "stored"]
 
 FORMAT_VERSION = 1
 _HEAD = {
@@ -26,6 +26,9 @@ _HEAD = {
     "source",
     "training",
 }
+# Settings of sources that are gone, each with the value at which it changed nothing.
+_GONE = {"covariance_rank": 0, "unseen": "error"}
+_RENAMED = {"prior": {"dual_always": "dual"}}
 
 
 def stored(tensor: Tensor, half: bool) -> Tensor:
@@ -57,6 +60,19 @@ def read_head(path: Path) -> dict[str, Any]:
         known = "unknown" if wrong[0] in head else "missing"
         raise ConfigError(f"{path / 'config.json'}: {known} key {wrong[0]!r}")
     return head
+
+
+def current_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the stored settings of a source, of whatever version, as this one knows them.
+
+    Those that are gone and changed nothing are left out.
+    """
+    kept = {name: value for name, value in settings.items() if (name, value) not in _GONE.items()}
+    return kept | {
+        name: _RENAMED[name][value]
+        for name, value in kept.items()
+        if name in _RENAMED and value in _RENAMED[name]
+    }
 
 
 def load_strictly(model: nn.Module, path: Path) -> None:

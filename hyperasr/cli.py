@@ -19,7 +19,7 @@ from hyperasr import __version__
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export_config import ExportConfig
 from hyperasr.options import TranscribeOptions
-from hyperasr.startup import import_all, keep_freed_memory
+from hyperasr.startup import import_all
 
 __all__ = ["build_parser", "main"]
 
@@ -98,11 +98,6 @@ def _transcribe() -> Any:
     )
     parser.add_argument(
         "--shard-size", type=int, default=64, help="recordings that an interruption can cost"
-    )
-    parser.add_argument(
-        "--caution",
-        action="store_true",
-        help="adapt less to a voice the further it is from all that the model was trained on",
     )
     parser.add_argument("--config", action="config", help="YAML file with values of these options")
     _add_dataclass(parser, TranscribeOptions)
@@ -266,7 +261,6 @@ def _run(argv: list[str]) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     names = [f"hyperasr.{_MODULES.get(args.command, 'commands')}"]
     opens_model = "model" in values
-    keep_freed_memory()
     module = import_all([_WHISPER, *names] if opens_model else names)
     status = int(getattr(module, args.command)(values))
     sys.stdout.flush()

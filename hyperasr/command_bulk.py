@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from hyperasr import __version__
 from hyperasr.bulk import Outcome, Shards, merge, model_digest, processes, run_shards
 from hyperasr.commands import blame, lines_of, open_for
@@ -38,8 +36,6 @@ def transcribe_shards(args: Any, options: TranscribeOptions) -> int:
         raise ConfigError("--shards writes into a folder; give --out FOLDER")
     if args.out.exists() and not args.out.is_dir():
         raise ConfigError(f"--out {args.out} is a file; give a folder")
-    if options.session:
-        raise ConfigError("--session needs one recording after the other; leave out --shards")
     recordings = find_recordings(args.sources)
     state = processes()
     several = state.num_processes > 1
@@ -105,9 +101,6 @@ def _identity(args: Any, opened: Opened, options: TranscribeOptions) -> str:
     """Return what decides about a text besides the recording; batches and devices do not."""
     parts = [__version__, model_digest(opened.model), args.dtype, args.format]
     parts.append(repr(replace(options, batch_size=1)))
-    if args.caution and opened.cloud is not None:
-        cloud = [tensor.double().flatten() for tensor in vars(opened.cloud).values()]
-        parts.append(str(torch.cat(cloud).tolist()))
     return "/".join(parts)
 
 

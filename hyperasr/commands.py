@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperasr.bulk import n_launched
-from hyperasr.caution import cautious
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
@@ -21,7 +20,6 @@ from hyperasr.model import HyperASR
 from hyperasr.opening import Opened, open_model
 from hyperasr.options import TranscribeOptions
 from hyperasr.recordings import Recording, find_recordings
-from hyperasr.session import Session
 from hyperasr.tally import Tally, counts_of, percent
 from hyperasr.terminal import (
     UNCERTAIN,
@@ -79,17 +77,15 @@ def transcribe(args: Any) -> int:
         raise recordings[0].error
     opened = open_for(args)
     model, options = opened.model, opened.suited(options)
-    session = Session.of(model) if options.session else None
     tally, errors = Tally(options), []
     with Reporter() as reporter:
         reporter.say("warning", opened.warnings)
         shower = _Shower(options, args.format, len(recordings), reporter)
         streams = len(recordings) == 1 and args.out is None and shower.streams
         if streams:
-            results = _streamed(model, recordings[0], options, shower, session)
+            results = _streamed(model, recordings[0], options, shower)
         else:
-            progress = reporter.progress
-            results = results_of(model, recordings, options, progress=progress, session=session)
+            results = results_of(model, recordings, options, progress=reporter.progress)
         for name, result in zip(names, results, strict=True):
             if result.transcript is None:
                 assert result.error is not None
@@ -105,10 +101,6 @@ def transcribe(args: Any) -> int:
             elif not streams:
                 with reporter.paused():
                     shower.result(result, line)
-        if session is not None and session.n_voices > 1:
-            changes = session.n_voices - 1
-            plural = "" if changes == 1 else "s"
-            reporter.say("note", [f"the voice was taken for a new one {changes} time{plural}"])
     if tally.n_scored:
         print(tally.total(), file=sys.stderr if args.format != "txt" else sys.stdout)
     if len(errors) == len(recordings):
@@ -188,36 +180,21 @@ def inspect(args: Any) -> int:
 
 
 def open_for(args: Any, device: str | None = None) -> Opened:
-    """Open the model of a call, made cautious where that is asked for.
+    """Open the model of a call.
 
     Args:
         args: of the call.
         device: another one than the call names.
     Raises:
-        HyperASRError: as `open_model`; or the model knows no caution, or no voice.
+        HyperASRError: as `open_model`.
     """
-    device = device or args.device
-    opened = open_model(
+    return open_model(
         args.model,
         offline=args.offline,
-        device=device,
+        device=device or args.device,
         dtype=args.dtype,
         audio_context=args.audio_context,
     )
-    asked = [name for name in ("caution", "session") if args.get(name)]
-    if asked and not opened.adapts:
-        raise ConfigError(
-            f"--{asked[0]} is about adapting to a voice, and {args.model} is a plain Whisper "
-            "without an adapter; leave it out, or give an adapter model"
-        )
-    if "caution" not in asked:
-        return opened
-    if opened.cloud is None:
-        raise ConfigError(
-            f"the model {args.model} has no cloud of its training, which --caution goes by; make "
-            "one with python -m train.cloud"
-        )
-    return dataclasses.replace(opened, model=cautious(opened.model, opened.cloud))
 
 
 def _options(args: Any) -> TranscribeOptions:
@@ -245,13 +222,11 @@ def _streamed(
     recording: Recording,
     options: TranscribeOptions,
     shower: _Shower,
-    session: Session | None,
 ) -> Iterator[Result]:
     """Show each segment of a recording as soon as it is decoded, then yield the result."""
     shown = 0
-    progress = shower.reporter.progress
     try:
-        events = iter_transcribe(model, recording, options, progress=progress, session=session)
+        events = iter_transcribe(model, recording, options, progress=shower.reporter.progress)
         for event in events:
             if isinstance(event, Result):
                 if shown or event.transcript is not None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from hyperasr.types import Edit
 
-__all__ = ["UNCLEAR", "apply_edits", "clean_edits", "undo_edits"]
+__all__ = ["UNCLEAR", "apply_edits", "clean_edits"]
 
 UNCLEAR = "[unclear]"
 
@@ -93,17 +93,6 @@ def apply_edits(words: Sequence[str], edits: Sequence[Edit]) -> list[str]:
         clean += [*words[done : edit.first], *edit.replacement.split()]
         done = edit.last
     return [*clean, *words[done:]]
-
-
-def undo_edits(clean: Sequence[str], edits: Sequence[Edit]) -> list[str]:
-    """Return the verbatim words from the clean ones and the same edits."""
-    words: list[str] = []
-    done = 0
-    for edit in edits:
-        n_kept = edit.first - len(words)
-        words += [*clean[done : done + n_kept], *edit.text.split()]
-        done += n_kept + len(edit.replacement.split())
-    return [*words, *clean[done:]]
 
 
 def _plain(word: str) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hyperasr.card import CARD_FILE, model_card
-from hyperasr.caution import CLOUD_FILE
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.weights import (
     ASSETS,
@@ -25,7 +24,7 @@ EMBEDDED = {"micro": "hypernet", "micro-encoder": "hypernet_encoder"}
 """Adapter models inside the package, each of the backbone ``micro``, and their folders there: the
 first adapts the decoder, the second the encoder as well, in a second pass."""
 
-MODEL_FILES = ("config.json", "model.safetensors", CLOUD_FILE, CARD_FILE)
+MODEL_FILES = ("config.json", "model.safetensors", CARD_FILE)
 """What a model folder may hold that belongs on the hub; nothing else is uploaded."""
 
 

@@ -6,7 +6,6 @@ The face of three rooms: counts (`hyperasr.edits`), rates (here) and intervals
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +37,6 @@ __all__ = [
     "holm",
     "lower_of",
     "macro_by_speaker",
-    "relative_reduction",
     "score",
     "shares",
     "word_edits",
@@ -109,16 +107,6 @@ def macro_by_speaker(counts: Sequence[EditCounts], speakers: Sequence[str]) -> f
     if not rates:
         raise ConfigError("no utterance has a reference; a mean over speakers needs one")
     return sum(rates) / len(rates)
-
-
-def relative_reduction(base: float, system: float) -> float:
-    """Return the share of the base's error that the system removes; negative where it adds.
-
-    A base without error leaves nothing to remove: 0.0 if the system has none, else -infinity.
-    """
-    if base == 0:
-        return 0.0 if system == 0 else -math.inf
-    return (base - system) / base
 
 
 def _not_empty(items: Sequence[Any]) -> None:

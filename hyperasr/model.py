@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hyperasr import lora
 from hyperasr.backbone import Backbone
 from hyperasr.bayes import ELBO
-from hyperasr.checkpoint import FORMAT_VERSION, load_strictly, read_head, stored
+from hyperasr.checkpoint import FORMAT_VERSION, current_settings, load_strictly, read_head, stored
 from hyperasr.config import from_dict, to_dict
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.files import atomic_folder
@@ -405,7 +405,7 @@ class HyperASR(nn.Module):
     ) -> str:
         """Upload the model with a card made of its own metadata, and return the address.
 
-        For a folder that is saved already, with its cloud, use `hyperasr.hub.push_to_hub`.
+        For a folder that is saved already, use `hyperasr.hub.push_to_hub`.
 
         Args:
             repo_id: ``OWNER/NAME``; made where it is not there.
@@ -464,6 +464,9 @@ class HyperASR(nn.Module):
         where = str(path / "config.json")
         speaker_config = from_dict(SpeakerConfig, head["speaker"], where)
         source_config = from_dict(SourceConfig, head["source"], where)
+        if source_config.settings:
+            settings = current_settings(source_config.settings)
+            source_config = replace(source_config, settings=settings)
         model = cls(backbone, speaker_config, source_config, fit_prior=False)
         load_strictly(model, path / "model.safetensors")
         return model.eval()

@@ -1,17 +1,13 @@
 """Training noise of one shared posterior, on activations instead of on factors.
 
-Drawing the factors of every utterance costs n_utt times the memory of the adapter; these schemes
-cost activations instead, which is less where the adapter is large and utterances are short (on the
-embedded backbone it is more). Both are for training only: decoding draws factors, once an
-utterance.
+Drawing the factors of every utterance costs n_utt times the memory of the adapter; this costs
+activations instead, which is less where the adapter is large and utterances are short (on the
+embedded backbone it is more). It is for training only: decoding draws factors, once an utterance.
 
-- ``flipout`` (Wen et al., ICLR 2018): one draw of noise a step, turned for each utterance by random
-  signs: A_u = mu_A + (sigma_A * e) * (s_u t_u^T). Each utterance still has one sample of its
-  weights, kept over all its tokens, and the samples of two utterances are uncorrelated. Signs
-  drawn per token, as in code we have read, would leave no set of weights that is an utterance's.
-- ``local`` (local reparameterisation; Kingma et al., NeurIPS 2015): every output is drawn from the
-  Gaussian that the weights' noise makes of it. Every token has the right distribution, but tokens
-  of an utterance draw independently: no set of weights stands behind them.
+``flipout`` (Wen et al., ICLR 2018): one draw of noise a step, turned for each utterance by random
+signs: A_u = mu_A + (sigma_A * e) * (s_u t_u^T). Each utterance still has one sample of its weights,
+kept over all its tokens, and the samples of two utterances are uncorrelated. Signs drawn per token,
+as in code we have read, would leave no set of weights that is an utterance's.
 """
 
 from __future__ import annotations
@@ -28,9 +24,6 @@ from hyperasr.posterior import GaussianFactors
 
 __all__ = ["using_noise"]
 
-# Below it an output counts as free of noise: the root has no gradient at 0.
-_LEAST_VARIANCE = 1e-20
-
 
 @contextmanager
 def using_noise(
@@ -45,7 +38,7 @@ def using_noise(
 
     Args:
         model: a Whisper of transformers, or any module that contains one.
-        posterior: shared, with `noise` ``flipout`` or ``local``.
+        posterior: shared, with `noise` ``flipout``.
         n_rows: utterances, or utterances times samples; the batch has a multiple of it.
         generator: of all noise; None is torch's own.
     Raises:
@@ -57,9 +50,8 @@ def using_noise(
     if n_rows < 1:
         raise ShapeError(f"{n_rows} rows; an empty batch needs no adaptation")
     targets = lora.checked_targets(model, posterior.mu)
-    make = _flipout_hook if posterior.noise == "flipout" else _local_hook
     hooks = {
-        name: [make(name, layer, posterior, n_rows, generator) for layer, _ in enumerate(linears)]
+        name: [_hook(name, layer, posterior, n_rows, generator) for layer, _ in enumerate(linears)]
         for name, linears in targets.items()
     }
     with lora.hooked(targets, hooks):
@@ -80,7 +72,7 @@ class _Layer:
         self.scaling = posterior.mu.scaling
 
 
-def _flipout_hook(
+def _hook(
     name: str,
     layer: int,
     posterior: GaussianFactors,
@@ -119,33 +111,6 @@ class _Signed:
         return ((x * self.column_signs) @ self.noise.mT) * self.row_signs
 
 
-def _local_hook(
-    name: str,
-    layer: int,
-    posterior: GaussianFactors,
-    n_rows: int,
-    generator: torch.Generator | None,
-) -> lora.Hook:
-    own = _Layer(name, layer, posterior)
-
-    def hook(module: nn.Module, args: tuple[torch.Tensor, ...], y: Tensor) -> Tensor:
-        x = args[0]
-        with torch.autocast(x.device.type, enabled=False):
-            h = lora.by_utterance(name, x, n_rows).to(own.dtype)
-            for mean, sigma in ((own.A, own.sigma_A), (own.B, own.sigma_B)):
-                out = h @ mean.mT
-                if sigma is not None:
-                    variance = h.square() @ sigma.square().mT
-                    deviation = variance.clamp_min(_LEAST_VARIANCE).sqrt()
-                    out = out + deviation * _normal(out.shape, out, generator)
-                h = out
-            return y + (own.scaling * h).to(y.dtype).view(y.shape)
-
-    return hook
-
-
-def _normal(
-    shape: tuple[int, ...] | torch.Size, like: Tensor, generator: torch.Generator | None
-) -> Tensor:
+def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     device = like.device if generator is None else generator.device
     return torch.randn(shape, generator=generator, device=device).to(like)

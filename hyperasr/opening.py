@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hyperasr.backbone import Backbone
-from hyperasr.caution import Cloud
 from hyperasr.checkpoint import read_head
 from hyperasr.errors import ConfigError
 from hyperasr.hub import EMBEDDED, model_folder
@@ -27,14 +26,12 @@ class Opened:
         adapts: False for a plain Whisper, whose transcripts are unadapted.
         folder: where its adapter lies; None for a plain Whisper.
         backbone_name: of its Whisper, as for `hyperasr.weights.find_weights`.
-        cloud: of its training embeddings, where it has one.
     """
 
     model: HyperASR
     adapts: bool
     folder: Path | None
     backbone_name: str
-    cloud: Cloud | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -109,5 +106,4 @@ def open_model(
     backbone = Backbone.from_pretrained(backbone_name, **how)
     where = name if str(name) in EMBEDDED else folder
     model = HyperASR.from_pretrained(where, backbone=backbone, offline=offline)
-    cloud = Cloud.load(folder, backbone.fingerprint())
-    return Opened(model.to(backbone.device), True, folder, backbone_name, cloud)
+    return Opened(model.to(backbone.device), True, folder, backbone_name)

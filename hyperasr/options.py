@@ -42,10 +42,6 @@ class TranscribeOptions:
     compare: bool = False
     """Decode with the unadapted backbone as well, beside the personalised transcript."""
 
-    session: bool = False
-    """Take all recordings, in the order given, for one conversation: adapt to the mean of what a
-    voice has said so far, and start again when another one speaks."""
-
     normalise_loudness: bool = True
     """Bring the speech of each segment to one level, which quiet speech needs."""
 
@@ -99,8 +95,6 @@ class TranscribeOptions:
             raise ConfigError(f"max_segment_s is {longest}; give 1 to {_CHUNK_S:g} seconds")
         if self.compare and not self.adapt:
             raise ConfigError("compare sets the adapted model beside the other; it needs adapt")
-        if self.session and not self.adapt:
-            raise ConfigError("a session remembers the voice to adapt to; it needs adapt")
         if self.samples and not self.adapt:
             raise ConfigError("samples are drawn of adapted weights; they need adapt")
         hints = typing.get_type_hints(TranscribeOptions)

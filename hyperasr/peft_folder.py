@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hyperasr import lora
-from hyperasr.errors import CheckpointMismatch, ShapeError
-from hyperasr.types import LayerFactors, LoRAFactors
+from hyperasr.errors import ShapeError
+from hyperasr.types import LoRAFactors
 
-__all__ = ["read_peft", "write_peft"]
+__all__ = ["write_peft"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -74,52 +73,6 @@ def write_peft(whisper: nn.Module, factors: LoRAFactors, folder: Path, base: str
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def read_peft(whisper: nn.Module, folder: str | Path) -> LoRAFactors:
-    """Read a PEFT folder of LoRA factors for this Whisper, whoever wrote it.
-
-    Returns:
-        Shared factors.
-    Raises:
-        CheckpointMismatch: files are missing or damaged, it is no plain LoRA, or it has layers
-            that this Whisper has not, or not all layers of a target.
-    """
-    folder = Path(folder)
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointMismatch(
-            f"{folder} is no PEFT adapter: {CONFIG} or {WEIGHTS} is missing or damaged"
-        ) from error
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("rank_pattern"):
-        raise CheckpointMismatch(f"{folder} is a PEFT adapter, but no plain LoRA of one rank")
-    found: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
-    places = _places(whisper, lora.find_targets(whisper, lora.TARGET_NAMES))
-    for name, layer, path in places:
-        keys = [f"{_PREFIX}{path}.{k}.weight" for k in ("lora_A", "lora_B")]
-        if all(key in tensors for key in keys):
-            found.setdefault(name, {})[layer] = (tensors.pop(keys[0]), tensors.pop(keys[1]))
-    n_layers = {name: len(ms) for name, ms in lora.find_targets(whisper, found).items()}
-    partial = [name for name in found if len(found[name]) != n_layers[name]]
-    if tensors or partial or not found:
-        what = sorted(tensors)[:1] or [f"not every layer of {p}" for p in partial] or ["nothing"]
-        raise CheckpointMismatch(f"{folder} does not fit this Whisper: it has {what[0]}")
-    root = rank**0.5 if config.get("use_rslora") else rank
-    targets = {
-        name: LayerFactors(
-            _stacked(layers, 0)[:, None],
-            _stacked(layers, 1)[:, None],
-        )
-        for name, layers in found.items()
-    }
-    return LoRAFactors(targets, scaling=alpha / root, shared=True)
-
-
-def _stacked(layers: dict[int, tuple[Tensor, Tensor]], which: int) -> Tensor:
-    return torch.stack([layers[layer][which].float() for layer in sorted(layers)])
 
 
 def _places(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from hyperasr.bayes import KL, KLTerm, low_rank_kl, matrix_kl, reduce_kl
+from hyperasr.bayes import KL, KLTerm, matrix_kl, reduce_kl
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.priors import FactorPrior
 from hyperasr.types import LayerFactors, LoRAFactors
@@ -22,11 +22,10 @@ __all__ = [
     "GaussianFactors",
     "Generators",
     "LogSigma",
-    "flat_pair",
     "utterance_generators",
 ]
 
-NOISE_SCHEMES = ("plain", "flipout", "local")
+NOISE_SCHEMES = ("plain", "flipout")
 """How training noise enters; see `hyperasr.noise`. ``plain`` draws the factors themselves."""
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -48,13 +47,11 @@ class LogSigma:
 
 @dataclass(frozen=True)
 class GaussianFactors:
-    """Independent Gaussians over factors, or with a low-rank covariance over (A, B) of each layer.
+    """Independent Gaussians over factors.
 
     Attributes:
         mu: means; shared where one posterior serves every utterance (n_row is 1).
         log_sigma: log standard deviations of each target.
-        low_rank: for some targets V (n_layer, n_row, n_A + n_B, k): the covariance over the
-            flattened A and B of a layer, one after the other, is diag(sigma^2) + V V^T.
         map_points: whether a factor that is a point counts in the divergence with minus the log
             density of the prior.
         noise: how training noise enters, one of `NOISE_SCHEMES`.
@@ -62,7 +59,6 @@ class GaussianFactors:
 
     mu: LoRAFactors
     log_sigma: Mapping[str, LogSigma]
-    low_rank: Mapping[str, Tensor] = field(default_factory=dict)
     map_points: bool = False
     noise: str = "plain"
 
@@ -82,23 +78,12 @@ class GaussianFactors:
                     )
             if deviations.A is None and deviations.B is None:
                 raise ConfigError(f"target {name!r} has no Gaussian factor; use a point source")
-            if name in self.low_rank:
-                self._check_low_rank(name, pair, deviations)
         if self.noise not in NOISE_SCHEMES:
             raise ConfigError(f"noise must be one of {NOISE_SCHEMES}, got {self.noise!r}")
-        if self.noise != "plain" and (self.low_rank or not self.mu.shared):
+        if self.noise != "plain" and not self.mu.shared:
             raise ConfigError(
-                f"noise {self.noise!r} needs one posterior for all utterances with independent "
-                "entries; use noise 'plain'"
+                f"noise {self.noise!r} needs one posterior for all utterances; use noise 'plain'"
             )
-
-    def _check_low_rank(self, name: str, pair: LayerFactors, deviations: LogSigma) -> None:
-        if deviations.A is None or deviations.B is None:
-            raise ConfigError(f"a joint covariance of target {name!r} needs both A and B Gaussian")
-        n = pair.A[0, 0].numel() + pair.B[0, 0].numel()
-        want, got = (*pair.A.shape[:2], n), tuple(self.low_rank[name].shape)
-        if len(got) != 4 or got[:3] != want:
-            raise ShapeError(f"covariance of target {name!r} is {got}, expected {(*want, 'k')}")
 
     @property
     def n_utt(self) -> int:
@@ -140,12 +125,6 @@ class GaussianFactors:
             deviations = self.log_sigma[name]
             a = _drawn(pair.A, deviations.A, each, generator)
             b = _drawn(pair.B, deviations.B, each, generator)
-            if name in self.low_rank:
-                v = self.low_rank[name]
-                z = _noise((v.shape[0], n_row, v.shape[3]), v, generator)
-                z = z.unflatten(1, (self.n_utt, each)).mT
-                joint_a, joint_b = _split((v @ z).mT.flatten(1, 2), pair)
-                a, b = a + joint_a, b + joint_b
             targets[name] = LayerFactors(a, b)
         return replace(self.mu, targets=targets, shared=self.mu.shared and n_row == 1)
 
@@ -165,18 +144,9 @@ class GaussianFactors:
         terms = []
         for name, pair in self.mu.targets.items():
             log_prior, deviations = prior.log_sigma(name), self.log_sigma[name]
-            more: tuple[Tensor | None, Tensor | None] = (None, None)
-            if name in self.low_rank:
-                v = self.low_rank[name]
-                more = _split(v.square().sum(-1), pair)
-                diagonal = flat_pair(deviations.A, deviations.B)
-                terms.append(low_rank_kl(diagonal, v))
-            for mean, log_sigma, extra in (
-                (pair.A, deviations.A, more[0]),
-                (pair.B, deviations.B, more[1]),
-            ):
+            for mean, log_sigma in ((pair.A, deviations.A), (pair.B, deviations.B)):
                 if log_sigma is not None or self.map_points:
-                    terms.append(matrix_kl(mean, log_sigma, log_prior, extra))
+                    terms.append(matrix_kl(mean, log_sigma, log_prior))
         return terms
 
 
@@ -195,20 +165,6 @@ def utterance_generators(
             value = int.from_bytes(digest[:8], "big") >> 1
             generators.append(torch.Generator().manual_seed(value))
     return generators
-
-
-def flat_pair(a: Tensor | None, b: Tensor | None) -> Tensor:
-    """Return A (n_layer, n_row, rank, d_in) and B flattened one after the other."""
-    assert a is not None
-    assert b is not None
-    return torch.cat([a.flatten(2), b.flatten(2)], dim=2)
-
-
-def _split(flat: Tensor, pair: LayerFactors) -> tuple[Tensor, Tensor]:
-    """Undo `flat_pair`: (n_layer, n_row, n_A + n_B) to the shapes of a pair."""
-    sizes = [pair.A[0, 0].numel(), pair.B[0, 0].numel()]
-    a, b = flat.split(sizes, dim=2)
-    return a.unflatten(2, pair.A.shape[2:]), b.unflatten(2, pair.B.shape[2:])
 
 
 def _drawn(mean: Tensor, log_sigma: Tensor | None, each: int, generator: Generators) -> Tensor:

@@ -24,8 +24,7 @@ __all__ = ["FactorPrior", "MixtureFit", "fixed_prior", "mixture_prior", "weight_
 
 log = logging.getLogger(__name__)
 
-# Of the variance of all layers together: a component is at least a tenth as wide as the whole,
-# else one layer alone could be one and pay for itself.
+# Of the variance of all layers together: a component is at least a tenth as wide as the whole.
 _LEAST_VARIANCE = 1e-2
 
 
@@ -70,19 +69,15 @@ class MixtureFit:
     Attributes:
         prior: each layer with the prior of its component.
         sigmas: the width of each component, narrow first.
-        bic: Bayesian information criterion of one component and of two; smaller is better. Empty
-            where no mixture was fitted.
     """
 
     prior: FactorPrior
     sigmas: tuple[float, ...]
-    bic: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         """Say it in one line."""
         widths = " and ".join(f"{sigma:.4g}" for sigma in self.sigmas)
-        bic = f" (BIC of one {self.bic[0]:.4g}, of two {self.bic[1]:.4g})" if self.bic else ""
-        return f"prior: {len(self.sigmas)} component(s), sigma {widths}{bic}"
+        return f"prior: {len(self.sigmas)} component(s), sigma {widths}"
 
 
 def fixed_prior(targets: Mapping[str, lora.TargetShape], sigma: float) -> FactorPrior:
@@ -111,7 +106,6 @@ def mixture_prior(
     deviations: Mapping[str, Tensor],
     *,
     dual: bool = True,
-    always: bool = False,
     scale: float = 1.0,
     seed: int = 0,
 ) -> MixtureFit:
@@ -119,13 +113,12 @@ def mixture_prior(
 
     A component's width is the mean deviation of the layers that belong to it, times `scale`, for A
     and B alike: entries of the factors are expected to be of the size of the weights they adapt.
-    This is our choice; the paper's rule is not known to us. One component where two do not earn
-    their three further parameters by BIC.
+    This is our choice; the paper's rule is not known to us. One component where the layers are all
+    alike.
 
     Args:
         deviations: (n_layer,) of each target, as `weight_deviations` returns them.
-        dual: try two components; False gives one width for all.
-        always: take two components even where they do not earn their parameters.
+        dual: two components; False gives one width for all.
         scale: of every width, above 0.
         seed: of the mixture's starts.
     Raises:
@@ -140,23 +133,21 @@ def mixture_prior(
         )
     if not (scale > 0 and math.isfinite(scale)):
         raise ConfigError(f"prior_scale is {scale}; it must be above 0")
-    labels, bic = _components(values, seed, always) if dual else (np.zeros(len(values), int), ())
+    labels = _components(values, seed) if dual else np.zeros(len(values), int)
     means = [float(values[labels == c].mean()) * scale for c in range(labels.max() + 1)]
     order = sorted(range(len(means)), key=lambda c: means[c])
     widths = torch.tensor([means[c] for c in labels], dtype=torch.float32)
     sizes = [len(d) for d in deviations.values()]
     prior = FactorPrior(dict(zip(deviations, widths.split(sizes), strict=True)))
-    return MixtureFit(prior, tuple(means[c] for c in order), bic)
+    return MixtureFit(prior, tuple(means[c] for c in order))
 
 
-def _components(
-    values: np.ndarray, seed: int, always: bool
-) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Return each value's component, 0 or 1, and the BIC of one and of two."""
+def _components(values: np.ndarray, seed: int) -> np.ndarray:
+    """Return each value's component, 0 or 1."""
     one = np.zeros(len(values), int)
     spread = values.std()
     if len(values) < 3 or spread < 1e-6 * values.mean():
-        return one, ()
+        return one
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError as error:
@@ -165,11 +156,6 @@ def _components(
             "'single' or 'fixed'"
         ) from error
     data = ((values - values.mean()) / spread)[:, None]
-    fits = [
-        GaussianMixture(n, reg_covar=_LEAST_VARIANCE, n_init=5, random_state=seed).fit(data)
-        for n in (1, 2)
-    ]
-    bic = (float(fits[0].bic(data)), float(fits[1].bic(data)))
-    labels = fits[1].predict(data)
-    earned = (always or bic[1] < bic[0]) and len(set(labels)) == 2
-    return (labels if earned else one), bic
+    mixture = GaussianMixture(2, reg_covar=_LEAST_VARIANCE, n_init=5, random_state=seed)
+    labels = mixture.fit(data).predict(data)
+    return labels if len(set(labels)) == 2 else one

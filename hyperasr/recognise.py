@@ -142,8 +142,7 @@ class Recogniser:
         Args:
             heard: the segments.
             history: text before them, which they are given as a prompt.
-            batch: of the same segments, from `batch_of`; None makes it. Whatever embedding it holds
-                is what decoding, drawing again and finding times go by.
+            batch: of the same segments, from `batch_of`; None makes it.
         Returns:
             By system (adapted first), one for each segment.
         """

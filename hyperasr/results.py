@@ -48,7 +48,6 @@ BENCHMARKS = (
     "over_faster_whisper_int8",
     "cached_over_uncached_training",
     "lora_over_variational_training",
-    "kept_over_returned_memory",
     "simulate_over_real_time",
 )
 # The order of fields in the file; others follow in the order of their names.

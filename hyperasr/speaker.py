@@ -48,12 +48,10 @@ class SpeakerEncoder(Protocol):
 
     Attributes:
         d_spk: size of an embedding.
-        needs: which of ``"layers"``, ``"mel"`` and ``"waveform"`` the call must be given.
         layers: hidden layers of the backbone whose moments ``encoded`` must hold; empty for none.
     """
 
     d_spk: int
-    needs: frozenset[str]
     layers: tuple[int, ...]
 
     def __call__(
@@ -88,8 +86,6 @@ class PooledStates(nn.Module):
         d_model: width of the backbone.
         log_duration: append the natural log of the number of real states.
     """
-
-    needs = frozenset({"layers"})
 
     def __init__(self, layers: Sequence[int], d_model: int, log_duration: bool = False) -> None:
         super().__init__()
@@ -127,7 +123,6 @@ class SpeechBrainEncoder(nn.Module):
     The pretrained weights are no part of `state_dict`, and `.half()` leaves them in float32.
     """
 
-    needs = frozenset({"waveform"})
     layers: tuple[int, ...] = ()
 
     def __init__(self, classifier: Any) -> None:
@@ -207,7 +202,6 @@ class SmallEcapa(nn.Module):
     Source: ECAPA-TDNN, arXiv 2005.07143.
     """
 
-    needs = frozenset({"mel"})
     layers: tuple[int, ...] = ()
 
     def __init__(

@@ -6,12 +6,10 @@ import dataclasses
 import difflib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.loudness import is_silent, normalise_loudness
@@ -22,7 +20,6 @@ from hyperasr.options import TranscribeOptions
 from hyperasr.recognise import Heard, Recognised, Recogniser
 from hyperasr.recordings import Reading, Recording, Source, find_recordings
 from hyperasr.segment import PAUSES, cut_at_pauses
-from hyperasr.session import Session
 from hyperasr.types import Batch, Segment, Transcript
 from hyperasr.vad import Silencer, silero
 
@@ -69,7 +66,6 @@ def transcribe(
     options: TranscribeOptions | None = None,
     *,
     progress: Progress | None = None,
-    session: Session | None = None,
 ) -> Iterator[Result]:
     """Transcribe recordings, each segment decoded with weights of its own.
 
@@ -82,16 +78,13 @@ def transcribe(
             `Utterance` rows, or tuples of an array and its sample rate in hertz.
         options: how; None is the default.
         progress: called whenever recordings are done.
-        session: a conversation that the recordings go on with; None begins one if the options ask
-            for it.
     Returns:
         One result for each recording, in the order given, as they are ready.
     Raises:
-        ConfigError: the model does not know the language, cannot hear such long segments, or does
-            not listen to the voice that a session is to remember.
+        ConfigError: the model does not know the language, or cannot hear such long segments.
     """
     options = options or TranscribeOptions()
-    run = _Run(model, options, _WINDOW_BATCHES * options.batch_size, session)
+    run = _Run(model, options, _WINDOW_BATCHES * options.batch_size)
     events = run.events(find_recordings(sources), progress or _no_progress)
     return (event for event in events if isinstance(event, Result))
 
@@ -102,7 +95,6 @@ def iter_transcribe(
     options: TranscribeOptions | None = None,
     *,
     progress: Progress | None = None,
-    session: Session | None = None,
 ) -> Iterator[Segment | Result]:
     """Transcribe one recording, handing on each segment as soon as it is decoded.
 
@@ -110,14 +102,14 @@ def iter_transcribe(
         model: the model.
         source: as in `transcribe`, but one recording.
         options: how; a smaller `batch_size` brings the first segment sooner.
-        progress, session: as in `transcribe`.
+        progress: as in `transcribe`.
     Returns:
         The segments, in order of time, and last the `Result` of the whole.
     Raises:
         ConfigError: as `transcribe`, and where the source holds several recordings.
     """
     options = options or TranscribeOptions()
-    run = _Run(model, options, options.batch_size, session)
+    run = _Run(model, options, options.batch_size)
     recordings = find_recordings(source)
     if len(recordings) != 1:
         raise ConfigError(f"{source} holds {len(recordings)} recordings; give one")
@@ -127,20 +119,14 @@ def iter_transcribe(
 def transcribe_one(
     model: HyperASR, source: Any, sample_rate: float | None = None, **options: Any
 ) -> Transcript:
-    """Transcribe one recording; see `HyperASR.transcribe`.
-
-    `session` may also be a `hyperasr.session.Session`, which the recording goes on with.
-    """
-    session = options.pop("session", False)
-    if not isinstance(session, Session):
-        options, session = {**options, "session": session}, None
+    """Transcribe one recording; see `HyperASR.transcribe`."""
     names = [f.name for f in dataclasses.fields(TranscribeOptions) if f.name != "compare"]
     for name in options:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
             raise ConfigError(f"transcribe has no option {name!r}; did you mean {close!r}?")
     one = source if sample_rate is None else (source, sample_rate)
-    results = list(transcribe(model, [one], TranscribeOptions(**options), session=session))
+    results = list(transcribe(model, [one], TranscribeOptions(**options)))
     if len(results) != 1:
         raise ConfigError(
             f"{source} holds {len(results)} recordings; use hyperasr.transcribe.transcribe"
@@ -214,14 +200,8 @@ _Pairs = Sequence[tuple[_Job, Heard]]
 class _Run:
     """One call of `transcribe`: its settings, and the window of segments that wait."""
 
-    def __init__(
-        self, model: HyperASR, options: TranscribeOptions, n_window: int, session: Session | None
-    ) -> None:
-        if session is not None:
-            options = replace(options, session=True)  # raises where nothing is adapted
-        elif options.session:
-            session = Session.of(model)
-        self.options, self.n_window, self.session = options, n_window, session
+    def __init__(self, model: HyperASR, options: TranscribeOptions, n_window: int) -> None:
+        self.options, self.n_window = options, n_window
         self.batch_size = options.batch_size  # smaller where memory did not suffice
         self.segment_s = options.segment_s(str(model.backbone.audio_context))
         hears_s = model.backbone.whisper.config.max_source_positions / STATES_PER_SECOND
@@ -317,16 +297,13 @@ class _Run:
         batches: Iterator[_Pairs]
         for job, _ in window:
             job.n_waiting -= 1
-        waiting = window
-        if self.session is None:  # which hears all that was said, however it is cut into windows
-            waiting = [pair for pair in window if pair[0].error is None]
+        waiting = [pair for pair in window if pair[0].error is None]
         if self.options.previous_text:
             batches = ([pair] for pair in waiting)  # each needs the text of the one before
         else:
             batches = self._batches(sorted(waiting, key=lambda pair: len(pair[1].waveform)))
-        ready = ((batch, made) for pairs in batches for batch, made in self._prepared(pairs))
-        for batch, made in ready if self.session is None else self._smoothed(waiting, list(ready)):
-            self._decode_batch(batch, made)
+        for pairs in batches:
+            self._decode_batch(pairs)
         return sum(len(heard.waveform) for _, heard in waiting) / SAMPLE_RATE
 
     def _batches(self, pairs: list[tuple[_Job, Heard]]) -> Iterator[_Pairs]:
@@ -334,19 +311,6 @@ class _Run:
             n = self.batch_size
             yield pairs[:n]
             pairs = pairs[n:]
-
-    def _prepared(self, pairs: _Pairs) -> Iterator[tuple[_Pairs, Batch]]:
-        """Yield the segments with their encoder states; those of a bad one alone are left out."""
-        try:
-            made = self.recognise.batch_of([heard for _, heard in pairs])
-        except (HyperASRError, RuntimeError, MemoryError) as error:
-            parts = self._parts(pairs, error)
-        else:
-            yield pairs, made
-            return
-        # Not before the error has gone, which holds on to memory.
-        for part in parts:
-            yield from self._prepared([pairs[i] for i in part])
 
     def _parts(self, pairs: _Pairs, error: Exception) -> list[range]:
         """Return the parts in which to try again; the error of a segment alone is its recording's.
@@ -373,39 +337,22 @@ class _Run:
         )
         return [range(half), range(half, n)]
 
-    def _smoothed(
-        self, waiting: _Pairs, ready: Sequence[tuple[_Pairs, Batch]]
-    ) -> Iterator[tuple[_Pairs, Batch]]:
-        """Put what the session knows by then in the place of each segment's own embedding.
-
-        The session hears them in the order in which they were spoken, whatever is decoded together.
-        """
-        assert self.session is not None
-        own: dict[int, Tensor] = {}
-        for pairs, batch in ready:
-            assert batch.speaker_emb is not None
-            own |= {id(h): emb for (_, h), emb in zip(pairs, batch.speaker_emb, strict=True)}
-        spoken = [heard for _, heard in waiting if id(heard) in own]
-        if not spoken:
-            return
-        durations_s = torch.tensor([heard.end_s - heard.start_s for heard in spoken])
-        smoothed = self.session.smooth(torch.stack([own[id(h)] for h in spoken]), durations_s)
-        known = dict(zip(map(id, spoken), smoothed, strict=True))
-        for pairs, batch in ready:
-            emb = torch.stack([known[id(heard)] for _, heard in pairs])
-            yield pairs, replace(batch, speaker_emb=emb)
-
-    def _decode_batch(self, pairs: _Pairs, batch: Batch) -> None:
+    def _decode_batch(self, pairs: _Pairs, batch: Batch | None = None) -> None:
+        """Decode segments, of which `batch` holds what the encoder made, if it is known."""
         history = pairs[0][0].history if self.options.previous_text else ""
+        segments = [heard for _, heard in pairs]
         try:
-            systems = self.recognise([heard for _, heard in pairs], history, batch)
+            batch = self.recognise.batch_of(segments) if batch is None else batch
+            systems = self.recognise(segments, history, batch)
         except (HyperASRError, RuntimeError, MemoryError) as error:
             parts = self._parts(pairs, error)
         else:
             self._put(pairs, systems)
             return
+        # Not before the error has gone, which holds on to memory.
         for part in parts:
-            self._decode_batch([pairs[i] for i in part], batch.select(part))
+            known = None if batch is None else batch.select(part)
+            self._decode_batch([pairs[i] for i in part], known)
 
     def _put(self, pairs: _Pairs, systems: Sequence[Sequence[Recognised]]) -> None:
         """Give each recording what was recognised of it."""

@@ -196,7 +196,6 @@ def test_mistakes_in_a_call(
 
     out = tmp_path / "out"
     says([a for a in world.argv(out) if a not in ("--out", str(out))], "give --out FOLDER")
-    says(world.argv(out, "--session"), "leave out --shards")
     says(world.argv(world.manifest), "is a file; give a folder")
     says(world.argv(out, "--shard-size", 0), "give at least 1")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,4 +1,4 @@
-"""Clean text is an edit list over the verbatim words: what goes, what stays, and the way back."""
+"""Clean text is an edit list over the verbatim words: what goes and what stays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperasr.disfluency import apply_edits, clean_edits, undo_edits
+from hyperasr.disfluency import apply_edits, clean_edits
 
 CLEANED = [
     ("a-a-actually i like it", "actually i like it"),
@@ -74,7 +74,6 @@ def test_what_goes(verbatim: str, clean: str) -> None:
     words = verbatim.split()
     edits = clean_edits(words)
     assert " ".join(apply_edits(words, edits)) == clean
-    assert undo_edits(clean.split(), edits) == words
 
 
 @pytest.mark.parametrize("text", KEPT)
@@ -121,10 +120,9 @@ def test_fillers_are_a_languages_own() -> None:
         max_size=12,
     )
 )
-def test_every_edit_list_can_be_undone(words: list[str]) -> None:
+def test_every_edit_says_what_it_changes(words: list[str]) -> None:
     edits = clean_edits(words)
     clean = apply_edits(words, edits)
-    assert undo_edits(clean, edits) == words
     for one, following in pairwise(edits):
         assert one.first < one.last <= following.first
     assert all(" ".join(words[e.first : e.last]) == e.text for e in edits)

@@ -53,7 +53,6 @@ LAYERS = [
     },
     {
         "calibration",
-        "caution",
         "cohorts",
         "edits",
         "metrics",
@@ -61,7 +60,6 @@ LAYERS = [
         "provenance",
         "recordings",
         "results",
-        "session",
         "sources",
         "speaker",
         "startup",

@@ -19,7 +19,6 @@ from hyperasr.metrics import (
     error_rate,
     lower_of,
     macro_by_speaker,
-    relative_reduction,
     score,
     shares,
     word_edits,
@@ -198,13 +197,6 @@ def test_score_normalises_both_sides() -> None:
     assert score(references, hypotheses, normaliser("spoken")) == [EditCounts(2, 0, 1, 0)]
     assert score(references, hypotheses, normaliser("whisper")) == [EditCounts(2, 0, 0, 0)]
     assert score(references, hypotheses, normaliser("whisper"), "cer") == [EditCounts(9)]
-
-
-def test_relative_reduction() -> None:
-    assert relative_reduction(0.5, 0.125) == 0.75
-    assert relative_reduction(0.2, 0.3) == pytest.approx(-0.5)
-    assert relative_reduction(0.0, 0.0) == 0.0
-    assert relative_reduction(0.0, 0.1) == -math.inf
 
 
 def test_what_cannot_be_scored_says_so() -> None:

@@ -35,9 +35,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         "vi_lora",
         {"rank": 2, "prior": "single", "by": "speaker", "groups": ["anna", "ben"]},
     ),
-    "vi_lora_low_rank": ("vi_lora", {"rank": 2, "prior": "single", "covariance_rank": 2}),
     "blora": ("blora", {"rank": 2, "alpha": 4.0}),
-    "blora_local": ("blora", {"rank": 2, "alpha": 4.0, "noise": "local"}),
     "blora_plain": ("blora", {"rank": 2, "alpha": 4.0, "noise": "plain"}),
 }
 GAUSSIAN = [name for name in SETTINGS if name not in ("hypernet", "static")]
@@ -277,6 +275,33 @@ class TestCheckpoints:
         assert head["format_version"] == 1
         assert set(head["source"]) == {"kind", "targets", "settings"}
         assert HyperASR.from_pretrained(random_model_folder, backbone=random_backbone)
+
+    @pytest.mark.parametrize(
+        ("old", "now"),
+        [
+            ({"covariance_rank": 0, "unseen": "error"}, {}),
+            ({"covariance_rank": 4}, None),
+            ({"prior": "dual_always"}, {"prior": "dual"}),
+        ],
+    )
+    def test_settings_of_earlier_versions(
+        self,
+        old: dict[str, Any],
+        now: dict[str, Any] | None,
+        random_backbone: Backbone,
+        tmp_path: Path,
+    ) -> None:
+        build(random_backbone, "vi_lora").save_pretrained(tmp_path / "m", backbone="unused")
+        path = tmp_path / "m" / "config.json"
+        head = json.loads(path.read_text())
+        head["source"]["settings"] |= old
+        path.write_text(json.dumps(head))
+        if now is None:
+            with pytest.raises(ConfigError, match=next(iter(old))):
+                HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
+        else:
+            loaded = HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
+            assert loaded.source_config.settings == SETTINGS["vi_lora"][1] | now
 
 
 def _sigmas(posterior: Any) -> list[Tensor]:

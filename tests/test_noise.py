@@ -42,22 +42,16 @@ def inputs(n_utt: int, n_token: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("of", ["A", "B", "both"])
-@pytest.mark.parametrize("noise", ["flipout", "local"])
-def test_mean_and_variance_are_those_of_drawn_factors(
-    tiny_whisper: Any, noise: str, of: str
-) -> None:
-    n, found = 8_000, posterior(tiny_whisper, noise, of, NAMES[:1])
+def test_mean_and_variance_are_those_of_drawn_factors(tiny_whisper: Any, of: str) -> None:
+    n, found = 8_000, posterior(tiny_whisper, "flipout", of, NAMES[:1])
     x = inputs(1).expand(n, -1, -1)
     with torch.no_grad():
-        if noise == "local":
-            with using_noise(tiny_whisper, found, n, torch.Generator().manual_seed(1)):
-                ours = layer(tiny_whisper)(x)
-        else:  # utterances of a block share the size of the noise: many blocks
-            generator, blocks = torch.Generator().manual_seed(1), []
-            for _ in range(1000):
-                with using_noise(tiny_whisper, found, 4, generator):
-                    blocks.append(layer(tiny_whisper)(x[:4]))
-            ours = torch.cat(blocks)
+        # Utterances of a block share the size of the noise: many blocks.
+        generator, blocks = torch.Generator().manual_seed(1), []
+        for _ in range(1000):
+            with using_noise(tiny_whisper, found, 4, generator):
+                blocks.append(layer(tiny_whisper)(x[:4]))
+        ours = torch.cat(blocks)
         drawn = found.sample(torch.Generator().manual_seed(2), n)["decoder.fc1"]
         h = torch.einsum("ntd,nrd->ntr", x, drawn.A[1])
         slow = layer(tiny_whisper)(x) + 0.7 * torch.einsum("ntr,nor->nto", h, drawn.B[1])
@@ -86,17 +80,8 @@ def test_flipout_is_one_set_of_weights_for_each_utterance(tiny_whisper: Any) -> 
     assert not torch.allclose(out[0], out[1], atol=1e-3), "utterances have samples of their own"
 
 
-def test_local_noise_is_drawn_for_every_token(tiny_whisper: Any) -> None:
-    found = posterior(tiny_whisper, "local")
-    x = inputs(1, 1).expand(1, 2, -1)
-    with torch.no_grad(), using_noise(tiny_whisper, found, 1, torch.Generator().manual_seed(0)):
-        out = layer(tiny_whisper)(x)
-    assert not torch.allclose(out[:, 0], out[:, 1], atol=1e-3)
-
-
-@pytest.mark.parametrize("noise", ["flipout", "local"])
-def test_a_b_of_zero_without_noise_changes_no_bit(tiny_whisper: Any, noise: str) -> None:
-    found = posterior(tiny_whisper, noise, of="A")
+def test_a_b_of_zero_without_noise_changes_no_bit(tiny_whisper: Any) -> None:
+    found = posterior(tiny_whisper, "flipout", of="A")
     for pair in found.mu.targets.values():
         pair.B.zero_()
     x = inputs(2)
@@ -106,9 +91,8 @@ def test_a_b_of_zero_without_noise_changes_no_bit(tiny_whisper: Any, noise: str)
             assert torch.equal(layer(tiny_whisper)(x), plain)
 
 
-@pytest.mark.parametrize("noise", ["flipout", "local"])
-def test_gradients_are_finite_and_reach_everything(tiny_whisper: Any, noise: str) -> None:
-    found = posterior(tiny_whisper, noise)
+def test_gradients_are_finite_and_reach_everything(tiny_whisper: Any) -> None:
+    found = posterior(tiny_whisper, "flipout")
     leaves = [
         t.requires_grad_()
         for name in ("decoder.fc1",)
@@ -153,6 +137,6 @@ def test_bad_calls(tiny_whisper: Any) -> None:
         pass
     with (
         pytest.raises(ShapeError, match="0 rows"),
-        using_noise(tiny_whisper, posterior(tiny_whisper, "local"), 0),
+        using_noise(tiny_whisper, posterior(tiny_whisper, "flipout"), 0),
     ):
         pass

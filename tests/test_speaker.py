@@ -399,20 +399,18 @@ def test_waveforms_are_checked(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "kind", "d_spk", "needs"),
+    ("config", "kind", "d_spk"),
     [
-        (SpeakerConfig(), PooledStates, 4 * D_MODEL, {"layers"}),
-        (SpeakerConfig(layers=(0,), log_duration=True), PooledStates, 13, {"layers"}),
-        (SpeakerConfig(kind="ecapa", d_spk=9, channels=8), SmallEcapa, 9, {"mel"}),
+        (SpeakerConfig(), PooledStates, 4 * D_MODEL),
+        (SpeakerConfig(layers=(0,), log_duration=True), PooledStates, 13),
+        (SpeakerConfig(kind="ecapa", d_spk=9, channels=8), SmallEcapa, 9),
     ],
 )
-def test_factory_builds_what_it_is_told(
-    config: SpeakerConfig, kind: type, d_spk: int, needs: set[str]
-) -> None:
+def test_factory_builds_what_it_is_told(config: SpeakerConfig, kind: type, d_spk: int) -> None:
     encoder = speaker_encoder(config, Dims())
     assert isinstance(encoder, kind)
     assert isinstance(encoder, SpeakerEncoder)
-    assert (encoder.d_spk, encoder.needs) == (d_spk, needs)
+    assert encoder.d_spk == d_spk
 
 
 def test_factory_chooses_the_middle_and_the_last_layer() -> None:
@@ -423,7 +421,7 @@ def test_factory_chooses_the_middle_and_the_last_layer() -> None:
 def test_factory_loads_a_folder(folder: Path) -> None:
     encoder = speaker_encoder(SpeakerConfig(kind="speechbrain", folder=str(folder)), Dims())
     assert isinstance(encoder, SpeechBrainEncoder)
-    assert (encoder.needs, encoder.layers) == ({"waveform"}, ())
+    assert encoder.layers == ()
 
 
 def test_factory_refuses_layers_the_backbone_lacks() -> None:

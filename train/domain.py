@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-__all__ = ["domain_words", "number_words", "sample_text"]
+__all__ = ["number_words", "sample_text"]
 
 DIGITS = "zero one two three four five six seven eight nine".split()
 TEENS = ("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen").split()
@@ -222,9 +222,3 @@ def sample_text(rng: random.Random) -> str:
     weights = [weight for weight, _ in _KINDS]
     kind = rng.choices([kind for _, kind in _KINDS], weights)[0]
     return " ".join(kind(rng).split())
-
-
-def domain_words(n_samples: int = 20_000) -> frozenset[str]:
-    """Return the words the generator says, found by sampling it."""
-    rng = random.Random(0)
-    return frozenset(word for _ in range(n_samples) for word in sample_text(rng).split())

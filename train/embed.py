@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from hyperasr.backbone import Backbone
-from hyperasr.caution import CLOUD_FILE
 from hyperasr.files import atomic_folder
 from hyperasr.hub import EMBEDDED
 from hyperasr.weights import ASSETS
@@ -47,16 +46,11 @@ def embed_backbone(source: Path, target: Path) -> None:
 
 
 def embed_hypernet(source: Path, target: Path) -> None:
-    """Copy the adapter, and its cloud if `train.cloud` made one.
-
-    Its notes keep settings, without the folders of the one who trained it.
-    """
+    """Copy the adapter; its notes keep settings, without the folders of the one who trained it."""
     head = json.loads((source / "config.json").read_text())
     head["training"].pop("config", None)
     with atomic_folder(target) as temporary:
         shutil.copy(source / "model.safetensors", temporary)
-        if (source / CLOUD_FILE).exists():
-            shutil.copy(source / CLOUD_FILE, temporary)
         (temporary / "config.json").write_text(json.dumps(head, indent=2) + "\n")
 
 

@@ -86,7 +86,7 @@ class IndividualConfig:
     """LoRA alpha, above 0."""
     kind: Literal["static", "vi_lora"] = "static"
     """What each person gets: factors, or a Gaussian over them, decoded with its mean."""
-    prior: Literal["single", "dual", "dual_always"] = "dual_always"
+    prior: Literal["single", "dual"] = "dual"
     """Of a Gaussian, from the backbone's weights; see `hyperasr.sources.gaussian`."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Weights of cross-entropy and divergence, of each person, and its reduction; nothing else."""

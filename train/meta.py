@@ -74,16 +74,11 @@ class MetaConfig:
     """The speaker encoder."""
     batch_size: int = 32
     """Utterances a batch and process, at least 1."""
-    view_sets: int = 1
-    """Sets of simulated views; set k joins the training after k/n of the steps."""
     people_per_speaker: int = 2
-    """Simulated people that share a real voice in each cohort and set."""
+    """Simulated people that share a real voice in each cohort."""
     typical_share: float = 0.5
     """Share of the typical recordings that also count as they are, in [0, 1]; all of them do where
     nothing is simulated."""
-    same_person_share: float = 0.0
-    """Share of the utterances that train with the embedding of another utterance of the same
-    simulated person, in [0, 1]: an embedding of one's own can be learned by heart."""
     variety: Variety = field(default_factory=Variety)
     """More speakers and places made out of the training recordings."""
     teacher: Path | None = None
@@ -134,20 +129,8 @@ class MetaConfig:
             )
         if self.dev_per_speaker < 0:
             raise ConfigError(f"dev_per_speaker is {self.dev_per_speaker}; it must be at least 0")
-        if not 0 <= self.same_person_share <= 1:
-            raise ConfigError(
-                f"same_person_share is {self.same_person_share}; it must be in [0, 1]"
-            )
-        if self.same_person_share and self.features.embed:
-            raise ConfigError(
-                "same_person_share and features.embed both say whose embedding is trained with; "
-                "leave one out"
-            )
-        if self.batch_size < 1 or self.view_sets < 1:
-            raise ConfigError(
-                f"batch_size and view_sets must be at least 1, not {self.batch_size} and "
-                f"{self.view_sets}"
-            )
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
 
     @property
     def adapts_encoder(self) -> bool:
@@ -189,19 +172,18 @@ def data_of(
 ) -> tuple[Views, Cache]:
     """Return the training batches and the development rows; the main process makes the caches."""
     with accelerator.main_process_first():
-        main = accelerator.is_main_process
         plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
-        views = Views(config, backbone, accelerator.num_processes, builds=main)
+        views = Views(config, backbone)
         dev_folder = build_cache(
             config.cache,
             plan,
             config.backbone,
-            CacheConfig(config.speaker, views.drawing[1].keeps_mel),
+            CacheConfig(config.speaker, views.cache.keeps_mel),
             backbone=backbone,
             workers=config.workers,
             device=config.encode_on,
         )
-    return views, chosen_on(Cache([dev_folder], backbone), views.drawing[1], config)
+    return views, chosen_on(Cache([dev_folder], backbone), views.cache, config)
 
 
 def judge_of(config: MetaConfig, backbone: Backbone, accelerator: Accelerator) -> Judge | None:
@@ -318,11 +300,11 @@ def run(config: MetaConfig) -> dict[str, float]:
     backbone = frozen(config)
     views, dev = data_of(config, backbone, accelerator)
     judge = judge_of(config, backbone, accelerator)
-    model = new_model(config, backbone, views.drawing[1])
+    model = new_model(config, backbone, views.cache)
     log.info("%s", model.budget())
 
     def save_best(objective: nn.Module) -> None:
-        notes = {"config": to_dict(config), "rows": len(views.drawing[1])}
+        notes = {"config": to_dict(config), "rows": len(views.cache)}
         objective.model.save_pretrained(
             config.out / "best", backbone=str(config.backbone), training=notes
         )

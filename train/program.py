@@ -19,7 +19,6 @@ from torch import nn
 
 from hyperasr.config import parse, to_dict
 from hyperasr.errors import ConfigError, HyperASRError, MissingExtra
-from hyperasr.startup import keep_freed_memory
 from train.loop import LoopConfig, fit
 from train.scoring import Judge, NotWorthIt
 from train.step import Split
@@ -53,7 +52,6 @@ def run_program(main: Callable[[], object]) -> None:
 
     A training that came to its end and is worth nothing exits with 1.
     """
-    keep_freed_memory()
     try:
         main()
     except NotWorthIt as error:

@@ -49,6 +49,8 @@ FREE_SETTINGS = {
     "watchdog_s",
     "workers",
 }
+GONE = {"view_sets": 1}
+"""Settings that are gone, each with the value at which it changed nothing."""
 
 
 def save_state(
@@ -190,15 +192,20 @@ def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return the names of settings that differ, by dotted name, and may not within a run.
 
-    A setting that one side does not know is as good as off (false, 0, nothing): runs of a version
-    before it was added go on.
+    A setting that one side does not know is as good as off (false, 0, nothing, or in `GONE`): runs
+    of a version before it was added, or taken away, go on.
     """
+
+    def off(name: str, settings: dict[str, Any]) -> bool:
+        value = settings.get(name)
+        return not value or GONE.get(name.rpartition(".")[2]) == value
+
     return [
         name
         for name in sorted(before.keys() | now.keys())
         if name.rpartition(".")[2] not in FREE_SETTINGS
         and (name in before, before.get(name)) != (name in now, now.get(name))
-        and ((name in before and name in now) or before.get(name) or now.get(name))
+        and ((name in before and name in now) or not (off(name, before) and off(name, now)))
     ]
 
 

@@ -1,12 +1,8 @@
-"""The training rows: caches of views, simulated and as recorded; later sets are made meanwhile."""
+"""The training rows: a cache of views, simulated and as recorded."""
 
 from __future__ import annotations
 
-import json
 import logging
-import random
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +19,6 @@ from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.sampler import BalancedSampler
 from hyperasr.cohorts.views import TYPICAL, View, plan_views
 from hyperasr.errors import ConfigError
-from hyperasr.files import atomic_write_text
 from hyperasr.mel import CHUNK_S
 from hyperasr.speaker import speaker_encoder
 from hyperasr.types import Batch, Utterance
@@ -57,19 +52,17 @@ LONGEST_SIMULATED_S = 20.0
 
 
 class Views:
-    """Batches by number, from caches of view sets; the later ones are made in the background.
+    """Batches by number, from a cache of views.
 
     Args:
         config: of `train.meta`.
         backbone: the frozen Whisper.
-        n_processes: of the run, which share the batches.
-        builds: False on the processes that wait for another to make the later sets; run folder and
-            cache must then be on a disk that all of them see.
+
+    Attributes:
+        cache: the rows that are drawn from.
     """
 
-    def __init__(
-        self, config: MetaConfig, backbone: Backbone, n_processes: int = 1, builds: bool = True
-    ) -> None:
+    def __init__(self, config: MetaConfig, backbone: Backbone) -> None:
         silent = backbone.audio_context == "full" or backbone.margin_frames > 0
         if config.features.changes and silent:
             raise ConfigError(
@@ -78,40 +71,19 @@ class Views:
             )
         self.config, self.backbone = config, backbone
         self.embed = _embedder(config, backbone) if config.features.embed else None
-        self.n_batches = config.loop.steps * config.loop.accumulate * n_processes
         self.recordings = trainable(read_manifest(config.train), config.train, config.simulate)
         self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
         self.recording: dict[str, str] = {}  # of each view of typical speech, for the teacher
-        self.caches: list[Path] = [self._build(0)]
-        self.drawing = (0, *self._rows(0))
-        self.maker: threading.Thread | None = None
-        if config.view_sets > 1:
-            if builds:
-                for old in config.out.glob("views-*.json"):  # what they name may be gone
-                    old.unlink()
-            work = self._build_the_rest if builds else self._wait_for_the_rest
-            self.maker = threading.Thread(target=work, daemon=True)
-            self.maker.start()
+        self.cache, self.sampler = self._rows()
 
-    def plan(self, index: int) -> list[View]:
-        """Return the views of set `index`."""
-        return training_plan(self.config, self.recordings, index)
+    def plan(self) -> list[View]:
+        """Return all views."""
+        return training_plan(self.config, self.recordings)
 
     def __call__(self, number: int) -> Batch:
-        """Return batch `number`; waits for the view sets it draws from."""
+        """Return batch `number`."""
         config = self.config
-        wanted = number * config.view_sets // max(self.n_batches, 1)
-        wanted = min(config.view_sets - 1, wanted)
-        if wanted != self.drawing[0]:
-            while len(self.caches) <= wanted:
-                assert self.maker is not None
-                self.maker.join(1.0)
-                if not self.maker.is_alive() and len(self.caches) <= wanted:
-                    raise ConfigError(f"view set {wanted} could not be made; see the log")
-            self.drawing = (wanted, *self._rows(wanted))
-        _, cache, sampler = self.drawing
-        rows = sampler.batch(number, config.batch_size)
-        batch = cache.batch(rows)
+        batch = self.cache.batch(self.sampler.batch(number, config.batch_size))
         if config.features.changes:
             seed = (config.loop.seed, number)
             batch = vary_features(batch, config.features, seed, self.embed)
@@ -120,31 +92,17 @@ class Views:
         if self.teacher is not None:
             heard = [self.recording.get(name) for name in batch.ids]
             batch = replace(batch, teacher=self.teacher.teach(batch, heard))
-        if not config.same_person_share:
-            return batch
-        rng = random.Random(f"{config.loop.seed}/{number}/person")
-        chosen = [
-            rng.choice(self.people[cache.person(row)])
-            if rng.random() < config.same_person_share
-            else row
-            for row in rows
-        ]
-        return replace(batch, speaker_emb=cache.embeddings(chosen).to(self.backbone.device))
+        return batch
 
-    def _rows(self, last: int) -> tuple[Cache, BalancedSampler]:
+    def _rows(self) -> tuple[Cache, BalancedSampler]:
         if self.teacher is not None:
             # What the unadapted Whisper makes of atypical recordings is not worth learning.
             self.recording = {
                 view.id: view.utterance.id
-                for index in range(last + 1)
-                for view in self.plan(index)
+                for view in self.plan()
                 if view.utterance.cohort == TYPICAL
             }
-        cache = of_cohorts(Cache(self.caches[: last + 1], self.backbone), self.config.cohorts)
-        if self.config.same_person_share:
-            self.people: dict[str, list[int]] = {}
-            for row in range(len(cache)):
-                self.people.setdefault(cache.person(row), []).append(row)
+        cache = of_cohorts(Cache([self._build()], self.backbone), self.config.cohorts)
         speakers = [str(s) for s in cache.meta["speaker"]]
         seed = self.config.loop.seed
         sources = [str(s) for s in cache.meta["source"]]
@@ -158,39 +116,23 @@ class Views:
             self.config.speaker_power,
         )
 
-    def _build(self, index: int) -> Path:
+    def _build(self) -> Path:
         config = self.config
 
         def report(done: int, n: int) -> None:
             progress()
-            log.info("view set %d: %d of %d parts", index, done, n)
+            log.info("cache: %d of %d parts", done, n)
 
         return build_cache(
             config.cache,
-            self.plan(index),
+            self.plan(),
             config.backbone,
             CacheConfig(config.speaker, config.needs_mel),
             backbone=self.backbone,
-            workers=config.workers if index == 0 else 1,
+            workers=config.workers,
             device=config.encode_on,
             progress=report,
         )
-
-    def _build_the_rest(self) -> None:
-        for index in range(1, self.config.view_sets):
-            cache = self._build(index)
-            atomic_write_text(self._marker(index), json.dumps(str(cache.resolve())))
-            self.caches.append(cache)
-
-    def _wait_for_the_rest(self) -> None:
-        for index in range(1, self.config.view_sets):
-            while not self._marker(index).exists():
-                progress()  # whoever makes it is watched
-                time.sleep(1.0)
-            self.caches.append(Path(json.loads(self._marker(index).read_text())))
-
-    def _marker(self, index: int) -> Path:
-        return self.config.out / f"views-{index:03d}.json"
 
 
 def _embedder(config: MetaConfig, backbone: Backbone) -> Callable[[Batch], Tensor]:
@@ -289,11 +231,11 @@ def seconds(row: Utterance) -> float:
     return (duration_s(row.path) if row.end_s is None else row.end_s) - row.start_s
 
 
-def training_plan(config: MetaConfig, rows: Sequence[Utterance], index: int = 0) -> list[View]:
-    """Return view set `index` of a training: rows simulated on where typical, else as recorded."""
+def training_plan(config: MetaConfig, rows: Sequence[Utterance]) -> list[View]:
+    """Return the views of a training: rows simulated on where typical, else as recorded."""
     return plan_views(
         rows,
-        seed=config.view_seed + index,
+        seed=config.view_seed,
         cohorts=(*config.simulate, TYPICAL),
         people_per_speaker=config.people_per_speaker,
         # Beside simulated views typical ones are many; without, they are all there is.

@@ -1,4 +1,4 @@
-"""Manifests to and from `datasets.Dataset`, lhotse and Kaldi.
+"""Manifests to `datasets.Dataset`, lhotse and Kaldi.
 
 Paths go out absolute. What the other side has no place for (cohort, severity, split ...) is kept
 beside: in columns, in ``custom`` of a lhotse supervision, in ``utt2cohort`` and ``utt2lang``.
@@ -7,23 +7,21 @@ beside: in columns, in ``custom`` of a lhotse supervision, in ``utt2cohort`` and
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperasr.cohorts.manifest import check_row
 from hyperasr.container import open_recording
 from hyperasr.errors import AudioError, ManifestError
-from hyperasr.files import atomic_folder, atomic_write_bytes
+from hyperasr.files import atomic_folder
 from hyperasr.types import Utterance
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["from_dataset", "from_lhotse", "to_dataset", "to_kaldi", "to_lhotse"]
+__all__ = ["to_dataset", "to_kaldi", "to_lhotse"]
 
 AUDIO_COLUMN = "audio"
 
@@ -32,7 +30,6 @@ _NUMBERS = ("start_s", "end_s", "severity")
 # Fields that a lhotse supervision has itself; the others go to `custom`.
 _OF_LHOTSE = ("id", "path", "text", "speaker", "language", "start_s", "end_s", "extra")
 _UNKNOWN_FRAMES = 2**62
-_SUFFIX_OF = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"NIST": ".sph"}
 _DECODERS = {
     ".flac": "flac -c -d -s {} |",
     ".sph": "sph2pipe -f wav -p{} {} |",
@@ -74,50 +71,6 @@ def to_dataset(rows: Iterable[Utterance], *, audio: str = "path") -> Dataset:
         )
     dataset = Dataset.from_dict(columns, features=features)
     return dataset.cast_column(AUDIO_COLUMN, Audio(decode=False))
-
-
-def from_dataset(
-    dataset: Dataset,
-    folder: str | os.PathLike[str] | None = None,
-    *,
-    columns: Mapping[str, str] | None = None,
-    defaults: Mapping[str, Any] | None = None,
-) -> Iterator[Utterance]:
-    """Yield the rows of a dataset that has an audio column or paths.
-
-    Args:
-        dataset: with `to_dataset`'s columns, or others; other columns are left out.
-        folder: where recordings are written that the dataset holds as bytes: files named by their
-            content, so that a second time writes nothing. None refuses them.
-        columns: the dataset's column for a field where it is called otherwise, such as
-            ``{"text": "sentence"}``.
-        defaults: values of fields that the dataset has no column for, such as the cohort.
-    Raises:
-        ManifestError: a row that is no valid row of a manifest (number, field, reason), bytes
-            without a folder, or decoded audio.
-    """
-    from datasets import Audio
-
-    names = {name: (columns or {}).get(name, name) for name in (*_NAMES, AUDIO_COLUMN)}
-    missing = sorted(set(columns or {}) - set(names)) or sorted(
-        {n for n in (columns or {}).values() if n not in dataset.column_names}
-    )
-    if missing:
-        raise ManifestError(
-            f"columns: there is no {missing[0]!r}; the dataset has {sorted(dataset.column_names)}"
-        )
-    sound = names[AUDIO_COLUMN]
-    if isinstance(dataset.features.get(sound), Audio):
-        dataset = dataset.cast_column(sound, Audio(decode=False))
-    for number, item in enumerate(dataset):
-        where = f"dataset, row {number}"
-        values = dict(defaults or {})
-        values |= {f: item[c] for f, c in names.items() if f in _NAMES and item.get(c) is not None}
-        if isinstance(values.get("extra"), str):
-            values["extra"] = json.loads(values["extra"])
-        path = _recording(item.get(sound), values.get("path"), folder, where)
-        values |= {"path": path, "id": values.get("id") or f"{number:08d}"}
-        yield check_row(values, where, Path())
 
 
 def to_lhotse(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path:
@@ -164,41 +117,6 @@ def to_lhotse(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path
         _write_lines(temporary / "recordings.jsonl", map(_json, recordings.values()))
         _write_lines(temporary / "supervisions.jsonl", map(_json, supervisions))
     return Path(folder)
-
-
-def from_lhotse(folder: str | os.PathLike[str]) -> Iterator[Utterance]:
-    """Yield the rows of ``recordings.jsonl`` and ``supervisions.jsonl``, as lhotse writes them.
-
-    Raises:
-        ManifestError: a file, a line or a field that cannot be used.
-    """
-    folder = Path(folder)
-    recordings = {}
-    for where, values in _read_lines(folder / "recordings.jsonl"):
-        sources = values.get("sources") or [{}]
-        if len(sources) != 1 or sources[0].get("type") != "file":
-            raise ManifestError(f"{where}: only recordings of one file are read")
-        recordings[values.get("id")] = sources[0].get("source")
-    for where, values in _read_lines(folder / "supervisions.jsonl"):
-        source = recordings.get(values.get("recording_id"))
-        if source is None:
-            raise ManifestError(f"{where}: there is no recording {values.get('recording_id')!r}")
-        custom = {k: v for k, v in (values.get("custom") or {}).items() if k in _NAMES}
-        start_s = values.get("start", 0.0)
-        channel = values.get("channel", 0)
-        if channel not in (0, [0]):
-            first = channel[0] if isinstance(channel, list) else channel
-            custom["extra"] = {**(custom.get("extra") or {}), "channel": str(first)}
-        row = {
-            **custom,
-            "id": values.get("id"),
-            "path": source,
-            "text": values.get("text"),
-            "start_s": start_s,
-            "end_s": round(start_s + values.get("duration", 0.0), 8),
-        }
-        row |= {k: values[k] for k in ("speaker", "language") if values.get(k) is not None}
-        yield check_row(row, where, folder)
 
 
 def to_kaldi(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path:
@@ -322,34 +240,6 @@ def _lhotse_recording(path: str, name: str) -> dict[str, Any]:
     }
 
 
-def _recording(
-    sound: Any, path: str | None, folder: str | os.PathLike[str] | None, where: str
-) -> str:
-    """Return the path of a row's recording, written to `folder` where there are only bytes."""
-    if isinstance(sound, str):
-        return sound
-    if sound is None:
-        return path or ""
-    content = sound if isinstance(sound, bytes) else None
-    if isinstance(sound, Mapping):
-        content = sound.get("bytes")
-        if content is None and sound.get("path"):
-            return str(sound["path"])
-    if content is None:
-        raise ManifestError(
-            f"{where}: audio that was decoded already; cast it to Audio(decode=False)"
-        )
-    if folder is None:
-        raise ManifestError(
-            f"{where}: the dataset holds the recording as bytes; give a folder for it"
-        )
-    suffix = _SUFFIX_OF.get(content[:4], ".mp3")
-    target = Path(folder) / f"{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
-    if not target.exists():
-        atomic_write_bytes(target, content)
-    return os.path.abspath(target)
-
-
 def _content(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
@@ -363,20 +253,3 @@ def _json(value: Any) -> str | None:
 
 def _write_lines(path: Path, lines: Iterable[str | None]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        lines: Sequence[str] = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read ({error})") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            try:
-                values = json.loads(line)
-            except ValueError as error:
-                raise ManifestError(f"{where}: not a JSON object ({error})") from error
-            if not isinstance(values, dict):
-                raise ManifestError(f"{where}: not a JSON object")
-            yield where, values

@@ -14,7 +14,7 @@ from hyperasr.errors import ManifestError
 from hyperasr.files import atomic_text
 from hyperasr.types import Utterance
 
-__all__ = ["check_row", "read_manifest", "write_manifest"]
+__all__ = ["read_manifest", "write_manifest"]
 
 _FIELDS = {field.name for field in dataclasses.fields(Utterance)}
 _TEXT = {"id", "path", "speaker", "cohort", "language", "split", "source", "domain"}

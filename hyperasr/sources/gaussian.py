@@ -18,7 +18,7 @@ from hyperasr.priors import FactorPrior, fixed_prior, mixture_prior
 __all__ = ["GaussianSettings", "PriorBuffers", "check_sigma"]
 
 log = logging.getLogger(__name__)
-_PRIORS = ("fixed", "single", "dual", "dual_always")
+_PRIORS = ("fixed", "single", "dual")
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,9 @@ class GaussianSettings:
     """Standard deviation of the posterior at the start, above 0: our choice, a few percent of A's
     entries."""
 
-    prior: Literal["fixed", "single", "dual", "dual_always"] = "fixed"
+    prior: Literal["fixed", "single", "dual"] = "fixed"
     """``fixed`` has the width `prior_sigma`; ``single`` the mean deviation of the pretrained target
-    weights; ``dual`` that of the layer's component in a mixture of two, or ``single`` where two do
-    not earn their parameters by BIC; ``dual_always`` of a mixture of two all the same."""
+    weights; ``dual`` that of the layer's component in a mixture of two."""
 
     prior_sigma: float = 0.1
     """Width of the fixed prior, above 0."""
@@ -74,13 +73,8 @@ class PriorBuffers(nn.Module):
         """
         if self.settings.prior == "fixed":
             return
-        kind = self.settings.prior
-        found = mixture_prior(
-            deviations,
-            dual=kind != "single",
-            always=kind == "dual_always",
-            scale=self.settings.prior_scale,
-        )
+        dual = self.settings.prior == "dual"
+        found = mixture_prior(deviations, dual=dual, scale=self.settings.prior_scale)
         log.info("%s", found)
         self._store(found.prior)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -25,7 +25,6 @@ from hyperasr.posterior import NOISE_SCHEMES, GaussianFactors, LogSigma
 from hyperasr.priors import FactorPrior
 from hyperasr.sources.gaussian import GaussianSettings, PriorBuffers, check_sigma
 from hyperasr.sources.static import StaticLoRA, StaticLoRAConfig, select
-from hyperasr.types import LoRAFactors
 
 __all__ = ["BLoRA", "BLoRAConfig", "VILoRA", "VILoRAConfig"]
 
@@ -35,23 +34,15 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
     """Settings of a `VILoRA`: rank, level and groups of a `StaticLoRA`, prior and start, and
     these."""
 
-    prior: Literal["fixed", "single", "dual", "dual_always"] = "dual"
+    prior: Literal["fixed", "single", "dual"] = "dual"
     """See `GaussianSettings`; the paper compares ``single`` and ``dual``."""
 
     sigma_B_start: float | None = None  # noqa: N815 (B is a matrix)
     """Standard deviation of B at the start; None as `sigma_start`; 0 makes B a point, which counts
     in the divergence by the density of its prior (maximum a posteriori)."""
 
-    noise: Literal["plain", "flipout", "local"] = "plain"
+    noise: Literal["plain", "flipout"] = "plain"
     """How training noise enters: factors drawn for each utterance, or see `hyperasr.noise`."""
-
-    covariance_rank: int = 0
-    """Columns of the low-rank part of the covariance over (A, B) of a layer, 0..32; 0 leaves all
-    entries independent, as published."""
-
-    unseen: Literal["error", "prior"] = "error"
-    """What a cohort or speaker gets that has no posterior: an error, or the prior, whose mean is
-    the backbone."""
 
     def __post_init__(self) -> None:
         StaticLoRAConfig.__post_init__(self)
@@ -60,16 +51,9 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
             check_sigma("sigma_B_start", self.sigma_B_start)
         if self.noise not in NOISE_SCHEMES:
             raise ConfigError(f"noise must be one of {NOISE_SCHEMES}, got {self.noise!r}")
-        if self.unseen not in ("error", "prior"):
-            raise ConfigError(f"unseen must be 'error' or 'prior', got {self.unseen!r}")
-        if not 0 <= self.covariance_rank <= 32:
-            raise ConfigError(f"covariance_rank must be in 0..32, got {self.covariance_rank}")
-        if self.covariance_rank and self.sigma_B_start == 0:
-            raise ConfigError("a covariance over (A, B) needs a Gaussian B; raise sigma_B_start")
-        if self.noise != "plain" and (self.covariance_rank or self.by != "global"):
+        if self.noise != "plain" and self.by != "global":
             raise ConfigError(
-                f"noise {self.noise!r} needs one posterior for all and independent entries; "
-                "use noise 'plain'"
+                f"noise {self.noise!r} needs one posterior for all; use noise 'plain'"
             )
 
 
@@ -89,13 +73,13 @@ class BLoRAConfig(VILoRAConfig):
     sigma_B_start: float | None = 0.0  # noqa: N815
     """A point: the authors' B has a deviation of 2e-22 that never moves."""
 
-    prior: Literal["fixed", "single", "dual", "dual_always"] = "fixed"
+    prior: Literal["fixed", "single", "dual"] = "fixed"
     """Zero mean, one width."""
 
     prior_sigma: float = 0.01
     """As in the paper."""
 
-    noise: Literal["plain", "flipout", "local"] = "flipout"
+    noise: Literal["plain", "flipout"] = "flipout"
     """As in the authors' code, but one sample an utterance; they draw signs per token."""
 
 
@@ -120,19 +104,12 @@ class VILoRA(StaticLoRA):
         b_start = config.sigma_start if config.sigma_B_start is None else config.sigma_B_start
         self.log_sigma_A = nn.ParameterDict()
         self.log_sigma_B = nn.ParameterDict()
-        self.covariance = nn.ParameterDict()
         for name in self.targets:
             key = self.key(name)
             a, b = self.A[key], self.B[key]
             self.log_sigma_A[key] = _filled_like(a, math.log(config.sigma_start))
             if b_start:
                 self.log_sigma_B[key] = _filled_like(b, math.log(b_start))
-            if k := config.covariance_rank:
-                n = a[0, 0].numel() + b[0, 0].numel()
-                v = torch.randn(*a.shape[:2], n, k, generator=generator)
-                # A tenth of the diagonal's variance: small, but not the saddle point at 0.
-                size = (0.1 / k) ** 0.5 * min(config.sigma_start, b_start)
-                self.covariance[key] = nn.Parameter(size * v)
 
     @property
     def prior(self) -> FactorPrior:
@@ -155,14 +132,8 @@ class VILoRA(StaticLoRA):
         Raises:
             ConfigError: groups are missing, or one has no posterior.
         """
-        known = None
-        if self.gaussian.unseen == "prior" and self.config.by != "global" and groups:
-            known = torch.tensor([group in self._index for group in groups])
-            # Any row will do where the prior takes its place.
-            first = self.config.groups[0]
-            groups = [g if g in self._index else first for g in groups]
         rows = self._rows(groups)
-        log_sigma, low_rank = {}, {}
+        log_sigma = {}
         for name in self.targets:
             key = self.key(name)
             a, b = (
@@ -170,29 +141,9 @@ class VILoRA(StaticLoRA):
                 for deviations in (self.log_sigma_A, self.log_sigma_B)
             )
             log_sigma[name] = LogSigma(a, b)
-            if key in self.covariance:
-                low_rank[name] = select(self.covariance[key], rows)
-        posterior = GaussianFactors(
-            self._means(rows), log_sigma, low_rank, map_points=True, noise=self.gaussian.noise
+        return GaussianFactors(
+            self._means(rows), log_sigma, map_points=True, noise=self.gaussian.noise
         )
-        return posterior if known is None or bool(known.all()) else self._unseen(posterior, known)
-
-    def _unseen(self, posterior: GaussianFactors, known: Tensor) -> GaussianFactors:
-        """Put the prior in the place of the rows that are not known (n_utt,)."""
-
-        def kept(t: Tensor, instead: Tensor | float) -> Tensor:
-            here = known.to(t.device).view(1, -1, *[1] * (t.dim() - 2))
-            return torch.where(here, t, torch.as_tensor(instead).to(t))
-
-        log_sigma = {}
-        for name, deviations in posterior.log_sigma.items():
-            wide = self.prior.log_sigma(name)[:, None, None, None]
-            log_sigma[name] = LogSigma(
-                *(s if s is None else kept(s, wide) for s in (deviations.A, deviations.B))
-            )
-        means: LoRAFactors = posterior.mu.map(lambda t: kept(t, 0.0))
-        low_rank = {name: kept(v, 0.0) for name, v in posterior.low_rank.items()}
-        return replace(posterior, mu=means, log_sigma=log_sigma, low_rank=low_rank)
 
 
 class BLoRA(VILoRA):

@@ -15,7 +15,7 @@ import torch
 
 import hyperasr.cache
 from eval import bench as bench_room
-from eval import guard, session
+from eval import guard
 from eval.bench import Bench, BenchConfig
 from eval.looks import note_look
 from hyperasr.cohorts.manifest import write_manifest
@@ -43,7 +43,7 @@ def looks_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         note_look(looks if looks is None or looks.is_absolute() else folder / looks, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        for room in (bench_room, guard, session):
+        for room in (bench_room, guard):
             patch.setattr(room, "note_look", note)
         yield
 

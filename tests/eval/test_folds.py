@@ -147,10 +147,10 @@ def test_folds_train_without_the_cohort_resume_and_are_scored(
     # Statistics are of the training part alone: of the rows without the cohort.
     hypernet = HyperASR.from_pretrained(fold[1].best, backbone=random_backbone)
     views = meta.Views(fold[1].config, random_backbone)
-    rows = views.drawing[1]
+    rows = views.cache
     assert "stuttering" not in rows.meta["cohort"]
     torch.testing.assert_close(hypernet.source.emb_mean, rows.embeddings().mean(0))
-    everything = meta.Views(replace(fold[1].config, cohorts=()), random_backbone).drawing[1]
+    everything = meta.Views(replace(fold[1].config, cohorts=()), random_backbone).cache
     assert len(everything) > len(rows)
     assert not torch.allclose(hypernet.source.emb_mean, everything.embeddings().mean(0))
     # A finished fold is not trained again; other settings are not taken for it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from functools import partial
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from eval import own_process
 from eval.own_process import OwnProcess
 from eval.peers import Missing
 from hyperasr.errors import HyperASRError
@@ -43,18 +41,6 @@ def test_it_works_elsewhere_and_gives_the_same() -> None:
     peer.close()
     assert peer._process.exitcode == 0
     peer.close()
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_it_keeps_memory_unless_told_not_to(monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
-    """In this process: nothing that can be seen from another tells for certain."""
-    calls: list[bool] = []
-    monkeypatch.setattr(own_process, "keep_freed_memory", lambda: calls.append(True))
-    ours, theirs = multiprocessing.Pipe()
-    ours.close()
-    with pytest.raises(BrokenPipeError):
-        own_process._serve(theirs, missing, (), {}, keep)
-    assert calls == [True] * keep
 
 
 def test_errors_come_back_as_they_are() -> None:

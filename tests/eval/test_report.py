@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,6 @@ from eval import (
     leave_one_cohort_out,
     report,
     retention,
-    session,
     severity,
     trimming,
     unadapted,
@@ -199,27 +198,6 @@ def guard_rows() -> list[dict[str, Any]]:
     ]
 
 
-def session_rows(scores: Scores) -> list[dict[str, Any]]:
-    """Two systems of a session, the first place of a conversation, and one distance."""
-    names = {"utterance": "global_lora", "session": "hypernet"}
-    made = replace(scores, counts={n: scores.counts[old] for n, old in names.items()})
-    rows = session.error_rows(made, [1 + i % 2 for i in range(len(made))])
-    distances = {"same_person": [(0.3, 0), (0.4, 4)], "same_cohort": [(1.5, 8), (0.7, 12)]}
-    speakers = made.meta["speaker"]
-    return rows + session.distance_rows(distances, [str(s) for s in speakers], [0.5], 0)
-
-
-def caution_rows(scores: Scores) -> list[dict[str, Any]]:
-    """One cohort with the cautious model, and how much of the adaptation is left."""
-    counts = {**scores.counts, "hypernet_cautious": scores.counts["global_lora"]}
-    made = replace(scores, counts=counts)
-    pairs = [("hypernet_cautious", "hypernet")]
-    chosen = made.pick(cohort="parkinson")
-    rows = made.rows(chosen, "parkinson", "simulated", pairs=pairs, seen=False)
-    trust = {"system": "hypernet_cautious", "metric": "trust", "cohort": "parkinson", "seen": False}
-    return [*rows, {**trust, "value": 0.41, "full": 0.2, "none": 0.3, "distance": 1.25}]
-
-
 def write(folder: Path, name: str, rows: list[dict[str, Any]], rule: str = "spoken") -> Path:
     """Write a result file as the programs do."""
     command = f"python -m eval.{name} --config eval/configs/{name}.yaml"
@@ -258,17 +236,11 @@ def full(tmp_path_factory) -> Path:
     heard = {"backbone:full:full": 0.4, "hypernet:full:full": 0.3, "hypernet:full:trimmed": 0.32}
     write(folder, "trimming", trimming.rows_of(scores_of(heard)))
     write(folder, "guard", guard_rows())
-    write(folder, "session", session_rows(scores))
-    write(folder, "caution", caution_rows(scores))
     write(folder, "analysis_speed", [measure(AnalysisSpeedConfig(**SMALL, what="leading"))])
     ratio = results.speed_row(
         "simulate_over_real_time", 125.2, 80.4, 204.7, 120, "real time", "3 s"
     )
     write(folder, "speed", [ratio])
-    kept = results.speed_row(
-        "kept_over_returned_memory", 1.1, 1.0, 1.2, 8, "glibc's defaults", "decoding"
-    )
-    write(folder, "kept_memory", [kept])
     step = {"system": "hypernet", "cost": "a step", "step_s": 0.1234, "peak_rss_mib": 812.4}
     write(folder, "training_cost", [{**step, "steps": 4000, "seconds": 493.6}])
     return folder
@@ -338,8 +310,8 @@ def test_every_section_is_filled(written, full) -> None:
     for name in ("blora_sweep", "vi_lora_sweep"):
         assert (rows[name]["n_figures"], rows[name]["n_tables"]) == (1, 1)
     assert rows["subspace_angles"]["n_figures"] == 3
-    n_tables = {"guard": 1, "sparsity": 1, "analysis_speed": 1, "session": 6, "caution": 3}
-    n_tables |= {"training_cost": 1, "kept_memory": 1}
+    n_tables = {"guard": 1, "sparsity": 1, "analysis_speed": 1}
+    n_tables |= {"training_cost": 1}
     (line,) = training_blocks(results.read(full / "training_cost.json")["rows"])[0].lines
     assert [cell for cell, _ in line] == ["hypernet", "123", "4,000", "8.2", "812"]
     assert {name: rows[name]["n_tables"] for name in n_tables} == n_tables
@@ -410,9 +382,9 @@ def test_groups_by_hand() -> None:
 
 def test_names_are_explained_where_they_occur(written) -> None:
     names = written[0].partition('<section id="names">')[2].partition("</section>")[0]
-    for name in ("backbone", "cohort_lora", "session", "…_oracle", "…_cautious"):
+    for name in ("backbone", "cohort_lora", "…_oracle"):
         assert f'<td class="name">{name}</td>' in names, name
-    assert "vi_lora_speaker" not in names
+    assert "vi_lora" not in names
     assert "…_shuffled" not in names
 
 

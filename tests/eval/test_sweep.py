@@ -84,7 +84,7 @@ def test_the_weight_of_the_divergence_is_taken_from_the_cross_entropy(monkeypatc
         (t.run.config.source.settings["prior"], t.run.config.objective.beta): t.run.config
         for t in trials[1:]
     }
-    assert set(found) == {(p, w) for p in ("dual_always", "single") for w in (0, 0.05, 0.1, 0.15)}
+    assert set(found) == {(p, w) for p in ("dual", "single") for w in (0, 0.05, 0.1, 0.15)}
     assert found["single", 0.1].objective.nll_weight == 0.9
     assert found["single", 0].objective.nll_weight == 1
     lora = trials[0].run.config.source

@@ -253,5 +253,3 @@ def test_embeddings_of_what_is_heard_are_refused_where_there_are_none() -> None:
     data = MetaConfig(features=FeatureVariety(mask=True, embed=True))
     with pytest.raises(ConfigError, match="full_ft has no speaker embedding"):
         FineTuneConfig(method="full_ft", data=data)
-    with pytest.raises(ConfigError, match="leave one out"):
-        replace(data, same_person_share=0.5)

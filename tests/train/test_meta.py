@@ -211,17 +211,6 @@ def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
     assert max(moved) > 5e-3  # storing in fp16 alone moves them by less than 1e-3
 
 
-def test_later_view_sets_are_made_in_the_background_and_a_finished_run_returns_at_once(
-    corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
-) -> None:
-    values = {"source": KINDS["hypernet"], "view_sets": 2}
-    first = run(meta, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, **values)
-    notes = json.loads((tmp_path / "best" / "config.json").read_text())["training"]
-    again = run(meta, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, **values)
-    assert again == first
-    assert notes["rows"] in (24, 48)
-
-
 def test_fine_tuning_changes_the_decoder_and_nothing_else(
     corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -231,29 +220,3 @@ def test_fine_tuning_changes_the_decoder_and_nothing_else(
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert all(name.startswith("model.decoder.layer") for name in changed)
-
-
-def test_embeddings_of_other_utterances_come_from_the_same_person(
-    corpus, random_backbone_folder
-) -> None:
-    config = config_of(
-        corpus,
-        random_backbone_folder,
-        people_per_speaker=1,
-        same_person_share=0.5,
-    )
-    views = meta.Views(config, Backbone.from_pretrained(random_backbone_folder))
-    cache = views.drawing[1]
-    embeddings = cache.embeddings()
-    own = other = 0
-    for number in range(8):
-        batch = views(number)
-        for name, emb in zip(batch.ids, batch.speaker_emb, strict=True):
-            row = cache.meta["id"].index(name)
-            from_rows = [i for i in range(len(cache)) if torch.equal(embeddings[i], emb)]
-            assert len(from_rows) == 1
-            assert cache.person(from_rows[0]) == cache.person(row)
-            own += from_rows[0] == row
-            other += from_rows[0] != row
-    assert own > 10  # half of the draws, and half of the others' draws fall on their own
-    assert other > 5

@@ -113,6 +113,17 @@ def test_other_settings_are_refused_readably(tmp_path: Path) -> None:
         check_settings(tmp_path, {**changed(), "features.mask": True})
 
 
+def test_a_setting_that_is_gone_may_have_changed_nothing(tmp_path: Path) -> None:
+    for sets, goes_on in ((1, True), (2, False)):
+        before = {"data.view_sets": sets, **flat_settings(SETTINGS)}
+        saved(tmp_path / str(sets), settings=before)
+        if goes_on:
+            check_settings(tmp_path / str(sets), flat_settings(SETTINGS))
+        else:
+            with pytest.raises(CheckpointMismatch, match=r"data\.view_sets was 2, is not set"):
+                check_settings(tmp_path / str(sets), flat_settings(SETTINGS))
+
+
 def test_a_state_without_settings_is_taken(tmp_path: Path) -> None:
     saved(tmp_path)
     check_settings(tmp_path, changed(lr=9.0))

@@ -156,7 +156,7 @@ def test_recorded_cohorts_are_trained_on_beside_simulated_ones(
     config: Callable[..., MetaConfig], random_backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
     views, dev = data_of(config(), random_backbone, Accelerator())
-    cache = views.drawing[1]
+    cache = views.cache
     domains = dict(zip(cache.meta["cohort"], cache.meta["domain"], strict=True))
     recorded = dict.fromkeys(("als", "stroke", TYPICAL), "recorded")
     assert domains == {"stuttering": "simulated", **recorded}
@@ -175,7 +175,7 @@ def test_a_cohort_that_is_left_out_may_be_all_that_development_lacks(
     """Folds of leaving one cohort out name every other one, whoever is in the development set."""
     kept = config(cohorts=("stroke", "stuttering", TYPICAL))
     views, dev = data_of(kept, random_backbone, Accelerator())
-    assert set(views.drawing[1].meta["cohort"]) == set(kept.cohorts)
+    assert set(views.cache.meta["cohort"]) == set(kept.cohorts)
     assert set(dev.meta["cohort"]) == {"stuttering", TYPICAL}
     with pytest.raises(ConfigError, match="has nobody of the cohorts stroke to choose"):
         data_of(config(cohorts=("stroke",)), random_backbone, Accelerator())
@@ -189,7 +189,7 @@ def test_factors_by_cohort_are_of_the_cohorts_found(
     source = SourceConfig("static", settings={"by": "cohort"})
     by_cohort = config(source=source, cohorts=("als", TYPICAL))
     views, dev = data_of(by_cohort, random_backbone, Accelerator())
-    made = with_groups(source, views.drawing[1])
+    made = with_groups(source, views.cache)
     assert (made.settings or {})["groups"] == ["als", TYPICAL]
     assert set(dev.meta["cohort"]) == {"als", TYPICAL}
 
