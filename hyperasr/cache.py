@@ -43,6 +43,7 @@ __all__ = ["Cache", "CacheConfig", "build_cache", "cache_folder", "estimate_byte
 
 log = logging.getLogger(__name__)
 _PART = 128  # views a part: a minute's work, so that little is lost on interruption
+_ONCE = 512  # views a part before caches said how many
 _EMBEDDINGS = 512  # read at a time
 _LAYOUT = 3  # of the columns; a cache of another layout has another folder
 _META = ("speaker", "person", "cohort", "domain", "severity", "text", "source", "id")
@@ -123,21 +124,22 @@ def build_cache(
     checked_device(device)
     backbone = backbone or Backbone.from_pretrained(backbone_name)
     folder = cache_folder(root, views, backbone, config)
-    starts = range(0, len(views), _PART)
-    todo = [s for s in starts if not _part(folder, s // _PART).exists()]
+    size = _part_size(folder)
+    starts = range(0, len(views), size)
+    todo = [s for s in starts if not _part(folder, s // size).exists()]
     if progress:
         progress(len(starts) - len(todo), len(starts))
     if not todo:
         return folder
-    n_todo = sum(min(_PART, len(views) - s) for s in todo)
+    n_todo = sum(min(size, len(views) - s) for s in todo)
     _check_space(folder, estimate_bytes(views, backbone, config) * n_todo // len(views), n_todo)
     head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views)}
-    head["layout"] = _layout(backbone)
+    head |= {"layout": _layout(backbone), "part_views": size}
     atomic_write_text(folder / "cache.json", json.dumps({**head, "config": to_dict(config)}) + "\n")
     said = (str(backbone_name), config, backbone.audio_context, backbone.margin_s, device)
     with WorkerPool(workers, start_worker, said) as pool:
         jobs = [
-            pool.submit(write_part, list(views[s : s + _PART]), str(_part(folder, s // _PART)))
+            pool.submit(write_part, list(views[s : s + size]), str(_part(folder, s // size)))
             for s in todo
         ]
         n_long = 0
@@ -149,7 +151,7 @@ def build_cache(
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            done = sum(_part(folder, s // _PART).exists() for s in starts)
+            done = sum(_part(folder, s // size).exists() for s in starts)
             raise HyperASRError(
                 f"the disk of {folder} is full; {done} of {len(starts)} parts are done and "
                 "stay: make room and start again"
@@ -174,6 +176,14 @@ def _check_space(folder: Path, n_bytes: int, n_views: int) -> None:
             f"the cache of {n_views} views needs about {n_bytes / 2**30:.1f} GiB, the disk of "
             f"{folder} has {free / 2**30:.1f} GiB left; make room or choose another folder"
         )
+
+
+def _part_size(folder: Path) -> int:
+    """Return how many views a part has: in a cache that was begun, as many as it began with."""
+    try:
+        return int(json.loads((folder / "cache.json").read_text()).get("part_views", _ONCE))
+    except FileNotFoundError:
+        return _PART
 
 
 def _part(folder: Path, index: int) -> Path:

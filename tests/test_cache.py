@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +176,27 @@ def test_an_interrupted_build_goes_on(build: Callable[..., Path], views: list[Vi
     seen.clear()
     build(views, progress=lambda *counts: seen.append(counts))
     assert seen == [(3, 3)], "what is complete is not built again"
+
+
+def test_a_cache_goes_on_with_the_parts_that_it_began_with(
+    build: Callable[..., Path],
+    views: list[View],
+    random_backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = build(views)
+    shutil.rmtree(folder / "part-00001")
+    monkeypatch.setattr(room, "_PART", 2)
+    build(views)
+    assert Cache([folder], random_backbone).meta["id"] == [view.id for view in views]
+    # One of before caches said how many views a part has.
+    head = json.loads((folder / "cache.json").read_text())
+    assert head.pop("part_views") == 3
+    (folder / "cache.json").write_text(json.dumps(head))
+    monkeypatch.setattr(room, "_ONCE", 3)
+    shutil.rmtree(folder / "part-00002")
+    build(views)
+    assert Cache([folder], random_backbone).meta["id"] == [view.id for view in views]
 
 
 def test_a_part_that_fails_leaves_no_part(
