@@ -12,7 +12,7 @@ from hyperasr.types import Utterance
 
 __all__ = ["an4_splits", "an4_utterances", "fsdd_utterances"]
 
-AN4_SPLITS = Path(__file__).parent / "configs" / "an4_splits.json"
+AN4_SPLITS = Path(__file__).parent / "data" / "an4_splits.json"
 
 
 def an4_splits() -> dict[str, list[str]]:
