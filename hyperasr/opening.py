@@ -11,7 +11,7 @@ from hyperasr.backbone import Backbone
 from hyperasr.caution import Cloud
 from hyperasr.checkpoint import read_head
 from hyperasr.errors import ConfigError
-from hyperasr.hub import EMBEDDED, model_folder
+from hyperasr.hub import model_folder
 from hyperasr.model import HyperASR
 from hyperasr.options import TranscribeOptions
 
@@ -107,7 +107,6 @@ def open_model(
     backbone_name = str(local if local.is_dir() else head["backbone"])
     how |= {"audio_context": head["audio_context"], "margin_s": head["margin_s"]}
     backbone = Backbone.from_pretrained(backbone_name, **how)
-    where = name if str(name) in EMBEDDED else folder
-    model = HyperASR.from_pretrained(where, backbone=backbone, offline=offline)
+    model = HyperASR.from_pretrained(folder, backbone=backbone, offline=offline)
     cloud = Cloud.load(folder, backbone.fingerprint())
     return Opened(model.to(backbone.device), True, folder, backbone_name, cloud)
