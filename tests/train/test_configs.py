@@ -21,6 +21,7 @@ from hyperasr.config import parse
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.residual import FORMAT
 from hyperasr.speaker import SpeakerConfig
+from tests.in_this_process import InThisProcess
 from train import baselines, individual, meta, peft_reference
 from train.baselines import FineTuneConfig
 from train.data import writing
@@ -173,6 +174,7 @@ def test_two_steps(
     for name, value in overrides(path, place, out).items():
         arguments += [f"--{name}", str(value)]
     monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    monkeypatch.setattr("hyperasr.cache.WorkerPool", InThisProcess)
     program.main()
     best = json.loads(capsys.readouterr().out.splitlines()[-1])
     check_what_was_left(path, out, best)
