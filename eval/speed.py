@@ -36,7 +36,7 @@ from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch
 from train.program import read_config, run_program
 
-_END, _VOCABULARY = 50_257, 51_865
+_VOCABULARY = 51_865
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,9 @@ def job(
     mel, n_frames = model.backbone.features(waves)
     batch = Batch(n_frames=n_frames, mel=mel)
     n_vocab = int(model.backbone.whisper.config.vocab_size)
-    ends = range(_END, n_vocab) if n_vocab == _VOCABULARY else [model.backbone.eos]
+    eos = model.backbone.eos
+    # Of a random Whisper markers and times too.
+    ends = range(eos, n_vocab) if n_vocab == _VOCABULARY else [eos]
     search = SearchConfig(beam_size=beam_size, max_tokens=n_tokens, suppress=tuple(ends))
     return lambda: decode(model, batch, search, adapt=adapt)
 

@@ -265,7 +265,7 @@ def test_times_of_a_short_clip_are_those_of_its_own_sound(
 
 @pytest.mark.slow
 def test_a_spoken_word_of_four_tenths_has_times_inside_it(shared_data: Path) -> None:
-    model = HyperASR.unadapted(Backbone.from_pretrained("tiny.en"))
+    model = HyperASR.unadapted(Backbone.from_pretrained("tiny.en", audio_context="trimmed"))
     with open(shared_data / "an4-train" / "manifest.csv", encoding="utf-8") as file:
         rows = [r for r in csv.DictReader(file) if len(r["text"]) > 2 and " " not in r["text"]]
     covered = []
@@ -291,7 +291,7 @@ def test_a_spoken_word_of_four_tenths_has_times_inside_it(shared_data: Path) -> 
 @pytest.mark.slow
 def test_times_of_the_embedded_whisper_are_near_the_truth(shared_data: Path) -> None:
     """Recordings of single words by one speaker, put together with pauses: borders are known."""
-    model = HyperASR.unadapted(Backbone.from_pretrained("tiny.en"))
+    model = HyperASR.unadapted(Backbone.from_pretrained("tiny.en", audio_context="trimmed"))
     with open(shared_data / "an4-train" / "manifest.csv", encoding="utf-8") as file:
         rows = [r for r in csv.DictReader(file) if len(r["text"]) > 2 and " " not in r["text"]]
     rng = np.random.default_rng(0)
