@@ -69,7 +69,7 @@ def random_model(shape: Shape, device: str, rank: int = 16) -> HyperASR:
     """
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    embedded = Backbone.from_pretrained("micro", offline=True)
+    embedded = Backbone.from_pretrained("tiny.en", offline=True)
     sizes: dict[str, Any] = {"vocab_size": shape.n_vocab, "num_mel_bins": shape.n_mels}
     for part in ("encoder", "decoder"):
         sizes[f"{part}_layers"] = shape.n_layers

@@ -90,10 +90,10 @@ def write_random(folder: Path, shape: str) -> Path:
     """Write a Whisper of random weights in a published shape, with the embedded tokenizer."""
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    micro = Backbone.from_pretrained("micro", offline=True)
+    embedded = Backbone.from_pretrained("tiny.en", offline=True)
     d_model, n_heads, n_encoder, n_decoder, n_mels, n_vocab = SHAPES[shape]
-    known = micro.whisper.generation_config
-    ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), micro.eos)
+    known = embedded.whisper.generation_config
+    ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), embedded.eos)
     config = WhisperConfig(
         vocab_size=n_vocab,
         num_mel_bins=n_mels,
@@ -113,7 +113,8 @@ def write_random(folder: Path, shape: str) -> Path:
     whisper.generation_config = known
     whisper.generation_config.suppress_tokens = None
     whisper.generation_config.begin_suppress_tokens = None
-    Backbone(whisper, micro.tokenizer, "full").save_pretrained(folder)
+    whisper.generation_config.alignment_heads = None  # of another number of layers
+    Backbone(whisper, embedded.tokenizer, "full").save_pretrained(folder)
     return folder
 
 

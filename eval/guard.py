@@ -42,9 +42,9 @@ from train.program import read_config
 class GuardEvalConfig:
     """Which model, on which recordings."""
 
-    model: str = "micro"
-    """Model folder, or ``micro``."""
-    test: Path = Path("runs/recordings/test.jsonl")
+    model: str = "tiny.en"
+    """``tiny.en``, or a model folder."""
+    test: Path = Path("runs/data/test.jsonl")
     """Manifest of typical recordings of held-out speakers."""
     n_utterances: int = 200
     """Recordings, spread evenly over the manifest; all where it has fewer."""

@@ -109,12 +109,13 @@ class Transformers:
         return [row for s in starts for row in self._decoded(self.mel[s : s + self.batch_size])]
 
     def _decoded(self, mel: Tensor, **options: Any) -> Tokens:
-        end = int(self.whisper.generation_config.eos_token_id)
+        known = self.whisper.generation_config
+        end = int(known.eos_token_id)
+        if known.is_multilingual:
+            options |= {"language": "en", "task": "transcribe"}
         with quiet_transformers():
             found = self.whisper.generate(
                 mel,
-                language="en",
-                task="transcribe",
                 num_beams=1,
                 do_sample=False,
                 max_new_tokens=self.n_tokens,

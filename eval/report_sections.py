@@ -287,7 +287,7 @@ SECTIONS = (
     ),
     Section(
         "continued",
-        "The embedded models",
+        "Further stages of training",
         "What the hypernetworks gained from going on with sentences that nobody said, spliced from "
         "the training speakers' recordings, beside LoRAs for everybody that learned from the same.",
         zero_shot_blocks,

@@ -36,7 +36,7 @@ from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch
 from train.program import read_config, run_program
 
-_END, _VOCABULARY = 50_257, 51_865
+_VOCABULARY = 51_865
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class SpeedConfig:
 
     benchmarks: tuple[str, ...] = ()
     """Names of `BENCHMARKS`, in any order; none stands for all."""
-    model: str = "micro"
-    """Model folder, or ``micro``, for what is measured on a trained model."""
+    model: str = "tiny.en"
+    """``tiny.en``, or a model folder, for what is measured on a trained model."""
     tokenizer: Path = Path("../shared/whisper-assets/whisper-multilingual")
     """Folder of the published multilingual tokenizer, for the random Whisper."""
     d_model: int = 384
@@ -174,7 +174,9 @@ def job(
     mel, n_frames = model.backbone.features(waves)
     batch = Batch(n_frames=n_frames, mel=mel)
     n_vocab = int(model.backbone.whisper.config.vocab_size)
-    ends = range(_END, n_vocab) if n_vocab == _VOCABULARY else [model.backbone.eos]
+    eos = model.backbone.eos
+    # Of a random Whisper markers and times too.
+    ends = range(eos, n_vocab) if n_vocab == _VOCABULARY else [eos]
     search = SearchConfig(beam_size=beam_size, max_tokens=n_tokens, suppress=tuple(ends))
     return lambda: decode(model, batch, search, adapt=adapt)
 

@@ -2,8 +2,8 @@
 
     python -m eval.trimming --config eval/configs/trimming.yaml
 
-A published Whisper was trained on 30 s of audio whatever was said (*full*), the embedded one on the
-real length of each utterance (*trimmed*). Two recognisers go on from the embedded one, on the same
+A published Whisper was trained on 30 s of audio whatever was said (*full*); several times faster is
+the real length of each utterance (*trimmed*). Two recognisers go on from one Whisper, on the same
 typical recordings for as many steps, one under each audio context. Each is decoded under both, and
 hypernetworks are meta-trained for each in the contexts that `adapted` names: among them the one of
 a published checkpoint, a recogniser trained on 30 s whose adapters are trained with trimming.

@@ -25,9 +25,9 @@ from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.cohorts.views import TYPICAL, View
 from hyperasr.mel import SAMPLE_RATE
 from hyperasr.model import HyperASR
+from hyperasr.opening import open_model
 from hyperasr.speaker import SpeakerConfig
 from hyperasr.types import Batch, LayerFactors, LoRAFactors, Utterance
-from hyperasr.weights import ASSETS
 
 __all__ = [
     "AllocatedBytes",
@@ -156,8 +156,8 @@ def cache_rate(model: str, waves: list[np.ndarray], scratch: Path, rounds: int) 
         view = recorded(wave, index, scratch, _TEXT)
         # Many rows of few recordings: how long it takes does not depend on what is in them.
         views += [replace(view, seed=seed) for seed in range(16)]
-    name = ASSETS / "micro" / "backbone" if model == "micro" else model
-    backbone = HyperASR.from_pretrained(model).backbone
+    opened = open_model(model, offline=True)
+    name, backbone = opened.backbone_name, opened.model.backbone
     config = CacheConfig(SpeakerConfig())
     folder = build_cache(scratch / "cache", views, name, config, backbone=backbone)
     cache, rng, rates = Cache([folder], backbone), np.random.default_rng(0), []

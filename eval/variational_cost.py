@@ -21,7 +21,7 @@ from hyperasr.backbone import Backbone
 from hyperasr.config import parse
 from hyperasr.model import HyperASR
 from hyperasr.types import Batch
-from train.meta import MetaConfig
+from train.meta import MetaConfig, frozen
 
 __all__ = ["GROUPS", "Group", "groups", "peak_bytes"]
 
@@ -82,7 +82,7 @@ def groups(seconds: float, n_tokens: int, seed: int) -> Iterator[Group]:
     for lora, others in GROUPS:
         config = _read(lora)
         name = str(config.backbone)
-        backbone = backbones.setdefault(name, Backbone.from_pretrained(name))
+        backbone = backbones.setdefault(name, frozen(config))
         models = {lora: _model(config, backbone)}
         for kind, noise in others:
             models[f"{kind}, {noise} noise"] = _model(_read(kind), backbone, noise=noise)

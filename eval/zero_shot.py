@@ -2,8 +2,7 @@
 
     python -m eval.zero_shot --config eval/configs/zero_shot.yaml
 
-With beam.yaml the same with a beam of five, with continued.yaml for the embedded models, whose
-training went on after that of the systems in zero_shot.yaml.
+With beam.yaml the same with a beam of five.
 
 Rows: by cohort, recorded or simulated, by severity, on typical speech; of all corpora together and
 of each apart (field ``corpus``); the same for further test sets. Systems that listen to an
@@ -35,16 +34,6 @@ EXCESS = "excess_recovered"
 _PLACE = ("system", "cohort", "domain", "corpus", "subset", "metric", "n_utterances", "n_speakers")
 MAIN = "hypernet"  # the system that every other one is compared with
 BOTH = "hypernet_encoder_decoder"
-# Hypernetworks that went on with spliced recordings, and what they are held against.
-CONTINUED = {
-    f"{MAIN}_continued": (MAIN, "global_lora_spliced"),
-    f"{MAIN}_fresh": (f"{MAIN}_continued",),
-    f"{BOTH}_continued": (BOTH,),
-    f"{BOTH}_fresh": (
-        *(BOTH, f"{BOTH}_continued"),
-        *(f"{MAIN}_continued", "global_lora_encoder_decoder_spliced"),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -112,23 +101,12 @@ def excess_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
     """Return the pairs that the paper's claims rest on, as far as the systems are there."""
     known = list(systems)
-    if set(CONTINUED) & set(known):
-        pairs = [
-            (name, other)
-            for name, others in CONTINUED.items()
-            for other in ("backbone", *others, *_controls_of(name))
-        ]
-    else:
-        controls = _controls_of(BOTH)
-        pairs = [(MAIN, other) for other in known if other not in (MAIN, *controls)]
-        pairs += [("global_lora", "backbone")]
-        others = ("backbone", MAIN, "global_lora_encoder_decoder", *controls)
-        pairs += [(BOTH, other) for other in others]
+    controls = [f"{BOTH}_{control}" for control in CONTROLS]
+    pairs = [(MAIN, other) for other in known if other not in (MAIN, *controls)]
+    pairs += [("global_lora", "backbone")]
+    others = ("backbone", MAIN, "global_lora_encoder_decoder", *controls)
+    pairs += [(BOTH, other) for other in others]
     return [(a, b) for a, b in pairs if a in known and b in known]
-
-
-def _controls_of(name: str) -> list[str]:
-    return [f"{name}_{control}" for control in CONTROLS]
 
 
 def main() -> None:

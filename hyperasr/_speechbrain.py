@@ -19,7 +19,6 @@ from hyperasr.mel import SAMPLE_RATE
 
 __all__ = [
     "RealFrames",
-    "hmm_aligner",
     "load_classifier",
     "see_real_frames_only",
     "speechbrain_import",
@@ -123,13 +122,6 @@ def _forget_redirects() -> None:
 
 def _no_noise(shape: Any, device: Any = "cpu") -> Tensor:
     return torch.zeros(shape, device=device)
-
-
-def hmm_aligner() -> nn.Module:
-    """Return SpeechBrain's search for the best path through a known sequence of classes."""
-    with speechbrain_import():
-        from speechbrain.alignment.aligner import HMMAligner
-    return HMMAligner()
 
 
 def load_classifier(folder: Path) -> Any:

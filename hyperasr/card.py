@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from hyperasr.export import ExportConfig, Exported
     from hyperasr.model import HyperASR
 
-__all__ = ["CARD_FILE", "NOT_A_DEVICE", "SIMULATED", "export_card", "model_card"]
+__all__ = [
+    "CARD_FILE",
+    "NOT_A_DEVICE",
+    "SIMULATED",
+    "export_card",
+    "model_card",
+    "without_paths",
+]
 
 CARD_FILE = "README.md"
 NOT_A_DEVICE = (
@@ -158,14 +165,14 @@ def _notes(training: Mapping[str, Any]) -> str:
     """Return what the training program noted, as it noted it, but for paths of its machine."""
     if not training:
         return "The model's files hold no notes on its training."
-    text = json.dumps(_without_paths(training), indent=2, ensure_ascii=False)
+    text = json.dumps(without_paths(training), indent=2, ensure_ascii=False)
     return f"Notes of the training program:\n\n```json\n{text}\n```"
 
 
-def _without_paths(value: Any) -> Any:
+def without_paths(value: Any) -> Any:
     """Shorten absolute paths to their last part: they name people and machines."""
     if isinstance(value, Mapping):
-        return {key: _without_paths(v) for key, v in value.items()}
+        return {key: without_paths(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_paths(v) for v in value]
+        return [without_paths(v) for v in value]
     return Path(value).name if isinstance(value, str) and value.startswith("/") else value

@@ -20,9 +20,9 @@ from hyperasr.weights import (
 
 __all__ = ["EMBEDDED", "MODEL_FILES", "model_folder", "push_to_hub"]
 
-EMBEDDED = {"micro": "hypernet", "micro-encoder": "hypernet_encoder"}
-"""Adapter models inside the package, each of the backbone ``micro``, and their folders there: the
-first adapts the decoder, the second the encoder as well, in a second pass."""
+EMBEDDED = {"tiny.en": ASSETS / "tiny.en" / "hypernet"}
+"""Folders of the adapters inside the package by name, each that of the embedded Whisper that they
+adapt. Where a folder is not there, its name opens the plain Whisper."""
 
 MODEL_FILES = ("config.json", "model.safetensors", CARD_FILE)
 """What a model folder may hold that belongs on the hub; nothing else is uploaded."""
@@ -42,12 +42,12 @@ def model_folder(name: str | os.PathLike[str], *, offline: bool = False) -> tupl
         ConfigError: there is no such model.
     """
     text = str(name)
-    if text in EMBEDDED:
-        return ASSETS / "micro" / EMBEDDED[text], "adapter"
+    if text in EMBEDDED and EMBEDDED[text].is_dir():
+        return EMBEDDED[text], "adapter"
     if not (text in EMBEDDED_WHISPERS or Path(name).is_dir() or text in HUB_NAMES):
         bad_path = Path(name).is_absolute() or text.startswith((".", "~"))
         if bad_path or text.count("/") != 1:
-            known = ", ".join(map(repr, (*EMBEDDED_WHISPERS, *EMBEDDED)))
+            known = ", ".join(map(repr, EMBEDDED_WHISPERS))
             raise ConfigError(
                 f"no model folder at {text}; give {known}, a folder, a hub name (OWNER/NAME), or a "
                 f"Whisper's short name such as {next(iter(HUB_NAMES))!r}"

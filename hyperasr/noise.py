@@ -1,8 +1,8 @@
 """Training noise of one shared posterior, on activations instead of on factors.
 
 Drawing the factors of every utterance costs n_utt times the memory of the adapter; this costs
-activations instead, which is less where the adapter is large and utterances are short (on the
-embedded backbone it is more). It is for training only: decoding draws factors, once an utterance.
+activations instead, which is less where the adapter is large and utterances are short (on a
+small backbone it is more). It is for training only: decoding draws factors, once an utterance.
 
 ``flipout`` (Wen et al., ICLR 2018): one draw of noise a step, turned for each utterance by random
 signs: A_u = mu_A + (sigma_A * e) * (s_u t_u^T). Each utterance still has one sample of its weights,

@@ -10,7 +10,7 @@ from typing import Any
 from hyperasr.backbone import Backbone
 from hyperasr.checkpoint import read_head
 from hyperasr.errors import ConfigError
-from hyperasr.hub import EMBEDDED, model_folder
+from hyperasr.hub import model_folder
 from hyperasr.model import HyperASR
 from hyperasr.options import TranscribeOptions
 
@@ -104,6 +104,5 @@ def open_model(
     backbone_name = str(local if local.is_dir() else head["backbone"])
     how |= {"audio_context": head["audio_context"], "margin_s": head["margin_s"]}
     backbone = Backbone.from_pretrained(backbone_name, **how)
-    where = name if str(name) in EMBEDDED else folder
-    model = HyperASR.from_pretrained(where, backbone=backbone, offline=offline)
+    model = HyperASR.from_pretrained(folder, backbone=backbone, offline=offline)
     return Opened(model.to(backbone.device), True, folder, backbone_name)

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 ASSETS = Path(__file__).parent / "assets"
-EMBEDDED_WHISPERS = {"tiny.en": ASSETS / "tiny.en", "micro": ASSETS / "micro" / "backbone"}
+EMBEDDED_WHISPERS = {"tiny.en": ASSETS / "tiny.en"}
 """Whispers inside the package, in the Hugging Face layout."""
 
 _SHORT = (

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import hyperasr  # noqa: F401  (before transformers: it makes torchaudio importable)
+from tests.random_whisper import random_whisper
 
 LOCAL_HOSTS = {"", "localhost"}
 
@@ -101,12 +102,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def random_backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random backbone with a tokenizer: 2 + 2 layers, d_model 32, trimmed context."""
-    from train.backbone import BackboneConfig, new_backbone
-
-    shape = BackboneConfig(d_model=32, n_heads=4, encoder_layers=2, decoder_layers=2, n_merged=64)
     folder = tmp_path_factory.mktemp("models") / "backbone"
+    backbone = random_whisper()
     with torch.random.fork_rng(devices=[]):
-        backbone = new_backbone(shape)
         # Large enough that the decoded text depends on the audio.
         torch.manual_seed(0)
         for name, weight in backbone.whisper.named_parameters():
@@ -139,7 +137,7 @@ def random_model_folder(random_backbone: Any, random_backbone_folder: Path) -> P
         for weight in [*model.source.heads.parameters(), *model.source.bias_B.parameters()]:
             weight.normal_(0, 0.5, generator=generator)
     folder = random_backbone_folder.parent / "hypernet"
-    # Relative to the folder, as in the embedded model.
+    # Relative to the folder, so that both can be moved together.
     model.save_pretrained(folder, backbone="../backbone", training={"note": "random weights"})
     return folder
 

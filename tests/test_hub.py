@@ -52,9 +52,11 @@ def test_the_card_says_what_the_files_say(folder: Path) -> None:
     assert "train.jsonl" in body
 
 
-def test_the_card_of_the_embedded_model() -> None:
-    data = yaml.safe_load(model_card(ASSETS / "micro" / "hypernet").split("---\n", 2)[1])
-    assert "base_model" not in data, "micro is no name on the hub"
+def test_the_card_of_adapters_of_the_embedded_whisper(folder: Path) -> None:
+    head = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**head, "backbone": "tiny.en"}))
+    data = yaml.safe_load(model_card(folder).split("---\n", 2)[1])
+    assert data["base_model"] == "openai/whisper-tiny.en"
     assert "license" not in data, "nobody said which"
     with pytest.raises(ConfigError, match="no adapter model in"):
         model_card(ASSETS / "demo")
@@ -199,8 +201,8 @@ def test_a_model_in_the_local_cache(
         model_folder("me/other", offline=True)
     with pytest.raises(ConfigError, match=r"no model folder at \./here"):
         model_folder("./here", offline=True)
-    for name in hub.EMBEDDED:
-        assert hub.model_folder(name)[1] == "adapter"
+    for name, own in hub.EMBEDDED.items():
+        assert hub.model_folder(name)[1] == ("adapter" if own.is_dir() else "whisper")
     model = HyperASR.from_pretrained("me/model", backbone=random_backbone, offline=True)
     assert model.source_config.settings["rank"] == 2  # type: ignore[index]
     with pytest.raises(ConfigError, match="not in the local cache, and --offline is set"):

@@ -293,7 +293,7 @@ def test_layers_tell_right_from_wrong(module: str, target: str, allowed: bool) -
     [
         ("hyperasr.text", "transformers.WhisperTokenizer", False, False),
         ("hyperasr.backbone", "transformers.WhisperTokenizer", False, True),
-        ("train.tokenizer", "transformers.WhisperTokenizer", True, True),
+        ("train.peft_reference", "transformers.WhisperTokenizer", True, True),
         ("hyperasr.audio", "speechbrain.augment", False, False),
         ("hyperasr.export", "peft", True, False),
         ("hyperasr.export", "peft", False, True),

@@ -410,7 +410,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(
     (tmp_path / "thesis.txt").write_text("years of work")
     model = HyperASR(random_backbone, SpeakerConfig(), SOURCES["global"])
     with pytest.raises(ConfigError, match="will not replace"):
-        model.save_pretrained(tmp_path, backbone="micro")
+        model.save_pretrained(tmp_path, backbone="tiny.en")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 

@@ -308,10 +308,6 @@ def _sigmas(posterior: Any) -> list[Tensor]:
     return [s for d in posterior.log_sigma.values() for s in (d.A, d.B) if s is not None]
 
 
-def test_the_embedded_model_still_loads() -> None:
-    assert HyperASR.from_pretrained("micro", offline=True).objective == ObjectiveConfig()
-
-
 @pytest.mark.parametrize("kind", ["static", "vi_lora", "blora", "hypernet", "bayes_hypernet"])
 def test_rank_above_the_matrix(kind: str, random_backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match=r"rank must be in 1\.\.32"):

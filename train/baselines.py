@@ -27,6 +27,7 @@ from hyperasr.config import to_dict
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_folder
 from hyperasr.model import HyperASR
+from hyperasr.objective import from_teacher
 from hyperasr.residual import ResidualAdapters, ResidualConfig
 from hyperasr.types import Batch
 from train.batches import split_batch
@@ -46,7 +47,8 @@ class FineTuneConfig:
     """Fine-tune every weight of the decoder's layers, or of the whole model, or train residual
     adapters on the frozen one."""
     data: MetaConfig = field(default_factory=MetaConfig)
-    """Recordings, views, backbone, batch size and cache; its source and loop are not used."""
+    """Recordings, views, teacher, backbone, batch size and cache. Of its objective the weights of
+    text and teacher count; its source and loop are not used."""
     residual: ResidualConfig = field(default_factory=ResidualConfig)
     """Where residual adapters sit."""
     out: Path = Path("runs/decoder_ft")
@@ -108,7 +110,7 @@ class TunedObjective(nn.Module):
         return self.adapters.using(self.backbone.whisper) if self.adapters else nullcontext()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the cross-entropy, mean over the scored tokens."""
+        """Return the cross-entropy and what the teacher adds, means over the scored tokens."""
         assert batch.tokens is not None
         assert batch.n_tokens is not None
         with self.adapted():
@@ -117,9 +119,15 @@ class TunedObjective(nn.Module):
                 assert batch.mel is not None
                 with nullcontext() if self.config.adapts_encoder else torch.no_grad():
                     encoded = self.backbone.encode(batch.mel, batch.n_frames)
-            nll, n_scored = self.backbone.nll(encoded, batch.tokens, batch.n_tokens, batch.n_prompt)
-        loss = nll.sum() / n_scored.sum()
-        return {"total": loss, "nll": loss}
+            logprobs, scored = self.backbone.scored_logprobs(
+                encoded, batch.tokens, batch.n_tokens, batch.n_prompt
+            )
+        nll = -logprobs.gather(1, batch.tokens[scored][:, None]).mean()
+        goal = self.config.data.objective
+        if not goal.teacher or batch.teacher is None:
+            return {"total": goal.nll_weight * nll, "nll": nll}
+        told = goal.teacher * from_teacher(logprobs, batch.teacher, scored)
+        return {"total": goal.nll_weight * nll + told, "nll": nll, "teacher": told}
 
 
 def scorer(config: FineTuneConfig, dev: Cache) -> Callable[[nn.Module], dict[str, float]]:

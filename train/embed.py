@@ -1,10 +1,9 @@
-"""Put trained models into the package as the embedded one, in fp16.
+"""Put trained adapters into the package, as those of the embedded Whisper.
 
-    python -m train.embed --backbone runs/backbone/best
     python -m train.embed --hypernet runs/hypernet/best
-    python -m train.embed --hypernet_encoder runs/hypernet_encoder_decoder/best
 
-First the backbone, so that everything meta-trained on it sees the very weights that are shipped.
+From then on the name ``tiny.en`` opens them. Nobody but this Whisper can use them, hearing what
+they were trained to hear: anything else is refused.
 """
 
 from __future__ import annotations
@@ -14,57 +13,68 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from hyperasr.backbone import Backbone
+from hyperasr.card import without_paths
+from hyperasr.checkpoint import read_head
+from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_folder
 from hyperasr.hub import EMBEDDED
-from hyperasr.weights import ASSETS
+from hyperasr.model import HyperASR
 from train.program import read_config, run_program
+
+__all__ = ["EmbedConfig", "embed"]
+
+NAME = "tiny.en"
+LARGEST_BYTES = 15_000_000
 
 
 @dataclass(frozen=True)
 class EmbedConfig:
     """What to embed."""
 
-    backbone: Path | None = None
-    """Backbone folder, or none."""
-    hypernet: Path | None = None
-    """Adapter model folder that was trained on ``micro``, or none; becomes the model ``micro``."""
-    hypernet_encoder: Path | None = None
-    """The same for the model ``micro-encoder``."""
-    out: Path = ASSETS / "micro"
-    """Folder of the embedded model."""
+    hypernet: Path
+    """Folder of adapters that `train.meta` trained for ``tiny.en``."""
+    out: Path = EMBEDDED[NAME]
+    """Where the package has them."""
 
 
-def embed_backbone(source: Path, target: Path) -> None:
-    """Write the backbone with fp16 weights."""
-    backbone = Backbone.from_pretrained(source)
-    backbone.whisper.to(torch.float16)
-    with atomic_folder(target) as temporary:
-        backbone.save_pretrained(temporary)
+def embed(source: Path, target: Path) -> int:
+    """Copy adapters into the package, the old ones being there until the new ones are.
 
+    Their notes keep the settings; of folders on the machine that trained them the last part alone.
 
-def embed_hypernet(source: Path, target: Path) -> None:
-    """Copy the adapter; its notes keep settings, without the folders of the one who trained it."""
-    head = json.loads((source / "config.json").read_text())
-    head["training"].pop("config", None)
+    Args:
+        source: what `train.meta` left as its best model.
+        target: the folder in the package.
+    Returns:
+        Size in bytes.
+    Raises:
+        ConfigError: no adapters there, or too large ones.
+        CheckpointMismatch: they belong to another Whisper, or it hears something else with them.
+    """
+    head = read_head(source)
+    heard = {name: head[name] for name in ("audio_context", "margin_s")}
+    # Opened as it will be, so that what does not fit is known before it is copied.
+    HyperASR.from_pretrained(source, backbone=Backbone.from_pretrained(NAME, offline=True, **heard))
+    head |= {"backbone": NAME, "training": without_paths(head["training"])}
+    text = json.dumps(head, indent=2) + "\n"
+    size = len(text.encode()) + (source / "model.safetensors").stat().st_size
+    if size > LARGEST_BYTES:
+        raise ConfigError(
+            f"{source} has {size / 1e6:.1f} MB; the package takes adapters of up to "
+            f"{LARGEST_BYTES / 1e6:g} MB, so lower the rank or d_hidden"
+        )
     with atomic_folder(target) as temporary:
         shutil.copy(source / "model.safetensors", temporary)
-        (temporary / "config.json").write_text(json.dumps(head, indent=2) + "\n")
+        (temporary / "config.json").write_text(text, encoding="utf-8")
+    return size
 
 
 def main() -> None:
-    """Embed what was given, and say how large the package's models are."""
+    """Embed what was given, and say how large it is."""
     config = read_config(EmbedConfig)
-    if config.backbone:
-        embed_backbone(config.backbone, config.out / "backbone")
-    if config.hypernet:
-        embed_hypernet(config.hypernet, config.out / EMBEDDED["micro"])
-    if config.hypernet_encoder:
-        embed_hypernet(config.hypernet_encoder, config.out / EMBEDDED["micro-encoder"])
-    size = sum(f.stat().st_size for f in config.out.rglob("*") if f.is_file())
-    print(f"{config.out}: {size / 2**20:.1f} MiB")
+    size = embed(config.hypernet, config.out)
+    print(f"{config.out}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

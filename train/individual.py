@@ -60,6 +60,11 @@ class IndividualConfig:
 
     backbone: str = "tiny.en"
     """Frozen Whisper: ``tiny.en``, a folder or a hub name."""
+    audio_context: str | None = None
+    """What its encoder hears: ``trimmed`` or ``full``; None as the checkpoint says."""
+    margin_s: float | None = None
+    """Seconds of silence that trimmed context hears after an utterance, in [0, 30]; None as the
+    checkpoint says."""
     manifest: Path = Path("runs/data/test.jsonl")
     """Recordings of the people; those of `eval.zero_shot` by default."""
     cohorts: tuple[str, ...] = (*COHORTS, TYPICAL)
@@ -294,6 +299,7 @@ def people_of(config: IndividualConfig, backbone: Backbone) -> People:
         views,
         config.backbone,
         CacheConfig(config.speaker, keep_mel=True),
+        backbone=backbone,
         workers=config.workers,
         progress=lambda done, n: log.info("cache: %d of %d parts", done, n),
     )
@@ -326,7 +332,9 @@ def run(config: IndividualConfig) -> dict[str, Any]:
     loop = replace(config.loop, eval_every=config.loop.steps)
     config = replace(config, out=folder, loop=loop)
     accelerator = start("individual", folder, loop.mixed_precision, loop.tracker)
-    backbone = Backbone.from_pretrained(config.backbone)
+    backbone = Backbone.from_pretrained(
+        config.backbone, audio_context=config.audio_context, margin_s=config.margin_s
+    )
     with accelerator.main_process_first():
         people = people_of(config, backbone)
     chosen = enrol(

@@ -84,7 +84,7 @@ def add_lora(whisper: Any, config: MetaConfig) -> Any:
     """Wrap a Whisper in PEFT's LoRA on the targets of a global static source.
 
     Raises:
-        ConfigError: another kind of source, an encoder target, or changed log-mel.
+        ConfigError: another kind of source, an encoder target, a teacher, or changed log-mel.
         MissingExtra: PEFT is not installed.
     """
     try:
@@ -98,6 +98,10 @@ def add_lora(whisper: Any, config: MetaConfig) -> Any:
         )
     if any(target.startswith("encoder.") for target in config.source.targets):
         raise ConfigError("the outside reference trains from cached encoder states: decoder only")
+    if config.teacher:
+        raise ConfigError(
+            "transformers' trainer learns from texts alone: leave teacher and objective.teacher out"
+        )
     if config.features.changes:
         raise ConfigError(
             "`features` changes log-mel, but the outside reference trains from cached encoder "

@@ -28,7 +28,6 @@ __all__ = [
     "flat_settings",
     "full_tensor",
     "last_state",
-    "load_average",
     "load_state",
     "read_head",
     "save_state",
@@ -141,29 +140,6 @@ def load_state(
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": values, "param_groups": groups})
     return step, best
-
-
-def load_average(folder: Path, model: nn.Module) -> None:
-    """Give `model` the averaged weights of a run that kept an average; the start of another run.
-
-    Raises:
-        CheckpointMismatch: no state in `folder`, or averaged weights that do not fit.
-    """
-    states = _states(folder)
-    if not states:
-        raise CheckpointMismatch(f"{folder} holds no state to start from; give a run folder")
-    path = states[-1][1]
-    saved = load_file(path / "state.safetensors")
-    own = {f"average.{n}": p for n, p in model.named_parameters() if p.requires_grad}
-    wrong = [n for n, p in own.items() if n not in saved or saved[n].shape != p.shape]
-    if wrong:
-        raise CheckpointMismatch(
-            f"{path} does not fit: {wrong[0]} is missing or of another shape ({len(wrong)} in all);"
-            " start from a run of the same shape that kept a moving average"
-        )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(saved[name])
 
 
 def last_state(folder: Path) -> Path | None:

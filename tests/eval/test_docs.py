@@ -37,9 +37,11 @@ def test_result_files_say_where_they_come_from(path: Path) -> None:
 
 
 def test_modules_and_files_that_commands_name_exist() -> None:
-    for module in re.findall(r"(?:python -m|-m) ((?:train|eval)(?:\.\w+)+)", TEXT):
+    # The results of a recogniser that is gone name commands of its git tag.
+    text = re.sub(r"^## micro$.*?(?=^## |\Z)", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+    for module in re.findall(r"(?:python -m|-m) ((?:train|eval)(?:\.\w+)+)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
-    for path in re.findall(r"(?:train|eval|hyperasr)/[\w/]+\.(?:yaml|json|py|sh|sbatch)", TEXT):
+    for path in re.findall(r"(?:train|eval|hyperasr)/[\w/]+\.(?:yaml|json|py|sh|sbatch)", text):
         assert (ROOT / path).is_file(), path
 
 

@@ -13,7 +13,7 @@ from eval import gpu, peers, speed
 from eval.speed import SpeedConfig
 from train.step import Stepper
 
-TINY = gpu.Shape("tiny", 32, 2, 2, 80, 2_000)
+TINY = gpu.Shape("tiny", 32, 2, 2, 80, 51_865)
 
 
 @pytest.fixture(autouse=True)

@@ -248,9 +248,9 @@ def test_the_program_writes_rows_that_others_read(
     torch.set_num_threads(before)
     content = results.read(tmp_path / "speed.json")
     names = [row["benchmark"] for row in content["rows"]]
-    timed = ["adapted_over_unadapted"] * 4 + ["beam_over_greedy"]
+    timed = ["adapted_over_unadapted"] * 2 + ["beam_over_greedy"]
     assert names == timed + ["simulate_over_real_time"] * 3
-    assert all(row["ratio"] > 0 and len(row["seconds"]) == 2 for row in content["rows"][:5])
+    assert all(row["ratio"] > 0 and len(row["seconds"]) == 2 for row in content["rows"][:3])
     assert content["machine"]["cores"]
     assert content["skipped"] == {}
     assert set(content["measures"]) == {"memory"}

@@ -103,21 +103,6 @@ def test_differences_name_only_systems_that_are_there() -> None:
     assert len(set(pairs)) == len(pairs)
 
 
-def test_models_that_went_on_are_held_against_where_they_began() -> None:
-    both = "hypernet_encoder_decoder_continued"
-    fresh = "hypernet_encoder_decoder_fresh"
-    names = ["backbone", "hypernet", "hypernet_continued", both, fresh, f"{fresh}_shuffled"]
-    assert differences(names) == [
-        ("hypernet_continued", "backbone"),
-        ("hypernet_continued", "hypernet"),
-        (both, "backbone"),
-        (fresh, "backbone"),
-        (fresh, both),
-        (fresh, "hypernet_continued"),
-        (fresh, f"{fresh}_shuffled"),
-    ]
-
-
 def test_recovered_share_of_the_excess_error() -> None:
     def row(system: str, cohort: str, value: float) -> dict[str, Any]:
         return {"system": system, "cohort": cohort, "domain": "simulated", "value": value}

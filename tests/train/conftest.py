@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-import torch
 from accelerate.state import AcceleratorState
 
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.types import Utterance
+from tests.random_whisper import random_whisper
+
+WORDS = "turn the light on please call my sister at ten seven five stop kitchen we go".split()
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +26,6 @@ def _own_accelerator() -> None:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Manifests of three training and one development speaker: buzzing noise with a text each."""
-    from train.domain import sample_text
-
     folder = tmp_path_factory.mktemp("corpus")
     rng, numbers = random.Random(0), np.random.default_rng(0)
     for split, speakers in (("train", "abc"), ("dev", "d")):
@@ -40,7 +40,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     Utterance(
                         id=f"{speaker}{i}",
                         path=f"{speaker}{i}.wav",
-                        text=sample_text(rng),
+                        text=" ".join(rng.choices(WORDS, k=rng.randint(2, 6))),
                         speaker=speaker,
                         split=split,
                         source="an4" if speaker == "c" else "synthetic",
@@ -52,12 +52,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shipped_shape_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random backbone with as many layers as the embedded one, d_model 32."""
-    from train.backbone import BackboneConfig, new_backbone
-
-    shape = BackboneConfig(d_model=32, n_heads=4, encoder_layers=4, decoder_layers=2)
+    """Folder of a random backbone with 4 + 2 layers, d_model 32."""
     folder = tmp_path_factory.mktemp("shipped") / "backbone"
-    with torch.random.fork_rng(devices=[]):
-        backbone = new_backbone(shape)
-    backbone.save_pretrained(folder)
+    random_whisper(encoder_layers=4, decoder_layers=2).save_pretrained(folder)
     return folder

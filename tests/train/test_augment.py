@@ -163,10 +163,9 @@ def test_a_narrow_band_is_what_a_recording_at_8_khz_has(n_mels: int) -> None:
     assert low_cuts == {True, False}, "half of them are telephone lines"
 
 
-def test_what_margins_leave_is_as_long_as_the_backbone_hears() -> None:
-    backbone = Backbone.from_pretrained("micro")
+def test_what_margins_leave_is_as_long_as_the_backbone_hears(random_backbone: Backbone) -> None:
     variety, digit = FeatureVariety(margins=True), tone(440, 0.4)
-    shortest = int(backbone.features([digit])[1])
+    shortest = int(random_backbone.features([digit])[1])
     for seed in range(20):
         out = variety.voice(log_mel(digit).T.numpy(), np.random.default_rng(seed))
         assert len(out) >= shortest

@@ -22,6 +22,7 @@ from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.objective import ObjectiveConfig
 from hyperasr.residual import ResidualAdapters, ResidualConfig
 from hyperasr.speaker import SpeakerConfig
+from hyperasr.types import TeacherTokens
 from train import individual, meta, peft_reference
 from train.augment import FeatureVariety
 from train.baselines import FineTuneConfig, TunedObjective, saver
@@ -116,6 +117,28 @@ def test_a_frozen_backbone_stays_in_evaluation_mode(random_backbone_folder: Path
     assert not objective.backbone.whisper.training
     assert objective.adapters is not None
     assert objective.adapters.training
+
+
+def test_fine_tuning_weighs_text_and_teacher_as_adapters_do(
+    cache: Cache, random_backbone_folder: Path
+) -> None:
+    goal = ObjectiveConfig(nll_weight=0.5, teacher=2.0)
+    batch = cache.batch([0, 3, 5])
+    assert batch.tokens is not None
+    shape = (*batch.tokens.shape, 2)
+    ids = torch.arange(2).expand(shape) + 300
+    batch = replace(batch, teacher=TeacherTokens(ids, torch.full(shape, 0.3).log()))
+    _, config = tuned(random_backbone_folder, "decoder_ft")
+    data = replace(config.data, objective=goal, teacher=Path("lines.jsonl"))
+    backbone = Backbone.from_pretrained(random_backbone_folder, offline=True)
+    objective = TunedObjective(backbone, replace(config, data=data)).eval()
+    # Untrained, a LoRA for everybody is the backbone.
+    adapters = SourceConfig("static", settings={"rank": 1})
+    model = HyperASR(backbone, SpeakerConfig(), adapters, objective=goal).eval()
+    found, expected = objective(batch), model(batch).losses()
+    for name in ("total", "nll", "teacher"):
+        assert torch.allclose(found[name], expected[name], atol=1e-5), name
+    assert found["teacher"] > 0
 
 
 def test_what_is_trained_decides_whether_log_mel_is_kept() -> None:

@@ -18,7 +18,6 @@ from train.state import (
     check_settings,
     flat_settings,
     last_state,
-    load_average,
     read_head,
     save_state,
 )
@@ -39,29 +38,6 @@ def saved(folder: Path, ema: float | None = 0.5, **notes: Any) -> tuple[nn.Modul
             weight += 1.0  # so that average and weights differ
     save_state(folder, 7, {}, model, optimizer, averager.weights if averager else None, notes=notes)
     return model, averager.weights if averager else {}
-
-
-def test_a_run_starts_from_the_average_of_another(tmp_path: Path) -> None:
-    other, average = saved(tmp_path)
-    own = model_of(2)
-    frozen = own[1].weight.clone()
-    load_average(tmp_path, own)
-    assert torch.equal(own[0].weight, average["0.weight"])
-    assert not torch.equal(own[0].weight, other[0].weight)
-    assert torch.equal(own[1].weight, frozen)
-
-
-@pytest.mark.parametrize("fault", ["empty", "no average", "shape"])
-def test_a_start_that_does_not_fit_is_refused(fault: str, tmp_path: Path) -> None:
-    if fault != "empty":
-        saved(tmp_path, None if fault == "no average" else 0.5)
-    own = model_of(2, width=5 if fault == "shape" else 4)
-    before = own[0].weight.clone()
-    expected = "no state to start from" if fault == "empty" else "kept a moving average"
-    with pytest.raises(CheckpointMismatch, match=expected) as error:
-        load_average(tmp_path, own)
-    assert "\n" not in str(error.value)
-    assert torch.equal(own[0].weight, before)
 
 
 SETTINGS = {

@@ -3,7 +3,7 @@
     python -m train.data.splits --data ../shared/data
 
 writes ``train/data/splits.json`` anew, which is committed; the same rules on the same corpora give
-the same lists. AN4's lists are older and their own (`train.typical.an4_splits`).
+the same lists. AN4's lists are older and their own (``an4_splits.json``).
 
 - LibriSpeech: all of train-clean-100 trains, test-other is tested. Of dev-clean's 16 readers three
   women and three men are tested, two and two develop, the others train: in the order of the
@@ -32,12 +32,12 @@ from hyperasr.files import atomic_write_text
 from hyperasr.text import normaliser
 from train.data.corpora import Recording, read_corpora
 from train.program import read_config, run_program
-from train.typical import an4_splits
 
-__all__ = ["SPLITS", "Splits", "choose_splits", "read_splits", "words"]
+__all__ = ["SPLITS", "Splits", "an4_splits", "choose_splits", "read_splits", "words"]
 
 SPLITS = ("train", "dev", "test")
 _FILE = Path(__file__).parent / "splits.json"
+_AN4 = Path(__file__).parent / "an4_splits.json"
 _NAMES = Path("librispeech-dev-clean-16spk", "SPEAKERS.TXT")
 _N_TEST_OF_A_SEX, _N_DEV_OF_A_SEX = 3, 2  # of dev-clean's seven women and nine men
 _N_DEV_NONNATIVE = 8
@@ -70,6 +70,12 @@ class SplitsConfig:
     """Folder of the corpora."""
     out: Path = _FILE
     """The lists."""
+
+
+def an4_splits() -> dict[str, list[str]]:
+    """Return the committed lists of AN4 speakers: train, dev and test."""
+    lists: dict[str, list[str]] = json.loads(_AN4.read_text(encoding="utf-8"))
+    return lists
 
 
 def read_splits() -> Splits:
