@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eval import readme, sweep
+from eval import docs, sweep
 from eval.report_sweep import sweep_blocks, sweep_plane
 from eval.scores import Scores
 from eval.short_runs import train_all
@@ -117,7 +117,7 @@ def test_table_by_hand(rows, monkeypatch) -> None:
     assert lines["blora", "0.1", "0.5"][3:] == ("50.0 [50.0, 50.0]", "12.5 [12.5, 12.5]", "no")
     assert lines["blora", "0.1", "0"][3:] == ("25.0 [25.0, 25.0]", "0.0 [0.0, 0.0]", "no")
     monkeypatch.setattr(results, "read", lambda path: {"rows": rows, "command": "made it"})
-    table = readme.table("results/x.json", " points=true ")
+    table = docs.table("results/x.json", " points=true ")
     assert "| blora | 0.01 | 0.5 | 40.0 [40.0, 40.0] |" in table
     assert table.splitlines()[1].startswith("| --- | --- | --- | ---: |")
     assert "made it" in table
