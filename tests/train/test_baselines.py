@@ -185,7 +185,10 @@ def test_people_with_too_few_utterances() -> None:
 # A Gaussian so narrow that its noise changes far less than training does; its divergence weighs
 # enough to be seen.
 VI = {"prior": "fixed", "prior_sigma": 0.05, "sigma_start": 1e-5}
-BOTH_KINDS = {"static": ({}, ObjectiveConfig()), "vi_lora": (VI, ObjectiveConfig(0.9, 5.0, "mean"))}
+BOTH_KINDS = {
+    "static": ({}, ObjectiveConfig()),
+    "vi_lora": (VI, ObjectiveConfig(0.9, beta=5.0, kl_reduction="mean")),
+}
 
 
 def trained_factors(
