@@ -23,7 +23,7 @@ docs: $(VENV)/.test
 # is older than its program, its configuration, or a file or model that this names. One after the
 # other, because some measure time. `make -n reproduce` says what is left.
 CONFIGS := $(filter-out eval/configs/report.yaml,$(wildcard eval/configs/*.yaml))
-RESULTS := $(CONFIGS:eval/configs/%.yaml=results/%.json)
+RESULTS := $(CONFIGS:eval/configs/%.yaml=results/%.json) results/writing.json results/adapted_speed.json
 named = $(wildcard $(shell grep -oE '(runs|train)/[^], }]+' $(1)))
 evaluate = $(BIN)/python -m eval.$(basename $(notdir $<)) --config $(filter eval/configs/%,$^)
 
@@ -37,12 +37,16 @@ results/%_sweep.json: eval/sweep.py eval/configs/%_sweep.yaml \
 		$$(call named,eval/configs/$$*_sweep.yaml) | $(VENV)/.test
 	$(evaluate)
 
-results/beam.json results/continued.json: results/%.json: eval/zero_shot.py eval/configs/%.yaml \
+results/beam.json: results/%.json: eval/zero_shot.py eval/configs/%.yaml \
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
 
 results/%.json: eval/%.py eval/configs/%.yaml $$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
+
+results/writing.json results/adapted_speed.json: results/%.json: eval/%.py \
+		eval/configs/zero_shot.yaml $$(call named,eval/configs/zero_shot.yaml) | $(VENV)/.test
+	$(evaluate) --out $@
 
 results/comparison.json: results/training_cost.json
 
