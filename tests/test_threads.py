@@ -16,7 +16,7 @@ from hyperasr.model import HyperASR
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.words import attend
 
-N_THREADS, N_CALLS = 8, 96
+N_THREADS, N_CALLS = 8, 200
 
 
 @pytest.fixture(scope="module")
