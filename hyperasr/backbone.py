@@ -429,21 +429,31 @@ class Backbone(nn.Module):
         return of_each.sum(1), scored.sum(1)
 
     def scored_logprobs(
-        self, encoded: EncoderOutput, tokens: Tensor, n_tokens: Tensor, n_prompt: int
+        self,
+        encoded: EncoderOutput,
+        tokens: Tensor,
+        n_tokens: Tensor,
+        n_prompt: int,
+        among: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities of all tokens at the places that are scored.
+        """Return the log-probabilities of tokens at the places that are scored.
 
         Args:
             encoded, tokens, n_tokens, n_prompt: as `nll`.
+            among: ids (n,) over which is normalised; None for the whole vocabulary.
         Returns:
-            (n_scored, n_vocab) float32, and which places of `tokens` these are (n_utt, n_max).
+            (n_scored, n_vocab or n) float32, and which places of `tokens` these are (n_utt, n_max).
         """
         places = torch.arange(tokens.shape[1], device=tokens.device)
         scored = (places >= n_prompt) & (places < n_tokens[:, None])
         hidden = DecoderStep(self.whisper, encoded, cached=False).hidden(tokens[:, :-1])
         # Only where they count: the vocabulary is what takes longest in a small model.
-        logits = self.whisper.proj_out(hidden[scored[:, 1:]]).float()
-        return logits.log_softmax(-1), scored
+        chosen = hidden[scored[:, 1:]]
+        if among is None:
+            logits = self.whisper.proj_out(chosen)
+        else:
+            logits = F.linear(chosen, self.whisper.proj_out.weight[among])
+        return logits.float().log_softmax(-1), scored
 
     @torch.inference_mode()
     def generate(

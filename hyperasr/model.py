@@ -260,16 +260,34 @@ class HyperASR(nn.Module):
         k = self.objective.samples if self.training and isinstance(found, GaussianFactors) else 1
         with self.adapted_with(found, batch, encoded, k) as states:
             tokens, n_tokens = _rows(batch.tokens, k), _rows(batch.n_tokens, k)
+            among, place = self._vocabulary(batch)
             logprobs, scored = self.backbone.scored_logprobs(
-                states, tokens, n_tokens, batch.n_prompt
+                states, tokens, n_tokens, batch.n_prompt, among
             )
-        nll = -logprobs.gather(1, tokens[scored][:, None]).mean()
+        nll = -logprobs.gather(1, place[tokens[scored]][:, None]).mean()
         elbo = self._weighed(nll, found, batch, scored.sum(1))
         if not self.objective.teacher or batch.teacher is None:
             return elbo
-        told = TeacherTokens(_rows(batch.teacher.ids, k), _rows(batch.teacher.logprobs, k))
+        told = TeacherTokens(place[_rows(batch.teacher.ids, k)], _rows(batch.teacher.logprobs, k))
         weight = self.objective.teacher
         return replace(elbo, teacher=weight * from_teacher(logprobs, told, scored))
+
+    def _vocabulary(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """Return the tokens over which is normalised (None: all), and each token's place there."""
+        n_vocab = int(self.backbone.whisper.config.vocab_size)
+        place = torch.arange(n_vocab, device=self.backbone.device)
+        if not (self.training and self.objective.negatives):
+            return None, place
+        assert batch.tokens is not None
+        drawn = torch.randint(n_vocab, (self.objective.negatives,), device=place.device)
+        wanted = [drawn, batch.tokens.flatten()]
+        if batch.teacher is not None:
+            wanted.append(batch.teacher.ids.flatten())
+        among = torch.cat(wanted).unique()
+        # A token that nobody asks for has no place; where one did, gathering it would fail.
+        place = torch.full_like(place, n_vocab)
+        place[among] = torch.arange(len(among), device=place.device)
+        return among, place
 
     @contextmanager
     def _using(

@@ -29,6 +29,12 @@ class ObjectiveConfig:
     """Weight of KL(teacher || model) over the next token (nats a token), at least 0: see
     `from_teacher`. It counts where a batch brings a teacher."""
 
+    negatives: int = 0
+    """Tokens drawn at random, at least 0, over which training normalises beside those of the batch
+    and of its teacher; 0 is the whole vocabulary, which takes most of a step where Whisper is
+    small. A sampled softmax (Jean et al., arXiv 1412.2007) without its correction: every token that
+    anybody in the batch writes or might write is there. Evaluation never samples."""
+
     beta: float = 0.0
     """Weight of the divergence from the prior, at least 0; 0.1 in VI LoRA, 0.5 in BLoRA."""
 
@@ -59,6 +65,7 @@ class ObjectiveConfig:
         for name, low in (
             ("nll_weight", 0),
             ("teacher", 0),
+            ("negatives", 0),
             ("beta", 0),
             ("n_train", 1),
             ("l2", 0),

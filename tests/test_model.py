@@ -19,8 +19,9 @@ from hyperasr.backbone import Backbone
 from hyperasr.decode import decode
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.objective import ObjectiveConfig
 from hyperasr.speaker import SpeakerConfig
-from hyperasr.types import Batch
+from hyperasr.types import Batch, TeacherTokens
 
 COHORTS = ("stuttering", "dysarthria", "typical")
 HYPERNET = {"rank": 2, "d_hidden": 8, "d_layer_emb": 4, "n_hidden": 1}
@@ -421,3 +422,57 @@ def test_the_seed_also_decides_a_trained_speaker_encoder(random_backbone: Backbo
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+def test_a_sampled_vocabulary_is_the_whole_one_where_all_are_drawn(
+    random_backbone: Backbone, batch: Batch
+) -> None:
+    """With enough draws every token is there, and the loss is that of the whole vocabulary."""
+    source = SOURCES["hypernet"]
+    n_vocab = int(random_backbone.whisper.config.vocab_size)
+    losses = {}
+    for negatives in (0, 40, 100 * n_vocab):
+        objective = ObjectiveConfig(negatives=negatives)
+        model = HyperASR(random_backbone, SpeakerConfig(), source, objective=objective).train()
+        torch.manual_seed(0)
+        losses[negatives] = float(model(batch).nll)
+        assert float(model.eval()(batch).nll) == pytest.approx(losses[0]), (
+            "evaluation never samples"
+        )
+    assert losses[100 * n_vocab] == pytest.approx(losses[0], rel=1e-5)
+    assert 0 < losses[40] < losses[0], "fewer tokens to tell apart"
+
+
+def test_a_sampled_vocabulary_holds_all_that_the_batch_and_its_teacher_name(
+    random_backbone: Backbone, batch: Batch
+) -> None:
+    """The slow twin normalises over the same tokens one place at a time."""
+    assert batch.tokens is not None
+    assert batch.n_tokens is not None
+    g = torch.Generator().manual_seed(1)
+    n_vocab = int(random_backbone.whisper.config.vocab_size)
+    shape = (*batch.tokens.shape, 5)
+    ids = torch.randint(n_vocab, shape, generator=g)
+    chances = torch.randn(shape, generator=g).softmax(-1) * 0.9
+    taught = replace(batch, teacher=TeacherTokens(ids, chances.log()))
+    objective = ObjectiveConfig(teacher=0.7, negatives=10)
+    model = HyperASR(random_backbone, SpeakerConfig(), SOURCES["hypernet"], objective=objective)
+    model.train()
+    torch.manual_seed(3)
+    found = model(taught)
+    torch.manual_seed(3)
+    drawn = torch.randint(n_vocab, (10,))
+    among = sorted({*drawn.tolist(), *batch.tokens.flatten().tolist(), *ids.flatten().tolist()})
+    logits = random_backbone.logits(model.encode(batch), batch.tokens).detach()
+    nll, divergence = [], []
+    for row in range(batch.n_utt):
+        for place in range(batch.n_prompt, int(batch.n_tokens[row])):
+            own = logits[row, place - 1, among].log_softmax(-1)
+            at = [among.index(int(i)) for i in ids[row, place]]
+            nll.append(-float(own[among.index(int(batch.tokens[row, place]))]))
+            p, q = chances[row, place], own[at].exp()
+            rest, own_rest = 1 - p.sum(), (1 - q.sum()).clamp_min(1e-6)
+            terms = (p * (p / q).log()).sum() + rest * (rest / own_rest).log()
+            divergence.append(float(terms))
+    assert float(found.nll) == pytest.approx(sum(nll) / len(nll), rel=1e-4)
+    assert float(found.teacher) == pytest.approx(0.7 * sum(divergence) / len(nll), rel=1e-3)
