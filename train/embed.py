@@ -20,7 +20,7 @@ from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_folder
 from hyperasr.hub import EMBEDDED
 from hyperasr.model import HyperASR
-from train.program import read_config, run_program
+from train.program import WORTH_FILE, read_config, run_program
 
 __all__ = ["EmbedConfig", "embed"]
 
@@ -41,7 +41,8 @@ class EmbedConfig:
 def embed(source: Path, target: Path) -> int:
     """Copy adapters into the package, the old ones being there until the new ones are.
 
-    Their notes keep the settings; of folders on the machine that trained them the last part alone.
+    Their notes keep the settings, of folders on the machine that trained them the last part alone,
+    and what the training says that they are worth.
 
     Args:
         source: what `train.meta` left as its best model.
@@ -57,6 +58,9 @@ def embed(source: Path, target: Path) -> int:
     # Opened as it will be, so that what does not fit is known before it is copied.
     HyperASR.from_pretrained(source, backbone=Backbone.from_pretrained(NAME, offline=True, **heard))
     head |= {"backbone": NAME, "training": without_paths(head["training"])}
+    worth = source.parent / WORTH_FILE
+    if worth.is_file():
+        head["training"]["worth"] = json.loads(worth.read_text(encoding="utf-8"))
     text = json.dumps(head, indent=2) + "\n"
     size = len(text.encode()) + (source / "model.safetensors").stat().st_size
     if size > LARGEST_BYTES:

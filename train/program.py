@@ -19,13 +19,16 @@ from torch import nn
 
 from hyperasr.config import parse, to_dict
 from hyperasr.errors import ConfigError, HyperASRError, MissingExtra
+from hyperasr.files import atomic_write_text
 from train.loop import LoopConfig, fit
 from train.scoring import Judge, NotWorthIt
 from train.step import Split
 
-__all__ = ["fit_and_report", "read_config", "run_program", "start"]
+__all__ = ["WORTH_FILE", "fit_and_report", "read_config", "run_program", "start"]
 
 T = TypeVar("T")
+WORTH_FILE = "worth.json"
+"""In a run folder: word error rates of the development rows, unadapted and with the best model."""
 # Others wait while one builds a cache; a process that dies meanwhile is the watchdog's business.
 _PATIENCE = timedelta(hours=12)
 
@@ -143,6 +146,8 @@ def fit_and_report(
     if accelerator.is_main_process:
         if judge is not None:
             print(judge.verdict(best))
+            worth = {"unadapted": judge.unadapted, "best": best}
+            atomic_write_text(config.out / WORTH_FILE, json.dumps(worth, indent=2) + "\n")
         print(json.dumps(best))
     return best
 

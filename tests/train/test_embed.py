@@ -28,6 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     notes = {"config": {"train": "/home/ann/patients/train.jsonl", "rank": 1}, "rows": 3}
     folder = tmp_path_factory.mktemp("trained") / "best"
     model.save_pretrained(folder, backbone="/home/ann/tiny", training=notes)
+    (folder.parent / "worth.json").write_text('{"unadapted": {"typical": 0.1}}')
     return folder
 
 
@@ -58,6 +59,7 @@ def test_the_name_opens_the_plain_whisper_until_there_are_adapters(
     assert HyperASR.from_pretrained("tiny.en").source_config.kind == "hypernet"
     assert Backbone.from_pretrained("tiny.en").audio_context == "full", "the Whisper alone"
     head = json.loads((package / "config.json").read_text())
+    assert head["training"]["worth"] == {"unadapted": {"typical": 0.1}}
     assert head["training"] == {"config": {"train": "train.jsonl", "rank": 1}, "rows": 3}
     assert "/home" not in json.dumps(head)
 
