@@ -22,7 +22,7 @@ docs: $(VENV)/.test
 # Every result file, the notebooks, the tables of the docs and the report, from models under runs/: what
 # is older than its program, its configuration, or a file or model that this names. One after the
 # other, because some measure time. `make -n reproduce` says what is left.
-CONFIGS := $(filter-out eval/configs/report.yaml,$(wildcard eval/configs/*.yaml))
+CONFIGS := $(wildcard eval/configs/*.yaml)
 RESULTS := $(CONFIGS:eval/configs/%.yaml=results/%.json) results/writing.json results/adapted_speed.json
 named = $(wildcard $(shell grep -oE '(runs|train)/[^], }]+' $(1)))
 evaluate = $(BIN)/python -m eval.$(basename $(notdir $<)) --config $(filter eval/configs/%,$^)
@@ -53,9 +53,8 @@ results/comparison.json: results/training_cost.json
 notebooks/04_uncertainty.ipynb: eval/notebooks.py results/leave_one_cohort_out.json | $(VENV)/.test
 	$(BIN)/python -m eval.notebooks
 
-results/report.html: eval/report.py eval/configs/report.yaml $(RESULTS) | $(VENV)/.test
-	$(BIN)/python -m eval.report --config eval/configs/report.yaml \
-		$(addprefix --embeddings ,$(wildcard runs/hypernet/best))
+results/report.html: eval/report.py $(RESULTS) | $(VENV)/.test
+	$(BIN)/python -m eval.report --results results --out $@
 
 # torch first: the constraint keeps pip from trading a CPU build for another one.
 $(VENV)/.demo: pyproject.toml constraints.txt

@@ -5,16 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.report_blocks import picked
 from hyperasr import results
 
-__all__ = ["BY_COHORT", "print_rows"]
+__all__ = ["BY_COHORT", "picked", "print_rows"]
 
 BY_COHORT = ("cohort", "domain")
 
+Row = Mapping[str, Any]
+
+
+def picked(rows: Sequence[Row], differences: bool, **where: Any) -> list[Row]:
+    """Return difference rows or error rows with these values (a tuple: any of them)."""
+    return [
+        row
+        for row in rows
+        if "system" in row
+        and ("against" in row) == differences
+        and all(
+            row.get(key) in value if isinstance(value, tuple) else row.get(key) == value
+            for key, value in where.items()
+        )
+    ]
+
 
 def print_rows(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     columns: Sequence[str] = BY_COHORT,
     *,
     title: str,

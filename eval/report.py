@@ -1,46 +1,98 @@
 """One page of everything that was measured: tables, figures, and where each number comes from.
 
     python -m eval.report --results results --out results/report.html
-    python -m eval.report --config eval/configs/report.yaml --embeddings runs/hypernet/best
 
-Reads the result files of a folder and writes a page that needs nothing else: figures are inside,
-there are no scripts, and it opens without a network. Beside it a JSON of the same name says what
-was read. A file that is not there yet leaves its section with the command that makes it; a damaged
-or foreign file, and rows of different protocols in one table, stop the program.
+Reads every result file of a folder, whoever made it, and writes one HTML page that needs nothing
+else: figures are inside, there are no scripts, and it opens without a network. Every file has a
+section: the command and the commit behind it, error rates (systems by cohort, what was recorded
+apart from what was simulated), a figure of them, differences, errors by severity, speed, and a
+table of its fields for whatever else was measured. The tables of single corpora, subsets and
+further metrics are folded below.
 
-The map of embeddings needs a model and the test set (`--embeddings`); it is left out without.
+A damaged file, a file that is none of ours, and rows that do not say what rows must say stop the
+program with one line, and nothing is written.
 """
 
 from __future__ import annotations
 
-import hashlib
+import ast
+import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
-from eval.bench import Bench, BenchConfig
-from eval.report_blocks import Block
-from eval.report_embeddings import embedding_blocks
-from eval.report_names import names_block
-from eval.report_sections import SECTIONS, Section, generic_blocks
-from eval.scores import ATYPICAL, RECORDED, in_order
+from eval.scores import RECORDED, SIMULATED
 from hyperasr import results
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.files import atomic_write_text
+from hyperasr.metrics import METRICS
+from hyperasr.tables import Table, table
 from train.program import read_config, run_program
 
-TEMPLATES = Path(__file__).parent / "templates"
-NUMBERS = ("value", "low", "high", "ratio", "p", "p_holm", "clipped", "macro", "null")
-EMBEDDINGS = Section(
-    "embeddings",
-    "Map of embeddings",
-    "What the hypernetwork hears of each test utterance, flattened to a plane. Near points sound "
-    "alike to it; distances in a plane are only a hint. Speakers are unseen.",
-    generic_blocks,
+FIRST = ("unadapted", "zero_shot", "leave_one_cohort_out", "comparison")
+NUMBERS = ("value", "low", "high", "ratio", "p", "p_holm", "clipped", "macro")
+# What a row of each kind must say.
+REQUIRED = {
+    "error": ("system", "cohort", "domain", "metric", "value"),
+    "difference": ("system", "against", "cohort", "domain", "metric", "value"),
+    "forgetting": ("system", "against", "metric", "value"),
+    "speed": ("benchmark", "peer", "setting", "ratio", "rounds"),
+}
+ERRORS = ("hits", "substitutions", "deletions", "insertions")
+# Rows of different values of these stand in different tables.
+APART = ("metric", "protocol", "subset", "corpus", "held_out", "voices")
+FURTHER = ("subset", "corpus", "voices")  # rows that have one of these are no headline
+# Domains of files from before rows said recorded or simulated: whose voices were heard.
+VOICES = {"all": None, "synthetic": "of a synthesiser", "real": "of people"}
+SHOWN = {
+    "clipped": "errors of an utterance count up to its length only",
+    "macro": "mean over speakers",
+    "insertions": "insertions only",
+    "deletions": "deletions only",
+    "substitutions": "substitutions only",
+}
+LONGEST_OPEN = 30  # lines of a table of fields that is not folded
+MOST_LINES = 5000  # of a table of fields
+WIDEST = 40  # letters of a cell that are kept on one line
+STYLE = """
+body { margin: 0 auto; max-width: 76rem; padding: 2rem 1.5rem; color: #1b1b1b; background: #fff;
+  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+h1 { margin: 0; line-height: 1.2; }
+h2 { margin: 3rem 0 0; padding-top: .8rem; border-top: 2px solid #1b1b1b; }
+p { max-width: 50rem; margin: .4rem 0; }
+nav { columns: 3; margin: 1rem 0; }
+nav a { display: block; }
+code { font: .88em ui-monospace, "DejaVu Sans Mono", Consolas, monospace; overflow-wrap: anywhere; }
+summary { cursor: pointer; color: #0072b2; margin: .8rem 0; }
+.made, .note { color: #5a5a5a; font-size: .85rem; }
+.wide { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+caption span { font-weight: 400; color: #5a5a5a; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #d9d9d9;
+  white-space: nowrap; vertical-align: baseline; }
+th { border-bottom: 1.5px solid #1b1b1b; vertical-align: bottom; white-space: normal; }
+.name, .long { text-align: left; }
+.long { white-space: normal; min-width: 14rem; }
+svg { max-width: 100%; height: auto; }
+@media (max-width: 40rem) { nav { columns: 1; } body { padding: 1rem; } }
+@media print { @page { size: A4 landscape; margin: 12mm; } table { font-size: 7pt; }
+  nav { display: none; } tr, svg { break-inside: avoid; } .wide { overflow: visible; } }
+"""
+ABOUT = (
+    "Error rates are in percent, differences in percentage points: below 0 the first system makes "
+    "fewer errors. Brackets hold 95 % intervals over draws of whole speakers. * p &lt; 0.05 by "
+    "permutation of speakers, adjusted for its table by Holm’s method. <strong>Simulated speech is "
+    "made from typical recordings and says nothing about real patients.</strong>"
 )
+
+Row = dict[str, Any]
+Rows = Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -50,13 +102,9 @@ class ReportConfig:
     results: Path = Path("results")
     """Folder of result files."""
     out: Path = Path("results/report.html")
-    """The page; its index is the JSON of the same name."""
+    """The page."""
     title: str = "Recognition of atypical speech"
     """Heading of the page."""
-    embeddings: Path | None = None
-    """Folder of a model that listens, for the map of embeddings; None leaves the map out."""
-    bench: BenchConfig = field(default_factory=BenchConfig)
-    """Test set of the map; its embeddings are computed once and kept."""
 
     def __post_init__(self) -> None:
         if self.out.suffix != ".html":
@@ -64,223 +112,404 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A section as the page shows it; attributes as in the template."""
+class Block:
+    """A piece of a section: HTML, and the heading under which it is folded, if it is."""
 
-    name: str
-    title: str
-    about: str
-    blocks: tuple[Block, ...] = ()
-    missing: str = ""
-    command: str = ""
-    made: str = ""
+    html: str
+    fold: str = ""
 
 
-def check_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse rows whose numbers are none.
+# Rows
 
-    Raises:
-        ConfigError: a measurement that is no finite number, with file and row.
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """Return what a row is: a key of `REQUIRED`, or ``other``."""
+    if "ratio" in row:
+        return "speed"
+    # A note without a value says why nothing was measured.
+    if "measure" in row or ("note" in row and row.get("value") is None):
+        return "other"
+    if row.get("metric") in METRICS or "errors" in row:
+        return "difference" if "against" in row else "error"
+    return "forgetting" if "against" in row and "cohort" not in row else "other"
+
+
+def check_row(row: Mapping[str, Any]) -> str:
+    """Return what is wrong with a row, or nothing."""
+    if not {"system", "measure", "benchmark"} & set(row):
+        return "it names no system, measure or benchmark"
+    kind = kind_of(row)
+    for name in REQUIRED.get(kind, ()):
+        if name not in row:
+            return f"it has no {name!r}"
+    for name in NUMBERS:
+        value = row.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value)):
+            return f"{name} is {value!r}, which is no finite number"
+    if kind in ("error", "difference") and row["domain"] not in (*results.DOMAINS, *VOICES):
+        return f"domain is {row['domain']!r}, not one of {', '.join(results.DOMAINS)}"
+    errors = row.get("errors")
+    if kind == "error" and errors is not None:
+        counted = isinstance(errors, Mapping) and all(type(errors.get(e)) is int for e in ERRORS)
+        if not counted:
+            return f"errors does not count {', '.join(ERRORS)}"
+    return ""
+
+
+def told_apart(row: Row) -> Row:
+    """Return a row whose domain says recorded or simulated, and whose system names its budget.
+
+    In files from before rows said so, every cohort but typical speech was simulated; what their
+    domain says instead is under ``voices``.
     """
-    for number, row in enumerate(rows, start=1):
-        for name in NUMBERS:
-            value = row.get(name)
-            fine = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (fine and math.isfinite(value)):
-                raise ConfigError(
-                    f"{path}, row {number}: {name} is {value!r}, which is no finite number; "
-                    "the file is damaged, make it again"
-                )
+    row = dict(row)
+    if row.get("domain") in VOICES:
+        row["voices"] = VOICES[row.pop("domain")]
+        if "cohort" in row:
+            known = {TYPICAL: RECORDED, "everybody": f"{SIMULATED} and {RECORDED}"}
+            row["domain"] = known.get(row["cohort"], SIMULATED)
+    if row.get("budget") is not None and "system" in row:
+        row["system"] = f"{row['system']}, budget {row['budget']:g}"
+    return row
 
 
-def shown(section: Section, content: Mapping[str, Any] | None, folder: Path) -> Shown:
-    """Return one section, or the command that would fill it.
-
-    Raises:
-        ConfigError: rows that do not belong together, or lack what the section shows.
-    """
-    names: dict[str, Any] = {"name": section.result, "title": section.title, "about": section.about}
-    path = folder / f"{section.result}.json"
-    if content is None:
-        return Shown(**names, missing=f"{path} is not there yet. Made by", command=section.command)
-    check_rows(path, content["rows"])
-    if not content["rows"]:
-        missing = f"{path} has no rows. Make it again with"
-        return Shown(**names, missing=missing, command=section.command)
-    try:
-        blocks = section.build(content["rows"])
-    except MissingExtra:
-        raise
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"a row has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(
-            f"{path} does not hold what its program writes ({what}); make it again with "
-            f"{section.command}"
-        ) from error
-    return Shown(**names, blocks=tuple(blocks), made=origin(content))
+def is_further(row: Mapping[str, Any]) -> bool:
+    """Say whether a row is of one corpus or subset, and not of the headline."""
+    return any(row.get(name) is not None for name in FURTHER)
 
 
-def origin(content: Mapping[str, Any]) -> str:
-    """Return one line on where a file comes from."""
-    norm = content["normaliser"]
-    parts = [str(content["command"]).strip(), f"created {content['created']}"]
-    parts += [f"code {content['git_commit']}", f"protocol: {content['protocol']}"]
-    parts += [f"normaliser {norm['name']} ({norm['hash']})"] if isinstance(norm, Mapping) else []
-    machine = content["machine"]
-    if isinstance(machine, Mapping):
-        accelerator = machine.get("accelerator") or "no accelerator"
-        parts.append(f"{machine.get('cpu')}, {machine.get('cores')} cores, {accelerator}")
-    return " · ".join(parts)
-
-
-def sections_of(contents: Mapping[str, dict[str, Any]], folder: Path) -> list[Shown]:
-    """Return every known section, and one for each file that none is about."""
-    made = [shown(section, contents.get(section.result), folder) for section in SECTIONS]
-    known = {section.result for section in SECTIONS}
-    for name in contents:
-        if name not in known:
-            about = "A result file that has no section of its own."
-            made.append(shown(Section(name, name, about, generic_blocks), contents[name], folder))
-    return made
-
-
-def map_section(config: ReportConfig) -> Shown:
-    """Return the map of embeddings, or how to get it."""
-    names: dict[str, Any] = {
-        "name": EMBEDDINGS.result,
-        "title": EMBEDDINGS.title,
-        "about": EMBEDDINGS.about,
-    }
-    if config.embeddings is None:
-        command = "python -m eval.report --embeddings runs/hypernet/best"
-        return Shown(**names, missing="No model was given to compute it with:", command=command)
-    systems = {"mapped": config.embeddings}
-    bench = Bench(replace(config.bench, systems=systems, controls_of=()))
-    made = f"computed with {config.embeddings} on {config.bench.test}"
-    return Shown(**names, blocks=tuple(embedding_blocks(bench, "mapped")), made=made)
-
-
-def warnings_of(contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return what a reader should know before comparing sections."""
-    found = []
-    for field_, what in (("git_commit", "states of the code"), ("seed", "seeds")):
-        values = sorted({str(content[field_]) for content in contents.values()})
-        if len(values) > 1:
-            found.append(f"These results come from {len(values)} {what}: {', '.join(values)}.")
-    dirty = [n for n, c in contents.items() if str(c["git_commit"]).endswith("-dirty")]
-    if dirty:
-        found.append(
-            f"The code had changes that were not committed when these were made: "
-            f"{', '.join(dirty)}."
-        )
+def grouped(rows: Iterable[Row], fields: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """Return rows by the values of some fields, in the order of the rows."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.get(name) for name in fields), []).append(row)
     return found
 
 
-def lead_of(contents: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return what the page says first: whose speech was measured."""
-    lead = "Everything that was measured, on speakers nobody trained on. "
-    recorded = {
-        str(row["cohort"])
-        for content in contents.values()
-        for row in content["rows"]
-        if row.get("domain") == RECORDED and row.get("cohort") not in (None, ATYPICAL, TYPICAL)
-    }
-    if not recorded:
-        return lead + (
-            "All atypical speech is simulated: nothing here says anything about real patients."
-        )
-    return lead + (
-        f"Recorded cohorts: {', '.join(in_order(recorded))}. What is called simulated is made from "
-        "typical speech, and says nothing about real patients."
+# Tables
+
+
+def html_table(
+    caption: str, header: Sequence[str], lines: Sequence[Sequence[str]], note: str = ""
+) -> str:
+    """Return a table as HTML; every text is escaped, and the first column holds names."""
+
+    def cell(tag: str, text: str, place: int) -> str:
+        name = "name" if place == 0 else "long" if len(text) > WIDEST else ""
+        kind = f' class="{name}"' if name else ""
+        return f"<{tag}{kind}>{escape(text)}</{tag}>"
+
+    def line(tag: str, texts: Sequence[str]) -> str:
+        return f"<tr>{''.join(cell(tag, text, i) for i, text in enumerate(texts))}</tr>"
+
+    said = f" <span>{escape(note)}</span>" if note else ""
+    body = "\n".join(line("td", texts) for texts in lines)
+    return (
+        f'<div class="wide"><table><caption>{escape(caption)}{said}</caption>\n'
+        f"<thead>{line('th', header)}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
-def page(
-    title: str,
-    lead: str,
-    sections: Sequence[Shown],
-    warnings: Sequence[str],
-    names: Block | None = None,
-) -> str:
-    """Return the page as HTML.
+def rate_blocks(rows: Rows, differences: bool) -> list[Block]:
+    """Return tables of error rates, or of their differences; the headline comes first.
+
+    The headline is of the metric that comes first in the file, of all corpora together. Each
+    cohort's errors by severity have a table of their own.
+    """
+    blocks = []
+    ordered = sorted(rows, key=lambda r: (r["cohort"] == TYPICAL, str(r["domain"])))
+    for key, own in grouped(ordered, APART).items():
+        place = dict(zip(APART, key, strict=True))
+        metric = place.pop("metric")
+        further = is_further(place) or metric != rows[0]["metric"]
+        what = f"Differences in {metric.upper()}" if differences else metric.upper()
+        unit = "points" if differences else "percent"
+        fold = "Further differences" if differences else "Further error rates"
+        options: Row = {"differences": differences, "metric": metric}
+        plain = [row for row in own if row.get("severity") is None]
+        levels = [row for row in own if row.get("severity") is not None]
+        if plain:
+            made = table(plain, ("cohort", "domain"), **options)
+            blocks.append(block(f"{what}, {unit}", made, place, fold if further else ""))
+        for (cohort, domain), of_cohort in grouped(levels, ("cohort", "domain")).items():
+            made = table(of_cohort, ("severity",), **options)
+            title = f"{what} by severity, {cohort}, {domain}, {unit}"
+            blocks.append(block(title, made, place, fold if further or differences else ""))
+        counted = [row for row in plain if "errors" in row]
+        if counted and not (further or differences):
+            for show, said in SHOWN.items():
+                made = table(counted, ("cohort", "domain"), show=show, metric=metric)
+                blocks.append(block(f"{what}, {said}, {unit}", made, place, fold))
+    return blocks
+
+
+def block(title: str, made: Table, place: Mapping[str, Any], fold: str = "") -> Block:
+    """Return a table with what all its rows have in common, such as ``corpus an4``."""
+    common = (f"{k.replace('_', ' ')} {v}" for k, v in place.items() if v is not None)
+    return Block(html_table(title, made.header, made.lines, ", ".join(common)), fold)
+
+
+def forgetting_blocks(rows: Rows) -> list[Block]:
+    """Return tables of differences that are of no cohort, such as backward degradation."""
+    blocks = []
+    for key, own in grouped(rows, APART[1:]).items():
+        place = dict(zip(APART[1:], key, strict=True))
+        columns = ("metric", "domain") if any("domain" in row for row in own) else ("metric",)
+        metrics = tuple(dict.fromkeys(row["metric"] for row in own))
+        made = table(own, columns, differences=True, metric=metrics)
+        fold = "Further rows of forgetting" if is_further(place) else ""
+        blocks.append(block("Forgetting, percent", made, place, fold))
+    return blocks
+
+
+def speed_blocks(rows: Rows) -> list[Block]:
+    """Return the table of throughputs beside those of peers."""
+    made = table(rows)
+    return [block("Throughput, ours over the peer's (above 1: ours is the faster)", made, {})]
+
+
+def field_blocks(rows: Rows) -> list[Block]:
+    """Return rows as they are: a table for each measure, a line a row, a column a field.
+
+    Intervals stand behind their values; a field that is the same in all rows stands in the caption,
+    and lists stay in the file.
+    """
+    blocks = []
+    for (measure, level, _), own in grouped(rows, ("measure", "level", "cost")).items():
+        plain = [{k: v for k, v in row.items() if _is_plain(v)} for row in own]
+        names = list(dict.fromkeys(name for row in plain for name in row if name != "measure"))
+        same = [n for n in names if len(own) > 1 and len({str(row.get(n)) for row in plain}) == 1]
+        same = [name for name in same if name not in ("system", "value")]
+        ends = {f"{name}_{end}" for name in names for end in ("low", "high")} | {"low", "high"}
+        columns = [name for name in names if name not in same and name not in ends]
+        lines = [[_field(row, name) for name in columns] for row in plain[:MOST_LINES]]
+        notes = [f"{name.replace('_', ' ')} {plain[0][name]}" for name in same if name not in ends]
+        if len(own) > MOST_LINES:
+            notes.append(f"the first {MOST_LINES:,} of {len(own):,} rows")
+        title = ", ".join(str(part) for part in (measure, level) if part is not None)
+        title = title.replace("_", " ").capitalize() or "What was measured"
+        header = [name.replace("_", " ") for name in columns]
+        html = html_table(title, header, lines, ", ".join(notes))
+        fold = f"{title}, {len(own):,} rows" if len(own) > LONGEST_OPEN else ""
+        blocks.append(Block(html, fold))
+    return blocks
+
+
+def flat(values: Mapping[str, Any]) -> Row:
+    """Return mappings within a mapping as fields of their own, such as ``memory peak``."""
+    found: Row = {}
+    for name, value in values.items():
+        inner = flat(value) if isinstance(value, Mapping) else {"": value}
+        found |= {f"{name} {key}".strip(): own for key, own in inner.items()}
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _field(row: Mapping[str, Any], name: str) -> str:
+    """Return one field of a row as text, with its interval where the row has one."""
+    value = row.get(name)
+    if value is None:
+        return "n/a" if name == "value" and name in row else ""
+    before = "" if name == "value" else f"{name}_"
+    low, high = row.get(f"{before}low"), row.get(f"{before}high")
+    if low is None or high is None:
+        return _short(value)
+    return f"{_short(value)} [{_short(low)}, {_short(high)}]"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# The figure
+
+
+def error_figure(rows: Rows, name: str) -> str:
+    """Return the error rates of a file's headline as SVG: a panel a cohort, a line a system.
+
+    Recorded cohorts have full points and come first, simulated ones open points.
+
+    Args:
+        rows: error rows; where a system has several of a panel, the first counts.
+        name: of the file; makes the identifiers in the picture its own.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra(
+            "the page's figures need matplotlib; install it with pip install -e .[report]"
+        ) from error
+    # A panel is a cohort; where one was held out, a panel is a cohort of that fold.
+    shown: dict[tuple[str, str, str | None], dict[str, Row]] = {}
+    for row in sorted(rows, key=lambda r: (r["cohort"] == TYPICAL, str(r["domain"]))):
+        headline = row.get("severity") is None and not is_further(row)
+        if headline and row["metric"] == rows[0]["metric"] and row["value"] is not None:
+            panel = row["cohort"], row["domain"], row.get("held_out")
+            shown.setdefault(panel, {}).setdefault(row["system"], row)
+    if not shown:
+        return ""
+    systems = list(dict.fromkeys(system for panel in shown.values() for system in panel))
+    style: Any = {
+        **{"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False},
+        **{"axes.spines.right": False, "axes.spines.left": False, "axes.axisbelow": True},
+        **{"grid.color": "#e2e2e2", "svg.fonttype": "none", "svg.hashsalt": name},
+    }
+    with rc_context(style):
+        # Names on the left take 0.075 inches a letter, a line of text 0.2, a title 0.5.
+        width = 0.075 * max(map(len, systems)) + 1.6 * max(2, len(shown))
+        figure = Figure(figsize=(width, 1.1 + 0.21 * len(systems)), layout="constrained")
+        axes = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
+        for axis, ((cohort, domain, held_out), panel) in zip(axes, shown.items(), strict=True):
+            simulated = domain != RECORDED
+            colour = "#D55E00" if simulated else "#0072B2"
+            for system, row in panel.items():
+                y = systems.index(system)
+                if row.get("low") is not None and row.get("high") is not None:
+                    axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, lw=1.5)
+                face = "white" if simulated else colour
+                axis.plot(100 * row["value"], y, "o", color=colour, mfc=face, ms=5)
+            numbers = {row.get("n_speakers") for row in panel.values()} - {None}
+            title = [cohort, domain]
+            title += [f"{numbers.pop()} speakers"] if len(numbers) == 1 else []
+            title += [f"held out: {held_out}"] if held_out is not None else []
+            axis.set_title("\n".join(title), parse_math=False)
+            axis.locator_params(axis="x", nbins=4)
+            axis.tick_params(axis="y", length=0)
+            axis.grid()
+        axes[0].set_xlim(left=0)
+        axes[0].set_ylim(len(systems) - 0.5, -0.5)
+        axes[0].set_yticks(range(len(systems)), systems, parse_math=False)
+        unit = str(rows[0]["metric"]).upper()
+        figure.supxlabel(f"{unit}, percent, with 95 % intervals", fontsize=9)
+        stream = io.StringIO()
+        about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", metadata=about)
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    own = re.sub(r"\W", "_", name)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}-", svg)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{unit} by cohort"', 1)
+
+
+# The page
+
+
+def about_program(command: str) -> str:
+    """Return what a program of `eval` says of itself in its first sentences; nothing of others."""
+    found = re.search(r"-m eval\.(\w+)", command)
+    path = Path(__file__).parent / f"{found[1]}.py" if found else None
+    if path is None or not path.is_file():
+        return ""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def section(name: str, content: Mapping[str, Any]) -> str:
+    """Return the section of one result file.
+
+    Raises:
+        ConfigError: rows that break the contract, or do not belong into one table.
+    """
+    for number, row in enumerate(content["rows"], start=1):
+        if fault := check_row(row):
+            raise ConfigError(f"row {number}: {fault}; make the file again")
+    rows = [told_apart(row) for row in content["rows"]]
+    measures = content.get("measures")
+    if isinstance(measures, Mapping):
+        rows += [{"measure": n, **flat(m)} for n, m in measures.items() if isinstance(m, Mapping)]
+    by_kind: dict[str, list[Row]] = {}
+    for row in rows:
+        by_kind.setdefault(kind_of(row), []).append(row)
+    blocks: list[Block] = []
+    if errors := by_kind.get("error"):
+        blocks += rate_blocks(errors, differences=False)
+        blocks.insert(1, Block(error_figure(errors, name)))
+    if differences := by_kind.get("difference"):
+        blocks += rate_blocks(differences, differences=True)
+    for kind, build in KINDS.items():
+        blocks += build(by_kind[kind]) if kind in by_kind else []
+    opened = "\n".join(block.html for block in blocks if not block.fold)
+    for fold in dict.fromkeys(block.fold for block in blocks if block.fold):
+        inside = "\n".join(block.html for block in blocks if block.fold == fold)
+        opened += f"\n<details><summary>{escape(fold)}</summary>{inside}</details>"
+    return (
+        f'<section id="{escape(name)}">\n<h2>{escape(name.replace("_", " ").capitalize())}</h2>\n'
+        f"{origin(content)}\n{opened or '<p>The file has no rows.</p>'}\n</section>"
+    )
+
+
+KINDS = {"forgetting": forgetting_blocks, "speed": speed_blocks, "other": field_blocks}
+
+
+def origin(content: Mapping[str, Any]) -> str:
+    """Return what a file is about and where it comes from, as HTML."""
+    command = str(content["command"]).strip()
+    about = about_program(command)
+    norm, machine = content["normaliser"], content["machine"]
+    parts = [f"commit {content['git_commit']}", f"made {content['created']}"]
+    parts += [str(content["protocol"])]
+    parts += [f"normaliser {norm.get('name')} {norm.get('hash')}"] if norm else []
+    if isinstance(machine, Mapping):
+        parts.append(f"{machine.get('cpu')}, {machine.get('cores')} cores")
+        parts += [str(machine["accelerator"])] if machine.get("accelerator") else []
+    skipped = content.get("skipped")
+    if isinstance(skipped, Mapping) and skipped:
+        parts.append("left out: " + "; ".join(f"{name}, {why}" for name, why in skipped.items()))
+    said = f"<p>{escape(about)}</p>\n" if about else ""
+    return (
+        f'{said}<p class="made"><code>{escape(command)}</code><br>{escape(" · ".join(parts))}</p>'
+    )
+
+
+def page(title: str, contents: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
+    """Return the page as HTML: results of recognition first, then speed and the rest.
 
     Args:
         title: heading.
-        lead: below it.
-        sections: in their order.
-        warnings: above everything.
-        names: what the names in the tables mean.
+        contents: result files by name.
+        folder: where they are, for errors.
     Raises:
-        MissingExtra: Jinja2 is not installed.
+        ConfigError: a file that cannot be shown, with its name.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtra(
-            "the page needs Jinja2; install it with pip install -e .[report]"
-        ) from error
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    stars = any(
-        rest.endswith("]*")
-        for section in sections
-        for block in section.blocks
-        for line in block.lines
-        for _, rest in line
-    )
-    template = environment.get_template("report.html.j2")
-    return template.render(
-        title=title, lead=lead, sections=sections, warnings=warnings, stars=stars, names=names
-    )
 
+    def place(name: str) -> tuple[bool, int, str]:
+        no_errors = all(kind_of(row) != "error" for row in contents[name]["rows"])
+        return no_errors, FIRST.index(name) if name in FIRST else len(FIRST), name
 
-def index_of(
-    config: ReportConfig, contents: Mapping[str, dict[str, Any]], sections: Sequence[Shown]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return head and rows of the index: what was read, and what the page shows of it."""
-    command = results.command("eval.report")
-    head = results.head(command, config, config.bench.seed, "index of a report", None)
-    read = {}
-    for name, content in contents.items():
-        path = config.results / f"{name}.json"
-        about = {key: value for key, value in content.items() if key != "rows"}
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        read[name] = {"sha256": digest, "n_rows": len(content["rows"]), "head": about}
-    rows = [
-        {
-            "section": section.name,
-            "shown": not section.missing,
-            "n_tables": sum(block.kind == "table" for block in section.blocks),
-            "n_figures": sum(block.kind == "figure" for block in section.blocks),
-            **({"make_it_with": section.command} if section.missing else {}),
-        }
-        for section in sections
-    ]
-    return {**head, "read": read}, rows
+    sections, links = [], []
+    for name in sorted(contents, key=place):
+        try:
+            sections.append(section(name, contents[name]))
+        except ConfigError as error:
+            raise ConfigError(f"{folder / name}.json: {error}") from error
+        links.append(f'<a href="#{escape(name)}">{escape(name.replace("_", " ").capitalize())}</a>')
+    head = (
+        '<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>"
+    )
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n'
+        f'<h1>{escape(title)}</h1>\n<p class="note">{ABOUT}</p>\n'
+        f"<nav>{''.join(links)}</nav>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n"
+        "</html>\n"
+    )
 
 
 def main() -> None:
-    """Read the results, write the page and its index."""
+    """Read the results, write the page."""
     config = read_config(ReportConfig)
     contents = results.read_folder(config.results)
-    # An index that this program wrote is no result.
-    contents = {name: content for name, content in contents.items() if "read" not in content}
-    sections = [*sections_of(contents, config.results), map_section(config)]
-    warnings, names = warnings_of(contents), names_block(contents)
-    html = page(config.title, lead_of(contents), sections, warnings, names)
+    if not contents:
+        raise ConfigError(f"{config.results} has no result file; run an evaluation program first")
+    html = page(config.title, contents, config.results)
     atomic_write_text(config.out, html)
-    results.write(config.out.with_suffix(".json"), *index_of(config, contents, sections))
-    missing = [section.name for section in sections if section.missing]
-    print(f"{config.out}: {len(sections) - len(missing)} sections, {len(html) / 1e6:.1f} MB")
-    if missing:
-        print(f"not made yet: {', '.join(missing)}")
+    print(f"{config.out}: {len(contents)} result files, {len(html) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a sweep shows: its table, and the points of its plot, from the rows of its result file.
+"""What a sweep shows: its table, from the rows of its result file.
 
 A sweep varies a weight of the objective (`ALONG`) and a second setting (`LINES`); a row of a point
 has both as fields. Rows without them are of references: the backbone, and the LoRA of the same
@@ -16,14 +16,13 @@ from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.tables import Table
 
-__all__ = ["ALONG", "LINES", "REACHED", "axes_of", "curves", "points_table", "target_of"]
+__all__ = ["ALONG", "LINES", "REACHED", "axes_of", "points_table", "target_of"]
 
 ALONG = {"beta": "\N{GREEK SMALL LETTER BETA}", "kl_weight": "KL weight"}
 LINES = {"sigma": "prior \N{GREEK SMALL LETTER SIGMA}", "prior": "prior"}
 REACHED = "reached"
 
 Row = Mapping[str, Any]
-Points = list[tuple[float, float, float]]
 
 
 def axes_of(rows: Sequence[Row]) -> tuple[str, str]:
@@ -122,26 +121,3 @@ def _cell(row: Row | None) -> str:
         for x in (row["value"], row.get("low"), row.get("high"))
     )
     return f"{value}" if low is None or high is None else f"{value} [{low}, {high}]"
-
-
-def curves(rows: Sequence[Row]) -> tuple[dict[Any, Points], dict[str, tuple[float, float]]]:
-    """Return the points of the plot: target error against backward degradation, both in percent.
-
-    Returns:
-        For each value that tells lines apart its points (setting along the line, target error,
-        degradation), in the order of the setting; and (target error, degradation) of each
-        reference, where the backbone's degradation is 0.
-    """
-    along, lines = axes_of(rows)
-    target, _ = target_of(rows)
-    found: dict[Any, Points] = {}
-    references: dict[str, tuple[float, float]] = {}
-    for name, own in by_system(rows).items():
-        error = own[target]
-        drop = own[DEGRADATION]["value"] if DEGRADATION in own else 0.0
-        place = 100 * error["value"], 100 * drop
-        if along in error:
-            found.setdefault(error[lines], []).append((error[along], *place))
-        else:
-            references[name] = place
-    return {line: sorted(points) for line, points in found.items()}, references

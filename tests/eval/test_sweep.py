@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 import pytest
 
 from eval import docs, sweep
-from eval.report_sweep import sweep_blocks, sweep_plane
 from eval.scores import Scores
 from eval.short_runs import train_all
 from eval.sweep import AXES, Goal, SweepConfig, plan, sweep_rows
-from eval.sweep_table import ALONG, LINES, axes_of, curves, points_table
+from eval.sweep_table import ALONG, LINES, axes_of, points_table
 from hyperasr import results
 from hyperasr.config import parse
 from hyperasr.errors import ConfigError
@@ -123,25 +121,6 @@ def test_table_by_hand(rows, monkeypatch) -> None:
     assert "made it" in table
 
 
-def test_plot_by_hand(rows) -> None:
-    found, references = curves(rows)
-    assert found == {
-        0.01: [pytest.approx((0, 40, 20)), pytest.approx((0.5, 40, 5))],
-        0.1: [pytest.approx((0, 40, 15)), pytest.approx((0.5, 45, 10))],
-    }
-    assert references == {
-        "backbone": pytest.approx((60, 0)),
-        "lora_qk": pytest.approx((40, 20)),
-    }
-    plot, table = sweep_blocks(rows)
-    assert "4 speakers" in plot.note
-    assert len(table.lines) == 6
-    svg = base64.b64decode(plot.address.partition(",")[2]).decode()
-    for text in ("prior σ 0.01", "prior σ 0.1", "β 0.5", "lora_qk", "backbone", "percent"):
-        assert text in svg, text
-    assert plot.address == sweep_plane(found, references, ("β", "prior σ"), "WER")
-
-
 def test_a_lora_that_forgets_nothing_leaves_no_goal_to_reach(rows) -> None:
     config = SweepConfig(grid=GRID, goal=Goal())
     names = ["backbone", *(trial.run.system for trial in plan(config))]
@@ -160,7 +139,7 @@ def test_rows_that_are_of_no_sweep_are_refused(rows) -> None:
     with pytest.raises(ConfigError, match="two rows for backbone at dysarthria"):
         points_table([*rows, rows[0]])
     with pytest.raises(ConfigError, match="protocols spoken and whisper"):
-        curves([*rows, {**rows[0], "protocol": "whisper"}])
+        points_table([*rows, {**rows[0], "protocol": "whisper"}])
 
 
 @pytest.mark.parametrize(
