@@ -90,15 +90,6 @@ def _transcribe() -> Any:
         metavar="FOLDER",
         help="write a file for each recording there, replacing older ones",
     )
-    parser.add_argument(
-        "--shards",
-        action="store_true",
-        help="for many recordings: go on after an interruption, and under torchrun or accelerate "
-        "launch split the work among processes; --out then holds all texts in one file",
-    )
-    parser.add_argument(
-        "--shard-size", type=int, default=64, help="recordings that an interruption can cost"
-    )
     parser.add_argument("--config", action="config", help="YAML file with values of these options")
     _add_dataclass(parser, TranscribeOptions)
     return parser

@@ -94,9 +94,7 @@ LAYERS = [
     {
         "__main__",
         "annotations",
-        "bulk",
         "cli",
-        "command_bulk",
         "command_corpora",
         "command_export",
         "command_simulate",
@@ -132,7 +130,7 @@ ROOMS = {
     },
     # Its import changes torch's arithmetic: go through hyperasr._speechbrain.speechbrain_import.
     "speechbrain": {"hyperasr._speechbrain", "hyperasr.speaker"},
-    "accelerate": {"hyperasr.bulk", "train.*", "eval.*"},
+    "accelerate": {"train.*", "eval.*"},
 }
 # Packages that come with an extra: only inside the function that needs them.
 OPTIONAL = {
