@@ -6,7 +6,6 @@ Nothing here imports torch, so that `--help` and a mistyped option answer at onc
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from hyperasr import __version__
+from hyperasr.closest import closest
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export_config import ExportConfig
 from hyperasr.options import TranscribeOptions
@@ -350,5 +350,5 @@ def _options(command: str | None) -> list[str]:
 
 
 def _closest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = closest(name, known)
+    return "" if close is None else f"; did you mean {close}?"

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {
         "_torchaudio",
+        "closest",
         "config",
         "errors",
         "export_config",
