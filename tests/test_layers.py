@@ -30,7 +30,6 @@ LAYERS = [
         "_speechbrain",
         "audio",
         "bayes",
-        "compiled",
         "container",
         "disfluency",
         "lora",
