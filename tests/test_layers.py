@@ -20,7 +20,6 @@ LAYERS = [
         "errors",
         "export_config",
         "files",
-        "mapped",
         "options",
         "tables",
         "types",
