@@ -5,9 +5,8 @@
 Random weights in the published shapes with the embedded tokenizer, so that nothing but this clone
 is needed; every utterance decodes the same number of tokens. A step of the decoder reads all its
 weights, the keys and values of every utterance, and its factors: at the bandwidth that a large
-copy reaches on this device that takes a time, and the utterances over it are the bound. The step
-of fixed size (`hyperasr.compiled`) is compiled for one batch and then given other speakers; a
-recompilation would be an error. Takes about five minutes on a large GPU.
+copy reaches on this device that takes a time, and the utterances over it are the bound. Takes a
+few minutes on a large GPU.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ from eval.rounds import interleaved, ratio_row
 from eval.speed import job
 from hyperasr import lora, results
 from hyperasr.backbone import Backbone
-from hyperasr.compiled import CompiledStep
 from hyperasr.errors import ConfigError
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.search import SearchConfig, greedy
+from hyperasr.search import SearchConfig
 from hyperasr.speaker import SpeakerConfig
-from hyperasr.types import Batch, EncoderOutput, LoRAFactors
+from hyperasr.types import Batch
 from hyperasr.whisper import checked_device
 from train.program import read_config, run_program
 
@@ -65,10 +63,6 @@ class GpuConfig:
     """Of the frozen weights; factors are float32."""
     rounds: int = 5
     """Timed rounds."""
-    mode: str = "reduce-overhead"
-    """Of torch.compile: ``default``, or ``reduce-overhead``, which records CUDA graphs."""
-    backend: str = "inductor"
-    """Of torch.compile."""
     copy_mib: int = 1024
     """Size of the copy that measures the bandwidth, in MiB."""
     peers: bool = True
@@ -190,73 +184,27 @@ class Measured:
     def n_states(self) -> int:
         return int(self.encoded.states.shape[1])
 
-    def others(self, seed: int) -> tuple[EncoderOutput, LoRAFactors]:
-        """Return other speakers: other factors, and sound in another order and length."""
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(self.n_utt, generator=generator).to(self.encoded.states.device)
-        n = self.n_states - seed
-        lengths = self.encoded.lengths[order].clamp_max(n)
-        factors = self.factors.map(lambda t: t[:, order] * (1 + 0.1 * seed))
-        return EncoderOutput(self.encoded.states[order, :n], lengths), factors
-
-    def eager(self) -> Any:
+    def decode(self) -> Any:
         """Decode as `Backbone.generate` does."""
         backbone = self.model.backbone
         with lora.using(backbone.whisper, self.factors):
             return backbone.generate(self.encoded, self.search)
 
     def row(self, bytes_a_second: float) -> dict[str, Any]:
-        """Return tokens a second of the ordinary and the compiled step beside the bound."""
+        """Return tokens a second beside the bound."""
         config, device = self.config, self.encoded.states.device
         tokens = self.n_utt * config.n_tokens
         needed = step_bytes(self.model, self.n_utt, self.n_states, config.n_tokens)
         bound = self.n_utt * bytes_a_second / needed
-        self.eager()
-        eager = tokens / min(_seconds(self.eager, device) for _ in range(config.rounds))
-        compiled, n_compiled = self.compiled()
+        self.decode()
+        reached = tokens / min(_seconds(self.decode, device) for _ in range(config.rounds))
         return {
             "utterances": self.n_utt,
             "bytes_a_step": needed,
             "bound_tokens_per_s": bound,
-            "eager_tokens_per_s": eager,
-            "compiled_tokens_per_s": tokens / compiled,
-            "compiled_share_of_bound": tokens / compiled / bound,
-            "batches_of_other_speakers": n_compiled,
-            "recompilations": 0,  # one would have raised
+            "tokens_per_s": reached,
+            "share_of_bound": reached / bound,
         }
-
-    def compiled(self) -> tuple[float, int]:
-        """Return seconds of decoding with the compiled step, and how many other batches it took.
-
-        Raises:
-            RuntimeError: other speakers made it compile again.
-        """
-        config, backbone = self.config, self.model.backbone
-        device, times = self.encoded.states.device, []
-        prompt = backbone.prompts("en", "transcribe", self.n_utt)
-        how = {"backend": config.backend}
-        if config.backend == "inductor":
-            how["mode"] = config.mode
-        sizes = {"n_states": self.n_states, "n_positions": prompt.shape[1] + config.n_tokens}
-        torch._dynamo.reset()
-        made = CompiledStep(backbone.whisper, self.factors, **sizes, **how)
-        search = backbone.suppressed(self.search)
-        try:
-            with made as step:
-
-                def decode(batch: tuple[EncoderOutput, LoRAFactors]) -> None:
-                    step.load(*batch)
-                    greedy(step, prompt, eos=backbone.eos, config=search)
-
-                decode((self.encoded, self.factors))
-                decode((self.encoded, self.factors))  # CUDA graphs are recorded in the second run
-                torch.compiler.set_stance("fail_on_recompile")
-                for seed in range(config.rounds):
-                    batch = self.others(seed)
-                    times.append(_seconds(lambda b=batch: decode(b), device))
-        finally:
-            torch.compiler.set_stance("default")
-        return min(times), config.rounds
 
 
 def ratio_rows(folder: Path, models: dict[str, HyperASR], n_utt: int, config: GpuConfig) -> Any:

@@ -32,7 +32,6 @@ from hyperasr.cohorts.views import View, plan_key
 from hyperasr.config import to_dict
 from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.files import atomic_write_text
-from hyperasr.mapped import MappedRows
 from hyperasr.mel import CHUNK_S, HOP_LENGTH, N_SAMPLES
 from hyperasr.speaker import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput
@@ -205,6 +204,8 @@ class Cache:
     def __init__(
         self, folders: Sequence[Path], backbone: Backbone, *, verify: bool = False
     ) -> None:
+        from datasets import concatenate_datasets, load_from_disk
+
         paths = [p for f in folders for p in sorted(Path(f).glob("part-*"))]
         if not paths:
             raise ConfigError(f"no cache in {[str(f) for f in folders]}: its plan has no views")
@@ -212,12 +213,12 @@ class Cache:
             _check_head(Path(folder), backbone)
         for path in paths:
             check_part(path, verify)
-        if not any(any(path.glob("*.arrow")) for path in paths):
+        paths = [path for path in paths if any(path.glob("*.arrow"))]
+        if not paths:
             raise ConfigError(f"no view lasts {CHUNK_S} s or less; give shorter recordings")
-        self.mapped = MappedRows(paths)
-        self.rows = self.mapped.table
+        self.rows = concatenate_datasets([load_from_disk(str(path)) for path in paths])
         self.backbone = backbone
-        self.meta: dict[str, list[Any]] = self.mapped.columns([*_META, "n_frames"])
+        self.meta: dict[str, list[Any]] = _columns(self.rows, [*_META, "n_frames"])
         self.n_frames: list[int] = self.meta.pop("n_frames")
         self.index: Sequence[int] = range(len(self.rows))
         self.keeps_mel = "mel" in self.rows.column_names
@@ -266,14 +267,11 @@ class Cache:
         for start in range(0, len(wanted), _EMBEDDINGS):
             own = list(wanted[start : start + _EMBEDDINGS])
             data = b"".join(self._embs[own]["emb"])
-            self.mapped.used(len(own), len(data))
             yield torch.frombuffer(bytearray(data), dtype=torch.float32).view(len(own), -1)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the rows `indices` as a batch with states, embeddings, mel and tokens."""
         rows = self.rows[[self.index[i] for i in indices]]
-        n_bytes = sum(map(len, [*rows["states"], *rows.get("mel", [])]))
-        self.mapped.used(len(indices), n_bytes)
         lengths = torch.tensor(rows["n_states"])
         states = torch.zeros(len(lengths), int(lengths.max()), self.backbone.d_model)
         for target, data, n in zip(states, rows["states"], rows["n_states"], strict=True):
@@ -316,6 +314,15 @@ class Cache:
             if whole or margin:  # what is beyond an utterance's margin is not heard
                 target[:, n:] = own[:, -1:]
         return mel
+
+
+def _columns(rows: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return columns as lists, in which equal values are one object: speakers and texts repeat."""
+    found = {}
+    for name in names:
+        shared: dict[Any, Any] = {}
+        found[name] = [shared.setdefault(value, value) for value in rows[name][:]]
+    return found
 
 
 def _tensor(data: bytes, *shape: int) -> torch.Tensor:

@@ -6,7 +6,6 @@ Nothing here imports torch, so that `--help` and a mistyped option answer at onc
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from hyperasr import __version__
+from hyperasr.closest import closest
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export_config import ExportConfig
 from hyperasr.options import TranscribeOptions
@@ -89,15 +89,6 @@ def _transcribe() -> Any:
         default=None,
         metavar="FOLDER",
         help="write a file for each recording there, replacing older ones",
-    )
-    parser.add_argument(
-        "--shards",
-        action="store_true",
-        help="for many recordings: go on after an interruption, and under torchrun or accelerate "
-        "launch split the work among processes; --out then holds all texts in one file",
-    )
-    parser.add_argument(
-        "--shard-size", type=int, default=64, help="recordings that an interruption can cost"
     )
     parser.add_argument("--config", action="config", help="YAML file with values of these options")
     _add_dataclass(parser, TranscribeOptions)
@@ -359,5 +350,5 @@ def _options(command: str | None) -> list[str]:
 
 
 def _closest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = closest(name, known)
+    return "" if close is None else f"; did you mean {close}?"

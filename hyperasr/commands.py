@@ -11,7 +11,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from hyperasr.bulk import n_launched
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.files import atomic_write_text
@@ -34,14 +33,7 @@ from hyperasr.transcribe import transcribe as results_of
 from hyperasr.types import Segment
 from hyperasr.weights import ASSETS
 
-__all__ = [
-    "blame",
-    "demo",
-    "inspect",
-    "lines_of",
-    "open_for",
-    "transcribe",
-]
+__all__ = ["demo", "inspect", "transcribe"]
 
 NOT_A_MEDICAL_DEVICE = (
     "The atypical cohorts are simulated, not recorded. This is not a medical device and "
@@ -56,15 +48,6 @@ def transcribe(args: Any) -> int:
         HyperASRError: the call or the model is wrong, or no recording could be transcribed.
     """
     options = _options(args)
-    if args.shards:
-        from hyperasr.command_bulk import transcribe_shards
-
-        return transcribe_shards(args, options)
-    if n_launched() > 1:
-        raise ConfigError(
-            f"{n_launched()} processes would each do the same work; add --shards --out FOLDER to "
-            "split it among them"
-        )
     recordings = find_recordings(args.sources)
     if args.out is None and args.format not in ("txt", "json") and len(recordings) > 1:
         raise ConfigError(
@@ -75,7 +58,7 @@ def transcribe(args: Any) -> int:
         raise ConfigError(f"--out {args.out} is a file; give a folder")
     if len(recordings) == 1 and recordings[0].error is not None:
         raise recordings[0].error
-    opened = open_for(args)
+    opened = _open_for(args)
     model, options = opened.model, opened.suited(options)
     tally, errors = Tally(options), []
     with Reporter() as reporter:
@@ -91,7 +74,7 @@ def transcribe(args: Any) -> int:
                 assert result.error is not None
                 errors.append(result.error)
                 if len(recordings) > 1:
-                    reporter.say("error", [blame(result)])
+                    reporter.say("error", [_blame(result)])
                 continue
             reporter.say("warning", [f"{result.id}: {w}" for w in result.transcript.warnings])
             reporter.say("note", _notes(result))
@@ -116,7 +99,7 @@ def demo(args: Any) -> int:
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
         raise ConfigError(f"no clips in {folder}: it has no manifest.jsonl")
-    opened = open_for(args)
+    opened = _open_for(args)
     model, options = opened.model, opened.suited(TranscribeOptions(compare=opened.adapts))
     tally, failed = Tally(options), 0
     systems = ("unadapted", "personalised") if opened.adapts else (f"{args.model}, unadapted",)
@@ -128,7 +111,7 @@ def demo(args: Any) -> int:
     with Reporter("clips") as reporter:
         for result in results_of(model, [manifest], options, progress=reporter.progress):
             if result.transcript is None:
-                reporter.say("error", [blame(result)])
+                reporter.say("error", [_blame(result)])
                 failed += 1
                 continue
             tally.add(result)
@@ -179,19 +162,11 @@ def inspect(args: Any) -> int:
     return 0
 
 
-def open_for(args: Any, device: str | None = None) -> Opened:
-    """Open the model of a call.
-
-    Args:
-        args: of the call.
-        device: another one than the call names.
-    Raises:
-        HyperASRError: as `open_model`.
-    """
+def _open_for(args: Any) -> Opened:
     return open_model(
         args.model,
         offline=args.offline,
-        device=device or args.device,
+        device=args.device,
         dtype=args.dtype,
         audio_context=args.audio_context,
     )
@@ -274,7 +249,7 @@ class _Shower:
             text = render(result, self.form, self.options.mode)
             print(text, end="", flush=True)
         else:
-            for shown in lines_of(result, line, self.options.mode, self.n_recordings > 1):
+            for shown in _lines_of(result, line, self.options.mode, self.n_recordings > 1):
                 self._print(shown)
             sys.stdout.flush()
 
@@ -285,15 +260,8 @@ class _Shower:
             print(text.plain, end=end)
 
 
-def lines_of(result: Result, line: str | None, mode: str, several: bool) -> list[Text]:
-    """Return the lines that show a result as text.
-
-    Args:
-        result: with a transcript.
-        line: its error rates.
-        mode: as in transcribing.
-        several: whether there are others, from which its name tells it.
-    """
+def _lines_of(result: Result, line: str | None, mode: str, several: bool) -> list[Text]:
+    """Return the lines that show a result; `line` are its error rates, `several` adds its name."""
     transcript = result.transcript
     assert transcript is not None
     if result.base is None and mode != "both":
@@ -316,7 +284,7 @@ def lines_of(result: Result, line: str | None, mode: str, several: bool) -> list
     return lines
 
 
-def blame(result: Result) -> str:
+def _blame(result: Result) -> str:
     """Return the error of a result, with the recording's name where the message lacks it."""
     reason = str(result.error)
     return reason if str(result.recording.path) in reason else f"{result.id}: {reason}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 import typing
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from hyperasr.closest import closest
 from hyperasr.errors import ConfigError
 
 __all__ = ["from_dict", "parse", "to_dict"]
@@ -105,8 +105,8 @@ def _closest(key: str, names: set[str]) -> str:
     # A right name in the wrong group is closer than a similar name.
     alike = {name for name in names if name.rpartition(".")[2] == key.rpartition(".")[2]}
     names = alike or names
-    close = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.0)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = closest(key, sorted(names))
+    return "" if close is None else f"; did you mean {close!r}?"
 
 
 _UNKNOWN = (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
+from hyperasr.closest import closest
 from hyperasr.errors import ConfigError
 
 __all__ = ["MULTILINGUAL_VOCABULARY", "language_code", "language_tokens", "prompt_tokens"]
@@ -68,6 +68,6 @@ def prompt_tokens(
     names.append("<|notimestamps|>")
     if (languages and code not in languages) or any(name not in vocabulary for name in names):
         known = list(languages) or ["en"]
-        closest = next(iter(difflib.get_close_matches(code, known, n=1)), known[0])
-        raise ConfigError(f"{cannot}; try language={closest!r}")
+        close = closest(code, known, at_least=0.6) or known[0]
+        raise ConfigError(f"{cannot}; try language={close!r}")
     return [vocabulary[name] for name in names]

@@ -7,7 +7,6 @@ forward hooks on exactly the target layers, and never become parameters. LoRA: H
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperasr.closest import closest
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LayerFactors, LoRAFactors
 
@@ -87,8 +87,8 @@ def find_targets(whisper: nn.Module, names: Iterable[str]) -> dict[str, list[nn.
     found: dict[str, list[nn.Linear]] = {}
     for name in names:
         if name not in TARGET_NAMES:
-            closest = _closest(str(name), TARGET_NAMES)
-            raise ConfigError(f"unknown target {name!r}; did you mean {closest!r}?")
+            close = closest(name, TARGET_NAMES)
+            raise ConfigError(f"unknown target {name!r}; did you mean {close!r}?")
         parts = parts or _layers_by_part(whisper)
         part, matrix = name.split(".")
         found[name] = _linears(parts[part], _PATHS[part][matrix])
@@ -409,9 +409,4 @@ def _closest_present(name: str, parts: Mapping[str, nn.ModuleList]) -> str:
     ]
     if not present:
         return "it has none of the known targets"
-    return f"the closest it has is {_closest(name, present)!r}"
-
-
-def _closest(name: str, choices: Iterable[str]) -> str:
-    """Return the choice most like `name`, the first of several that are equally so."""
-    return max(choices, key=lambda choice: difflib.SequenceMatcher(None, name, choice).ratio())
+    return f"the closest it has is {closest(name, present)!r}"

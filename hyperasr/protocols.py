@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hyperasr.closest import closest
 from hyperasr.edits import EditCounts, lower_of, score
 from hyperasr.errors import ConfigError
 from hyperasr.text import Normaliser, normaliser
@@ -106,7 +106,7 @@ def protocol(name: str) -> Protocol:
     Source: github.com/xiuwenz2/SAPC-template, utils/metrics, for ``sap2``.
     """
     if name not in PROTOCOLS:
-        close = difflib.get_close_matches(str(name), PROTOCOLS, n=1, cutoff=0.0)[0]
+        close = closest(name, PROTOCOLS)
         known = ", ".join(PROTOCOLS)
         raise ConfigError(f"no protocol is called {name!r}; did you mean {close!r}? ({known})")
     return PROTOCOLS[name]

@@ -5,7 +5,6 @@ Embeddings are returned raw; who uses them standardises them with training stati
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from hyperasr._speechbrain import (
     see_real_frames_only,
     speechbrain_import,
 )
+from hyperasr.closest import closest
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.mel import FRAMES_PER_STATE, SAMPLE_RATE
 from hyperasr.pooling import frame_mask, require_frames
@@ -281,9 +281,9 @@ class SpeakerConfig:
     def __post_init__(self) -> None:
         kinds = ["pooled", "speechbrain", "ecapa"]
         if self.kind not in kinds:
-            closest = difflib.get_close_matches(str(self.kind), kinds, 1, cutoff=0.0)[0]
+            close = closest(self.kind, kinds)
             raise ConfigError(
-                f"no speaker encoder {self.kind!r}; did you mean {closest!r}? ({', '.join(kinds)})"
+                f"no speaker encoder {self.kind!r}; did you mean {close!r}? ({', '.join(kinds)})"
             )
         if self.layers is not None:
             # YAML has lists only.

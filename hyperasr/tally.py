@@ -41,10 +41,6 @@ class Tally:
         plural = "" if self.n_scored == 1 else "s"
         return f"{self.line(self.sums())} ({self.n_scored} recording{plural} with a reference)"
 
-    def add_up(self, n_scored: int, sums: Iterable[EditCounts]) -> None:
-        """Take over what was counted elsewhere."""
-        self.n_scored, self._sums = n_scored, list(sums) or self._sums
-
     def line(self, counts: Iterable[EditCounts]) -> str:
         """Return the line of these error rates."""
         rates = zip(self.systems, counts, strict=True)

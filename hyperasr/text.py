@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from hyperasr.closest import closest
 from hyperasr.errors import ConfigError
 
 __all__ = ["NORMALISERS", "Normaliser", "normaliser"]
@@ -74,7 +74,7 @@ def normaliser(name: str) -> Normaliser:
         appendix C, for the two Whisper normalisers (package whisper-normalizer).
     """
     if name not in NORMALISERS:
-        close = difflib.get_close_matches(str(name), NORMALISERS, n=1, cutoff=0.0)[0]
+        close = closest(name, NORMALISERS)
         known = ", ".join(NORMALISERS)
         raise ConfigError(f"no normaliser is called {name!r}; did you mean {close!r}? ({known})")
     function, version, mapping = NORMALISERS[name]()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from hyperasr.closest import closest
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.loudness import is_silent, normalise_loudness
 from hyperasr.mel import MIN_SAMPLES, SAMPLE_RATE, STATES_PER_SECOND
@@ -123,7 +123,7 @@ def transcribe_one(
     names = [f.name for f in dataclasses.fields(TranscribeOptions) if f.name != "compare"]
     for name in options:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            close = closest(name, names)
             raise ConfigError(f"transcribe has no option {name!r}; did you mean {close!r}?")
     one = source if sample_rate is None else (source, sample_rate)
     results = list(transcribe(model, [one], TranscribeOptions(**options)))

@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {
         "_torchaudio",
+        "closest",
         "config",
         "errors",
         "export_config",
         "files",
-        "mapped",
         "options",
         "tables",
         "types",
@@ -29,7 +29,6 @@ LAYERS = [
         "_speechbrain",
         "audio",
         "bayes",
-        "compiled",
         "container",
         "disfluency",
         "lora",
@@ -94,9 +93,7 @@ LAYERS = [
     {
         "__main__",
         "annotations",
-        "bulk",
         "cli",
-        "command_bulk",
         "command_corpora",
         "command_export",
         "command_simulate",
@@ -132,7 +129,7 @@ ROOMS = {
     },
     # Its import changes torch's arithmetic: go through hyperasr._speechbrain.speechbrain_import.
     "speechbrain": {"hyperasr._speechbrain", "hyperasr.speaker"},
-    "accelerate": {"hyperasr.bulk", "train.*", "eval.*"},
+    "accelerate": {"train.*", "eval.*"},
 }
 # Packages that come with an extra: only inside the function that needs them.
 OPTIONAL = {

@@ -5,7 +5,6 @@ The baselines of arXiv 2406.04240 at its three levels: global, cohort, individua
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hyperasr.closest import closest
 from hyperasr.errors import ConfigError
 from hyperasr.lora import TargetShape
 from hyperasr.posterior import GaussianFactors
@@ -109,10 +109,10 @@ class StaticLoRA(AdapterSource):
             raise ConfigError(f"factors by {by} need groups: a list with each utterance's {by}")
         for group in groups:
             if group not in self._index:
-                closest = difflib.get_close_matches(str(group), self._index, n=1, cutoff=0.0)[0]
+                close = closest(group, self._index)
                 raise ConfigError(
                     f"no factors for {by} {group!r}; there are {len(self._index)}, "
-                    f"the closest is {closest!r}"
+                    f"the closest is {close!r}"
                 )
         return torch.tensor([self._index[group] for group in groups])
 

@@ -1,4 +1,4 @@
-"""The program for a GPU, run on the CPU in a small shape: bound, ratios, no recompilation."""
+"""The program for a GPU, run on the CPU in a small shape: bound and ratios."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ CPU: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float32",
     "rounds": 2,
-    "backend": "aot_eager",
     "copy_mib": 4,
 }
 
@@ -47,10 +46,7 @@ def test_the_whole_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     measured = found["measures"]["decode"]
     assert [row["context"] for row in measured] == ["trimmed", "full"]
     for row in measured:
-        assert 0 < row["compiled_tokens_per_s"]
-        assert 0 < row["eager_tokens_per_s"]
-        assert row["recompilations"] == 0
-        assert row["batches_of_other_speakers"] == 2
+        assert 0 < row["tokens_per_s"]
     assert measured[0]["bytes_a_step"] < measured[1]["bytes_a_step"], "fewer states to look at"
 
 

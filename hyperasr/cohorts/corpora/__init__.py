@@ -12,13 +12,13 @@ No reader changes or copies a corpus.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
 import pkgutil
 from typing import Any, Protocol, cast
 
+from hyperasr.closest import closest
 from hyperasr.cohorts.corpora.base import Description, Prepared, Report
 from hyperasr.errors import ConfigError
 
@@ -59,8 +59,8 @@ def corpus(name: str) -> Corpus:
     """
     known = {_plain(n): n for n in names()}
     if _plain(name) not in known:
-        close = difflib.get_close_matches(_plain(name), known, n=1, cutoff=0.5)
-        hint = f"did you mean {known[close[0]]!r}? " if close else ""
+        close = closest(_plain(name), known, at_least=0.5)
+        hint = "" if close is None else f"did you mean {known[close]!r}? "
         raise ConfigError(f"there is no corpus {name!r}; {hint}known are {', '.join(names())}")
     return cast(Corpus, importlib.import_module(f"{__name__}.{known[_plain(name)]}"))
 
@@ -84,8 +84,8 @@ def prepare(name: str, root: str | os.PathLike[str], **given: Any) -> Prepared:
     known = options(name)
     unknown = sorted(set(given) - set(known))
     if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = closest(unknown[0], known, at_least=0.5)
+        hint = "" if close is None else f"did you mean {close!r}? "
         raise ConfigError(
             f"the reader of {name} has no option {unknown[0]!r}; {hint}"
             f"it has {', '.join(known) or 'none'}"
