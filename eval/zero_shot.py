@@ -31,7 +31,7 @@ from hyperasr.cohorts.views import TYPICAL
 from train.program import read_config, run_program
 
 EXCESS = "excess_recovered"
-_PLACE = ("system", "cohort", "domain", "corpus", "subset", "metric", "n_utterances", "n_speakers")
+_PLACE = ("system", "cohort", "domain", "corpus", "subset", "n_utterances", "n_speakers")
 MAIN = "hypernet"  # the system that every other one is compared with
 BOTH = "hypernet_encoder_decoder"
 

@@ -10,8 +10,9 @@ from typing import Any
 class InThisProcess:
     """Stands in for `WorkerPool`: the same work, without starting interpreters."""
 
-    def __init__(self, workers: int, initializer: Any, initargs: Any = ()) -> None:
-        initializer(*initargs)
+    def __init__(self, workers: int, initializer: Any = None, initargs: Any = ()) -> None:
+        if initializer is not None:
+            initializer(*initargs)
 
     def __enter__(self) -> InThisProcess:
         return self
