@@ -33,7 +33,7 @@ from train.meta import MetaConfig, Objective, new_model
 __all__ = ["large_cache", "peak_mib", "prepare_large", "train_from", "train_large", "ua_speech"]
 
 _GIB = 2**30
-_PART = 512  # rows of the part that stands under many names
+_PART = 128  # views a part, so that one is made
 _TEXT = "one two three four five"
 
 

@@ -61,7 +61,7 @@ def test_l2_is_the_divergence_of_a_point() -> None:
     factors, sigma, beta = random_factors(1), 0.01, 0.5
     log_prior = torch.full((2,), math.log(sigma))
     terms = [
-        matrix_kl(matrix, None, log_prior, None)
+        matrix_kl(matrix, None, log_prior)
         for pair in factors.targets.values()
         for matrix in (pair.A, pair.B)
     ]
