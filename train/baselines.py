@@ -168,7 +168,7 @@ def main() -> None:
     data = config.data
     backbone = frozen(data)
     views, dev = data_of(config.meta(), backbone, accelerator)
-    judge = judge_of(config.meta(), backbone, accelerator)
+    judge = judge_of(config.meta(), backbone, accelerator, dev)
     objective = TunedObjective(backbone, config)
     n_trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     share = n_trained / backbone.n_parameters

@@ -186,8 +186,15 @@ def data_of(
     return views, chosen_on(Cache([dev_folder], backbone), views.cache, config)
 
 
-def judge_of(config: MetaConfig, backbone: Backbone, accelerator: Accelerator) -> Judge | None:
-    """Return what compares with the unadapted recogniser; None where nobody wants to know."""
+def judge_of(
+    config: MetaConfig, backbone: Backbone, accelerator: Accelerator, dev: Cache
+) -> Judge | None:
+    """Return what compares with the unadapted recogniser; None where nobody wants to know.
+
+    Args:
+        config, backbone, accelerator: of the training.
+        dev: the rows that choose its checkpoint, whose cohorts are compared.
+    """
     if not config.must_help:
         return None
     whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
@@ -202,7 +209,7 @@ def judge_of(config: MetaConfig, backbone: Backbone, accelerator: Accelerator) -
             workers=config.workers,
             device=config.encode_on,
         )
-    rows = of_cohorts(Cache([folder], whole), config.cohorts)
+    rows = of_cohorts(Cache([folder], whole), sorted(set(dev.meta["cohort"])))
     log.info("the unadapted recogniser on 30 s: %d development rows", len(rows))
     rates = evaluate(HyperASR.unadapted(whole), rows, adapt=False)
     return Judge({name: rate for name, rate in rates.items() if name != "score"})
@@ -299,7 +306,7 @@ def run(config: MetaConfig) -> dict[str, float]:
     accelerator = start("meta", config.out, config.loop.mixed_precision, config.loop.tracker)
     backbone = frozen(config)
     views, dev = data_of(config, backbone, accelerator)
-    judge = judge_of(config, backbone, accelerator)
+    judge = judge_of(config, backbone, accelerator, dev)
     model = new_model(config, backbone, views.cache)
     log.info("%s", model.budget())
 

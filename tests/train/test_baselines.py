@@ -16,7 +16,7 @@ from hyperasr import lora
 from hyperasr.backbone import Backbone
 from hyperasr.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.views import plan_views
-from hyperasr.decode import decode_tokens
+from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.objective import ObjectiveConfig
@@ -74,7 +74,7 @@ def test_every_method_trains_its_own_weights_and_loads_again(
     batch = cache.batch([0, 3, 5])
     before = {n: p.detach().clone() for n, p in objective.named_parameters()}
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.3)
-    for _ in range(2):  # the second step reaches what is behind an `up` that starts at zero
+    for _ in range(8):  # the second step reaches what is behind an `up` that starts at zero
         optimizer.zero_grad()
         losses = objective(batch)
         losses["total"].backward()
@@ -102,14 +102,14 @@ def test_every_method_trains_its_own_weights_and_loads_again(
     for backbone, context in ((objective.backbone, objective.adapted()), (loaded, None)):
         model = HyperASR(backbone, SpeakerConfig(), SourceConfig()).eval()
         if context is None:
-            texts.append(decode_tokens(model, rows, range(6), adapt=False))
+            texts.append(decode_rows(model, rows, range(6), adapt=False))
         else:
             with context:
-                texts.append(decode_tokens(model, rows, range(6), adapt=False))
-    assert texts[0].tokens == texts[1].tokens
+                texts.append(decode_rows(model, rows, range(6), adapt=False))
+    assert texts[0] == texts[1]
     frozen = Backbone.from_pretrained(random_backbone_folder, offline=True)
     plain = HyperASR(frozen, SpeakerConfig(), SourceConfig()).eval()
-    assert decode_tokens(plain, cache, range(6), adapt=False).score != texts[0].score
+    assert decode_rows(plain, cache, range(6), adapt=False) != texts[0]
 
 
 def test_a_frozen_backbone_stays_in_evaluation_mode(random_backbone_folder: Path) -> None:

@@ -25,7 +25,7 @@ from hyperasr.types import Utterance
 from tests.in_this_process import InThisProcess
 from train import individual, meta
 from train.loop import LoopConfig
-from train.meta import MetaConfig, data_of, with_groups
+from train.meta import MetaConfig, data_of, judge_of, with_groups
 from train.views import check_text, development_plan, trainable, training_plan
 
 HERE = Path("m.jsonl")
@@ -177,6 +177,9 @@ def test_a_cohort_that_is_left_out_may_be_all_that_development_lacks(
     views, dev = data_of(kept, random_backbone, Accelerator())
     assert set(views.cache.meta["cohort"]) == set(kept.cohorts)
     assert set(dev.meta["cohort"]) == {"stuttering", TYPICAL}
+    judge = judge_of(replace(kept, must_help=True), random_backbone, Accelerator(), dev)
+    assert judge is not None
+    assert set(judge.unadapted) == {"stuttering", TYPICAL}, "as the checkpoint is chosen"
     with pytest.raises(ConfigError, match="has nobody of the cohorts stroke to choose"):
         data_of(config(cohorts=("stroke",)), random_backbone, Accelerator())
     with pytest.raises(ConfigError, match="no row is of the cohort 'palsy'"):

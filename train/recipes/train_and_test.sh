@@ -54,7 +54,7 @@ source:
   targets: [decoder.fc1]
   settings: {rank: 8, alpha: 8, dropout: 0.2, emb_noise: 0.3}
 objective: {typical_shrink: 3.0}
-loop: {$loop, lr: 0.0003, cooldown: 0.7, weight_decay: 0.05}
+loop: {$loop, lr: 0.00003, cooldown: 0.7, weight_decay: 0.05}
 YAML
 
 # Who is tested, and what may not be known of them. The last file gets a line at every look.
