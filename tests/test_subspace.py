@@ -271,5 +271,6 @@ def test_large_v3_takes_seconds_and_less_than_two_gib(what) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     row = json.loads(done.stdout.splitlines()[-1])
     assert row["peak_gib"] < 2
-    # Ten seconds of two cores; CPU time, so that a busy machine does not count.
-    assert row["cpu_seconds"] < 20
+    # Ten seconds of CPU time on an idle core, twice that beside a busy one; the quadratic way that
+    # this guards against takes minutes.
+    assert row["cpu_seconds"] < 60
