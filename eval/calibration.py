@@ -6,7 +6,7 @@ For every system: token probabilities as confidence. For systems with a distribu
 also: disagreement among K posterior samples, both together, the consensus transcript against the
 posterior mean's (error rows ``NAME``, ``NAME_consensus``, ``NAME_sample`` and their differences),
 and whether the posterior is wider for more severe speech (Spearman's correlation), where severity
-is known. What the kinds of confidence are: `eval.confidence`.
+is known. What the kinds of confidence are: `eval.lib.confidence`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from eval.bench import Bench, BenchConfig
-from eval.confidence import Said, collect, fitted, said, thinned, word_rows
-from eval.printed import print_rows
-from eval.scores import Group, groups_of, targets
-from eval.systems import System
-from hyperasr import results
-from hyperasr.calibration import clustered_interval, risk_coverage
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.confidence import Said, collect, fitted, said, thinned, word_rows
+from eval.lib.printed import print_rows
+from eval.lib.scores import Group, groups_of, targets
+from eval.lib.systems import System
+from hyperasr.adapters.lora import squared_norms
+from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.lora import squared_norms
-from hyperasr.posterior import utterance_generators
-from hyperasr.subspace import contrast, delta_svd
+from hyperasr.metrics.calibration import clustered_interval, risk_coverage
+from hyperasr.metrics.subspace import contrast, delta_svd
+from hyperasr.metrics.uncertainty import Consensus, consensus
 from hyperasr.types import LoRAFactors
-from hyperasr.uncertainty import Consensus, consensus
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 log = logging.getLogger("eval.calibration")
 

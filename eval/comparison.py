@@ -4,7 +4,7 @@
 
 Error rates on each cohort, recorded or simulated, and on typical speech, differences against the
 global LoRA (Holm-adjusted over each table) and against the frozen backbone, forgetting in BLoRA's
-terms (`eval.forgetting`), parameters trained and generated, training time and peak memory.
+terms (`eval.lib.forgetting`), parameters trained and generated, training time and peak memory.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 from rich.progress import track
 
-from eval.bench import Bench, BenchConfig
-from eval.costs import cost_row
-from eval.forgetting import DEGRADATION, GAIN, TARGET_LOSS, forgetting_rows
-from eval.printed import BY_COHORT, print_rows
-from eval.scores import Scores, targets
-from eval.systems import BACKBONE
-from eval.training_cost import read_costs
-from hyperasr import results
+from eval.benchmarks.training_cost import read_costs
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.costs import cost_row
+from eval.lib.forgetting import DEGRADATION, GAIN, TARGET_LOSS, forgetting_rows
+from eval.lib.printed import BY_COHORT, print_rows
+from eval.lib.scores import Scores, targets
+from eval.lib.systems import BACKBONE
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class ComparisonConfig:
     individual_against: tuple[str, ...] | None = None
     """Systems beside those of people who enrolled; None for all."""
     training_cost: Path | None = None
-    """Result file of `eval.training_cost`; without it costs are those in the training logs."""
+    """Result file of `eval.benchmarks.training_cost`; without it costs are those in the training
+    logs."""
     out: Path = Path("results/comparison.json")
     """Result file."""
 

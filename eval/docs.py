@@ -10,9 +10,9 @@ A marker is a comment with the file and what to show of it:
     <!-- end -->
 
 Options are fields and their values (several with commas, in their order); `columns`, `show` and
-`differences=true` are those of `hyperasr.tables.table`. `measures=auroc,brier` makes a table of
-the confidence of words instead: a line for each system and kind of confidence. `points=true` makes
-that of a sweep: a line for each point.
+`differences=true` are those of `hyperasr.util.tables.table`. `measures=auroc,brier` makes a table
+of the confidence of words instead: a line for each system and kind of confidence. `points=true`
+makes that of a sweep: a line for each point.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.sweep_table import points_table
-from hyperasr import results
+from eval.lib import results
+from eval.lib.sweep_table import points_table
 from hyperasr.errors import ConfigError
-from hyperasr.files import atomic_write_text
+from hyperasr.util.files import atomic_write_text
 
 ROOT = Path(__file__).parents[1]
 STAR = "\\* p < 0.05, permutation of speakers, adjusted for the table by Holm's method."

@@ -24,18 +24,18 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from eval.bench import Bench, BenchConfig
-from eval.folds import Run, cohorts_in, fold_runs, prepare, train_run, without_launcher
-from eval.printed import print_rows
-from eval.scores import ATYPICAL, Scores
-from eval.systems import UNADAPTED
-from eval.testset import print_found
-from hyperasr import results
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.folds import Run, cohorts_in, fold_runs, prepare, train_run, without_launcher
+from eval.lib.printed import print_rows
+from eval.lib.scores import ATYPICAL, Scores
+from eval.lib.systems import UNADAPTED
+from eval.lib.testset import print_found
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
+from train.loop.program import read_config, run_program
 from train.meta import MetaConfig
-from train.program import read_config, run_program
 
 log = logging.getLogger("eval.loco")
 

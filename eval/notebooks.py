@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperasr.errors import ConfigError, MissingExtra
-from hyperasr.files import atomic_write_text
-from train.program import read_config, run_program
+from hyperasr.util.files import atomic_write_text
+from train.loop.program import read_config, run_program
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from eval.scores import RECORDED, SIMULATED
-from hyperasr import results
+from eval.lib import results
+from eval.lib.scores import RECORDED, SIMULATED
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError, MissingExtra
-from hyperasr.files import atomic_write_text
-from hyperasr.metrics import METRICS
-from hyperasr.tables import Table, table
-from train.program import read_config, run_program
+from hyperasr.metrics.error_rates import METRICS
+from hyperasr.util.files import atomic_write_text
+from hyperasr.util.tables import Table, table
+from train.loop.program import read_config, run_program
 
 FIRST = ("unadapted", "zero_shot", "leave_one_cohort_out", "comparison")
 NUMBERS = ("value", "low", "high", "ratio", "p", "p_holm", "clipped", "macro")

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.bench import Bench, BenchConfig
-from eval.folds import cohorts_in
-from eval.printed import print_rows
-from eval.scores import ATYPICAL, Group, Scores, in_order
-from eval.systems import BACKBONE, System
-from hyperasr import results
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.folds import cohorts_in
+from eval.lib.printed import print_rows
+from eval.lib.scores import ATYPICAL, Group, Scores, in_order
+from eval.lib.systems import BACKBONE, System
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 log = logging.getLogger("eval.retention")
 

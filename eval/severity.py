@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from eval.bench import Bench, BenchConfig
-from eval.printed import print_rows
-from eval.scores import Group, Scores, labels, levels_of
-from eval.systems import BACKBONE
-from hyperasr import results
-from hyperasr.calibration import clustered_interval
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.printed import print_rows
+from eval.lib.scores import Group, Scores, labels, levels_of
+from eval.lib.systems import BACKBONE
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.metrics import EditCounts
-from hyperasr.statistics import SpeakerBootstrap
-from train.program import read_config, run_program
+from hyperasr.metrics.calibration import clustered_interval
+from hyperasr.metrics.error_rates import EditCounts
+from hyperasr.metrics.statistics import SpeakerBootstrap
+from train.loop.program import read_config, run_program
 
 log = logging.getLogger("eval.severity")
 

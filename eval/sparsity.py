@@ -2,8 +2,8 @@
 
     python -m eval.sparsity --config eval/configs/sparsity.yaml
 
-Definitions are in `hyperasr.sparsity`. Of a source that listens, the factors of some utterances of
-unseen speakers are measured and averaged; of a Gaussian source the means.
+Definitions are in `hyperasr.metrics.sparsity`. Of a source that listens, the factors of some
+utterances of unseen speakers are measured and averaged; of a Gaussian source the means.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eval.bench import Bench, BenchConfig
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.systems import System
 from eval.subspace_angles import factors_of, first_of_each
-from eval.systems import System
-from hyperasr import results
 from hyperasr.errors import ConfigError
-from hyperasr.sparsity import delta_sparsity, factor_sparsity, mean_sparsity
-from train.program import read_config, run_program
+from hyperasr.metrics.sparsity import delta_sparsity, factor_sparsity, mean_sparsity
+from train.loop.program import read_config, run_program
 
 Row = dict[str, Any]
 MATRICES = ("delta_weight", "A", "B")

@@ -18,7 +18,7 @@ from pathlib import Path
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.splits import Fold, check_leaks, leave_one_out
 from hyperasr.errors import ConfigError
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 
 @dataclass(frozen=True)

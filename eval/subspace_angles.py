@@ -3,14 +3,14 @@
     python -m eval.subspace_angles --config eval/configs/subspace_angles.yaml
 
 Rows, by field ``measure``: ``angle`` between updates of utterances, people and cohorts (see
-`eval.adaptation`); ``weight_angle`` between the leading subspaces of W and W + delta W;
+`eval.lib.adaptation`); ``weight_angle`` between the leading subspaces of W and W + delta W;
 ``relative_norm`` and ``effective_rank`` of the updates; ``ranking`` of the matrix types by
 adaptation, ``ranking_check`` against the error of each matrix type adapted alone, and the error
-rows of these trainings (`eval.matrix_ablation`). Angles are in degrees: ``value`` the mean of all k
-angles, ``largest`` the largest one. The field ``part`` tells whole updates from what
-they differ by from the update of the mean embedding (``deviation``). Cohorts are recorded or
-simulated, as ``domain`` says (``with_domain`` of the other one); tested speakers are unseen. What
-angles cost: `eval.analysis_speed`.
+rows of these trainings (`eval.lib.matrix_ablation`). Angles are in degrees: ``value`` the mean of
+all k angles, ``largest`` the largest one. The field ``part`` tells whole updates from what they
+differ by from the update of the mean embedding (``deviation``). Cohorts are recorded or simulated,
+as ``domain`` says (``with_domain`` of the other one); tested speakers are unseen. What angles cost:
+`eval.benchmarks.analysis_speed`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from eval.adaptation import AngleSettings, Who, update_rows
-from eval.bench import Bench, BenchConfig
-from eval.matrix_ablation import (
+from eval.lib import results
+from eval.lib.adaptation import AngleSettings, Who, update_rows
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.matrix_ablation import (
     ALL,
     AblationConfig,
     Trial,
@@ -38,17 +39,16 @@ from eval.matrix_ablation import (
     score_trials,
     train,
 )
-from eval.movement import size_rows, weight_rows
-from eval.scores import RECORDED, labels
-from eval.systems import System
-from hyperasr import results
-from hyperasr.backbone import Backbone
+from eval.lib.movement import size_rows, weight_rows
+from eval.lib.scores import RECORDED, labels
+from eval.lib.systems import System
+from hyperasr.adapters.lora import target_shapes
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.lora import target_shapes
-from hyperasr.subspace import contrast
+from hyperasr.metrics.subspace import contrast
 from hyperasr.types import LoRAFactors
-from train.program import read_config, run_program
+from hyperasr.whisper.backbone import Backbone
+from train.loop.program import read_config, run_program
 
 log = logging.getLogger("eval.subspace_angles")
 
@@ -148,7 +148,7 @@ def with_domains(rows: Sequence[Row], cohorts: Sequence[str], domains: Sequence[
     """Return rows that also say whether their cohorts are recorded or simulated.
 
     Args:
-        rows: whose cohorts are those of `eval.scores.labels`, or several together.
+        rows: whose cohorts are those of `eval.lib.scores.labels`, or several together.
         cohorts, domains: of the test set.
     """
     known = dict(zip(labels(cohorts, domains), domains, strict=True)) | {TYPICAL: RECORDED}

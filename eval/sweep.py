@@ -5,8 +5,9 @@
 
 What is varied is the weight of the divergence and the prior; what is measured, on speakers nobody
 trained on, is the error on atypical speech (all cohorts that are simulated, or recorded where none
-is), and in BLoRA's terms (`eval.forgetting`) what it costs on typical speech. The reference LoRA is
-trained as long as the points. A finished training is not repeated, an interrupted one goes on.
+is), and in BLoRA's terms (`eval.lib.forgetting`) what it costs on typical speech. The reference
+LoRA is trained as long as the points. A finished training is not repeated, an interrupted one goes
+on.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eval.bench import Bench, BenchConfig
-from eval.forgetting import GAIN, TARGET_LOSS, forgetting_rows
-from eval.scores import Scores, targets
-from eval.short_runs import ShortRun, short_run, train_all
-from eval.sweep_table import ALONG, LINES, REACHED, points_table
-from eval.systems import BACKBONE
-from hyperasr import results
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.forgetting import GAIN, TARGET_LOSS, forgetting_rows
+from eval.lib.scores import Scores, targets
+from eval.lib.short_runs import ShortRun, short_run, train_all
+from eval.lib.sweep_table import ALONG, LINES, REACHED, points_table
+from eval.lib.systems import BACKBONE
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 __all__ = ["Goal", "SweepConfig", "Trial", "plan", "sweep_rows"]
 

@@ -22,21 +22,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from eval.bench import Bench, BenchConfig
-from eval.folds import launch
-from eval.printed import print_rows
-from eval.scores import Scores
-from eval.systems import BACKBONE
-from hyperasr import results
-from hyperasr.backbone import Backbone
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.folds import launch
+from eval.lib.printed import print_rows
+from eval.lib.scores import Scores
+from eval.lib.systems import BACKBONE
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.config import to_dict
 from hyperasr.errors import ConfigError
-from hyperasr.files import atomic_write_text
 from hyperasr.types import Utterance
+from hyperasr.util.config import to_dict
+from hyperasr.util.files import atomic_write_text
+from hyperasr.whisper.backbone import Backbone
 from train.baselines import FineTuneConfig
+from train.loop.program import read_config, run_program
 from train.meta import MetaConfig
-from train.program import read_config, run_program
 
 __all__ = ["TrimmingConfig", "few", "joined", "pairs_of", "rows_of"]
 

@@ -22,16 +22,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.bench import Bench, BenchConfig
-from eval.printed import BY_COHORT, print_rows
-from eval.scores import Group, Scores, groups_of, levels_of
-from eval.systems import BACKBONE, PLAIN
-from eval.testset import TestSet, sets_of
-from hyperasr import results
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.printed import BY_COHORT, print_rows
+from eval.lib.scores import Group, Scores, groups_of, levels_of
+from eval.lib.systems import BACKBONE, PLAIN
+from eval.lib.testset import TestSet, sets_of
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.protocols import protocol
-from train.program import read_config, run_program
+from hyperasr.metrics.protocols import protocol
+from train.loop.program import read_config, run_program
 
 Row = dict[str, Any]
 SAME = "same_tokens"

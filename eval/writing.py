@@ -19,11 +19,11 @@ import jiwer
 from rich.console import Console
 from rich.table import Table
 
-from eval.bench import Bench, BenchConfig
-from eval.systems import BACKBONE, UNADAPTED
-from hyperasr import results
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.systems import BACKBONE, UNADAPTED
 from hyperasr.cohorts.views import TYPICAL
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 _MARKS = ".,?!:;"
 

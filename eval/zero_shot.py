@@ -6,7 +6,7 @@ With beam.yaml the same with a beam of five.
 
 Rows: by cohort, recorded or simulated, by severity, on typical speech; of all corpora together and
 of each apart (field ``corpus``); the same for further test sets. Systems that listen to an
-embedding are also run with the controls of `eval.controls`.
+embedding are also run with the controls of `eval.lib.embedding_controls`.
 
 A row with ``measure`` ``excess_recovered`` says how much of the error that atypical speech adds a
 system takes away again: (unadapted - system) / (unadapted - unadapted on typical speech), where
@@ -20,15 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.bench import Bench, BenchConfig
-from eval.controls import CONTROLS
-from eval.printed import print_rows
-from eval.scores import ATYPICAL, Scores, levels_of
-from eval.systems import UNADAPTED
-from eval.testset import TestSet, sets_of
-from hyperasr import results
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.embedding_controls import CONTROLS
+from eval.lib.printed import print_rows
+from eval.lib.scores import ATYPICAL, Scores, levels_of
+from eval.lib.systems import UNADAPTED
+from eval.lib.testset import TestSet, sets_of
 from hyperasr.cohorts.views import TYPICAL
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 EXCESS = "excess_recovered"
 _PLACE = ("system", "cohort", "domain", "corpus", "subset", "n_utterances", "n_speakers")

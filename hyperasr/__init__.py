@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hyperasr._torchaudio import ensure_torchaudio
+from hyperasr.util.torchaudio_shim import ensure_torchaudio
 
 if TYPE_CHECKING:
     from hyperasr.errors import HyperASRError

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.errors import ConfigError
-from hyperasr.memory import out_of_memory, too_large
 from hyperasr.model import HyperASR
-from hyperasr.posterior import utterance_generators
-from hyperasr.search import SearchConfig, text_only
 from hyperasr.types import Batch, Decoded, EncoderOutput
+from hyperasr.util.memory import out_of_memory, too_large
+from hyperasr.whisper.search import SearchConfig, text_only
 
 __all__ = ["decode", "decode_rows", "decode_tokens", "token_limits"]
 
@@ -95,7 +95,7 @@ def decode_tokens(
 
     Args:
         model: the model.
-        cache: a `hyperasr.cache.Cache`.
+        cache: a `hyperasr.cohorts.cache.Cache`.
         indices: which rows; None for all.
         batch_size: rows decoded together, samples counted; the result does not depend on it.
         search: greedy by default.

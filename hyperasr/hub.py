@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hyperasr.card import CARD_FILE, model_card
 from hyperasr.errors import ConfigError, HyperASRError
-from hyperasr.weights import (
+from hyperasr.export.card import CARD_FILE, model_card
+from hyperasr.whisper.weights import (
     ASSETS,
     EMBEDDED_WHISPERS,
     HUB_NAMES,
@@ -33,11 +33,11 @@ def model_folder(name: str | os.PathLike[str], *, offline: bool = False) -> tupl
 
     Args:
         name: an adapter model (one of `EMBEDDED`, a folder, a hub name), or a Whisper as for
-            `hyperasr.weights.find_weights`.
+            `hyperasr.whisper.weights.find_weights`.
         offline: never touch the network; what is on the hub must be in the local cache.
     Returns:
-        Folder, and what it holds as in `hyperasr.weights.kind_of_folder`. Of a Whisper on the hub
-        the folder holds no more than its config.
+        Folder, and what it holds as in `hyperasr.whisper.weights.kind_of_folder`. Of a Whisper on
+        the hub the folder holds no more than its config.
     Raises:
         ConfigError: there is no such model.
     """

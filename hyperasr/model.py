@@ -15,19 +15,24 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hyperasr import lora
-from hyperasr.backbone import Backbone
-from hyperasr.bayes import ELBO
-from hyperasr.checkpoint import FORMAT_VERSION, current_settings, load_strictly, read_head, stored
-from hyperasr.config import from_dict, to_dict
+from hyperasr.adapters import GAUSSIAN_SOURCES, SourceConfig, lora, new_source
+from hyperasr.adapters.checkpoint import (
+    FORMAT_VERSION,
+    current_settings,
+    load_strictly,
+    read_head,
+    stored,
+)
+from hyperasr.adapters.elbo import ELBO
+from hyperasr.adapters.noise import using_noise
+from hyperasr.adapters.objective import ObjectiveConfig, from_teacher, mean_squares, relative_size
+from hyperasr.adapters.posterior import GaussianFactors, Generators
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.files import atomic_folder
-from hyperasr.noise import using_noise
-from hyperasr.objective import ObjectiveConfig, from_teacher, mean_squares, relative_size
-from hyperasr.posterior import GaussianFactors, Generators
-from hyperasr.sources import GAUSSIAN_SOURCES, SourceConfig, new_source
-from hyperasr.speaker import SpeakerConfig, speaker_encoder
+from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput, LoRAFactors, TeacherTokens, Transcript
+from hyperasr.util.config import from_dict, to_dict
+from hyperasr.util.files import atomic_folder
+from hyperasr.whisper.backbone import Backbone
 
 __all__ = ["HyperASR", "SourceConfig"]
 
@@ -361,14 +366,15 @@ class HyperASR(nn.Module):
             source: path of a recording, or samples: (n,), (n, channels) or (channels, n), numpy,
                 torch or lists.
             sample_rate: of samples, in hertz; None for a path.
-            options: fields of `hyperasr.options.TranscribeOptions`, such as `beam_size`.
+            options: fields of `hyperasr.transcription.options.TranscribeOptions`, such as
+            `beam_size`.
         Returns:
             Text, segments with times and words with probabilities; empty where nobody speaks.
         Raises:
             AudioError: the recording cannot be read, or samples come without a sample rate.
             ConfigError: an unknown option, or a value out of range.
         """
-        from hyperasr.transcribe import transcribe_one
+        from hyperasr.transcription.pipeline import transcribe_one
 
         return transcribe_one(self, source, sample_rate, **options)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hyperasr.backbone import Backbone
-from hyperasr.checkpoint import read_head
+from hyperasr.adapters.checkpoint import read_head
 from hyperasr.errors import ConfigError
 from hyperasr.hub import model_folder
 from hyperasr.model import HyperASR
-from hyperasr.options import TranscribeOptions
+from hyperasr.transcription.options import TranscribeOptions
+from hyperasr.whisper.backbone import Backbone
 
 __all__ = ["Opened", "open_model"]
 
@@ -25,7 +25,7 @@ class Opened:
         model: ready to transcribe.
         adapts: False for a plain Whisper, whose transcripts are unadapted.
         folder: where its adapter lies; None for a plain Whisper.
-        backbone_name: of its Whisper, as for `hyperasr.weights.find_weights`.
+        backbone_name: of its Whisper, as for `hyperasr.whisper.weights.find_weights`.
     """
 
     model: HyperASR

@@ -118,8 +118,9 @@ def random_backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def random_backbone(random_backbone_folder: Path) -> Any:
-    """The `hyperasr.backbone.Backbone` of `random_backbone_folder`; frozen, do not change it."""
-    from hyperasr.backbone import Backbone
+    """The `hyperasr.whisper.backbone.Backbone` of `random_backbone_folder`; frozen, do not change
+    it."""
+    from hyperasr.whisper.backbone import Backbone
 
     return Backbone.from_pretrained(random_backbone_folder, offline=True)
 
@@ -128,7 +129,7 @@ def random_backbone(random_backbone_folder: Path) -> Any:
 def random_model_folder(random_backbone: Any, random_backbone_folder: Path) -> Path:
     """Folder of a `HyperASR` on `random_backbone` whose random hypernetwork does adapt."""
     from hyperasr.model import HyperASR, SourceConfig
-    from hyperasr.speaker import SpeakerConfig
+    from hyperasr.speaker.encoder import SpeakerConfig
 
     settings = {"rank": 2, "d_hidden": 16, "d_layer_emb": 4, "n_hidden": 1}
     model = HyperASR(random_backbone, SpeakerConfig(), SourceConfig(settings=settings))

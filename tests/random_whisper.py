@@ -11,10 +11,11 @@ TOKENIZER = Path(__file__).parent / "data" / "checkpoint" / "backbone"
 
 
 def random_whisper(encoder_layers: int = 2, decoder_layers: int = 2) -> Any:
-    """Return a `hyperasr.backbone.Backbone` of d_model 32 and 4 heads, trimmed, its seed 0."""
+    """Return a `hyperasr.whisper.backbone.Backbone` of d_model 32 and 4 heads, trimmed, its seed
+    0."""
     from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
-    from hyperasr.backbone import Backbone
+    from hyperasr.whisper.backbone import Backbone
 
     tokenizer = WhisperTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
     known = tokenizer.get_vocab()

@@ -19,14 +19,14 @@ import soundfile
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from hyperasr import lora
-from hyperasr.backbone import Backbone
-from hyperasr.cli import main
+from hyperasr.adapters import lora
+from hyperasr.cli.main import main
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.search import SearchConfig
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
+from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.search import SearchConfig
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "whisper-assets"
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperasr import lora
-from hyperasr.backbone import Backbone
+from hyperasr.adapters import lora
 from hyperasr.decode import decode, decode_rows, decode_tokens, token_limits
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.search import SearchConfig, text_only
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
+from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.search import SearchConfig, text_only
 
 LENGTHS = (61, 20, 93, 44, 7)  # mel frames
 

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hyperasr import lora
-from hyperasr.backbone import Backbone
+from hyperasr.adapters import lora
+from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.decode import decode, decode_rows, decode_tokens, token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.posterior import utterance_generators
-from hyperasr.search import SearchConfig
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Decoded
+from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.search import SearchConfig
 from tests.test_decode import Rows
 
 K = 3

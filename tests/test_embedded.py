@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from hyperasr.audio import load
-from hyperasr.backbone import Backbone
-from hyperasr.checkpoint import read_head
+from hyperasr.adapters.checkpoint import read_head
+from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.decode import decode
 from hyperasr.hub import EMBEDDED
-from hyperasr.metrics import error_rate, score
+from hyperasr.metrics.error_rates import error_rate, score
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.model import HyperASR
 from hyperasr.opening import open_model
-from hyperasr.text import normaliser
 from hyperasr.types import Batch, Utterance
-from hyperasr.weights import ASSETS
+from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.weights import ASSETS
 
 ADAPTERS = EMBEDDED["tiny.en"]
 adapted_only = pytest.mark.skipif(not ADAPTERS.is_dir(), reason="no adapters are embedded")
@@ -117,7 +117,7 @@ def test_three_seconds_take_less_than_three(whisper) -> None:
         started = time.perf_counter()
         decode(whisper, Batch(n_frames=n_frames, mel=mel))
         times.append(time.perf_counter() - started)
-    assert min(times) < 3  # eval/speed.py measures it properly
+    assert min(times) < 3  # eval/benchmarks/speed.py measures it properly
 
 
 def test_the_embedded_model_is_small_and_free_of_pickle() -> None:

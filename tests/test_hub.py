@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from hyperasr import hub
-from hyperasr.card import model_card
 from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.export.card import model_card
 from hyperasr.hub import model_folder, push_to_hub
 from hyperasr.model import HyperASR
-from hyperasr.weights import ASSETS
+from hyperasr.whisper.weights import ASSETS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hyperasr
-from hyperasr._torchaudio import _ExtensionFinder, _ForgivingLoader, ensure_torchaudio
+from hyperasr.util.torchaudio_shim import _ExtensionFinder, _ForgivingLoader, ensure_torchaudio
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,7 +142,7 @@ def test_speechbrain_through_hyperasr_keeps_the_arithmetic_of_torch() -> None:
     # SpeechBrain's own import switches TF32 on for the whole process.
     code = """
 import os, torch
-from hyperasr.speaker import SmallEcapa
+from hyperasr.speaker.encoder import SmallEcapa
 before = torch.backends.cuda.matmul.allow_tf32
 SmallEcapa(8, channels=8)
 print(before, torch.backends.cuda.matmul.allow_tf32, os.environ.get("SB_DISABLE_QUIRKS"))
@@ -169,7 +169,7 @@ def test_speechbrain_leaves_no_module_that_breaks_whoever_looks_at_it() -> None:
     code = """
 import sys
 import hyperasr
-from hyperasr._speechbrain import speechbrain_import
+from hyperasr.speaker.speechbrain_import import speechbrain_import
 with speechbrain_import():
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 for name, module in list(sys.modules.items()):

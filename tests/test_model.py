@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hyperasr import lora
-from hyperasr.backbone import Backbone
+from hyperasr.adapters import lora
+from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.decode import decode
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.objective import ObjectiveConfig
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, TeacherTokens
+from hyperasr.whisper.backbone import Backbone
 
 COHORTS = ("stuttering", "dysarthria", "typical")
 HYPERNET = {"rank": 2, "d_hidden": 8, "d_layer_emb": 4, "n_hidden": 1}

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hyperasr import lora
-from hyperasr.backbone import Backbone
+from hyperasr.adapters import lora
+from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.objective import ObjectiveConfig
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
+from hyperasr.whisper.backbone import Backbone
 from tests.test_model import COHORTS, backbone_loss, make_batch
 
 NET = {"rank": 2, "d_hidden": 8, "d_layer_emb": 4, "n_hidden": 1}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from hyperasr import lora
+from hyperasr.adapters import lora
 from hyperasr.model import HyperASR
-from hyperasr.speaker import SpeakerConfig, speaker_encoder
-from hyperasr.words import attend
+from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
+from hyperasr.transcription.words import attend
 
 N_THREADS, N_CALLS = 8, 200
 

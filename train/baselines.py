@@ -6,7 +6,8 @@
 
 Same views, sampler, loop and development set as `train.meta`. What they leave in the run folder's
 `best` is a Whisper in the Hugging Face layout, or residual adapters
-(`hyperasr.residual.ResidualAdapters.from_pretrained`); `eval.systems` decodes with either.
+(`hyperasr.adapters.residual.ResidualAdapters.from_pretrained`); `eval.lib.systems` decodes with
+either.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hyperasr.backbone import Backbone
-from hyperasr.cache import Cache
-from hyperasr.config import to_dict
+from hyperasr.adapters.objective import from_teacher
+from hyperasr.adapters.residual import ResidualAdapters, ResidualConfig
+from hyperasr.cohorts.cache import Cache
 from hyperasr.errors import ConfigError
-from hyperasr.files import atomic_folder
 from hyperasr.model import HyperASR
-from hyperasr.objective import from_teacher
-from hyperasr.residual import ResidualAdapters, ResidualConfig
 from hyperasr.types import Batch
-from train.batches import split_batch
-from train.loop import LoopConfig
+from hyperasr.util.config import to_dict
+from hyperasr.util.files import atomic_folder
+from hyperasr.whisper.backbone import Backbone
+from train.loop.batches import split_batch
+from train.loop.loop import LoopConfig
+from train.loop.program import fit_and_report, read_config, run_program, start
+from train.loop.scoring import MelOnly, evaluate
 from train.meta import MetaConfig, data_of, frozen, judge_of
-from train.program import fit_and_report, read_config, run_program, start
-from train.scoring import MelOnly, evaluate
 
 log = logging.getLogger("train.baselines")
 

@@ -13,14 +13,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperasr.backbone import Backbone
-from hyperasr.card import without_paths
-from hyperasr.checkpoint import read_head
+from hyperasr.adapters.checkpoint import read_head
 from hyperasr.errors import ConfigError
-from hyperasr.files import atomic_folder
+from hyperasr.export.card import without_paths
 from hyperasr.hub import EMBEDDED
 from hyperasr.model import HyperASR
-from train.program import WORTH_FILE, read_config, run_program
+from hyperasr.util.files import atomic_folder
+from hyperasr.whisper.backbone import Backbone
+from train.loop.program import WORTH_FILE, read_config, run_program
 
 __all__ = ["EmbedConfig", "embed"]
 

@@ -28,26 +28,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hyperasr.backbone import Backbone
-from hyperasr.cache import Cache, CacheConfig, build_cache
+from hyperasr.adapters import StaticLoRA
+from hyperasr.adapters.objective import ObjectiveConfig
+from hyperasr.adapters.posterior import GaussianFactors
+from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, plan_views
-from hyperasr.config import to_dict
 from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, ManifestError
-from hyperasr.files import atomic_write_text
-from hyperasr.metrics import error_rate, score
+from hyperasr.metrics.error_rates import error_rate, score
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.objective import ObjectiveConfig
-from hyperasr.posterior import GaussianFactors
-from hyperasr.sources import StaticLoRA
-from hyperasr.speaker import SpeakerConfig
-from hyperasr.text import normaliser
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
-from train.loop import LoopConfig
-from train.program import fit_and_report, read_config, run_program, start
-from train.views import LONGEST_SIMULATED_S, check_text, usable
+from hyperasr.util.config import to_dict
+from hyperasr.util.files import atomic_write_text
+from hyperasr.whisper.backbone import Backbone
+from train.data.views import LONGEST_SIMULATED_S, check_text, usable
+from train.loop.loop import LoopConfig
+from train.loop.program import fit_and_report, read_config, run_program, start
 
 __all__ = ["Enrolment", "IndividualConfig", "People", "enrol"]
 
@@ -92,7 +92,7 @@ class IndividualConfig:
     kind: Literal["static", "vi_lora"] = "static"
     """What each person gets: factors, or a Gaussian over them, decoded with its mean."""
     prior: Literal["single", "dual"] = "dual"
-    """Of a Gaussian, from the backbone's weights; see `hyperasr.sources.gaussian`."""
+    """Of a Gaussian, from the backbone's weights; see `hyperasr.adapters.gaussian`."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Weights of cross-entropy and divergence, of each person, and its reduction; nothing else."""
     speaker: SpeakerConfig = field(default_factory=SpeakerConfig)

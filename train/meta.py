@@ -19,24 +19,24 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hyperasr.backbone import Backbone
-from hyperasr.cache import Cache, CacheConfig, build_cache
+from hyperasr.adapters import HyperNet
+from hyperasr.adapters.objective import ObjectiveConfig
+from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.sampler import check_source_share, check_speaker_power
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import Variety
-from hyperasr.config import to_dict
 from hyperasr.errors import ConfigError
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.objective import ObjectiveConfig
-from hyperasr.sources import HyperNet
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
-from train.augment import FeatureVariety
-from train.batches import split_batch
-from train.loop import LoopConfig
-from train.program import fit_and_report, read_config, run_program, start
-from train.scoring import Judge, evaluate
-from train.views import Views, development_views, of_cohorts
+from hyperasr.util.config import to_dict
+from hyperasr.whisper.backbone import Backbone
+from train.data.augment import FeatureVariety
+from train.data.views import Views, development_views, of_cohorts
+from train.loop.batches import split_batch
+from train.loop.loop import LoopConfig
+from train.loop.program import fit_and_report, read_config, run_program, start
+from train.loop.scoring import Judge, evaluate
 
 __all__ = ["MetaConfig", "Objective", "data_of", "development_views", "evaluate", "run"]
 
@@ -54,7 +54,8 @@ class MetaConfig:
     ``full`` for 30 s; None as the checkpoint says."""
     margin_s: float | None = None
     """Seconds of silence that trimmed context hears after an utterance, in [0, 30]; None as the
-    checkpoint says, or `hyperasr.backbone.MARGIN_S`. Less is faster, and more to be learned."""
+    checkpoint says, or `hyperasr.whisper.backbone.MARGIN_S`. Less is faster, and more to be
+    learned."""
     train: Path = Path("runs/data/train.jsonl")
     """Manifest of recordings with text. Typical ones are also simulated on; those of any other
     cohort are used as they were recorded."""

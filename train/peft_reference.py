@@ -8,7 +8,7 @@ learning rate of each step are the same by value. transformers' Whisper takes no
 states, so with trimmed audio context one utterance is a batch and the rest is accumulated, which is
 why this takes longer; the loss is the mean over all scored tokens of a step all the same.
 
-Leaves a PEFT folder in OUT/best, which `eval.systems` and PEFT itself load.
+Leaves a PEFT folder in OUT/best, which `eval.lib.systems` and PEFT itself load.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import IterableDataset
 
-from hyperasr import lora
-from hyperasr.cache import Cache
+from hyperasr.adapters import lora
+from hyperasr.cohorts.cache import Cache
 from hyperasr.errors import ConfigError, MissingExtra
-from hyperasr.files import atomic_folder
 from hyperasr.model import HyperASR
 from hyperasr.types import Batch
-from train.loop import LoopConfig, learning_rate_factor
-from train.memory import PeakMemory
+from hyperasr.util.files import atomic_folder
+from train.data.views import Views
+from train.loop.loop import LoopConfig, learning_rate_factor
+from train.loop.memory import PeakMemory
+from train.loop.program import read_config, run_program, start
+from train.loop.scoring import evaluate
 from train.meta import MetaConfig, data_of, frozen
-from train.program import read_config, run_program, start
-from train.scoring import evaluate
-from train.views import Views
 
 __all__ = ["add_lora", "run"]
 
@@ -129,7 +129,7 @@ def add_lora(whisper: Any, config: MetaConfig) -> Any:
 
 
 def trainer_of(model: Any, views: Views, config: MetaConfig, whole: bool, callback: Any) -> Any:
-    """Return the Seq2SeqTrainer with AdamW and learning rates as in `train.loop`."""
+    """Return the Seq2SeqTrainer with AdamW and learning rates as in `train.loop.loop`."""
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     loop = config.loop
@@ -171,7 +171,8 @@ def trainer_of(model: Any, views: Views, config: MetaConfig, whole: bool, callba
 def best_keeper(
     model: Any, reader: HyperASR, dev: Cache, config: MetaConfig, memory: PeakMemory
 ) -> Any:
-    """Return a callback that keeps the best checkpoint, and what steps cost, as `train.loop` does.
+    """Return a callback that keeps the best checkpoint, and what steps cost, as `train.loop.loop`
+    does.
 
     `reader` decodes without an adapter of its own, with the very Whisper that PEFT's layers sit in.
     """

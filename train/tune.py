@@ -15,11 +15,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperasr.config import parse
-from hyperasr.files import atomic_folder, atomic_write_text
+from hyperasr.util.config import parse
+from hyperasr.util.files import atomic_folder, atomic_write_text
+from train.loop.program import read_config, run_program
+from train.loop.state import read_head
 from train.meta import MetaConfig
-from train.program import read_config, run_program
-from train.state import read_head
 
 
 @dataclass(frozen=True)

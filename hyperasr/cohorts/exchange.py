@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperasr.container import open_recording
+from hyperasr.audio.container import open_recording
 from hyperasr.errors import AudioError, ManifestError
-from hyperasr.files import atomic_folder
 from hyperasr.types import Utterance
+from hyperasr.util.files import atomic_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,7 +42,8 @@ def to_dataset(rows: Iterable[Utterance], *, audio: str = "path") -> Dataset:
     """Return the rows as a dataset in memory: one column a field, and the column ``audio``.
 
     ``audio`` has the feature ``Audio(decode=False)``: items are ``{"path", "bytes"}``, for
-    `hyperasr.audio` to decode; decoding by `datasets` itself needs torchcodec. ``extra`` is JSON.
+    `hyperasr.audio.reading` to decode; decoding by `datasets` itself needs torchcodec. ``extra`` is
+    JSON.
 
     Args:
         rows: of a manifest.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperasr.errors import ManifestError
-from hyperasr.files import atomic_text
 from hyperasr.types import Utterance
+from hyperasr.util.files import atomic_text
 
 __all__ = ["read_manifest", "write_manifest"]
 

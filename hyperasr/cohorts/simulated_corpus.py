@@ -19,14 +19,14 @@ from typing import Any
 
 import soundfile
 
-from hyperasr.audio import SAMPLE_RATE, load
+from hyperasr.audio.reading import SAMPLE_RATE, load
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
 from hyperasr.cohorts.views import TYPICAL, View, plan_views
 from hyperasr.errors import ConfigError, HyperASRError, ManifestError
-from hyperasr.files import atomic_write_bytes, atomic_write_text
 from hyperasr.types import Utterance
-from hyperasr.workers import WorkerPool
+from hyperasr.util.files import atomic_write_bytes, atomic_write_text
+from hyperasr.util.workers import WorkerPool
 
 __all__ = ["CorpusMade", "simulate_corpus"]
 

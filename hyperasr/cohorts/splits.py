@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hyperasr.errors import ConfigError, ManifestError
-from hyperasr.text import normaliser
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
 
 __all__ = ["LEAKS", "Fold", "check_leaks", "leave_one_out", "severity_bin"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hyperasr.audio import load
+from hyperasr.audio.reading import load
 from hyperasr.cohorts.acoustics import change_place, change_speed
 from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
 from hyperasr.errors import AudioError, ConfigError

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hyperasr.audio import load
+from hyperasr.audio.reading import load
 from hyperasr.cohorts import exchange
 from hyperasr.cohorts.corpora import generic
 from hyperasr.errors import ConfigError, ManifestError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from hyperasr.audio import load
+from hyperasr.audio.reading import load
 from hyperasr.cohorts import simulated_corpus as room
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS, simulate

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from hyperasr.audio import load
+from hyperasr.audio.reading import load
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, Variety, View, plan_key, plan_views, realise
 from hyperasr.errors import AudioError, ConfigError

@@ -13,11 +13,11 @@ import pytest
 import soundfile as sf
 import torch
 
-import hyperasr.cache
-from eval import bench as bench_room
-from eval import guard
-from eval.bench import Bench, BenchConfig
-from eval.looks import note_look
+import hyperasr.cohorts.cache
+from eval.benchmarks import repetition_loop as guard
+from eval.lib import bench as bench_room
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.looks import note_look
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.types import Utterance
 from tests.in_this_process import InThisProcess
@@ -114,10 +114,10 @@ def patients(tmp_path_factory, voice) -> World:
 @pytest.fixture(scope="session")
 def systems(world, random_backbone, random_backbone_folder, random_model_folder) -> dict[str, Path]:
     """A folder of each kind of system, trained by a random number generator."""
-    from hyperasr.backbone import Backbone
+    from hyperasr.adapters.residual import ResidualAdapters, ResidualConfig
     from hyperasr.model import HyperASR, SourceConfig
-    from hyperasr.residual import ResidualAdapters, ResidualConfig
-    from hyperasr.speaker import SpeakerConfig
+    from hyperasr.speaker.encoder import SpeakerConfig
+    from hyperasr.whisper.backbone import Backbone
 
     made = {"hypernet": random_model_folder}
     generator = torch.Generator().manual_seed(1)
@@ -160,7 +160,7 @@ def systems(world, random_backbone, random_backbone_folder, random_model_folder)
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let caches be made here, without starting interpreters."""
-    monkeypatch.setattr(hyperasr.cache, "WorkerPool", InThisProcess)
+    monkeypatch.setattr(hyperasr.cohorts.cache, "WorkerPool", InThisProcess)
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +168,7 @@ def bench(world, systems, random_backbone, random_backbone_folder) -> Bench:
     """A bench with all of `systems`; do not change it."""
     made = Bench(world.config(random_backbone_folder, systems), backbone=random_backbone)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hyperasr.cache, "WorkerPool", InThisProcess)
+        patch.setattr(hyperasr.cohorts.cache, "WorkerPool", InThisProcess)
         assert len(made.rows) == made.n_rows == 32
     return made
 

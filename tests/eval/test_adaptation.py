@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval.adaptation import AngleSettings, Who, pair_interval, update_rows
-from eval.movement import size_rows, weight_rows
+from eval.lib.adaptation import AngleSettings, Who, pair_interval, update_rows
+from eval.lib.movement import size_rows, weight_rows
+from hyperasr.adapters.lora import delta_weight
 from hyperasr.errors import ConfigError
-from hyperasr.lora import delta_weight
 from hyperasr.types import LayerFactors, LoRAFactors
 
 SETTINGS = AngleSettings(

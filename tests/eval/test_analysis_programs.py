@@ -14,16 +14,16 @@ import soundfile as sf
 import torch
 
 from eval import calibration, severity, sparsity, subspace_angles
-from eval.bench import Bench, BenchConfig
-from hyperasr import results
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from hyperasr.adapters.lora import delta_weight
+from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
-from hyperasr.lora import delta_weight
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.posterior import utterance_generators
-from hyperasr.speaker import SpeakerConfig
-from hyperasr.text import normaliser
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Utterance
 
 pytestmark = pytest.mark.slow
@@ -197,7 +197,7 @@ def test_calibration(bench_config, tmp_path, monkeypatch, capsys) -> None:
     # The second run decodes nothing and says the same.
     again = tmp_path / "again"
     again.mkdir()
-    monkeypatch.setattr("eval.bench.decode_tokens", None)
+    monkeypatch.setattr("eval.lib.bench.decode_tokens", None)
     repeated = run(
         calibration, bench_config, again, monkeypatch, n_samples=3, n_spread=2, n_resamples=20
     )

@@ -22,15 +22,15 @@ from eval import (
     sweep,
     zero_shot,
 )
-from eval.bench import Bench
-from eval.controls import CONTROLS
-from eval.folds import fold_runs
 from eval.leave_one_cohort_out import LocoConfig, cohorts_of, fold_scores, rows_of
-from eval.matrix_ablation import Trial, ranking_rows, score_trials
+from eval.lib import results
+from eval.lib.bench import Bench
+from eval.lib.embedding_controls import CONTROLS
+from eval.lib.folds import fold_runs
+from eval.lib.matrix_ablation import Trial, ranking_rows, score_trials
+from eval.lib.sweep_table import points_table
+from eval.lib.testset import fixed_views
 from eval.sweep import SweepConfig, sweep_rows
-from eval.sweep_table import points_table
-from eval.testset import fixed_views
-from hyperasr import results
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import realise
 from hyperasr.errors import ConfigError
@@ -344,8 +344,8 @@ def test_what_lasts_more_than_whisper_hears_is_left_out(
     config = patients.config(
         random_backbone_folder, {}, test=tmp_path / "dev.jsonl", store=tmp_path / "store"
     )
-    monkeypatch.setattr("eval.testset.WorkerPool", InThisProcess)
-    monkeypatch.setattr("eval.testset.SEVERITIES", (1.0,))
+    monkeypatch.setattr("eval.lib.testset.WorkerPool", InThisProcess)
+    monkeypatch.setattr("eval.lib.testset.SEVERITIES", (1.0,))
     views = fixed_views(config)
     lengths = {v.id: len(realise(v)[0]) / 16_000 for v in views}
     assert max(lengths.values()) <= 30
@@ -354,5 +354,5 @@ def test_what_lasts_more_than_whisper_hears_is_left_out(
     assert ("middle", "stuttering") not in kept
     assert "1 recordings of more than 30 s are left out" in caplog.text
     assert "simulated ones of more than 30 s are left out" in caplog.text
-    monkeypatch.setattr("eval.testset.realise", None)
+    monkeypatch.setattr("eval.lib.testset.realise", None)
     assert fixed_views(config) == views

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from eval.docs import MARKER, pages, rendered
-from hyperasr import results
-from hyperasr.cli import build_parser
+from eval.lib import results
+from hyperasr.cli.main import build_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*pages(), ROOT / "CONTRIBUTING.md"]

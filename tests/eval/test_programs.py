@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 
 from eval import comparison, retention, split, zero_shot
-from eval.bench import Bench
 from eval.comparison import ComparisonConfig
-from eval.controls import CONTROLS
-from eval.costs import cost_row
 from eval.docs import table
 from eval.leave_one_cohort_out import LocoConfig
+from eval.lib import results
+from eval.lib.bench import Bench
+from eval.lib.costs import cost_row
+from eval.lib.embedding_controls import CONTROLS
 from eval.retention import RetentionConfig, fold_systems, trained_for
 from eval.zero_shot import ZeroShotConfig
-from hyperasr import results
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.config import parse
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.types import Utterance
+from hyperasr.util.config import parse
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {
@@ -117,7 +117,7 @@ def test_comparison(run, bench) -> None:
 @pytest.mark.slow
 def test_people_who_enrolled_have_rows_of_their_own(bench, random_backbone, tmp_path) -> None:
     from hyperasr.model import HyperASR, SourceConfig
-    from hyperasr.speaker import SpeakerConfig
+    from hyperasr.speaker.encoder import SpeakerConfig
 
     people = sorted({view.person for view in bench.views})
     settings = {"by": "speaker", "groups": people, "rank": 1}
@@ -274,7 +274,7 @@ def test_a_fold_that_leaks_is_not_written(corpus, tmp_path, monkeypatch) -> None
 
 
 def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None:
-    from hyperasr.metrics import Interval
+    from hyperasr.metrics.error_rates import Interval
 
     def row(cohort: str, **more: Any) -> dict[str, Any]:
         interval = Interval(-0.1, -0.2, -0.05, 1, 9, p=0.01)

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from eval import report
+from eval.lib import results
 from eval.report import about_program, check_row, error_figure, field_blocks, section, told_apart
-from hyperasr import results
 from hyperasr.errors import ConfigError
-from hyperasr.metrics import EditCounts, Interval
-from hyperasr.protocols import protocol
-from train.program import run_program
+from hyperasr.metrics.error_rates import EditCounts, Interval
+from hyperasr.metrics.protocols import protocol
+from train.loop.program import run_program
 
 ROOT = Path(__file__).parents[2]
 SPOKEN = protocol("spoken")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.scores import Scores
+from eval.lib.scores import Scores
 from eval.severity import gap_rows, groups_of, level_rows, slope_rows, weighted_slope
-from hyperasr.metrics import EditCounts
-from hyperasr.protocols import protocol
+from hyperasr.metrics.error_rates import EditCounts
+from hyperasr.metrics.protocols import protocol
 
 
 @pytest.fixture

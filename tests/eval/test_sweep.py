@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from eval import docs, sweep
-from eval.scores import Scores
-from eval.short_runs import train_all
+from eval.lib import results
+from eval.lib.scores import Scores
+from eval.lib.short_runs import train_all
+from eval.lib.sweep_table import ALONG, LINES, axes_of, points_table
 from eval.sweep import AXES, Goal, SweepConfig, plan, sweep_rows
-from eval.sweep_table import ALONG, LINES, axes_of, points_table
-from hyperasr import results
-from hyperasr.config import parse
 from hyperasr.errors import ConfigError
-from hyperasr.metrics import EditCounts
-from hyperasr.protocols import protocol
+from hyperasr.metrics.error_rates import EditCounts
+from hyperasr.metrics.protocols import protocol
+from hyperasr.util.config import parse
 
 ROOT = Path(__file__).parents[2]
 GRID: dict[str, Any] = {"beta": (0.0, 0.5), "sigma": (0.01, 0.1)}

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from eval import trimming
-from eval.scores import Scores
+from eval.lib import results
+from eval.lib.scores import Scores
 from eval.trimming import TrimmingConfig, few, joined, pairs_of
-from hyperasr import results
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.config import parse
 from hyperasr.errors import ConfigError
-from hyperasr.metrics import EditCounts
-from hyperasr.protocols import protocol
+from hyperasr.metrics.error_rates import EditCounts
+from hyperasr.metrics.protocols import protocol
 from hyperasr.types import Utterance
+from hyperasr.util.config import parse
 
 ROOT = Path(__file__).parents[2]
 PLANNED = ["--config", str(ROOT / "eval/configs/trimming.yaml")]

@@ -11,23 +11,23 @@ from typing import Any
 import pytest
 import torch
 
-from eval import bench as room
 from eval import unadapted
-from eval.bench import Bench
-from eval.plain import most_tokens, plain_tokens
-from eval.systems import BACKBONE, PLAIN, TRIMMED, TRIMMED_STOP, UNADAPTED, view_of
-from eval.testset import TestSet, sets_of
+from eval.lib import bench as room
+from eval.lib import results
+from eval.lib.bench import Bench
+from eval.lib.plain import most_tokens, plain_tokens
+from eval.lib.systems import BACKBONE, PLAIN, TRIMMED, TRIMMED_STOP, UNADAPTED, view_of
+from eval.lib.testset import TestSet, sets_of
 from eval.unadapted import UnadaptedConfig
-from hyperasr import results
-from hyperasr.backbone import MARGIN_S, Backbone
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import realise
-from hyperasr.config import parse
 from hyperasr.decode import token_limits
 from hyperasr.errors import ConfigError
-from hyperasr.protocols import PROTOCOLS
-from hyperasr.search import SearchConfig, text_only
+from hyperasr.metrics.protocols import PROTOCOLS
+from hyperasr.util.config import parse
+from hyperasr.whisper.backbone import MARGIN_S, Backbone
+from hyperasr.whisper.search import SearchConfig, text_only
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from eval.scores import Scores
+from eval.lib.scores import Scores
 from eval.zero_shot import EXCESS, differences, excess_rows, rows_of
-from hyperasr.metrics import EditCounts, bootstrap, bootstrap_difference, error_rate
-from hyperasr.protocols import protocol
+from hyperasr.metrics.error_rates import EditCounts, bootstrap, bootstrap_difference, error_rate
+from hyperasr.metrics.protocols import protocol
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from eval.speed import SpeedConfig
+from eval.benchmarks.speed import SpeedConfig
 from eval.zero_shot import ZeroShotConfig
-from hyperasr.backbone import Backbone
+from hyperasr.adapters.residual import FORMAT
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.config import parse
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.residual import FORMAT
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.util.config import parse
+from hyperasr.whisper.backbone import Backbone
 from tests.in_this_process import InThisProcess
 from train import baselines, individual, meta, peft_reference
 from train.baselines import FineTuneConfig
@@ -174,7 +174,7 @@ def test_two_steps(
     for name, value in overrides(path, place, out).items():
         arguments += [f"--{name}", str(value)]
     monkeypatch.setattr(sys, "argv", ["program", *arguments])
-    monkeypatch.setattr("hyperasr.cache.WorkerPool", InThisProcess)
+    monkeypatch.setattr("hyperasr.cohorts.cache.WorkerPool", InThisProcess)
     program.main()
     best = json.loads(capsys.readouterr().out.splitlines()[-1])
     check_what_was_left(path, out, best)

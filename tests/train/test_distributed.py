@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from hyperasr.backbone import Backbone
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
+from hyperasr.whisper.backbone import Backbone
 from train.baselines import FineTuneConfig, TunedObjective
-from train.batches import split_batch
-from train.loop import LoopConfig, fit
+from train.loop.batches import split_batch
+from train.loop.loop import LoopConfig, fit
+from train.loop.scoring import decode_together
 from train.meta import Objective
-from train.scoring import decode_together
 
 pytestmark = pytest.mark.slow
 

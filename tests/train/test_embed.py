@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from hyperasr import hub
-from hyperasr.backbone import Backbone
 from hyperasr.errors import CheckpointMismatch, ConfigError
 from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.opening import open_model
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.whisper.backbone import Backbone
 from train import embed as program
 from train.embed import embed
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hyperasr.backbone import Backbone
-from hyperasr.cli import main as hyperasr
+from hyperasr.cli.main import main as hyperasr
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.model import HyperASR
-from hyperasr.text import normaliser
 from hyperasr.types import Utterance
+from hyperasr.whisper.backbone import Backbone
 from train.data import writing
 from train.from_typical import StartConfig, estimate, meta_config, read_speech, split_speakers
 from train.from_typical import main as start

@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from train.loop import LoopConfig, fit
-from train.state import read_head
+from train.loop.loop import LoopConfig, fit
+from train.loop.state import read_head
 
 CONFIG = LoopConfig(
     steps=60, accumulate=2, ema=0.9, eval_every=9, save_every=4, log_every=5, lr=0.05, clip_norm=1.0

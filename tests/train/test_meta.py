@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from hyperasr.backbone import Backbone
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.speaker import SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.whisper.backbone import Backbone
 from train import baselines, meta
-from train.augment import FeatureVariety
+from train.data.augment import FeatureVariety
 
 pytestmark = pytest.mark.slow
 

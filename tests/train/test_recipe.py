@@ -20,12 +20,12 @@ import soundfile as sf
 import torch
 
 from eval.zero_shot import ZeroShotConfig
-from hyperasr.audio import load
-from hyperasr.backbone import Backbone
-from hyperasr.cache import Cache
+from hyperasr.audio.reading import load
+from hyperasr.cohorts.cache import Cache
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.config import parse
 from hyperasr.types import Utterance
+from hyperasr.util.config import parse
+from hyperasr.whisper.backbone import Backbone
 from tests.train.warm_python import write_client
 from train.meta import MetaConfig
 
@@ -35,7 +35,7 @@ RECIPES = sorted((ROOT / "train" / "recipes").glob("*.sh"))
 PATIENTS, CONTROLS = ("F01", "F03", "M01", "M04"), ("FC01", "FC02", "MC01", "MC02")
 PROMPTS = ("yes", "Stop the car.", "[relax]", "open the window", "the quick fox")
 PROGRAMS = (
-    *("hyperasr.cli", "train.data.split", "train.meta", "eval.zero_shot", "eval.report"),
+    *("hyperasr.cli.main", "train.data.split", "train.meta", "eval.zero_shot", "eval.report"),
     *("eval.leave_one_cohort_out", "eval.subspace_angles"),
     # What they import on their way.
     *("datasets", "jsonargparse", "torch._dynamo", "torch.utils.tensorboard"),

@@ -47,7 +47,7 @@ def serve(address: str, client: str, modules: list[str]) -> None:
     # A worker of a cache would be an interpreter of its own.
     from tests.in_this_process import InThisProcess
 
-    importlib.import_module("hyperasr.cache").WorkerPool = InThisProcess
+    importlib.import_module("hyperasr.cohorts.cache").WorkerPool = InThisProcess
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children tell the caller themselves
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

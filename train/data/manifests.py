@@ -26,16 +26,16 @@ from pathlib import Path
 import soundfile as sf
 from rich.progress import track
 
-from hyperasr.audio import CHUNK_S
+from hyperasr.audio.reading import CHUNK_S
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.cohorts.splits import check_leaks
 from hyperasr.errors import ConfigError
-from hyperasr.files import atomic_folder
-from hyperasr.text import normaliser
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
+from hyperasr.util.files import atomic_folder
 from train.data.corpora import LEFT_OUT, Recording, read_corpora
 from train.data.splits import SPLITS, Splits, read_splits, words
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 __all__ = ["Built", "ManifestsConfig", "build", "counts", "has_numbers", "reencode"]
 

@@ -23,7 +23,7 @@ from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 __all__ = [
     "PARTS",

@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperasr.errors import ConfigError
-from hyperasr.files import atomic_write_text
-from hyperasr.text import normaliser
+from hyperasr.metrics.normalisers import normaliser
+from hyperasr.util.files import atomic_write_text
 from train.data.corpora import Recording, read_corpora
-from train.program import read_config, run_program
+from train.loop.program import read_config, run_program
 
 __all__ = ["SPLITS", "Splits", "an4_splits", "choose_splits", "read_splits", "words"]
 

@@ -12,7 +12,7 @@ written as one sentence. A row without a reference gets what the backbone wrote.
 Beside the manifest, ``OUT.lines.jsonl`` holds a line a row, which is written as the work goes on,
 so that an interrupted run continues: what the backbone wrote, the new text, how it came about, and
 the backbone's most probable tokens after each token of the new text, which training can take for a
-teacher (`train.teacher`).
+teacher (`train.data.teacher`).
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from hyperasr.audio import load
-from hyperasr.backbone import Backbone
+from hyperasr.audio.mel import N_SAMPLES
+from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.decode import token_limits
-from hyperasr.decoder import DecoderStep
-from hyperasr.edits import word_edits
 from hyperasr.errors import ConfigError
-from hyperasr.mel import N_SAMPLES
-from hyperasr.search import SearchConfig, text_only
-from hyperasr.text import normaliser
+from hyperasr.metrics.edits import word_edits
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import EncoderOutput, Utterance
-from train.program import read_config, run_program
+from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.decoder import DecoderStep
+from hyperasr.whisper.search import SearchConfig, text_only
+from train.loop.program import read_config, run_program
 
 __all__ = ["N_KEPT", "WritingConfig", "lines_beside", "own_writing", "sentence", "write"]
 

@@ -18,9 +18,9 @@ import os
 import pkgutil
 from typing import Any, Protocol, cast
 
-from hyperasr.closest import closest
 from hyperasr.cohorts.corpora.base import Description, Prepared, Report
 from hyperasr.errors import ConfigError
+from hyperasr.util.closest import closest
 
 __all__ = [
     "Corpus",

@@ -18,8 +18,8 @@ _MAX_PADDING = 8  # bytes after the sound, too few for a chunk
 def wav_length_s(path: str | os.PathLike[str]) -> float | None:
     """Return the length in seconds of a WAV that is in order and holds plain samples.
 
-    None for everything else, damaged or only unusual: `hyperasr.container` knows more, and takes
-    several times as long.
+    None for everything else, damaged or only unusual: `hyperasr.audio.container` knows more, and
+    takes several times as long.
     """
     try:
         file = os.open(path, os.O_RDONLY)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hyperasr.audio import stream
+from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
+from hyperasr.audio.reading import stream
+from hyperasr.audio.segments import cut_at_pauses
 from hyperasr.errors import AudioError
-from hyperasr.mel import CHUNK_S, SAMPLE_RATE
-from hyperasr.segment import cut_at_pauses
 from hyperasr.types import Utterance
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hyperasr.audio.container import open_recording
 from hyperasr.cohorts.corpora._files import (
     AUDIO_SUFFIXES,
     corpus_root,
@@ -37,7 +38,6 @@ from hyperasr.cohorts.corpora._files import (
 )
 from hyperasr.cohorts.corpora._header import wav_length_s
 from hyperasr.cohorts.corpora._long import at_most_longest
-from hyperasr.container import open_recording
 from hyperasr.errors import AudioError, ManifestError
 from hyperasr.types import Utterance
 

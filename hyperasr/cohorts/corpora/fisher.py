@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from hyperasr.audio.container import open_recording
 from hyperasr.cohorts.corpora.base import (
     NO_SPLIT,
     Description,
@@ -16,7 +17,6 @@ from hyperasr.cohorts.corpora.base import (
     read_text,
     walk,
 )
-from hyperasr.container import open_recording
 from hyperasr.errors import AudioError
 from hyperasr.types import Utterance
 

@@ -23,8 +23,8 @@ from hyperasr.cohorts.corpora.base import (
     walk,
 )
 from hyperasr.errors import ConfigError, HyperASRError
-from hyperasr.files import atomic_write_bytes
 from hyperasr.types import Utterance
+from hyperasr.util.files import atomic_write_bytes
 
 __all__ = ["describe", "prepare", "read_mlf"]
 

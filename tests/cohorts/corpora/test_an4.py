@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hyperasr.audio import load
+from hyperasr.audio.reading import load
 from hyperasr.cohorts.corpora import an4
 
 Tree = Callable[[dict[str, str | bytes | float]], Path]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hyperasr.audio import load
+from hyperasr.audio.reading import load
 from hyperasr.cohorts.corpora import common_voice
 from hyperasr.errors import ConfigError
 

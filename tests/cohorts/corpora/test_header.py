@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hyperasr.audio import duration_s
+from hyperasr.audio.reading import duration_s
 from hyperasr.cohorts.corpora._header import wav_length_s
 from hyperasr.errors import AudioError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hyperasr.audio import load
+from hyperasr.audio.reading import load
 from hyperasr.cohorts.corpora.base import Prepared
 from hyperasr.types import Utterance
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.large import ua_speech
+from eval.benchmarks.large_corpora import ua_speech
 from hyperasr.cohorts import corpora
 
 N_RECORDINGS = 5_000

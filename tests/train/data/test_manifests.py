@@ -17,7 +17,7 @@ from hyperasr.types import Utterance
 from train.data import corpora, manifests, splits
 from train.data.manifests import OPUS_BIT_S, Built, build, counts, has_numbers, reencode
 from train.data.splits import SPLITS, choose_splits, read_splits, words
-from train.program import run_program
+from train.loop.program import run_program
 
 # Manifest, source, cohort: recordings, speakers, minutes.
 COMMITTED = {

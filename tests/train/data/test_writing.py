@@ -13,7 +13,7 @@ import soundfile as sf
 
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
-from hyperasr.text import normaliser
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
 from train.data import writing
 from train.data.writing import own_writing, sentence

@@ -1,0 +1,263 @@
+"""Words of transcripts with what several kinds of confidence claim about them, and the rows made
+of it.
+
+Claims about the same words, those of the posterior mean's transcript:
+
+- ``token_logprob``: geometric mean probability of the word's tokens.
+- ``disagreement``: share of the K posterior samples that agree, smoothed: it is never 0 or 1.
+- ``combined``: logistic regression on the log odds of both; ``token_logprob_fitted`` and
+  ``disagreement_fitted`` are the same with one of them, so that calibration compares like with
+  like. Every speaker's claims come from a fit on other speakers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperasr.errors import ConfigError
+from hyperasr.metrics.calibration import (
+    BINNINGS,
+    LEAST_PROBABILITY,
+    auroc,
+    brier,
+    clustered_interval,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability,
+    risk_coverage,
+    smoothed,
+)
+from hyperasr.metrics.normalisers import Normaliser
+from hyperasr.metrics.uncertainty import disagreement, word_correctness
+from hyperasr.transcription.words import words_of
+from hyperasr.types import Decoded
+from hyperasr.whisper.backbone import Backbone
+
+__all__ = ["Said", "Words", "collect", "fitted", "said", "word_rows"]
+
+Row = dict[str, Any]
+Floats = NDArray[np.float64]
+POINTS = 50  # of a risk-coverage curve in the result file
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Said:
+    """A normalised transcript, word by word.
+
+    Attributes:
+        words: after normalisation.
+        probabilities: of each; a word that normalisation splits gives its own to every part.
+        score: mean log-probability of the tokens.
+    """
+
+    words: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    score: float
+
+    @property
+    def text(self) -> str:
+        """The words, separated by single spaces."""
+        return " ".join(self.words)
+
+
+def said(decoded: Decoded, backbone: Backbone, normaliser: Normaliser) -> list[Said]:
+    """Return the words of every decoded row as the normaliser leaves them.
+
+    Raises:
+        ConfigError: the normaliser joins words across a space, so that no word has a probability
+            of its own.
+    """
+    found = []
+    scores = decoded.score or [0.0] * len(decoded.tokens)
+    for tokens, logprobs, score in zip(decoded.tokens, decoded.logprobs, scores, strict=True):
+        words: list[str] = []
+        probabilities: list[float] = []
+        for word in words_of(backbone, tokens, logprobs):
+            parts = normaliser(word.text).split()
+            words += parts
+            probabilities += [min(1.0, word.probability)] * len(parts)
+        whole = normaliser(backbone.text(tokens))
+        if whole != " ".join(words):
+            raise ConfigError(
+                f"normaliser {normaliser.name!r} changes words across spaces, so that they have no "
+                "probability of their own; use the protocol 'spoken'"
+            )
+        found.append(Said(tuple(words), tuple(probabilities), score))
+    return found
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words of many utterances: whether each is right, and what is claimed about it.
+
+    Attributes:
+        utterance: row number of each word.
+        speaker: of each word.
+        cohort: of each word.
+        correct: whether it is the reference's word.
+        claims: probability of being right, by kind of confidence.
+    """
+
+    utterance: NDArray[np.int64]
+    speaker: NDArray[np.str_]
+    cohort: NDArray[np.str_]
+    correct: NDArray[np.bool_]
+    claims: Mapping[str, Floats]
+
+    def part(self, chosen: NDArray[np.int64]) -> Words:
+        """Return some of the words."""
+        claims = {name: values[chosen] for name, values in self.claims.items()}
+        return Words(
+            self.utterance[chosen],
+            self.speaker[chosen],
+            self.cohort[chosen],
+            self.correct[chosen],
+            claims,
+        )
+
+
+def collect(
+    transcripts: Sequence[Said],
+    references: Sequence[str],
+    samples: Sequence[Sequence[str]] | None,
+    speakers: Sequence[str],
+    cohorts: Sequence[str],
+) -> Words:
+    """Align transcripts with references, and with posterior samples where there are any.
+
+    Args:
+        transcripts, references, speakers, cohorts: one an utterance; references are normalised.
+        samples: normalised texts of each utterance's samples; None for a point source.
+    Raises:
+        ConfigError: no word was written at all.
+    """
+    utterance: list[int] = []
+    correct: list[bool] = []
+    probability: list[float] = []
+    agreement: list[float] = []
+    for row, (made, reference) in enumerate(zip(transcripts, references, strict=True)):
+        utterance += [row] * len(made.words)
+        correct += word_correctness(reference, made.text)
+        probability += made.probabilities
+        if samples is not None:
+            doubt = disagreement(made.text, samples[row])[0]
+            agreement += list(smoothed([1 - d for d in doubt], len(samples[row])))
+    if not utterance:
+        raise ConfigError("no word was recognised in any utterance; there is nothing to calibrate")
+    claims: dict[str, Floats] = {"token_logprob": np.array(probability)}
+    if samples is not None:
+        claims["disagreement"] = np.array(agreement)
+    rows = np.array(utterance)
+    who, what = (np.asarray(x, dtype=str)[rows] for x in (speakers, cohorts))
+    return Words(rows, who, what, np.array(correct), claims)
+
+
+def fitted(words: Words) -> Words:
+    """Add claims by logistic regression, fitted across speakers; see the module.
+
+    Words keep only the claims they had where there are fewer than two speakers, or where all words
+    are right or all wrong: there is nothing to fit.
+
+    Raises:
+        MissingExtra: scikit-learn is not installed.
+    """
+    n_speakers = len(set(words.speaker))
+    if n_speakers < 2 or words.correct.all() or not words.correct.any():
+        return words
+    odds = {name: _log_odds(values) for name, values in words.claims.items()}
+    claims = dict(words.claims)
+    for name, column in odds.items():
+        claims[f"{name}_fitted"] = _across_speakers(column[:, None], words)
+    if len(odds) > 1:
+        claims["combined"] = _across_speakers(np.stack(list(odds.values()), axis=1), words)
+    return Words(words.utterance, words.speaker, words.cohort, words.correct, claims)
+
+
+def _log_odds(p: Floats) -> Floats:
+    p = np.clip(p, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def _across_speakers(features: Floats, words: Words) -> Floats:
+    """Predict each speaker's words from a fit on the words of others (n_words,)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
+    claims = np.full(len(features), float(words.correct.mean()))
+    folds = GroupKFold(min(_FOLDS, len(set(words.speaker))))
+    for train, test in folds.split(features, words.correct, words.speaker):
+        seen = words.correct[train]
+        if seen.all() or not seen.any():
+            continue  # these speakers get the mean
+        model = LogisticRegression().fit(features[train], seen)
+        claims[test] = model.predict_proba(features[test])[:, 1]
+    return claims
+
+
+def word_rows(words: Words, *, n_bins: int, n_resamples: int, seed: int) -> list[Row]:
+    """Return how well each kind of confidence does, with intervals, and AUROC differences.
+
+    Each row has ``measure``, ``score`` (the kind of confidence), ``value`` with its interval,
+    ``n_words``; calibration errors also their bins, ``aurc`` its curve and the area of a perfect
+    ranking.
+    """
+    y = words.correct
+    n_utterances = len(set(words.utterance))
+    rows: list[Row] = []
+
+    def add(measure: str, about: Row, statistic: Callable[[NDArray[np.int64]], float]) -> None:
+        interval = clustered_interval(
+            statistic,
+            list(words.speaker),
+            n_utterances=n_utterances,
+            n_resamples=n_resamples,
+            seed=seed,
+        )
+        measured = {k: v for k, v in vars(interval).items() if k not in ("reason", "p") or v}
+        rows.append({"measure": measure, "level": "word", **about, **measured, "n_words": len(y)})
+
+    for name, p in words.claims.items():
+        about: Row = {"score": name}
+        add("auroc", about, lambda i, p=p: auroc(1 - p[i], ~y[i]))
+        add("nll", about, lambda i, p=p: negative_log_likelihood(p[i], y[i]))
+        add("brier", about, lambda i, p=p: brier(p[i], y[i]))
+        for binning in BINNINGS:
+            bins = [vars(b) for b in reliability(p, y, n_bins, binning)]
+            more = {**about, "n_bins": n_bins, "bins": bins}
+
+            def gap(i: NDArray[np.int64], p: Floats = p, binning: str = binning) -> float:
+                return expected_calibration_error(p[i], y[i], n_bins, binning)
+
+            add(f"ece_{binning}", more, gap)
+        curve = risk_coverage(1 - p, ~y)
+        about |= {"curve": thinned(curve.coverage, curve.risk), "oracle": curve.oracle}
+        add("aurc", about, lambda i, p=p: risk_coverage(1 - p[i], ~y[i]).area)
+    # A fit in folds shifts speakers against each other and costs a little rank: `combined` is held
+    # against the plain probability, and against one that was fitted in the same way.
+    for name, base in (
+        ("disagreement", "token_logprob"),
+        ("combined", "token_logprob"),
+        ("combined", "token_logprob_fitted"),
+    ):
+        if name in words.claims:
+            p, q = words.claims[name], words.claims[base]
+            add(
+                "auroc_difference",
+                {"score": name, "base": base},
+                lambda i, p=p, q=q: auroc(1 - p[i], ~y[i]) - auroc(1 - q[i], ~y[i]),
+            )
+    return rows
+
+
+def thinned(coverage: Floats, risk: Floats) -> dict[str, list[float]]:
+    """Return at most `POINTS` points of a curve, the last one among them."""
+    step = max(1, math.ceil(len(coverage) / POINTS))
+    kept = np.arange(len(coverage) - 1, -1, -step)[::-1]
+    return {"coverage": coverage[kept].tolist(), "risk": risk[kept].tolist()}

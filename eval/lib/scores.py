@@ -1,0 +1,294 @@
+"""Edit counts of every utterance under every system, and the rows that tables are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import eq
+from pathlib import Path
+from typing import Any
+
+from eval.lib.results import difference_row, error_row
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.splits import severity_bin
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.metrics.error_rates import EditCounts
+from hyperasr.metrics.protocols import Protocol, protocol
+from hyperasr.metrics.statistics import SpeakerBootstrap
+from hyperasr.util.files import atomic_write_text
+
+__all__ = [
+    "ATYPICAL",
+    "RECORDED",
+    "SIMULATED",
+    "Group",
+    "Scores",
+    "groups_of",
+    "in_order",
+    "labels",
+    "levels_of",
+    "targets",
+]
+
+ATYPICAL = "atypical"
+SIMULATED, RECORDED = "simulated", "recorded"
+_EDGES = (0.25, 0.5, 0.75)  # between ranges of severity, where there are too many levels for rows
+_MOST_LEVELS = 6
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Utterances that rows of a table are about.
+
+    Attributes:
+        cohort: its name, or `ATYPICAL` for several cohorts together.
+        domain: ``recorded`` or ``simulated``.
+        chosen: the utterances.
+        corpus: that all of them are from, in rows about one corpus; None in the headline.
+    """
+
+    cohort: str
+    domain: str
+    chosen: tuple[int, ...]
+    corpus: str | None = None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Further fields of the group's rows."""
+        return {} if self.corpus is None else {"corpus": self.corpus}
+
+
+def in_order(cohorts: Iterable[str]) -> list[str]:
+    """Return cohorts, each once, in the order of tables: known ones, others by name, typical."""
+    known = {name: i for i, name in enumerate(COHORTS)}
+    return sorted(set(cohorts), key=lambda c: (c == TYPICAL, known.get(c, len(known)), c))
+
+
+def groups_of(meta: Mapping[str, Sequence[Any]], apart: Sequence[str] = ()) -> list[Group]:
+    """Return utterances as tables group them; only groups that have any.
+
+    First the headline, all corpora but those of `apart`; then each corpus that is apart, and each
+    one where the headline has several. Within each: what is simulated, what was recorded, typical
+    speech. Several cohorts of one domain come together first, as `ATYPICAL`.
+
+    Args:
+        meta: columns ``cohort``, ``domain`` and ``source`` of the utterances.
+        apart: corpora that are not in the headline.
+    """
+    cohorts, domains, sources = (meta[name] for name in ("cohort", "domain", "source"))
+    headline = sorted(set(sources) - set(apart))
+    corpora = [s for s in sorted(set(sources)) if s in apart or len(headline) > 1]
+    found: list[Group] = []
+    for corpus, inside in [(None, set(headline)), *((s, {s}) for s in corpora)]:
+        here = [i for i, source in enumerate(sources) if source in inside]
+        for domain in (SIMULATED, RECORDED):
+            own = [i for i in here if domains[i] == domain and cohorts[i] != TYPICAL]
+            names = in_order(cohorts[i] for i in own)
+            if len(names) > 1:
+                found.append(Group(ATYPICAL, domain, tuple(own), corpus))
+            for name in names:
+                chosen = tuple(i for i in own if cohorts[i] == name)
+                found.append(Group(name, domain, chosen, corpus))
+        if typical := tuple(i for i in here if cohorts[i] == TYPICAL):
+            found.append(Group(TYPICAL, RECORDED, typical, corpus))
+    return found
+
+
+def targets(groups: Iterable[Group], corpus: str | None = None) -> list[Group]:
+    """Return what stands for atypical speech: in each domain all cohorts, or the only one.
+
+    What is simulated comes first.
+    """
+    own = [g for g in groups if g.corpus == corpus and g.cohort != TYPICAL]
+    return list({g.domain: g for g in reversed(own)}.values())[::-1]
+
+
+def labels(cohorts: Sequence[str], domains: Sequence[str]) -> list[str]:
+    """Return the cohort of each utterance, with its domain where others of it are of another."""
+    pairs = set(zip(cohorts, domains, strict=True))
+    twice = {c for c, domain in pairs if domain == SIMULATED} & {
+        c for c, domain in pairs if domain == RECORDED
+    }
+    return [f"{c}, {d}" if c in twice else c for c, d in zip(cohorts, domains, strict=True)]
+
+
+def levels_of(
+    severities: Sequence[float | None], chosen: Iterable[int]
+) -> dict[float | str, list[int]]:
+    """Return some utterances by severity, those without one left out.
+
+    Where there are many levels, as in a corpus that measures each speaker, ranges such as
+    ``0.25-0.50`` take their place.
+    """
+    known = [i for i in chosen if severities[i] is not None]
+    many = len({severities[i] for i in known}) > _MOST_LEVELS
+    found: dict[Any, list[int]] = {}
+    for i in known:
+        level = severities[i]
+        found.setdefault(severity_bin(level, _EDGES) if many else level, []).append(i)
+    return {level: found[level] for level in sorted(found)}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Counts of several systems on the same utterances.
+
+    Attributes:
+        protocol: how they were scored.
+        metric: ``wer`` or ``cer``.
+        meta: columns of the utterances: id, speaker, cohort, domain, severity, source, person.
+        counts: of each system, one an utterance.
+        seed: of the bootstrap.
+        apart: corpora that are not in the headline.
+    """
+
+    protocol: Protocol
+    metric: str
+    meta: Mapping[str, Sequence[Any]]
+    counts: Mapping[str, Sequence[EditCounts]]
+    seed: int = 0
+    apart: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(values) for name, values in (*self.meta.items(), *self.counts.items())}
+        if len(set(sizes.values())) > 1:
+            raise ShapeError(f"scores of different numbers of utterances: {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.meta["speaker"])
+
+    def pick(self, **where: Any) -> list[int]:
+        """Return the utterances with these values; a function as a value is a test of it."""
+        tests = {k: v if callable(v) else partial(eq, v) for k, v in where.items()}
+        return [i for i in range(len(self)) if all(t(self.meta[k][i]) for k, t in tests.items())]
+
+    def groups(self) -> list[Group]:
+        """Return the utterances as tables group them, see `groups_of`."""
+        return groups_of(self.meta, self.apart)
+
+    def headline(self) -> Scores:
+        """Return the utterances of the corpora that are not apart."""
+        return self.part(self.pick(source=lambda source: source not in self.apart))
+
+    def group_rows(self, group: Group, **options: Any) -> list[Row]:
+        """Return the rows of a group; options as for `rows`."""
+        return self.rows(group.chosen, group.cohort, group.domain, **group.fields, **options)
+
+    def rows(
+        self,
+        chosen: Sequence[int],
+        cohort: str,
+        domain: str,
+        *,
+        pairs: Iterable[tuple[str, str]] = (),
+        systems: Iterable[str] | None = None,
+        severity: float | str | None = None,
+        **extra: Any,
+    ) -> list[Row]:
+        """Return error rows of the systems, and difference rows of the pairs, on some utterances.
+
+        All intervals come from the same draws of speakers.
+
+        Args:
+            chosen: utterances; none gives no rows.
+            cohort, domain, severity: what the rows say they are about.
+            pairs: (system, against) to compare; those with an unknown system are passed over.
+            systems: which ones; None for all.
+            extra: further fields of every row.
+        """
+        if not chosen:
+            return []
+        who = [self.meta["speaker"][i] for i in chosen]
+        drawn = SpeakerBootstrap(who, seed=self.seed, clip=self.protocol.clip)
+        picked = {s: [values[i] for i in chosen] for s, values in self.counts.items()}
+        rows = [
+            error_row(
+                name,
+                cohort,
+                domain,
+                drawn.rate(picked[name]),
+                picked[name],
+                self.metric,
+                severity,
+                protocol=self.protocol,
+                speakers=who,
+            )
+            for name in (picked if systems is None else systems)
+        ]
+        rows += [
+            difference_row(
+                a,
+                b,
+                cohort,
+                domain,
+                drawn.difference(picked[a], picked[b]),
+                self.metric,
+                severity,
+                protocol=self.protocol,
+            )
+            for a, b in pairs
+            if a in picked and b in picked
+        ]
+        return [{**row, **extra} for row in rows]
+
+    def part(self, chosen: Sequence[int]) -> Scores:
+        """Return some of the utterances."""
+        meta = {name: [values[i] for i in chosen] for name, values in self.meta.items()}
+        counts = {name: [values[i] for i in chosen] for name, values in self.counts.items()}
+        return replace(self, meta=meta, counts=counts)
+
+    def joined(self, other: Scores) -> Scores:
+        """Return the utterances of both, for the systems that both have.
+
+        Raises:
+            ConfigError: they were scored by different rules.
+        """
+        if (self.protocol, self.metric) != (other.protocol, other.metric):
+            raise ConfigError(
+                f"scores by protocol {self.protocol.name!r} ({self.metric}) and by "
+                f"{other.protocol.name!r} ({other.metric}) cannot be joined; use one for both"
+            )
+        meta = {k: [*self.meta[k], *other.meta[k]] for k in self.meta}
+        common = [name for name in self.counts if name in other.counts]
+        counts = {name: [*self.counts[name], *other.counts[name]] for name in common}
+        return replace(self, meta=meta, counts=counts)
+
+    def save(self, path: Path) -> Path:
+        """Write the counts of every utterance, from which every rate can be made again."""
+        content = {
+            "protocol": self.protocol.fields(),
+            "metric": self.metric,
+            "seed": self.seed,
+            "apart": list(self.apart),
+            "meta": {name: list(values) for name, values in self.meta.items()},
+            "counts": {
+                name: [[c.hits, c.substitutions, c.deletions, c.insertions] for c in values]
+                for name, values in self.counts.items()
+            },
+        }
+        return atomic_write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: the file is missing, damaged, or of another version of its protocol.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            counts = {n: [EditCounts(*c) for c in v] for n, v in content["counts"].items()}
+            fields, rest = content["protocol"], (content["metric"], content["meta"])
+            seed, apart = int(content["seed"]), tuple(content.get("apart", ()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} holds no edit counts ({error}); score again") from error
+        scored = protocol(fields["protocol"])
+        if scored.fields() != fields:
+            raise ConfigError(
+                f"{path} was scored by another version of protocol {scored.name!r}; score again"
+            )
+        return cls(scored, *rest, counts, seed, apart)

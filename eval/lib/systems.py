@@ -1,0 +1,420 @@
+"""Whatever a training program wrote, as one kind of thing that decodes: a system of a table.
+
+A folder is one of: an adapter model (`HyperASR.save_pretrained`: hypernetwork, static, Bayesian),
+a whole backbone in the Hugging Face layout (decoder or full fine-tuning), a PEFT adapter, or
+residual adapters. What nothing was trained for, the frozen backbone alone, needs no folder and is
+opened by its name (`UNADAPTED`).
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import __version__ as transformers_version
+
+from hyperasr.adapters.checkpoint import read_head
+from hyperasr.adapters.residual import FORMAT as RESIDUAL
+from hyperasr.adapters.residual import ResidualAdapters
+from hyperasr.cohorts.views import View, realise
+from hyperasr.errors import CheckpointMismatch, ConfigError, MissingExtra
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.types import Batch
+from hyperasr.whisper.backbone import MARGIN_S, Backbone
+from train.individual import People
+from train.loop.scoring import MelOnly
+
+__all__ = ["BACKBONE", "PLAIN", "UNADAPTED", "System", "open_system", "open_unadapted", "view_of"]
+
+BACKBONE, PLAIN = "backbone", "backbone_plain"
+TRIMMED, TRIMMED_STOP = "backbone_trimmed", "backbone_trimmed_stop"
+ROOT = Path(__file__).parents[2]
+# What a transcript depends on besides weights and cached states: these and all that they import.
+_CODE = ("hyperasr.decode", "hyperasr.adapters.residual")
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of a table: a model, and how to decode with it."""
+
+    name: str
+    """Its name in the table."""
+    model: HyperASR
+    """Decodes; its source is used only where `adapt` is true."""
+    adapt: bool
+    """Whether the model's source adapts its backbone; False decodes with the backbone alone."""
+    fingerprint: str
+    """16 hex digits of weights, settings and the code that decodes."""
+    own_encoder: bool = False
+    """The encoder differs from the frozen one, so that cached encoder states do not serve."""
+    n_trained: int = 0
+    """Parameters that training changed."""
+    n_generated: int = 0
+    """Factor entries made for each utterance."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Notes of the training program."""
+    folder: Path | None = None
+    """Where it was read from."""
+    recognised: frozenset[str] | None = None
+    """Of a source by person: ids of the rows it may recognise, because nobody enrolled with them;
+    None for every other system."""
+    group: str | None = None
+    """The cohort whose factors serve every utterance, where a source has them by cohort."""
+    from_audio: bool = False
+    """Features are computed from the audio, in float32, instead of read from the cache, which has
+    those of another audio context, or rounds what it keeps to float16."""
+    plain: bool = False
+    """Decoded by transformers' `generate`, see `eval.lib.plain`; gives no probabilities."""
+    stops: bool = True
+    """Whether a text that begins again after the sound is ended, see
+    `hyperasr.whisper.stopping`."""
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether it listens to the speaker embedding, so that controls mean something."""
+        return self.adapt and bool(self.model.source.conditioned)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Cohorts that have factors of their own; empty for every other source."""
+        settings = self.model.source_config.settings or {}
+        by_cohort = self.adapt and settings.get("by") == "cohort"
+        return tuple(settings.get("groups", ())) if by_cohort else ()
+
+    def of_group(self, group: str) -> System:
+        """Return the same system with the factors of one cohort for everybody.
+
+        Raises:
+            ConfigError: the source has no factors for this cohort.
+        """
+        if group not in self.groups:
+            known = ", ".join(self.groups) or "none"
+            raise ConfigError(
+                f"{self.name} has no factors of its own for {group!r}; it has {known}"
+            )
+        digest = _hash(f"{self.fingerprint}/{group}".encode())
+        return replace(self, name=f"{self.name}@{group}", group=group, fingerprint=digest)
+
+    def exact(self) -> System:
+        """Return the same system with features in float32 all the way."""
+        digest = _hash(f"{self.fingerprint}/from audio".encode())
+        return replace(self, name=f"{self.name}:float32", from_audio=True, fingerprint=digest)
+
+
+def open_unadapted(name: str, backbone: Backbone) -> System:
+    """Open a way to run the frozen backbone alone, one of `UNADAPTED`."""
+    return UNADAPTED[name](name, backbone)
+
+
+def _searched(name: str, backbone: Backbone) -> System:
+    return System(name, _alone(backbone), False, _fingerprint(None, backbone))
+
+
+def _plain(name: str, backbone: Backbone) -> System:
+    """Transformers hears 30 s, whatever the others hear."""
+    whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
+    digest = _hash(f"{whole.fingerprint()}/{transformers_version}".encode())
+    return System(name, _alone(whole), False, digest, from_audio=True, plain=True)
+
+
+def _trimmed(name: str, backbone: Backbone) -> System:
+    """Our search on the real length and a margin of silence, whatever the others hear."""
+    short = Backbone(backbone.whisper, backbone.tokenizer, "trimmed", MARGIN_S)
+    stops = name == TRIMMED_STOP
+    digest = _hash(f"{_fingerprint(None, short)}/{stops}".encode())
+    return System(name, _alone(short), False, digest, from_audio=True, stops=stops)
+
+
+UNADAPTED: dict[str, Callable[[str, Backbone], System]] = {
+    BACKBONE: _searched,
+    PLAIN: _plain,
+    TRIMMED: _trimmed,
+    TRIMMED_STOP: _trimmed,
+}
+"""What opens each way to run the frozen backbone alone."""
+
+
+def open_system(name: str, folder: Path, backbone: Backbone) -> System:
+    """Open a system of whatever kind its folder holds.
+
+    Args:
+        name: in tables.
+        folder: what a training program wrote as its best model.
+        backbone: the frozen one, which every adapter must belong to.
+    Raises:
+        ConfigError: there is no such folder, or it holds nothing that decodes.
+        CheckpointMismatch: it belongs to another backbone.
+    """
+    folder = Path(folder)
+    kind = _kind(name, folder)
+    digest = _fingerprint(folder, backbone)
+    if kind == "adapter":
+        head = read_head(folder)
+        # The same weights, hearing what this adapter was trained to hear.
+        heard = (head["audio_context"], head["margin_s"])
+        if heard != (backbone.audio_context, backbone.margin_s):
+            backbone = Backbone(backbone.whisper, backbone.tokenizer, *heard)
+        model = HyperASR.from_pretrained(folder, backbone=backbone)
+        budget = model.source.budget(backbone.n_parameters)
+        n_speaker = sum(p.numel() for p in model.speaker.parameters() if p.requires_grad)
+        return System(
+            name,
+            model,
+            True,
+            digest,
+            n_trained=budget.n_source + n_speaker,
+            n_generated=budget.n_generated_per_utterance,
+            recognised=_recognised(folder, model),
+            training=head["training"],
+            folder=folder,
+        )
+    tuned, n_trained, own_encoder = _OPENERS[kind](name, folder, backbone)
+    return System(
+        name,
+        _alone(tuned),
+        False,
+        digest,
+        own_encoder=own_encoder,
+        n_trained=n_trained,
+        training=_notes(folder),
+        folder=folder,
+    )
+
+
+def view_of(system: System, rows: Any, views: Sequence[View] = ()) -> Any:
+    """Return a cache's rows as this system must see them.
+
+    A system with an encoder of its own gets no encoder states; a source by person is told who
+    speaks; a system held to one cohort's factors is told that everybody is of that cohort.
+
+    Args:
+        system: which.
+        rows: the cache.
+        views: what its rows are of, for systems that hear the audio.
+    """
+    if system.from_audio:
+        return _FromAudio(views, rows.n_frames, system.model.backbone)
+    if system.recognised is not None:
+        return People(rows)
+    if system.own_encoder:
+        return MelOnly(rows)
+    return rows if system.group is None else _OfGroup(rows, system.group)
+
+
+class _OfGroup:
+    """A cache in which everybody is of one cohort; as much of it as decoding needs."""
+
+    def __init__(self, rows: Any, group: str) -> None:
+        self.rows, self.group, self.n_frames = rows, group, rows.n_frames
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the rows `indices` with the cohort they are held to."""
+        batch: Batch = self.rows.batch(indices)
+        return replace(batch, cohorts=(self.group,) * batch.n_utt)
+
+
+class _FromAudio:
+    """Features of views, made anew; as much of a cache as decoding needs."""
+
+    def __init__(self, views: Sequence[View], n_frames: Sequence[int], backbone: Backbone) -> None:
+        self.views, self.n_frames, self.backbone = views, n_frames, backbone
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the rows `indices` with log-mel as the backbone hears it."""
+        waveforms = [realise(self.views[i])[0] for i in indices]
+        mel, n_frames = self.backbone.features(waveforms)
+        return Batch(n_frames=n_frames, mel=mel, ids=tuple(self.views[i].id for i in indices))
+
+
+def _kind(name: str, folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "peft"
+    try:
+        head = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name}: {folder} holds no model (config.json is missing or damaged); train it first, "
+            "or take it out of the list of systems"
+        ) from error
+    if isinstance(head, dict) and "source" in head:
+        return "adapter"
+    if isinstance(head, dict) and head.get("format") == RESIDUAL:
+        return "residual"
+    if isinstance(head, dict) and head.get("model_type") == "whisper":
+        return "fine_tuned"
+    raise ConfigError(f"{name}: {folder}/config.json is of nothing that decodes speech")
+
+
+def _recognised(folder: Path, model: HyperASR) -> frozenset[str] | None:
+    """Return the rows that people of a source by person did not enrol with.
+
+    None where the source is not by person.
+    """
+    settings = model.source_config.settings or {}
+    if settings.get("by") != "speaker":
+        return None
+    path = folder.parent / "people.json"
+    try:
+        people = json.loads(path.read_text(encoding="utf-8"))["people"].values()
+        enrolled = {name for person in people for name in person["enrolled"]}
+        recognised = frozenset(name for person in people for name in person["recognised"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{folder} has factors by person, but {path} does not say who enrolled with what; "
+            "train it with train.individual"
+        ) from error
+    if recognised & enrolled:
+        raise ConfigError(f"{path}: somebody is to be recognised in what they enrolled with")
+    return recognised
+
+
+def _fine_tuned(name: str, folder: Path, backbone: Backbone) -> tuple[Backbone, int, bool]:
+    tuned = Backbone.from_pretrained(
+        folder,
+        offline=True,
+        audio_context=backbone.audio_context,
+        margin_s=backbone.margin_s,
+    )
+    changed = _changed(name, tuned, backbone)
+    return tuned, sum(t.numel() for t in changed.values()), _of_encoder(changed)
+
+
+def _peft(name: str, folder: Path, backbone: Backbone) -> tuple[Backbone, int, bool]:
+    """Merge a PEFT adapter into a copy of the backbone."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MissingExtra(
+            f"{folder} is a PEFT adapter; pip install peft, or take {name} out of the systems"
+        ) from error
+    adapted = PeftModel.from_pretrained(copy.deepcopy(backbone.whisper), str(folder))
+    n_trained = sum(p.numel() for n, p in adapted.named_parameters() if "lora_" in n)
+    whisper = adapted.merge_and_unload(safe_merge=True)
+    merged = backbone.around(whisper)
+    return merged, n_trained, _of_encoder(_changed(name, merged, backbone))
+
+
+def _residual(name: str, folder: Path, backbone: Backbone) -> tuple[Backbone, int, bool]:
+    """Put residual adapters behind the layers of a copy of the backbone, for good."""
+    adapters = ResidualAdapters.from_pretrained(folder, backbone)
+    n_trained = sum(p.numel() for p in adapters.parameters())
+    whisper = copy.deepcopy(backbone.whisper)
+    adapters.eval().requires_grad_(False).attach(whisper)
+    adapted = backbone.around(whisper)
+    return adapted, n_trained, adapters.adapts_encoder
+
+
+_OPENERS = {"fine_tuned": _fine_tuned, "peft": _peft, "residual": _residual}
+
+
+def _of_encoder(changed: dict[str, Tensor]) -> bool:
+    return any(".encoder." in f".{name}" for name in changed)
+
+
+def _alone(backbone: Backbone) -> HyperASR:
+    """Wrap a backbone that decodes alone; the source beside it is never used."""
+    settings = {"by": "global", "rank": 1}
+    model = HyperASR(backbone, SpeakerConfig(), SourceConfig("static", settings=settings))
+    return model.eval()
+
+
+def _changed(name: str, tuned: Backbone, backbone: Backbone) -> dict[str, Tensor]:
+    """Return the weights that differ from the frozen backbone's."""
+    before = dict(backbone.whisper.named_parameters())
+    changed = {}
+    for key, weight in tuned.whisper.named_parameters():
+        old = before.get(key)
+        if old is None or old.shape != weight.shape:
+            raise CheckpointMismatch(
+                f"{name}: its {key} {tuple(weight.shape)} is not of the frozen backbone's shape; "
+                "it was trained from another backbone"
+            )
+        # In fp16, in which a backbone may be stored.
+        if not torch.equal(old.half(), weight.half()):
+            changed[key] = weight
+    if not changed:
+        raise CheckpointMismatch(
+            f"{name}: every weight is the frozen backbone's; nothing was trained, or it is not it"
+        )
+    return changed
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    """Return a program's notes: kept in the model's config.json where there is a place for them."""
+    try:
+        notes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("training")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return dict(notes) if isinstance(notes, dict) else {}
+
+
+def _fingerprint(folder: Path | None, backbone: Backbone) -> str:
+    digest = hashlib.sha256(f"{backbone.fingerprint()}/{_code()}".encode())
+    files = [] if folder is None else sorted(p for p in folder.iterdir() if p.is_file())
+    for path in files:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"/{path.name}/{content}".encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    """Hash the code that decodes, without its comments and docstrings."""
+    digest = hashlib.sha256()
+    for name in imported(_CODE):
+        tree = ast.parse(_file(name).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                node.body = [s for s in body if not _is_text(s)]  # type: ignore[attr-defined]
+        digest.update(f"{name}\n{ast.dump(tree)}".encode())
+    return digest.hexdigest()
+
+
+def imported(modules: Sequence[str]) -> list[str]:
+    """Return modules of this package and what they import from it when they are imported."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for statement in ast.parse(_file(name).read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.ImportFrom) and statement.module:
+                base = statement.module
+                names = [base, *(f"{base}.{alias.name}" for alias in statement.names)]
+                waiting += [n for n in names if n.startswith("hyperasr.") and _file(n).is_file()]
+    return sorted(found)
+
+
+def _file(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Tell a docstring, also one under a field, from code."""
+    value = getattr(statement, "value", None)
+    return isinstance(statement, ast.Expr) and isinstance(getattr(value, "value", None), str)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,248 @@
+"""What is tested: the settings that every evaluation program shares, and the fixed test views."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from eval.lib.scores import ATYPICAL, RECORDED, SIMULATED, in_order
+from eval.lib.store import Store
+from eval.lib.systems import BACKBONE, UNADAPTED
+from hyperasr.audio.reading import SAMPLE_RATE
+from hyperasr.cohorts.manifest import read_manifest
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, realise
+from hyperasr.errors import ConfigError
+from hyperasr.metrics.protocols import protocol
+from hyperasr.util.workers import WorkerPool
+from train.data.views import LONGEST_S, check_text, seconds
+
+__all__ = [
+    "SEVERITIES",
+    "TEST_SEED",
+    "BenchConfig",
+    "Found",
+    "TestSet",
+    "fixed_views",
+    "print_found",
+    "sets_of",
+]
+
+log = logging.getLogger(__name__)
+
+SEVERITIES = (0.25, 0.5, 0.75, 1.0)
+TEST_SEED = 9_000  # no training or development set of views uses it
+_SURELY_FITS_S = LONGEST_S / 5  # the most that simulating was seen to make of a second is 3.5
+_LENGTHS = "simulated_s"
+_SAVED_TOGETHER = 100
+_RESERVED = (ATYPICAL, "all", "everybody", "other_cohorts")  # in tables these are several cohorts
+
+Found = tuple[str, str, str, str]  # cohort, domain, corpus, speaker of a recording
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What every evaluation program has to know: systems, test set, protocol, where things lie."""
+
+    systems: dict[str, Path] = field(default_factory=dict)
+    """Folders of the systems by name."""
+    unadapted: tuple[str, ...] = (BACKBONE,)
+    """Ways to run the frozen backbone alone: ``backbone`` (always among them) by our search and
+    limits, ``backbone_plain`` by transformers' own `generate`, ``backbone_trimmed`` on the real
+    length and a margin of silence, ``backbone_trimmed_stop`` with the stop after the sound too."""
+    test: Path = Path("runs/data/test.jsonl")
+    """Manifest of recordings of held-out speakers."""
+    train: tuple[Path, ...] = (Path("runs/data/train.jsonl"), Path("runs/data/dev.jsonl"))
+    """Manifests of what was trained and chosen on, checked for leaks into the test."""
+    simulate: tuple[str, ...] = COHORTS
+    """Cohorts that are simulated on the typical recordings of the test; empty simulates nothing.
+    Recordings of any other cohort are tested as they are."""
+    apart: tuple[str, ...] = ()
+    """Corpora (`source` in the manifest) with rows of their own alone, never in the headline."""
+    prompt_overlap: str = "warn"
+    """What the same text on both sides is: ``warn`` (closed domains repeat), ``error`` or
+    ``ignore``."""
+    backbone: str = "tiny.en"
+    """The frozen Whisper of all adapted systems."""
+    protocol: str = "whisper"
+    """How to score: the name of one of `hyperasr.metrics.protocols.PROTOCOLS`."""
+    controls_of: tuple[str, ...] | None = None
+    """Systems that also get the controls; None for every one that listens to an embedding."""
+    cache: Path = Path("runs/cache")
+    """Folder of all caches of encoder states."""
+    store: Path = Path("runs/eval")
+    """Folder of hypotheses."""
+    looks: Path | None = Path("results/test_looks.jsonl")
+    """File that gets a line each time test speakers are looked at; None for none."""
+    beam_size: int = 1
+    """Beams, at least 1."""
+    workers: int = 2
+    """Processes that build the cache."""
+    seed: int = 0
+    """Of shuffling and bootstrap."""
+
+    def __post_init__(self) -> None:
+        protocol(self.protocol)
+        if self.beam_size < 1 or self.workers < 1:
+            raise ConfigError(
+                f"beam_size and workers must be at least 1, not {self.beam_size} and {self.workers}"
+            )
+        unknown = [name for name in self.unadapted if name not in UNADAPTED]
+        if unknown or BACKBONE not in self.unadapted:
+            raise ConfigError(
+                f"unadapted is {list(self.unadapted)}; it holds {BACKBONE!r} and may hold "
+                f"{', '.join(name for name in UNADAPTED if name != BACKBONE)}"
+            )
+        if unknown := [cohort for cohort in self.simulate if cohort not in COHORTS]:
+            raise ConfigError(
+                f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}"
+            )
+        reserved = sorted(n for n in self.systems if n in UNADAPTED or "@" in n)
+        if reserved:
+            raise ConfigError(f"a system cannot be called {reserved[0]!r}; choose another name")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A further test set, and what is different about it."""
+
+    __test__ = False  # no test of pytest
+
+    test: Path
+    """Manifest."""
+    protocol: str | None = None
+    """How to score; None as the others."""
+    simulate: tuple[str, ...] | None = None
+    """Cohorts to simulate on typical recordings; None as in the others."""
+    unadapted: tuple[str, ...] | None = None
+    """Ways to run the backbone; None as the others."""
+    apart: tuple[str, ...] = ()
+    """Corpora that are not in the headline."""
+    subset: str | None = None
+    """Field ``subset`` of its rows, where it holds recordings of another set once more."""
+
+    def __post_init__(self) -> None:
+        if self.protocol is not None:
+            protocol(self.protocol)
+
+
+def sets_of(
+    bench: BenchConfig, more: Mapping[str, TestSet]
+) -> list[tuple[BenchConfig, dict[str, Any]]]:
+    """Return the settings of a test set and of further ones, and more fields of their rows."""
+    found: list[tuple[BenchConfig, dict[str, Any]]] = [(bench, {})]
+    for other in more.values():
+        config = replace(
+            bench,
+            test=other.test,
+            protocol=other.protocol or bench.protocol,
+            simulate=bench.simulate if other.simulate is None else other.simulate,
+            unadapted=other.unadapted or bench.unadapted,
+            apart=other.apart,
+        )
+        found.append((config, {"subset": other.subset} if other.subset else {}))
+    return found
+
+
+def fixed_views(config: BenchConfig) -> list[View]:
+    """Return the fixed test views: recordings as they are, and typical ones in every simulated
+    cohort, severities in turn.
+
+    Recordings without text and whatever lasts more than 30 s, which Whisper does not hear at once,
+    are left out; the log says how many.
+
+    Raises:
+        ConfigError: a cohort of which nobody knows what was said, or one with the name of several.
+    """
+    rows = read_manifest(config.test)
+    if wrong := sorted({row.cohort for row in rows} & set(_RESERVED)):
+        raise ConfigError(
+            f"{config.test}: a cohort cannot be called {wrong[0]!r}, which in tables is several "
+            "cohorts together; rename it"
+        )
+    check_text(rows, config.test)
+    with_text = [row for row in rows if row.text]
+    kept = [row for row in with_text if seconds(row) <= LONGEST_S]
+    views = plan_views(
+        kept, seed=TEST_SEED, cohorts=(*config.simulate, TYPICAL), severities=SEVERITIES
+    )
+    long = _too_long(views, config)
+    made = [view for view in views if view.id not in long]
+    for n, what in (
+        (len(rows) - len(with_text), "recordings without text"),
+        (len(with_text) - len(kept), f"recordings of more than {LONGEST_S:g} s"),
+        (len(long), f"simulated ones of more than {LONGEST_S:g} s"),
+    ):
+        if n:
+            log.warning("%s: %d %s are left out", config.test, n, what)
+    if not made:
+        raise ConfigError(f"{config.test} has no recording with text of at most {LONGEST_S:g} s")
+    if all(row.cohort != TYPICAL for row in kept):
+        log.warning(
+            "%s has no typical speech: nothing is simulated, and whether adaptation does harm to "
+            "typical speech cannot be told",
+            config.test,
+        )
+    return made
+
+
+def _too_long(views: Sequence[View], config: BenchConfig) -> set[str]:
+    """Return the ids of simulated views that last more than Whisper hears at once.
+
+    Only simulating tells: severe stuttering makes three seconds of one. What it told is
+    kept beside the hypotheses.
+    """
+    unsure = [v for v in views if v.simulates and seconds(v.utterance) > _SURELY_FITS_S]
+    if not unsure:
+        return set()
+    store = Store(config.store, plan_key(unsure), len(unsure))
+    known = store.read(_LENGTHS)
+    missing = [row for row in range(len(unsure)) if row not in known]
+    if missing:
+        with WorkerPool(config.workers) as pool:
+            waiting = {row: pool.submit(_length_s, unsure[row]) for row in missing}
+            for n, (row, made) in enumerate(track(waiting.items(), "simulating", transient=True)):
+                known[row] = made.result()
+                if n % _SAVED_TOGETHER == 0:
+                    store.write(_LENGTHS, known, {})
+        store.write(_LENGTHS, known, {})
+    return {view.id for row, view in enumerate(unsure) if known[row] > LONGEST_S}
+
+
+def _length_s(view: View) -> float:
+    return len(realise(view)[0]) / SAMPLE_RATE
+
+
+def print_found(where: Path, found: Iterable[Found], simulate: Sequence[str] = ()) -> None:
+    """Print recordings and speakers by cohort, domain and corpus, and what is simulated.
+
+    Args:
+        where: the manifest.
+        found: of each recording or view.
+        simulate: cohorts that are simulated on typical recordings.
+    """
+    n = Counter[tuple[str, str, str]]()
+    speakers: dict[tuple[str, str, str], set[str]] = {}
+    for *place, speaker in found:
+        n[tuple(place)] += 1
+        speakers.setdefault(tuple(place), set()).add(speaker)
+    table = Table(title=str(where))
+    for name in ("cohort", "domain", "corpus", "recordings", "speakers"):
+        table.add_column(name, justify="right" if name in ("recordings", "speakers") else "left")
+    order = {cohort: i for i, cohort in enumerate(in_order(cohort for cohort, *_ in n))}
+    for place in sorted(n, key=lambda p: (p[1] == RECORDED, order[p[0]], p[2])):
+        table.add_row(*place, str(n[place]), str(len(speakers[place])))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    typical = any(cohort == TYPICAL for cohort, *_ in n)
+    shown = ", ".join(simulate) if simulate and typical else ""
+    console.print(f"{SIMULATED} on typical recordings: {shown or 'nothing'}", highlight=False)

@@ -1,0 +1,146 @@
+"""What every adapter source has in common: targets, rank, scaling and a printable budget."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hyperasr.adapters.lora import TargetShape
+from hyperasr.adapters.posterior import GaussianFactors
+from hyperasr.errors import ConfigError
+from hyperasr.types import LayerFactors, LoRAFactors
+
+__all__ = ["MAX_RANK", "AdapterSource", "Budget", "check_rank", "kaiming_start"]
+
+MAX_RANK = 32
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Size of a source beside the backbone it adapts; counts are of scalar parameters."""
+
+    n_source: int
+    """Trained parameters of the source."""
+
+    n_generated_per_utterance: int
+    """Factor entries that depend on the utterance; 0 for a source that is not conditioned."""
+
+    n_backbone: int
+    """Parameters of the frozen backbone, > 0."""
+
+    def __post_init__(self) -> None:
+        if self.n_backbone < 1:
+            raise ConfigError(f"n_backbone_params must be at least 1, got {self.n_backbone}")
+
+    @property
+    def share_source(self) -> float:
+        """Trained parameters as a fraction of the backbone's."""
+        return self.n_source / self.n_backbone
+
+    @property
+    def share_generated(self) -> float:
+        """Generated parameters of one utterance as a fraction of the backbone's."""
+        return self.n_generated_per_utterance / self.n_backbone
+
+    def __str__(self) -> str:
+        """Say it in one line, as training programs print it at the start."""
+        return (
+            f"budget: source {self.n_source:,} parameters "
+            f"({_percent(self.share_source)} of the backbone's {self.n_backbone:,}), "
+            f"generates {self.n_generated_per_utterance:,} per utterance "
+            f"({_percent(self.share_generated)})"
+        )
+
+
+class AdapterSource(nn.Module, ABC):
+    """A module that says which low-rank factors adapt each utterance of a batch.
+
+    A point source returns `LoRAFactors` itself, a Gaussian source its posterior, `GaussianFactors`;
+    whoever decodes or trains turns that into factors (mean or sample) before `lora.using`, so
+    nothing else depends on the kind.
+
+    Attributes:
+        targets: sizes of each target, by name.
+        rank, alpha: of the factors; `scaling = alpha / rank`.
+        conditioned: whether `forward` reads the speaker embedding.
+    """
+
+    conditioned: bool = False
+
+    def __init__(self, targets: Mapping[str, TargetShape], rank: int, alpha: float) -> None:
+        super().__init__()
+        if not targets:
+            raise ConfigError("an adapter source needs at least one target, such as decoder.fc1")
+        for name, shape in targets.items():
+            if rank > min(shape.d_in, shape.d_out):
+                raise ConfigError(
+                    f"rank {rank} is above the size of target {name!r}, {shape.d_out} x "
+                    f"{shape.d_in}; choose at most {min(shape.d_in, shape.d_out)}"
+                )
+        self.targets: dict[str, TargetShape] = dict(targets)
+        self.rank = rank
+        self.alpha = alpha
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank: delta_weight = scaling * B @ A."""
+        return self.alpha / self.rank
+
+    @property
+    def n_generated_per_utterance(self) -> int:
+        """Factor entries that depend on the utterance."""
+        return 0
+
+    @abstractmethod
+    def forward(
+        self,
+        speaker_emb: Tensor | None = None,
+        groups: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> LoRAFactors | GaussianFactors:
+        """Return the factors of a batch, or their distribution.
+
+        Args:
+            speaker_emb: (n_utt, d_spk) for a conditioned source.
+            groups: cohort or speaker of each utterance, for sources with factors by name.
+            generator: of random numbers a source draws in training; None is torch's own.
+        """
+
+    def budget(self, n_backbone_params: int) -> Budget:
+        """Count the source's parameters beside a backbone of `n_backbone_params`."""
+        n_source = sum(p.numel() for p in self.parameters())
+        return Budget(n_source, self.n_generated_per_utterance, n_backbone_params)
+
+    def pack(
+        self, pairs: Mapping[str, tuple[Tensor, Tensor]], *, shared: bool = False
+    ) -> LoRAFactors:
+        """Wrap A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out, rank) by target."""
+        targets = {name: LayerFactors(a, b) for name, (a, b) in pairs.items()}
+        return LoRAFactors(targets, scaling=self.scaling, shared=shared)
+
+    @staticmethod
+    def key(name: str) -> str:
+        """Return a target's name in parameter names, where a dot would mean a submodule."""
+        return name.replace(".", "_")
+
+
+def check_rank(rank: int, alpha: float) -> None:
+    """Raise ConfigError unless `rank` is in 1..32 and `alpha` above 0."""
+    if not 1 <= rank <= MAX_RANK:
+        raise ConfigError(f"rank must be in 1..{MAX_RANK}, got {rank}")
+    if not alpha > 0:
+        raise ConfigError(f"alpha must be above 0, got {alpha}")
+
+
+def kaiming_start(shape: Sequence[int], d_in: int, generator: torch.Generator) -> Tensor:
+    """Draw A as an ordinary LoRA does: uniform in +-1/sqrt(d_in) (Kaiming, a = sqrt(5))."""
+    bound = d_in**-0.5
+    return (torch.rand(tuple(shape), generator=generator) * 2 - 1) * bound
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

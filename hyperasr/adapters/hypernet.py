@@ -1,0 +1,278 @@
+"""The hypernetwork: from a speaker embedding to the low-rank factors of every layer.
+
+In the spirit of *Hypernetworks for Personalizing ASR to Atypical Speech* (arXiv 2406.04240); its
+inner sizes are not published in what we have read, so they are ours. Trunk and start follow
+Text-to-LoRA (Charakorn et al., ICML 2025): residual MLP blocks, one head per kind of matrix, head
+weights at zero and its bias at an ordinary LoRA initialisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from hyperasr.adapters.base import AdapterSource, check_rank, kaiming_start
+from hyperasr.adapters.lora import TargetShape
+from hyperasr.adapters.posterior import GaussianFactors
+from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.types import LoRAFactors
+
+__all__ = ["HyperNet", "HyperNetConfig"]
+
+
+@dataclass(frozen=True)
+class HyperNetConfig:
+    """Sizes and regularisation of a `HyperNet`."""
+
+    d_spk: int
+    """Size of the speaker embedding, >= 1."""
+
+    rank: int = 4
+    """Rank of the factors, 1..32."""
+
+    alpha: float = 8.0
+    """LoRA alpha, > 0; the update is scaled by alpha / rank."""
+
+    d_hidden: int = 128
+    """Width of the trunk, >= 1."""
+
+    d_layer_emb: int = 32
+    """Size of the learned embedding of each (target, layer), >= 1."""
+
+    n_hidden: int = 2
+    """Residual MLP blocks of the trunk, >= 0."""
+
+    expansion: int = 2
+    """Inner width of a block as a multiple of d_hidden, >= 1."""
+
+    head: Literal["linear", "mlp"] = "linear"
+    """Output head of each target: one linear layer, or a hidden layer of d_hidden before it."""
+
+    generate: Literal["both", "B"] = "both"
+    """Which factors follow the utterance: A and B, or B alone with an A learned per layer."""
+
+    dropout: float = 0.0
+    """Dropout probability inside the blocks, in [0, 1); training only."""
+
+    emb_noise: float = 0.0
+    """Deviation of Gaussian noise on the standardised embedding, >= 0; training only."""
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank, self.alpha)
+        for name in ("d_spk", "d_hidden", "d_layer_emb", "expansion"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_hidden < 0:
+            raise ConfigError(f"n_hidden must be at least 0, got {self.n_hidden}")
+        for name, choices in (("head", ("linear", "mlp")), ("generate", ("both", "B"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not self.emb_noise >= 0:
+            raise ConfigError(f"emb_noise must be at least 0, got {self.emb_noise}")
+
+
+class HyperNet(AdapterSource):
+    """Generate an utterance's factors from its speaker embedding.
+
+    The standardised embedding and a learned embedding of each (target, layer) go through one
+    trunk; one head per target, shared by its layers, gives that layer's A and B.
+
+    **Start.** Head weights are zero, so at first the output is the bias: A as in an ordinary LoRA,
+    B zero, which leaves the backbone as it is, bit for bit. A bias shared over layers would give
+    every layer the same A, so each (target, layer) has its own: training starts as a plain LoRA
+    with factors per layer, and the conditioning grows out of it.
+    """
+
+    conditioned = True
+    emb_mean: Tensor
+    emb_std: Tensor
+
+    def __init__(
+        self,
+        config: HyperNetConfig,
+        targets: Mapping[str, TargetShape],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Build the network; `generator` decides the initial values (default: seed 0)."""
+        super().__init__(targets, config.rank, config.alpha)
+        self.config = config
+        generator = generator or torch.Generator().manual_seed(0)
+        d, n_rows = config.d_hidden, sum(shape.n_layer for shape in self.targets.values())
+        self.register_buffer("emb_mean", torch.zeros(config.d_spk))
+        self.register_buffer("emb_std", torch.ones(config.d_spk))
+        self.speaker = nn.Sequential(_linear(config.d_spk, d, generator), nn.LayerNorm(d))
+        self.layer_emb = nn.Parameter(torch.randn(n_rows, config.d_layer_emb, generator=generator))
+        self.join = _linear(d + config.d_layer_emb, d, generator)
+        blocks = [_Block(config, generator) for _ in range(config.n_hidden)]
+        self.trunk = nn.Sequential(*blocks, nn.LayerNorm(d))
+        self.heads = nn.ModuleDict()
+        self.bias_A = nn.ParameterDict()
+        self.bias_B = nn.ParameterDict()
+        for name, shape in self.targets.items():
+            key, n_layer = self.key(name), shape.n_layer
+            n_a, n_b = self._n_outputs(shape)
+            self.heads[key] = _head(config, n_a + n_b, generator)
+            start = kaiming_start((n_layer, config.rank * shape.d_in), shape.d_in, generator)
+            self.bias_A[key] = nn.Parameter(start)
+            self.bias_B[key] = nn.Parameter(torch.zeros(n_layer, n_b))
+
+    @property
+    def n_generated_per_utterance(self) -> int:
+        """Outputs of the heads for one utterance, over all layers."""
+        return sum(s.n_layer * sum(self._n_outputs(s)) for s in self.targets.values())
+
+    @torch.no_grad()
+    def fit_embedding(self, embs: Tensor | Iterable[Tensor]) -> None:
+        """Take mean and deviation of each embedding dimension from training data.
+
+        A dimension that never varies is centred and left unscaled.
+
+        Args:
+            embs: (n, d_spk), or blocks of such, which need not fit into memory together.
+        Raises:
+            ShapeError: not (n, d_spk), or fewer than two embeddings.
+            ConfigError: an embedding that is not finite.
+        """
+        n, largest = 0, torch.zeros((), dtype=torch.float64)
+        mean = squares = torch.zeros(self.emb_mean.shape[0], dtype=torch.float64)
+        for block in [embs] if isinstance(embs, Tensor) else embs:
+            self._check_embedding(block)
+            if not torch.isfinite(block).all():
+                raise ConfigError("speaker embeddings contain values that are not finite")
+            wide = block.to("cpu", torch.float64)
+            n_own, largest = len(wide), torch.maximum(largest, wide.abs().amax())
+            # Moments of parts joined: Chan, Golub and LeVeque 1983.
+            off, part = wide.mean(0) - mean, wide.var(0, correction=0) * n_own
+            squares = squares + part + off.square() * (n * n_own / (n + n_own))
+            mean = mean + off * (n_own / (n + n_own))
+            n += n_own
+        if n < 2:
+            raise ShapeError(f"need at least 2 embeddings to standardise, got {n}")
+        std = (squares / n).sqrt()
+        varies = std > 1e-6 * largest.clamp_min(1e-6)
+        self.emb_mean.copy_(mean)
+        self.emb_std.copy_(torch.where(varies, std, torch.ones_like(std)))
+
+    def forward(
+        self,
+        speaker_emb: Tensor | None = None,
+        groups: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> LoRAFactors | GaussianFactors:
+        """Generate the factors of each utterance.
+
+        Args:
+            speaker_emb: (n_utt, d_spk).
+            groups: ignored; the network knows nothing but the embedding.
+            generator: of the embedding noise in training; None is torch's own.
+
+        Raises:
+            ConfigError: no embedding.
+            ShapeError: not (n_utt, d_spk).
+        """
+        return self._points(self._trunk_states(speaker_emb, generator))
+
+    def _points(self, hidden: Tensor) -> LoRAFactors:
+        """Turn the trunk's states (n_rows, n_utt, d_hidden) into factors."""
+        return self.pack(
+            {
+                name: self._factors(name, shape, rows)
+                for name, shape, rows in self._by_target(hidden)
+            }
+        )
+
+    def _by_target(self, hidden: Tensor) -> Iterator[tuple[str, TargetShape, Tensor]]:
+        """Give each target its layers' states (n_layer, n_utt, d_hidden)."""
+        first = 0
+        for name, shape in self.targets.items():
+            yield name, shape, hidden[first : first + shape.n_layer]
+            first += shape.n_layer
+
+    def _trunk_states(
+        self, speaker_emb: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """Return (n_rows, n_utt, d_hidden), a row for each (target, layer)."""
+        if speaker_emb is None:
+            raise ConfigError("a hypernetwork needs speaker embeddings; pass speaker_emb")
+        self._check_embedding(speaker_emb)
+        emb = (speaker_emb - self.emb_mean) / self.emb_std
+        if self.training and self.config.emb_noise:
+            noise = torch.empty_like(emb).normal_(generator=generator)
+            emb = emb + self.config.emb_noise * noise
+        n_utt, n_rows = emb.shape[0], self.layer_emb.shape[0]
+        speaker = repeat(self.speaker(emb), "utt d -> row utt d", row=n_rows)
+        layer = repeat(self.layer_emb, "row d -> row utt d", utt=n_utt).to(speaker.dtype)
+        return self.trunk(self.join(torch.cat([speaker, layer], dim=-1)))
+
+    def _factors(self, name: str, shape: TargetShape, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn (n_layer, n_utt, d_hidden) into A and B of one target.
+
+        The head writes B as (rank, d_out): its transpose, which `lora.using` reads, then lies
+        contiguous in memory and is not copied.
+        """
+        key, rank = self.key(name), self.rank
+        n_a, n_b = self._n_outputs(shape)
+        out_a, out_b = self.heads[key](hidden).split([n_a, n_b], dim=-1)
+        a = rearrange(self.bias_A[key], "layer (r d_in) -> layer 1 r d_in", r=rank)
+        if n_a:
+            a = a + rearrange(out_a, "layer utt (r d_in) -> layer utt r d_in", r=rank)
+        else:
+            a = a.expand(-1, hidden.shape[1], -1, -1)
+        b = rearrange(self.bias_B[key], "layer (r d_out) -> layer 1 r d_out", r=rank)
+        b = b + rearrange(out_b, "layer utt (r d_out) -> layer utt r d_out", r=rank)
+        return a, rearrange(b, "layer utt r d_out -> layer utt d_out r")
+
+    def _n_outputs(self, shape: TargetShape) -> tuple[int, int]:
+        """Count what a head generates for one layer: entries of A and of B."""
+        n_a = self.rank * shape.d_in if self.config.generate == "both" else 0
+        return n_a, self.rank * shape.d_out
+
+    def _check_embedding(self, emb: Tensor) -> None:
+        if emb.dim() != 2 or emb.shape[1] != self.config.d_spk:
+            raise ShapeError(
+                f"speaker embeddings are {tuple(emb.shape)}, expected (n_utt, {self.config.d_spk})"
+            )
+
+
+class _Block(nn.Module):
+    """Residual MLP block, normalised at its entrance."""
+
+    def __init__(self, config: HyperNetConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        d, d_inner = config.d_hidden, config.expansion * config.d_hidden
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(d),
+            _linear(d, d_inner, generator),
+            nn.SiLU(),
+            nn.Dropout(config.dropout),
+            _linear(d_inner, d, generator),
+            nn.Dropout(config.dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(x)
+
+
+def _head(config: HyperNetConfig, n_out: int, generator: torch.Generator) -> nn.Sequential:
+    """Build a head whose last weights are zero; its bias is per layer and lives in the network."""
+    layers: list[nn.Module] = []
+    if config.head == "mlp":
+        layers += [_linear(config.d_hidden, config.d_hidden, generator), nn.SiLU()]
+    last = torch.nn.utils.skip_init(nn.Linear, config.d_hidden, n_out, bias=False)
+    nn.init.zeros_(last.weight)
+    return nn.Sequential(*layers, last)
+
+
+def _linear(d_in: int, d_out: int, generator: torch.Generator) -> nn.Linear:
+    """Build a linear layer without touching torch's global random state."""
+    linear = torch.nn.utils.skip_init(nn.Linear, d_in, d_out)
+    nn.init.kaiming_uniform_(linear.weight, a=5**0.5, generator=generator)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,412 @@
+"""Per-utterance low-rank updates of linear layers: every utterance of a batch has its own weights.
+
+Factors are data. They enter a model for the length of a `with using(model, factors):` block, as
+forward hooks on exactly the target layers, and never become parameters. LoRA: Hu et al., arXiv
+2106.09685, equation 3; the batching over utterances is ours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.types import LayerFactors, LoRAFactors
+from hyperasr.util.closest import closest
+
+__all__ = [
+    "TARGET_NAMES",
+    "Hook",
+    "TargetShape",
+    "by_utterance",
+    "checked_targets",
+    "delta_weight",
+    "find_targets",
+    "hooked",
+    "merge",
+    "merged",
+    "of_this_thread",
+    "squared_norms",
+    "target_shapes",
+    "using",
+]
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+"""A forward hook: layer, inputs, output -> what the layer is to give instead."""
+
+_FEED_FORWARD = ("fc1", "fc2")
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+# Where each matrix lies inside one Whisper layer of transformers.
+_PATHS: dict[str, dict[str, str]] = {
+    "encoder": {m: m for m in _FEED_FORWARD} | {m: f"self_attn.{m}" for m in _ATTENTION},
+    "decoder": {m: m for m in _FEED_FORWARD}
+    | {m: f"self_attn.{m}" for m in _ATTENTION}
+    | {f"cross_{m}": f"encoder_attn.{m}" for m in _ATTENTION},
+}
+
+TARGET_NAMES: tuple[str, ...] = tuple(f"{part}.{m}" for part, ms in _PATHS.items() for m in ms)
+"""Every name a target may have: `{encoder|decoder}.{matrix}`."""
+
+
+@dataclass(frozen=True)
+class TargetShape:
+    """Size of one target: how many layers have it, and the sizes of each matrix."""
+
+    n_layer: int
+    d_in: int
+    d_out: int
+
+    def n_weights(self, rank: int) -> int:
+        """Return the number of entries of A and B together, over all layers."""
+        return self.n_layer * rank * (self.d_in + self.d_out)
+
+
+def find_targets(whisper: nn.Module, names: Iterable[str]) -> dict[str, list[nn.Linear]]:
+    """Find the linear layers that target names stand for.
+
+    Args:
+        whisper: a Whisper of transformers, or any module that contains one.
+        names: such as `decoder.fc1`, `encoder.q_proj` (self-attention), `decoder.cross_v_proj`.
+
+    Returns:
+        The layers of each name, first layer first.
+
+    Raises:
+        ConfigError: a name is unknown, matches no layer, or there is no Whisper.
+    """
+    if isinstance(names, str):
+        names = (names,)
+    parts: dict[str, nn.ModuleList] | None = None
+    found: dict[str, list[nn.Linear]] = {}
+    for name in names:
+        if name not in TARGET_NAMES:
+            close = closest(name, TARGET_NAMES)
+            raise ConfigError(f"unknown target {name!r}; did you mean {close!r}?")
+        parts = parts or _layers_by_part(whisper)
+        part, matrix = name.split(".")
+        found[name] = _linears(parts[part], _PATHS[part][matrix])
+        if not found[name]:
+            present = _closest_present(name, parts)
+            raise ConfigError(f"target {name!r} matches no linear layer of this model; {present}")
+    return found
+
+
+def target_shapes(whisper: nn.Module, names: Iterable[str]) -> dict[str, TargetShape]:
+    """Return the sizes of each target, which is all an adapter source needs to know of a model.
+
+    Raises:
+        ConfigError: a name that is unknown or matches no layer, or layers that differ in size.
+    """
+    shapes: dict[str, TargetShape] = {}
+    for name, linears in find_targets(whisper, names).items():
+        sizes = {(linear.in_features, linear.out_features) for linear in linears}
+        if len(sizes) > 1:
+            raise ConfigError(
+                f"layers of target {name!r} differ in (d_in, d_out): {sorted(sizes)}; "
+                "choose targets whose layers are alike"
+            )
+        d_in, d_out = sizes.pop()
+        shapes[name] = TargetShape(len(linears), d_in, d_out)
+    return shapes
+
+
+@contextmanager
+def using(model: nn.Module, factors: LoRAFactors) -> Iterator[dict[str, list[nn.Linear]]]:
+    """Adapt every utterance of a batch with its own factors for the length of the block.
+
+    Each target computes `W x + b + scaling * B_u A_u x` for the rows of utterance u. A batch has
+    `n_utt * k` rows (k beams or samples), the rows of one utterance adjacent. Gradients reach the
+    factors; blocks may be nested and add up. Only the thread that entered the block is adapted:
+    others may run the same model meanwhile, unadapted or with factors of their own. With
+    activation checkpointing call `backward` inside the block. Other forward hooks see the adapted
+    outputs.
+
+    Args:
+        model: a Whisper of transformers, or any module that contains one.
+        factors: A (n_layer, n_utt, rank, d_in), B (n_layer, n_utt, d_out, rank) of each target.
+
+    Yields:
+        The layers that are adapted, by target.
+
+    Raises:
+        ConfigError: a target that is unknown or matches no layer, no target, or another device.
+        ShapeError: sizes that do not fit the model; inside the block, rows that are not a
+            multiple of n_utt.
+    """
+    targets = checked_targets(model, factors)
+    scaling = float(factors.scaling)
+    hooks = {
+        name: [
+            _make_hook(name, a_t, b_t, scaling)
+            for a_t, b_t in _arrange(factors[name], linears[0].weight)
+        ]
+        for name, linears in targets.items()
+    }
+    with hooked(targets, hooks):
+        yield targets
+
+
+@contextmanager
+def hooked(
+    targets: Mapping[str, list[nn.Linear]], hooks: Mapping[str, list[Hook]]
+) -> Iterator[None]:
+    """Put a hook on every layer of every target for the length of the block."""
+    handles = []
+    try:
+        for name, linears in targets.items():
+            for linear, hook in zip(linears, hooks[name], strict=True):
+                # First in the row, so that the output is still ours alone to add to in place.
+                own = of_this_thread(hook)
+                handles.append(linear.register_forward_hook(own, prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a forward hook that acts in the calling thread alone; elsewhere it does nothing.
+
+    Autograd's own threads, in which checkpointed activations are computed again on a GPU, count as
+    the calling one: they are none of Python's, which knows them as dummies.
+    """
+    owner = threading.get_ident()
+
+    def guarded(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        # A compiler runs the hook of its own thread, and cannot ask which one that is.
+        if not torch.compiler.is_compiling() and threading.get_ident() != owner:
+            if not threading.current_thread().name.startswith("Dummy-"):
+                return None
+        return hook(module, args, output)
+
+    return guarded
+
+
+@torch.no_grad()
+def squared_norms(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return the squared Frobenius norm of each target layer's own weight: (n_layer,) by target.
+
+    Raises:
+        ConfigError: a target that is unknown, matches no layer, or a layer whose weight is zero.
+    """
+    norms = {}
+    for name, linears in find_targets(model, names).items():
+        norms[name] = torch.stack([m.weight.float().square().sum() for m in linears])
+        if not bool((norms[name] > 0).all()):
+            raise ConfigError(f"a layer of target {name!r} has zero weights; nothing to compare to")
+    return norms
+
+
+def delta_weight(factors: LoRAFactors, name: str, layer: int) -> Tensor:
+    """Return `scaling * B @ A` of one layer, in float32 or wider: (n_utt, d_out, d_in).
+
+    For inspection, merging and tests: training and decoding never build it.
+
+    Raises:
+        ConfigError: the factors have no such target or layer.
+    """
+    if name not in factors.targets:
+        raise ConfigError(f"no factors for target {name!r}; there are {', '.join(factors)}")
+    pair = factors[name]
+    if not 0 <= layer < pair.A.shape[0]:
+        raise ConfigError(f"target {name!r} has {pair.A.shape[0]} layers, layer {layer} asked for")
+    dtype = torch.promote_types(pair.A.dtype, torch.float32)
+    return factors.scaling * (pair.B[layer].to(dtype) @ pair.A[layer].to(dtype))
+
+
+def merge(model: nn.Module, factors: LoRAFactors) -> None:
+    """Add one utterance's (or shared) factors to the model's own weights, for good.
+
+    The sum is taken in float32 or wider and cast last. Either all layers change or none.
+
+    Raises:
+        ShapeError: more than one utterance, or sizes that do not fit the model.
+        ConfigError: unknown targets, weights in 8 bits, or a merged weight that is not finite.
+    """
+    with torch.no_grad():
+        for linear, weight in _merged_weights(model, factors):
+            linear.weight.copy_(weight)
+
+
+@contextmanager
+def merged(model: nn.Module, factors: LoRAFactors) -> Iterator[None]:
+    """Merge for the length of the block, then restore the very same weights, bit for bit.
+
+    Raises:
+        ShapeError, ConfigError: as `merge`.
+    """
+    targets = checked_targets(model, factors)
+    _require_writable(targets)
+    linears = [m for ms in targets.values() for m in ms]
+    originals = [linear.weight.detach().clone() for linear in linears]
+    try:
+        merge(model, factors)
+        yield
+    finally:
+        with torch.no_grad():
+            for linear, weight in zip(linears, originals, strict=True):
+                linear.weight.copy_(weight)
+
+
+def _make_hook(name: str, a_t: Tensor, b_t: Tensor, scaling: float) -> Hook:
+    """Build the hook of one layer from A (n_utt, d_in, rank) and B (n_utt, rank, d_out).
+
+    A decoder step of a small model lasts 2 ms, so the usual case is kept to two operations:
+    float32 in and out, one row an utterance, no reshaping, the addition fused into the second.
+    """
+    n_utt, dtype = a_t.shape[0], a_t.dtype
+
+    def hook(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
+        x = args[0]
+        x3, y3 = x, y
+        if x.shape[0] != n_utt or x.dim() != 3:
+            x3, y3 = by_utterance(name, x, n_utt), by_utterance(name, y, n_utt)
+        if x.dtype is not dtype or y.dtype is not dtype:
+            out = _accumulate_in(dtype, x3, y3, a_t, b_t, scaling)
+        elif torch.is_grad_enabled():
+            out = torch.baddbmm(y3, torch.bmm(x3, a_t), b_t, alpha=scaling)
+        else:
+            # The layer made y just now and, without gradients, nobody else holds it: adding in
+            # place halves the memory traffic.
+            out = y3.baddbmm_(torch.bmm(x3, a_t), b_t, alpha=scaling)
+        return out if y3 is y else out.view(y.shape)
+
+    return hook
+
+
+def _accumulate_in(
+    dtype: torch.dtype, x: Tensor, y: Tensor, a_t: Tensor, b_t: Tensor, scaling: float
+) -> Tensor:
+    """Add the update in a wider type than the model's and round once, at the end."""
+    with torch.autocast(x.device.type, enabled=False):
+        out = torch.baddbmm(y.to(dtype), torch.bmm(x.to(dtype), a_t), b_t, alpha=scaling)
+    return out.to(y.dtype)
+
+
+def by_utterance(name: str, x: Tensor, n_utt: int) -> Tensor:
+    """View (rows, ..., d) as (n_utt, rows of the utterance, d); its rows are adjacent."""
+    rows = x.shape[0]
+    if rows % n_utt:
+        raise ShapeError(
+            f"target {name!r} got {rows} rows for factors of {n_utt} utterances; "
+            "give a multiple of it, the rows of one utterance adjacent"
+        )
+    d = x.shape[-1]
+    return x.reshape(n_utt, x.numel() // (n_utt * d), d)
+
+
+def _arrange(pair: LayerFactors, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Lay factors out for the hooks, once a block: a list over layers of transposed A and B.
+
+    Products run in float32, or in the model's type where that is wider. The transposed B is
+    contiguous because a one-token product reads it row by row (three times faster than strided).
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    # Gradients may be wanted inside the block even where it is entered under no_grad.
+    with torch.enable_grad():
+        a_t = pair.A.to(dtype).contiguous().mT
+        b_t = pair.B.to(dtype).mT.contiguous()
+        return list(zip(a_t.unbind(0), b_t.unbind(0), strict=True))
+
+
+def checked_targets(model: nn.Module, factors: LoRAFactors) -> dict[str, list[nn.Linear]]:
+    """Return the layers that factors are for, having checked sizes and devices.
+
+    Raises:
+        ConfigError, ShapeError: as `using`.
+    """
+    if not factors.targets:
+        raise ConfigError("factors have no target; nothing would be adapted")
+    if factors.n_utt < 1:
+        raise ShapeError("factors are for 0 utterances; an empty batch needs no adaptation")
+    targets = find_targets(model, factors)
+    for name, linears in targets.items():
+        pair, weight = factors[name], linears[0].weight
+        got = (pair.A.shape[0], pair.A.shape[3], pair.B.shape[2])
+        want = {(len(linears), linear.in_features, linear.out_features) for linear in linears}
+        if want != {got}:
+            raise ShapeError(
+                f"factors of target {name!r} have (n_layer, d_in, d_out) = {got}, the model has "
+                f"{' and '.join(map(str, sorted(want)))}; generate them for this model"
+            )
+        for factor in (pair.A, pair.B):
+            if factor.device != weight.device:
+                raise ConfigError(
+                    f"factors of target {name!r} are on {factor.device}, the model is on "
+                    f"{weight.device}; move one of them"
+                )
+    return targets
+
+
+def _merged_weights(model: nn.Module, factors: LoRAFactors) -> list[tuple[nn.Linear, Tensor]]:
+    targets = checked_targets(model, factors)
+    _require_writable(targets)
+    if factors.n_utt != 1:
+        raise ShapeError(
+            f"factors are for {factors.n_utt} utterances; one model holds the weights of one"
+        )
+    changed = []
+    for name, linears in targets.items():
+        for layer, linear in enumerate(linears):
+            delta = delta_weight(factors, name, layer)[0]
+            weight = (linear.weight.to(delta.dtype) + delta).to(linear.weight.dtype)
+            if not torch.isfinite(weight).all():
+                raise ConfigError(
+                    f"merging target {name!r} gives weights in layer {layer} that are not finite "
+                    f"in {linear.weight.dtype}; nothing was changed"
+                )
+            changed.append((linear, weight))
+    return changed
+
+
+def _require_writable(targets: Mapping[str, list[nn.Linear]]) -> None:
+    """Raise where a layer makes its weight anew for whoever asks, as one of 8 bits does."""
+    for name, linears in targets.items():
+        if not all(isinstance(linear.weight, nn.Parameter) for linear in linears):
+            raise ConfigError(
+                f"the weights of target {name!r} are in 8 bits, into which nothing can be merged; "
+                "load the model in float32, bfloat16 or float16"
+            )
+
+
+def _layers_by_part(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """Find the module that has an encoder and a decoder, however deeply it is wrapped."""
+    for module in model.modules():
+        parts = {part: getattr(getattr(module, part, None), "layers", None) for part in _PATHS}
+        layers = {p: m for p, m in parts.items() if isinstance(m, nn.ModuleList)}
+        if len(layers) == len(_PATHS):
+            return layers
+    raise ConfigError(
+        f"{type(model).__name__} holds no Whisper: no module with encoder.layers and "
+        "decoder.layers; pass a transformers WhisperForConditionalGeneration"
+    )
+
+
+def _linears(layers: nn.ModuleList, path: str) -> list[nn.Linear]:
+    modules = []
+    for layer in layers:
+        module: Any = layer
+        for attribute in path.split("."):
+            module = getattr(module, attribute, None)
+        if isinstance(module, nn.Linear):
+            modules.append(module)
+    return modules
+
+
+def _closest_present(name: str, parts: Mapping[str, nn.ModuleList]) -> str:
+    present = [
+        f"{part}.{matrix}"
+        for part, paths in _PATHS.items()
+        for matrix, path in paths.items()
+        if _linears(parts[part], path)
+    ]
+    if not present:
+        return "it has none of the known targets"
+    return f"the closest it has is {closest(name, present)!r}"

@@ -1,0 +1,116 @@
+"""Training noise of one shared posterior, on activations instead of on factors.
+
+Drawing the factors of every utterance costs n_utt times the memory of the adapter; this costs
+activations instead, which is less where the adapter is large and utterances are short (on a
+small backbone it is more). It is for training only: decoding draws factors, once an utterance.
+
+``flipout`` (Wen et al., ICLR 2018): one draw of noise a step, turned for each utterance by random
+signs: A_u = mu_A + (sigma_A * e) * (s_u t_u^T). Each utterance still has one sample of its weights,
+kept over all its tokens, and the samples of two utterances are uncorrelated. Signs drawn per token,
+as in code we have read, would leave no set of weights that is an utterance's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hyperasr.adapters import lora
+from hyperasr.adapters.posterior import GaussianFactors
+from hyperasr.errors import ConfigError, ShapeError
+
+__all__ = ["using_noise"]
+
+
+@contextmanager
+def using_noise(
+    model: nn.Module,
+    posterior: GaussianFactors,
+    n_rows: int,
+    generator: torch.Generator | None = None,
+) -> Iterator[None]:
+    """Adapt a batch with noisy shared factors for the length of the block; training only.
+
+    Gradients reach means and deviations.
+
+    Args:
+        model: a Whisper of transformers, or any module that contains one.
+        posterior: shared, with `noise` ``flipout``.
+        n_rows: utterances, or utterances times samples; the batch has a multiple of it.
+        generator: of all noise; None is torch's own.
+    Raises:
+        ConfigError: a posterior whose noise is ``plain``: draw factors of it instead.
+        ShapeError: as `lora.using`.
+    """
+    if posterior.noise == "plain":
+        raise ConfigError("noise 'plain' draws factors: use posterior.sample and lora.using")
+    if n_rows < 1:
+        raise ShapeError(f"{n_rows} rows; an empty batch needs no adaptation")
+    targets = lora.checked_targets(model, posterior.mu)
+    hooks = {
+        name: [_hook(name, layer, posterior, n_rows, generator) for layer, _ in enumerate(linears)]
+        for name, linears in targets.items()
+    }
+    with lora.hooked(targets, hooks):
+        yield
+
+
+class _Layer:
+    """Means (float32 or wider) and deviations of one layer, (n, m) each; no deviation is None."""
+
+    def __init__(self, name: str, layer: int, posterior: GaussianFactors) -> None:
+        pair, log_sigma = posterior.mu[name], posterior.log_sigma[name]
+        self.dtype = torch.promote_types(pair.A.dtype, torch.float32)
+        self.A, self.B = pair.A[layer, 0].to(self.dtype), pair.B[layer, 0].to(self.dtype)
+        self.sigma_A, self.sigma_B = (
+            None if s is None else s[layer, 0].to(self.dtype).exp()
+            for s in (log_sigma.A, log_sigma.B)
+        )
+        self.scaling = posterior.mu.scaling
+
+
+def _hook(
+    name: str,
+    layer: int,
+    posterior: GaussianFactors,
+    n_rows: int,
+    generator: torch.Generator | None,
+) -> lora.Hook:
+    """Draw the noise of one layer now, so that every call in the block meets the same weights."""
+    own = _Layer(name, layer, posterior)
+    noise = [
+        None if sigma is None else _Signed(sigma, n_rows, generator)
+        for sigma in (own.sigma_A, own.sigma_B)
+    ]
+
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...], y: Tensor) -> Tensor:
+        x = args[0]
+        with torch.autocast(x.device.type, enabled=False):
+            h = lora.by_utterance(name, x, n_rows).to(own.dtype)
+            for mean, signed in ((own.A, noise[0]), (own.B, noise[1])):
+                out = h @ mean.mT
+                h = out if signed is None else out + signed(h)
+            return y + (own.scaling * h).to(y.dtype).view(y.shape)
+
+    return hook
+
+
+class _Signed:
+    """One draw of a matrix' noise, with random signs for rows and columns of each utterance."""
+
+    def __init__(self, sigma: Tensor, n_rows: int, generator: torch.Generator | None) -> None:
+        n, m = sigma.shape
+        self.noise = sigma * _normal((n, m), sigma, generator)
+        self.row_signs = _normal((n_rows, 1, n), sigma, generator).sign()
+        self.column_signs = _normal((n_rows, 1, m), sigma, generator).sign()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ((x * self.column_signs) @ self.noise.mT) * self.row_signs
+
+
+def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=device).to(like)

@@ -1,0 +1,206 @@
+"""Residual adapters: a small bottleneck after each layer of a frozen Whisper, the same for all.
+
+A baseline outside the adapter sources: what is added is a function of the layer's output and not a
+change of its weights, so it cannot be generated as low-rank factors, merged or exported.
+
+Bottlenecks inside a frozen network: Houlsby et al., ICML 2019; in residual form after a layer's
+feed-forward block: Bapna and Firat, EMNLP 2019; for atypical speech: Tomanek et al., EMNLP 2021.
+Which layers and which width the hypernetwork's paper used is not known; ours are choices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from hyperasr.errors import CheckpointMismatch, ConfigError
+from hyperasr.util.config import from_dict, to_dict
+from hyperasr.util.files import atomic_folder
+
+__all__ = ["ResidualAdapters", "ResidualConfig"]
+
+FORMAT = "residual_adapters"
+PARTS = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class ResidualConfig:
+    """Where residual adapters sit and how wide they are."""
+
+    d_bottleneck: int = 16
+    """Width of the bottleneck, at least 1."""
+
+    parts: tuple[str, ...] = ("decoder",)
+    """``decoder``, ``encoder`` or both; every layer of a part gets an adapter."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if self.d_bottleneck < 1:
+            raise ConfigError(f"d_bottleneck is {self.d_bottleneck}; it must be at least 1")
+        if not self.parts or len(set(self.parts)) < len(self.parts) or set(self.parts) - {*PARTS}:
+            raise ConfigError(f"parts is {self.parts}; give encoder, decoder or both, each once")
+
+
+class Bottleneck(nn.Module):
+    """h + up(relu(down(norm(h)))); `up` starts at zero, so that h passes unchanged."""
+
+    def __init__(self, d_model: int, d_bottleneck: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.down = nn.Linear(d_model, d_bottleneck)
+        self.up = nn.Linear(d_bottleneck, d_model)
+        with torch.no_grad():
+            bound = d_model**-0.5
+            start = torch.rand(self.down.weight.shape, generator=generator)
+            self.down.weight.copy_((2 * start - 1) * bound)
+            for weight in (self.down.bias, self.up.weight, self.up.bias):
+                weight.zero_()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the adapted hidden states, any shape that ends in d_model."""
+        return hidden + self.up(F.relu(self.down(self.norm(hidden))))
+
+
+class ResidualAdapters(nn.Module):
+    """One bottleneck after the feed-forward block of every layer of the chosen parts.
+
+    Args:
+        config: width and parts.
+        whisper: a Whisper of transformers; read for its shape, not kept.
+        seed: of the untrained weights.
+    """
+
+    def __init__(self, config: ResidualConfig, whisper: nn.Module, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        generator = torch.Generator().manual_seed(seed)
+        self.adapters = nn.ModuleDict()
+        for part, layers in _layers(whisper, config.parts).items():
+            width = layers[0].final_layer_norm.weight.shape[0]
+            self.adapters[part] = nn.ModuleList(
+                Bottleneck(width, config.d_bottleneck, generator) for _ in layers
+            )
+
+    @property
+    def adapts_encoder(self) -> bool:
+        """Whether encoder states depend on the adapters, so that cached ones do not serve."""
+        return "encoder" in self.config.parts
+
+    def attach(self, whisper: nn.Module) -> list[Any]:
+        """Put the adapters behind the layers of `whisper` until the handles are removed.
+
+        Returns:
+            The hooks' handles, each with `remove()`.
+        Raises:
+            CheckpointMismatch: another number of layers, or another width.
+        """
+        pairs = []
+        for part, layers in _layers(whisper, self.config.parts).items():
+            own: list[Any] = list(self.adapters[part].children())
+            widths = {layer.final_layer_norm.weight.shape[0] for layer in layers}
+            if len(own) != len(layers) or widths != {own[0].norm.weight.shape[0]}:
+                raise CheckpointMismatch(
+                    f"these adapters are for {len(own)} {part} layers of width "
+                    f"{own[0].norm.weight.shape[0]}, the model has {len(layers)} of {widths.pop()}"
+                )
+            pairs += list(zip(layers, own, strict=True))
+        return [layer.register_forward_hook(_hook(adapter)) for layer, adapter in pairs]
+
+    @contextmanager
+    def using(self, whisper: nn.Module) -> Iterator[None]:
+        """Adapt `whisper` for the length of the block; errors as `attach`."""
+        handles = self.attach(whisper)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        backbone: str,
+        fingerprint: str,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        """Write config.json and model.safetensors.
+
+        Args:
+            folder: replaced in one rename.
+            backbone: how to find the backbone: as for `Backbone.from_pretrained`.
+            fingerprint: of the backbone, see `hyperasr.whisper.backbone.Backbone.fingerprint`.
+            training: notes on how they were trained, kept in config.json.
+        """
+        head = {
+            "format": FORMAT,
+            "backbone": backbone,
+            "backbone_fingerprint": fingerprint,
+            "adapters": to_dict(self.config),
+            "training": training or {},
+        }
+        with atomic_folder(Path(folder), replaces=("config.json",)) as temporary:
+            tensors = {n: t.detach().contiguous().clone() for n, t in self.state_dict().items()}
+            save_file(tensors, temporary / "model.safetensors")
+            (temporary / "config.json").write_text(json.dumps(head, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], backbone: Any) -> ResidualAdapters:
+        """Load adapters that `save_pretrained` wrote.
+
+        Args:
+            folder: of the adapters.
+            backbone: the `hyperasr.whisper.backbone.Backbone` they belong to.
+        Raises:
+            ConfigError: no adapters there.
+            CheckpointMismatch: another backbone, or weights that do not fit.
+        """
+        path = Path(folder)
+        try:
+            head = json.loads((path / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"no residual adapters in {path}: no readable config.json") from error
+        if not isinstance(head, dict) or head.get("format") != FORMAT:
+            raise ConfigError(f"{path} holds no residual adapters; give a folder that holds some")
+        backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {path}")
+        config = from_dict(ResidualConfig, head["adapters"], str(path / "config.json"))
+        own = cls(config, backbone.whisper)
+        try:
+            own.load_state_dict(load_file(path / "model.safetensors"))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointMismatch(
+                f"{path}: weights are missing or do not fit ({reason})"
+            ) from error
+        return own.to(backbone.device)
+
+
+def _hook(adapter: nn.Module) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (adapter(output[0]), *output[1:])
+        return adapter(output)
+
+    return hook
+
+
+def _layers(whisper: nn.Module, parts: Sequence[str]) -> dict[str, list[Any]]:
+    model = getattr(whisper, "model", None)
+    found = {part: getattr(getattr(model, part, None), "layers", None) for part in parts}
+    if any(not isinstance(layers, nn.ModuleList) or not len(layers) for layers in found.values()):
+        raise ConfigError(
+            f"{type(whisper).__name__} has no layers in {' and '.join(parts)}; pass a transformers "
+            "WhisperForConditionalGeneration"
+        )
+    return {part: list(layers) for part, layers in found.items() if layers is not None}

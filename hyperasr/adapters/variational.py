@@ -1,0 +1,158 @@
+"""Gaussian posteriors that do not listen: VI LoRA and BLoRA.
+
+`VILoRA` after *Variational Low-Rank Adaptation for Personalized Impaired Speech Recognition*
+(arXiv 2509.20397): mean-field Gaussians over A and B, prior from the backbone's weights. `BLoRA`
+after *Bayesian Low-Rank Factorization for Robust Model Adaptation* (arXiv 2510.18723) and its
+authors' code: a narrow zero-mean prior, a B that is nearly a point, the mean at inference. What is
+not published in what we have read (rank, start and prior of VI LoRA; the variant of B behind
+BLoRA's tables) is our choice, stated at the setting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyperasr.adapters.elbo import clamp_log_sigma
+from hyperasr.adapters.gaussian import GaussianSettings, PriorBuffers, check_sigma
+from hyperasr.adapters.lora import TargetShape
+from hyperasr.adapters.posterior import NOISE_SCHEMES, GaussianFactors, LogSigma
+from hyperasr.adapters.priors import FactorPrior
+from hyperasr.adapters.static import StaticLoRA, StaticLoRAConfig, select
+from hyperasr.errors import ConfigError
+
+__all__ = ["BLoRA", "BLoRAConfig", "VILoRA", "VILoRAConfig"]
+
+
+@dataclass(frozen=True)
+class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
+    """Settings of a `VILoRA`: rank, level and groups of a `StaticLoRA`, prior and start, and
+    these."""
+
+    prior: Literal["fixed", "single", "dual"] = "dual"
+    """See `GaussianSettings`; the paper compares ``single`` and ``dual``."""
+
+    sigma_B_start: float | None = None  # noqa: N815 (B is a matrix)
+    """Standard deviation of B at the start; None as `sigma_start`; 0 makes B a point, which counts
+    in the divergence by the density of its prior (maximum a posteriori)."""
+
+    noise: Literal["plain", "flipout"] = "plain"
+    """How training noise enters: factors drawn for each utterance, or see
+    `hyperasr.adapters.noise`."""
+
+    def __post_init__(self) -> None:
+        StaticLoRAConfig.__post_init__(self)
+        GaussianSettings.__post_init__(self)
+        if self.sigma_B_start:
+            check_sigma("sigma_B_start", self.sigma_B_start)
+        if self.noise not in NOISE_SCHEMES:
+            raise ConfigError(f"noise must be one of {NOISE_SCHEMES}, got {self.noise!r}")
+        if self.noise != "plain" and self.by != "global":
+            raise ConfigError(
+                f"noise {self.noise!r} needs one posterior for all; use noise 'plain'"
+            )
+
+
+@dataclass(frozen=True)
+class BLoRAConfig(VILoRAConfig):
+    """Settings of a `BLoRA`: those of a `VILoRA` with the defaults of the authors' code."""
+
+    rank: int = 32
+    """As in the authors' code, 1..32."""
+
+    alpha: float = 64.0
+    """As in the authors' code: at rank 32 the update is scaled by 2."""
+
+    sigma_start: float = 0.0067
+    """softplus(-5), the middle of the range the authors draw from."""
+
+    sigma_B_start: float | None = 0.0  # noqa: N815
+    """A point: the authors' B has a deviation of 2e-22 that never moves."""
+
+    prior: Literal["fixed", "single", "dual"] = "fixed"
+    """Zero mean, one width."""
+
+    prior_sigma: float = 0.01
+    """As in the paper."""
+
+    noise: Literal["plain", "flipout"] = "flipout"
+    """As in the authors' code, but one sample an utterance; they draw signs per token."""
+
+
+class VILoRA(StaticLoRA):
+    """One Gaussian over the factors for all, or one for each cohort or speaker.
+
+    Means start as an ordinary LoRA, A at random and B zero, so that decoding with the mean starts
+    as the backbone, bit for bit.
+    """
+
+    def __init__(
+        self,
+        config: VILoRAConfig,
+        targets: Mapping[str, TargetShape],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Build the posterior; `generator` decides the initial A (default: seed 0)."""
+        generator = generator or torch.Generator().manual_seed(0)
+        super().__init__(config, targets, generator)
+        self.gaussian = config
+        self.prior_sigma = PriorBuffers(config, self.targets)
+        b_start = config.sigma_start if config.sigma_B_start is None else config.sigma_B_start
+        self.log_sigma_A = nn.ParameterDict()
+        self.log_sigma_B = nn.ParameterDict()
+        for name in self.targets:
+            key = self.key(name)
+            a, b = self.A[key], self.B[key]
+            self.log_sigma_A[key] = _filled_like(a, math.log(config.sigma_start))
+            if b_start:
+                self.log_sigma_B[key] = _filled_like(b, math.log(b_start))
+
+    @property
+    def prior(self) -> FactorPrior:
+        """The prior of every target."""
+        return self.prior_sigma()
+
+    def forward(
+        self,
+        speaker_emb: Tensor | None = None,
+        groups: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> GaussianFactors:
+        """Return the shared posterior, or each utterance's by its cohort or speaker.
+
+        Args:
+            speaker_emb: ignored.
+            groups: cohort or speaker of each utterance; ignored when global.
+            generator: ignored.
+
+        Raises:
+            ConfigError: groups are missing, or one has no posterior.
+        """
+        rows = self._rows(groups)
+        log_sigma = {}
+        for name in self.targets:
+            key = self.key(name)
+            a, b = (
+                clamp_log_sigma(select(deviations[key], rows)) if key in deviations else None
+                for deviations in (self.log_sigma_A, self.log_sigma_B)
+            )
+            log_sigma[name] = LogSigma(a, b)
+        return GaussianFactors(
+            self._means(rows), log_sigma, map_points=True, noise=self.gaussian.noise
+        )
+
+
+class BLoRA(VILoRA):
+    """One Gaussian for all under a narrow prior; its mean serves at inference.
+
+    The mean can be merged for good: `lora.merge(whisper, model.factors())`.
+    """
+
+
+def _filled_like(tensor: Tensor, value: float) -> nn.Parameter:
+    return nn.Parameter(torch.full_like(tensor.detach(), value))

@@ -1,0 +1,147 @@
+"""Cut long recordings at pauses, as they are read, in flat memory.
+
+A recording that fits is one segment: a block of someone who stutters, or a long breath, is part of
+the utterance. A longer one is cut in the longest pause of the second half of each stretch; silence
+of seconds is left out. How many seconds is a preset: people who stutter block for long, people with
+dysarthria take their time to breathe. Only what is fainter than `SILENCE_DBFS` is ever left out, so
+soft speech beside loud speech is not lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperasr.audio.loudness import SILENCE_DBFS
+from hyperasr.audio.mel import SAMPLE_RATE
+from hyperasr.errors import ConfigError
+
+__all__ = ["PAUSES", "Pauses", "cut_at_pauses"]
+
+_FRAME = SAMPLE_RATE // 50  # 20 ms
+_SMOOTHING = 10  # frames (0.2 s)
+_TAIL = 50  # frames (1 s) that are not left over as a segment of their own
+_NO_PAUSES_DB = 6.0  # loud and faint frames that differ by less show no pauses
+_PAUSE_SHARE = 0.3  # of the way from the faint to the loud level, in decibels
+_TINY_POWER = 1e-20  # -200 dBFS, in place of the logarithm of 0
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """What counts as a pause. Our choice, after the lengths that the presets name."""
+
+    long_silence_s: float = 2.0
+    """Silence that ends a segment, and the shortest that is ever left out."""
+    shortest_pause_s: float = 0.16
+    """Shortest pause to cut a long segment at; closures of plosives are shorter."""
+    margin_s: float = 0.24
+    """Silence left around speech."""
+
+    def frames(self) -> tuple[int, int, int]:
+        """Return the three in frames of 20 ms."""
+        values = (self.long_silence_s, self.shortest_pause_s, self.margin_s)
+        long_silence, shortest, margin = (round(v * SAMPLE_RATE / _FRAME) for v in values)
+        return long_silence, shortest, margin
+
+
+PAUSES = {
+    "typical": Pauses(),
+    # Blocks of severe stuttering last seconds, in the middle of a word.
+    "stuttering": Pauses(long_silence_s=5.0, shortest_pause_s=0.6, margin_s=0.5),
+    # Short breath groups, long breaths, weak onsets and releases of words.
+    "dysarthria": Pauses(long_silence_s=4.0, shortest_pause_s=0.3, margin_s=0.5),
+}
+"""Presets by name."""
+
+
+def cut_at_pauses(
+    pieces: Iterable[np.ndarray], max_segment_s: float, pauses: Pauses | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Cut a recording into segments.
+
+    Args:
+        pieces: the recording in order, each (n_samples,) float32, 16 kHz, of any length.
+        max_segment_s: no segment is longer, in seconds; at least 1.
+        pauses: what counts as one.
+    Yields:
+        First sample of the segment within the recording, and its waveform (n_samples,) float32.
+        Segments are in order and do not overlap. A recording that is not longer than
+        `max_segment_s` is one segment, exactly as it came.
+    Raises:
+        ConfigError: `max_segment_s` is under 1.
+    """
+    if not max_segment_s >= 1:
+        raise ConfigError(f"max_segment_s is {max_segment_s}; it must be at least 1 second")
+    longest = int(max_segment_s * SAMPLE_RATE) // _FRAME  # frames
+    pauses = pauses or Pauses()
+    source = iter(pieces)
+    buffer, start, whole, ended = np.zeros(0, dtype=np.float32), 0, True, False
+    while True:
+        while not ended and len(buffer) <= (longest + _TAIL) * _FRAME:
+            piece = next(source, None)
+            ended = piece is None
+            if piece is not None:
+                buffer = np.concatenate([buffer, piece]) if len(buffer) else piece
+        if whole and len(buffer) <= max_segment_s * SAMPLE_RATE:
+            if len(buffer):
+                yield start, buffer
+            return
+        whole = False
+        skipped, n = _next_segment(buffer, longest, pauses)
+        if n:
+            yield start + skipped, buffer[skipped : skipped + n]
+        buffer, start = buffer[skipped + n :], start + skipped + n
+        if ended and not len(buffer):
+            return
+
+
+def _next_segment(buffer: np.ndarray, longest: int, pauses: Pauses) -> tuple[int, int]:
+    """Return how many samples of silence to leave out first, and how many the segment has.
+
+    One of the two is 0.
+    """
+    long_silence, shortest_pause, margin = pauses.frames()
+    levels = _levels_dbfs(buffer[: (longest + _TAIL) * _FRAME])
+    heard = np.flatnonzero(levels >= SILENCE_DBFS)
+    if not len(heard):
+        keep = min(margin, len(levels) - 1) * _FRAME  # speech may begin right after it
+        everything = len(buffer) <= longest * _FRAME
+        return (len(buffer), 0) if everything else (len(levels) * _FRAME - keep, 0)
+    if heard[0] > margin:
+        return int(heard[0] - margin) * _FRAME, 0
+    gaps = np.diff(np.append(heard, len(levels)))
+    at = np.flatnonzero(gaps > long_silence)
+    if len(at) and heard[at[0]] + 1 + margin <= longest:
+        return 0, (int(heard[at[0]]) + 1 + margin) * _FRAME
+    if len(buffer) <= longest * _FRAME:
+        return 0, len(buffer)
+    latest = min(longest, max(longest // 2 + 1, len(buffer) // _FRAME - _TAIL))
+    return 0, _best_pause(levels, longest // 2, latest, shortest_pause) * _FRAME
+
+
+def _best_pause(levels: np.ndarray, first: int, last: int, shortest: int) -> int:
+    """Return the frame to cut at, in [first, last]: mid of the longest pause, or the faintest."""
+    faint, loud = np.percentile(levels, [10, 95])
+    if loud - faint >= _NO_PAUSES_DB:
+        threshold = max(SILENCE_DBFS, faint + _PAUSE_SHARE * (loud - faint))
+        quiet = np.concatenate([[False], levels[first : last + 1] < threshold, [False]])
+        edges = np.flatnonzero(quiet[1:] != quiet[:-1]).reshape(-1, 2)
+        lengths = edges[:, 1] - edges[:, 0]
+        if len(lengths) and lengths.max() >= shortest:
+            begin, end = edges[
+                len(lengths) - 1 - int(lengths[::-1].argmax())
+            ]  # the later of equals
+            return min(first + int(begin + end) // 2, last)
+    smooth = np.convolve(levels, np.full(_SMOOTHING, 1 / _SMOOTHING), mode="same")
+    return first + int(smooth[first : last + 1].argmin())
+
+
+def _levels_dbfs(waveform: np.ndarray) -> np.ndarray:
+    """Return the level of each 20 ms around its mean (n_frames,); a begun frame counts."""
+    n_frames = -(-len(waveform) // _FRAME)
+    padded = np.zeros(n_frames * _FRAME, dtype=np.float64)
+    padded[: len(waveform)] = waveform
+    power = padded.reshape(n_frames, _FRAME).var(axis=1)
+    return 10 * np.log10(np.maximum(power, _TINY_POWER))

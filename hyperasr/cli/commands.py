@@ -1,0 +1,303 @@
+"""What each subcommand does; `hyperasr.cli.main` parses, this runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from hyperasr.cli.terminal import (
+    UNCERTAIN,
+    UNCERTAIN_STYLE,
+    Reporter,
+    marked,
+    marked_segment,
+    output,
+)
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError
+from hyperasr.model import HyperASR
+from hyperasr.opening import Opened, open_model
+from hyperasr.transcription.formats import TIMED_FORMATS, file_names, render, to_dict
+from hyperasr.transcription.options import TranscribeOptions
+from hyperasr.transcription.pipeline import Result, iter_transcribe
+from hyperasr.transcription.pipeline import transcribe as results_of
+from hyperasr.transcription.recordings import Recording, find_recordings
+from hyperasr.transcription.wer_summary import Tally, counts_of, percent
+from hyperasr.types import Segment
+from hyperasr.util.files import atomic_write_text
+from hyperasr.whisper.weights import ASSETS
+
+__all__ = ["demo", "inspect", "transcribe"]
+
+NOT_A_MEDICAL_DEVICE = (
+    "The atypical cohorts are simulated, not recorded. This is not a medical device and "
+    "states nothing about a person's health."
+)
+
+
+def transcribe(args: Any) -> int:
+    """Transcribe, print or write each result, and return 0, or 1 where some failed.
+
+    Raises:
+        HyperASRError: the call or the model is wrong, or no recording could be transcribed.
+    """
+    options = _options(args)
+    recordings = find_recordings(args.sources)
+    if args.out is None and args.format not in ("txt", "json") and len(recordings) > 1:
+        raise ConfigError(
+            f"{len(recordings)} recordings do not fit into one {args.format}; give --out FOLDER"
+        )
+    names = file_names(recordings, args.format)
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise ConfigError(f"--out {args.out} is a file; give a folder")
+    if len(recordings) == 1 and recordings[0].error is not None:
+        raise recordings[0].error
+    opened = _open_for(args)
+    model, options = opened.model, opened.suited(options)
+    tally, errors = Tally(options), []
+    with Reporter() as reporter:
+        reporter.say("warning", opened.warnings)
+        shower = _Shower(options, args.format, len(recordings), reporter)
+        streams = len(recordings) == 1 and args.out is None and shower.streams
+        if streams:
+            results = _streamed(model, recordings[0], options, shower)
+        else:
+            results = results_of(model, recordings, options, progress=reporter.progress)
+        for name, result in zip(names, results, strict=True):
+            if result.transcript is None:
+                assert result.error is not None
+                errors.append(result.error)
+                if len(recordings) > 1:
+                    reporter.say("error", [_blame(result)])
+                continue
+            reporter.say("warning", [f"{result.id}: {w}" for w in result.transcript.warnings])
+            reporter.say("note", _notes(result))
+            line = tally.add(result)
+            if args.out is not None:
+                atomic_write_text(args.out / name, _file(result, args.format, line, options))
+            elif not streams:
+                with reporter.paused():
+                    shower.result(result, line)
+    if tally.n_scored:
+        print(tally.total(), file=sys.stderr if args.format != "txt" else sys.stdout)
+    if len(errors) == len(recordings):
+        if len(recordings) == 1:
+            raise errors[0]
+        raise ConfigError(f"none of {len(recordings)} recordings could be transcribed")
+    return 1 if errors else 0
+
+
+def demo(args: Any) -> int:
+    """Transcribe the bundled clips as one table; unadapted beside personalised, with an adapter."""
+    folder = args.folder or ASSETS / "demo"
+    manifest = folder / "manifest.jsonl"
+    if not manifest.is_file():
+        raise ConfigError(f"no clips in {folder}: it has no manifest.jsonl")
+    opened = _open_for(args)
+    model, options = opened.model, opened.suited(TranscribeOptions(compare=opened.adapts))
+    tally, failed = Tally(options), 0
+    systems = ("unadapted", "personalised") if opened.adapts else (f"{args.model}, unadapted",)
+    table = Table(title=f"Clips in {folder.name}, transcribed by {args.model}", show_lines=True)
+    for name in ("clip", "cohort", "reference", *systems):
+        table.add_column(name, overflow="fold")
+    for _ in systems:
+        table.add_column("WER, %", justify="right")
+    with Reporter("clips") as reporter:
+        for result in results_of(model, [manifest], options, progress=reporter.progress):
+            if result.transcript is None:
+                reporter.say("error", [_blame(result)])
+                failed += 1
+                continue
+            tally.add(result)
+            table.add_row(*_demo_row(result))
+    console = output()
+    table.add_row("all", "", "", *("" for _ in systems), *(percent(c) for c in tally.sums()))
+    console.print(table, soft_wrap=False)
+    console.print(tally.total())
+    console.print(
+        Text.assemble(("Marked words", UNCERTAIN_STYLE), f" are less than {UNCERTAIN:.0%} sure.")
+    )
+    console.print(NOT_A_MEDICAL_DEVICE)
+    return 1 if failed else 0
+
+
+def inspect(args: Any) -> int:
+    """Print what a model is made of and how it was trained."""
+    opened = open_model(args.model, offline=args.offline)
+    model = opened.model
+    backbone, source = model.backbone, model.source
+    shapes = ", ".join(
+        f"{name} ({s.n_layer} layers, {s.d_in} to {s.d_out})" for name, s in source.targets.items()
+    )
+    whisper = backbone.whisper.config
+    rows = {
+        "model": args.model,
+        "backbone": f"{backbone.n_parameters:,} parameters, {whisper.encoder_layers} encoder and "
+        f"{whisper.decoder_layers} decoder layers of width {backbone.d_model}",
+        "fingerprint": backbone.fingerprint(),
+        "audio context": f"{backbone.audio_context}, margin {backbone.margin_s:g} s",
+    }
+    adapter = {
+        "speaker encoder": f"{model.speaker_config.kind}, {model.speaker.d_spk} values",
+        "source": model.source_config.kind,
+        "targets": shapes,
+        "rank": f"{source.rank}, alpha {source.alpha:g}",
+        "budget": model.budget().removeprefix("budget: "),
+    }
+    if opened.folder is None:
+        rows["adapter"] = "none: it transcribes unadapted"
+    else:
+        rows |= adapter
+        head = json.loads((opened.folder / "config.json").read_text(encoding="utf-8"))
+        rows |= {f"training, {key}": json.dumps(v) for key, v in head["training"].items()}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _open_for(args: Any) -> Opened:
+    return open_model(
+        args.model,
+        offline=args.offline,
+        device=args.device,
+        dtype=args.dtype,
+        audio_context=args.audio_context,
+    )
+
+
+def _options(args: Any) -> TranscribeOptions:
+    names = [field.name for field in dataclasses.fields(TranscribeOptions)]
+    options = TranscribeOptions(**{name: args[name] for name in names})
+    timed = options.word_times or args.format in TIMED_FORMATS
+    return dataclasses.replace(options, word_times=timed)
+
+
+def _notes(result: Result) -> list[str]:
+    """Say how much was not decoded; of silence alone a warning has said so."""
+    transcript = result.transcript
+    if transcript is None or not transcript.segments or transcript.discarded_s < 1:
+        return []
+    return [f"{result.id}: {transcript.discarded_s:.1f} s of silence were not decoded"]
+
+
+def _file(result: Result, form: str, line: str | None, options: TranscribeOptions) -> str:
+    text = render(result, form, options.mode)
+    return f"{text}{line}\n" if form == "txt" and line and result.base is not None else text
+
+
+def _streamed(
+    model: HyperASR,
+    recording: Recording,
+    options: TranscribeOptions,
+    shower: _Shower,
+) -> Iterator[Result]:
+    """Show each segment of a recording as soon as it is decoded, then yield the result."""
+    shown = 0
+    try:
+        events = iter_transcribe(model, recording, options, progress=shower.reporter.progress)
+        for event in events:
+            if isinstance(event, Result):
+                if shown or event.transcript is not None:
+                    shower.end_of_line()
+                shown = 0
+                yield event
+            else:
+                shown += shower.segment(event, first=not shown)
+    except BaseException:
+        if shown:
+            shower.end_of_line()
+        raise
+
+
+class _Shower:
+    """Put results on standard output, uncertain words marked where it is a terminal."""
+
+    def __init__(
+        self, options: TranscribeOptions, form: str, n_recordings: int, reporter: Reporter
+    ) -> None:
+        self.options, self.form, self.n_recordings = options, form, n_recordings
+        self.reporter = reporter
+        self.streams = form == "txt" and not options.compare and options.mode != "both"
+
+    def segment(self, segment: Segment, first: bool) -> bool:
+        """Show a segment on the line of those before it, and say whether it had any text."""
+        text = marked_segment(segment, self.options.mode)
+        if text:
+            with self.reporter.paused():
+                self._print(text if first else Text.assemble(" ", text), end="")
+                sys.stdout.flush()
+        return bool(text)
+
+    def end_of_line(self) -> None:
+        """End the line of the segments."""
+        with self.reporter.paused():
+            print(flush=True)
+
+    def result(self, result: Result, line: str | None) -> None:
+        """Show a result; `line` are its error rates."""
+        assert result.transcript is not None
+        if self.form == "json":  # one object a line, so that many can be told apart
+            print(json.dumps(to_dict(result), ensure_ascii=False), flush=True)
+        elif self.form != "txt":
+            text = render(result, self.form, self.options.mode)
+            print(text, end="", flush=True)
+        else:
+            for shown in _lines_of(result, line, self.options.mode, self.n_recordings > 1):
+                self._print(shown)
+            sys.stdout.flush()
+
+    def _print(self, text: Text, end: str = "\n") -> None:
+        if sys.stdout.isatty():
+            output().print(text, end=end)
+        else:
+            print(text.plain, end=end)
+
+
+def _lines_of(result: Result, line: str | None, mode: str, several: bool) -> list[Text]:
+    """Return the lines that show a result; `line` are its error rates, `several` adds its name."""
+    transcript = result.transcript
+    assert transcript is not None
+    if result.base is None and mode != "both":
+        text = marked(transcript, mode)
+        return [Text.assemble(f"{result.id}\t", text) if several else text]
+    modes = ("verbatim", "clean") if mode == "both" else (mode,)
+    systems = {"": transcript}
+    if result.base is not None:
+        systems = {"unadapted": result.base, "personalised": transcript}
+    lines = [Text(result.id, style="bold")] if several or result.base is not None else []
+    if result.base is not None and result.reference is not None:
+        lines.append(Text(f"  reference:    {result.reference}"))
+    for name, system in systems.items():
+        for shown in modes:
+            title = ", ".join(part for part in (name, shown if mode == "both" else "") if part)
+            indent = "  " if lines else ""
+            lines.append(Text.assemble(f"{indent}{title + ':':<13} ", marked(system, shown)))
+    if result.base is not None and line is not None:
+        lines.append(Text(f"  {line}"))
+    return lines
+
+
+def _blame(result: Result) -> str:
+    """Return the error of a result, with the recording's name where the message lacks it."""
+    reason = str(result.error)
+    return reason if str(result.recording.path) in reason else f"{result.id}: {reason}"
+
+
+def _demo_row(result: Result) -> list[Text]:
+    assert result.transcript is not None
+    r = result.recording
+    cohort = r.cohort if r.severity is None else f"{r.cohort} {r.severity:.2f}"
+    if r.cohort != TYPICAL:
+        cohort += f", {r.domain}"
+    transcripts = [t for t in (result.base, result.transcript) if t is not None]
+    counts = counts_of(result)
+    rates = [""] * len(transcripts) if counts is None else [percent(c) for c in counts]
+    cells = [Text(r.id), Text(cohort), Text(r.reference or "")]
+    return [*cells, *map(marked, transcripts), *map(Text, rates)]

@@ -1,0 +1,109 @@
+"""`hyperasr corpora`, `prepare` and `convert`: corpora in, manifests out, manifests for others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from hyperasr.cohorts import corpora as readers
+from hyperasr.cohorts.exchange import to_dataset, to_kaldi, to_lhotse
+from hyperasr.cohorts.manifest import read_manifest, write_manifest
+from hyperasr.errors import ConfigError
+from hyperasr.types import Utterance
+from hyperasr.util.files import atomic_folder
+
+__all__ = ["convert", "corpora", "prepare"]
+
+
+def corpora(args: Any) -> int:
+    """Print every corpus that can be read, or all that is known of one."""
+    if args.name is not None:
+        print("\n".join(_details(args.name)))
+        return 0
+    table = Table(title="corpora that hyperasr prepare reads")
+    for title in ("name", "corpus", "cohorts", "languages", "text", "licence"):
+        table.add_column(title, overflow="fold")
+    for name, reader in readers.corpora().items():
+        d = reader.describe()
+        text = "yes" if d.has_text else "no"
+        table.add_row(name, d.title, ", ".join(d.cohorts), ", ".join(d.languages), text, d.licence)
+    # A file or a pipe has no width to fit.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    statuses = {reader.describe().status for reader in readers.corpora().values()}
+    print(f"Status: {'; '.join(sorted(statuses))}. More of one: hyperasr corpora NAME")
+    return 0
+
+
+def _details(name: str) -> list[str]:
+    d = readers.corpus(name).describe()
+    speakers = "unknown" if d.n_speakers is None else str(d.n_speakers)
+    rows = {
+        "name": d.name,
+        "corpus": d.title,
+        "cohorts": ", ".join(d.cohorts),
+        "languages": ", ".join(d.languages),
+        "speakers": speakers,
+        "transcripts": "yes" if d.has_text else "no",
+        "licence": d.licence,
+        "how to get it": d.how_to_get,
+        "citation": d.citation,
+        "status": d.status,
+        "options": ", ".join(readers.options(name)) or "none",
+    }
+    return [f"{key}: {value}" for key, value in rows.items()]
+
+
+def prepare(args: Any) -> int:
+    """Write a corpus's manifest, and print what was found and skipped, with reasons.
+
+    Raises:
+        ConfigError: no such corpus, folder or option.
+        ManifestError: nothing usable below the folder; no manifest is written.
+    """
+    prepared = readers.prepare(args.corpus, args.root, **_options(args.set or []))
+    write_manifest(args.out, _absolute(prepared))
+    print("\n".join(prepared.report.lines()))
+    print(args.out)
+    return 0
+
+
+def _absolute(rows: Iterable[Utterance]) -> Iterable[Utterance]:
+    """Let paths not depend on where the manifest lies."""
+    from dataclasses import replace
+
+    return (replace(row, path=str(Path(row.path).absolute())) for row in rows)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs; values as in YAML."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"--set {pair!r} is not KEY=VALUE, such as mic=1")
+        options[key.replace("-", "_")] = yaml.safe_load(value)
+    return options
+
+
+_FORMS: dict[str, Callable[[list[Utterance], Path], Any]] = {
+    "kaldi": to_kaldi,
+    "lhotse": to_lhotse,
+}
+
+
+def convert(args: Any) -> int:
+    """Write a manifest as a `datasets` folder, as lhotse manifests or as a Kaldi folder."""
+    rows = read_manifest(args.manifest)
+    if args.to == "dataset":
+        with atomic_folder(args.out) as temporary:
+            to_dataset(rows).save_to_disk(str(temporary))
+    else:
+        _FORMS[args.to](rows, args.out)
+    print(f"{args.out}: {len(rows)} utterances")
+    return 0

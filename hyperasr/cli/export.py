@@ -1,0 +1,93 @@
+"""`hyperasr export`: clips in, a folder for another program out, and how true it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hyperasr.audio.loudness import is_silent, normalise_loudness
+from hyperasr.audio.mel import MIN_SAMPLES, SAMPLE_RATE
+from hyperasr.audio.segments import PAUSES, cut_at_pauses
+from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.export.exporter import ExportConfig, Exported
+from hyperasr.export.exporter import export as write_export
+from hyperasr.opening import open_model
+from hyperasr.transcription.options import LONGEST_SEGMENT_S
+from hyperasr.transcription.recordings import Reading, find_recordings
+
+__all__ = ["clips_of", "export"]
+
+_MOST_CLIPS = 200  # a voice does not become clearer by more
+
+
+def export(args: Any) -> int:
+    """Write one static adapter of the clips, and print how true it is.
+
+    Raises:
+        HyperASRError: the call or the model is wrong, no clip has speech in it, or what was
+            written is not the model.
+    """
+    names = [field.name for field in dataclasses.fields(ExportConfig)]
+    config = ExportConfig(**{name: args[name] for name in names})
+    opened = open_model(args.model, offline=args.offline, device=args.device)
+    if not opened.adapts:
+        raise ConfigError(
+            f"{args.model} is a plain Whisper without an adapter: there is nothing to export; "
+            "train one with python -m train.meta"
+        )
+    clips = clips_of(args.sources, opened.model.backbone.audio_context)
+    made = write_export(opened.model, clips, args.out, config, base=opened.backbone_name)
+    for line in _report(args.out, config, clips, made):
+        print(line)
+    return 0
+
+
+def clips_of(sources: list[str], audio_context: str) -> list[np.ndarray]:
+    """Read clips as `hyperasr transcribe` would hear them: cut at pauses, at one loudness.
+
+    Args:
+        sources: recordings, folders and manifests; what cannot be read is named and left out.
+        audio_context: of the model.
+    Raises:
+        HyperASRError: nothing could be read, or nobody speaks in it.
+    """
+    clips: list[np.ndarray] = []
+    recordings = find_recordings(sources)
+    for recording in recordings:
+        try:
+            pieces = Reading(recording).pieces()
+            longest_s = LONGEST_SEGMENT_S[audio_context]
+            for _, waveform in cut_at_pauses(pieces, longest_s, PAUSES["typical"]):
+                if len(waveform) >= MIN_SAMPLES and not is_silent(waveform):
+                    clips.append(normalise_loudness(waveform))
+        except HyperASRError as error:
+            if len(recordings) == 1:
+                raise
+            print(f"hyperasr: error: {' '.join(str(error).split())}", file=sys.stderr)
+    if not clips:
+        raise ConfigError(f"nobody speaks in the {len(recordings)} clips; give clips with speech")
+    if len(clips) > _MOST_CLIPS:
+        print(f"hyperasr: note: the first {_MOST_CLIPS} of {len(clips)} clips", file=sys.stderr)
+    return clips[:_MOST_CLIPS]
+
+
+def _report(out: Path, config: ExportConfig, clips: list[np.ndarray], made: Exported) -> list[str]:
+    seconds = sum(map(len, clips)) / SAMPLE_RATE
+    distilled, n = made.distilled, made.n_clips
+    rank = next(iter(distilled.factors.targets.values())).A.shape[2]
+    kept = f", which holds {100 * distilled.kept:.1f} % of the mean update"
+    lines = [
+        f"{out}: {config.to}, {config.dtype}",
+        f"made of {len(clips)} clips ({seconds:.1f} s) with the method {config.method}, rank {rank}"
+        + (kept if config.method == "average" else ""),
+        f"the clips' own updates differ from their mean by {100 * distilled.spread:.0f} % of it",
+        f"parity on {n} clips: {made.parity}",
+        f"same text as with an adapter for each utterance: {made.n_as_dynamic} of {n} clips",
+    ]
+    if made.n_as_padded is not None:
+        lines.append(f"same text when padded to 30 s: {made.n_as_padded} of {n} clips")
+    return [*lines, *(f"note: {note}" for note in made.notes)]

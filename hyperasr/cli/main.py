@@ -1,0 +1,354 @@
+"""The command line: what can be typed; what it does is in `hyperasr.cli.commands`, loaded late.
+
+Nothing here imports torch, so that `--help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from hyperasr import __version__
+from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.export.config import ExportConfig
+from hyperasr.transcription.options import TranscribeOptions
+from hyperasr.util.closest import closest
+from hyperasr.util.startup import import_all
+
+__all__ = ["build_parser", "main"]
+
+DESCRIPTION = (
+    "Transcribe atypical speech (stuttering, dysarthria, Parkinson's) with one frozen Whisper "
+    "whose weights are adapted to every utterance. Runs on this machine; not a medical device."
+)
+_MODEL_HELP = (
+    "tiny.en (embedded), a folder (of adapters, or of a Whisper as Hugging Face or faster-whisper "
+    "have it), or a hub name; a plain Whisper transcribes unadapted"
+)
+_FAILED = 2
+_INTERRUPTED = 128 + signal.SIGINT
+_BROKEN_PIPE = 128 + 13  # SIGPIPE, which not every system names
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    0: done. 1: some recordings failed. 2: a mistake in the call, or nothing could be done. 130:
+    interrupted.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show
+    try:
+        return _run(sys.argv[1:] if argv is None else list(argv))
+    except HyperASRError as error:
+        print(f"hyperasr: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return _FAILED
+    except KeyboardInterrupt:
+        print("hyperasr: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has what it wants. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+
+
+def build_parser() -> Any:
+    """Build the parser of `hyperasr` and its subcommands (a `jsonargparse.ArgumentParser`)."""
+    parser = _parser(DESCRIPTION, prog="hyperasr", version=__version__)
+    commands = parser.add_subcommands(required=False, dest="command", metavar="COMMAND")
+    for name, (build, help_text) in _COMMANDS.items():
+        commands.add_subcommand(name, build(), help=help_text)
+    return parser
+
+
+def _transcribe() -> Any:
+    parser = _parser("Transcribe recordings; texts go to standard output, in the order given.")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        type=str,
+        metavar="SOURCE",
+        help="recordings, folders (searched for recordings), manifests (.jsonl)",
+    )
+    _add_model(parser)
+    parser.add_argument(
+        "--format",
+        type=Literal["txt", "json", "srt", "vtt", "csv", "textgrid", "chat"],
+        default="txt",
+        help="of the output; json, csv, textgrid (Praat) and chat (TalkBank) hold word times",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        default=None,
+        metavar="FOLDER",
+        help="write a file for each recording there, replacing older ones",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with values of these options")
+    _add_dataclass(parser, TranscribeOptions)
+    return parser
+
+
+def _inspect() -> Any:
+    parser = _parser("Say what a model is: backbone, adapted matrices, budget, training.")
+    parser.add_argument(
+        "model", nargs="?", type=str, default="tiny.en", help="tiny.en, a folder or a hub name"
+    )
+    _add_offline(parser)
+    return parser
+
+
+def _simulate() -> Any:
+    parser = _parser(
+        "Make simulated atypical speech of a typical recording, or of a whole manifest. A "
+        "simulation after published clinical descriptions, not a patient."
+    )
+    parser.add_argument(
+        "source", type=str, metavar="SOURCE", help="a recording, or a manifest (.jsonl) of many"
+    )
+    parser.add_argument(
+        "--cohorts",
+        "--cohort",
+        nargs="+",
+        type=str,
+        required=True,
+        metavar="COHORT",
+        help="stuttering, dysarthria, parkinson, or all",
+    )
+    parser.add_argument(
+        "--severity",
+        nargs="+",
+        type=float,
+        default=None,
+        metavar="S",
+        help="0 (none) to 1; several are taken in turn; without: 0.5 for a recording, for a "
+        "manifest one drawn for each simulated person",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed is another moment")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write into")
+    parser.add_argument("--text", type=str, default="", help="recording: what is said in it")
+    parser.add_argument(
+        "--person", type=str, default="0", help="recording: another name is another person"
+    )
+    parser.add_argument(
+        "--people", type=int, default=1, help="manifest: simulated people of each speaker"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="manifest: processes")
+    return parser
+
+
+def _corpora() -> Any:
+    parser = _parser("List the corpora that can be read, with licence and status.")
+    parser.add_argument("name", nargs="?", type=str, default=None, help="say more of this one")
+    return parser
+
+
+def _prepare() -> Any:
+    parser = _parser(
+        "Write the manifest of a corpus as it was distributed; the corpus itself is not changed."
+    )
+    parser.add_argument("corpus", type=str, metavar="CORPUS", help="see hyperasr corpora")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the corpus's folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="manifest (.jsonl)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=str,
+        default=None,
+        metavar="KEY=VALUE",
+        help="an option of this corpus's reader; hyperasr corpora CORPUS lists them",
+    )
+    return parser
+
+
+def _convert() -> Any:
+    parser = _parser("Write a manifest for other programs.")
+    parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="a manifest (.jsonl)")
+    parser.add_argument(
+        "--to",
+        type=Literal["dataset", "lhotse", "kaldi"],
+        required=True,
+        help="a Hugging Face datasets folder, lhotse manifests, or a Kaldi folder",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write")
+    return parser
+
+
+def _export() -> Any:
+    parser = _parser(
+        "Write one static adapter, of a speaker or a cohort, for another program; made of a few "
+        "clips without transcripts. What is written is checked against the model."
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        type=str,
+        metavar="CLIP",
+        help="recordings of one speaker or cohort, folders, manifests (.jsonl)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write")
+    parser.add_argument("--model", type=str, default="tiny.en", help=_MODEL_HELP)
+    _add_offline(parser)
+    _add_device(parser)
+    parser.add_argument("--config", action="config", help="YAML file with values of these options")
+    _add_dataclass(parser, ExportConfig)
+    return parser
+
+
+def _demo() -> Any:
+    parser = _parser("Transcribe the bundled clips with the unadapted and the personalised model.")
+    parser.add_argument(
+        "--folder", type=Path | None, default=None, help="other clips, with a manifest.jsonl"
+    )
+    _add_model(parser)
+    return parser
+
+
+_COMMANDS = {
+    "transcribe": (_transcribe, "transcribe recordings, folders and manifests"),
+    "demo": (_demo, "transcribe the bundled clips, unadapted beside personalised"),
+    "export": (_export, "write a static adapter for another program"),
+    "simulate": (_simulate, "make simulated atypical speech of a recording or a manifest"),
+    "corpora": (_corpora, "list the corpora that can be read"),
+    "prepare": (_prepare, "write the manifest of a corpus"),
+    "convert": (_convert, "write a manifest for other programs"),
+    "inspect": (_inspect, "say what a model is"),
+}
+# Where a command is, if not in `hyperasr.cli.commands`, which all that open a model import.
+_MODULES = {
+    "convert": "command_corpora",
+    "corpora": "command_corpora",
+    "export": "command_export",
+    "prepare": "command_corpora",
+    "simulate": "command_simulate",
+}
+_WHISPER = "transformers.models.whisper.modeling_whisper"  # with all that it imports
+
+
+def _run(argv: list[str]) -> int:
+    from jsonargparse import ArgumentError
+
+    parser = build_parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # after --help and --version
+        return int(stop.code or 0)
+    except (ArgumentError, TypeError, ValueError, OSError) as error:
+        raise ConfigError(_readable(str(error), argv)) from error
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return _FAILED
+    values = args[args.command]
+    if values.get("offline"):
+        # Read by Hugging Face's libraries when they are imported, which is from here on.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    names = [f"hyperasr.{_MODULES.get(args.command, 'commands')}"]
+    opens_model = "model" in values
+    module = import_all([_WHISPER, *names] if opens_model else names)
+    status = int(getattr(module, args.command)(values))
+    sys.stdout.flush()
+    return status
+
+
+def _parser(description: str, **options: Any) -> Any:
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        print_config=None,
+        **options,
+    )
+
+
+def _add_model(parser: Any) -> None:
+    parser.add_argument("--model", type=str, default="tiny.en", help=_MODEL_HELP)
+    _add_offline(parser)
+    _add_device(parser)
+    parser.add_argument(
+        "--dtype",
+        type=Literal["float32", "bfloat16", "float16", "int8"],
+        default="float32",
+        help="of the frozen weights; int8 runs on the CPU",
+    )
+    parser.add_argument(
+        "--audio-context",
+        type=Literal["full", "trimmed"] | None,
+        default=None,
+        help="of a plain Whisper: full is 30 s, as published; trimmed the real length and a margin "
+        "of silence, several times faster; an adapter hears what it was trained for",
+    )
+
+
+def _add_offline(parser: Any) -> None:
+    parser.add_argument("--offline", action="store_true", help="never touch the network")
+
+
+def _add_device(parser: Any) -> None:
+    parser.add_argument("--device", type=str, default="cpu", help="to run on: cpu, cuda, cuda:1")
+
+
+def _add_dataclass(parser: Any, kind: type[Any]) -> None:
+    """Add an option for each field, with the docstring under the field as its help."""
+    from docstring_parser import parse_from_object
+    from jsonargparse import ActionYesNo
+
+    helps = {param.arg_name: param.description for param in parse_from_object(kind).params}
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        flag = f"--{field.name.replace('_', '-')}"
+        options = {"default": field.default, "help": " ".join((helps[field.name] or "").split())}
+        if hints[field.name] is bool:
+            parser.add_argument(flag, action=ActionYesNo(no_prefix="no-"), **options)
+        else:
+            parser.add_argument(flag, type=hints[field.name], **options)
+
+
+def _readable(message: str, argv: Sequence[str]) -> str:
+    """Say in one line what is wrong with the call, with the closest name that is right."""
+    line = " ".join(message.split())
+    found = re.search(r"invalid choice: '([^']*)'", line)
+    if found and "COMMAND" in line.split(":")[0]:
+        return f"no command {found[1]!r}{_closest(found[1], _COMMANDS)}"
+    command = next((word for word in argv if word in _COMMANDS), None)
+    options = _options(command)
+    found = re.search(r"unrecognized arguments: (\S+)", line)
+    if found:
+        name = found[1].split("=")[0]
+        if not name.startswith("-"):
+            return f"{name!r} is one argument too many; see hyperasr {command or ''} --help"
+        return f"unknown option {name}{_closest(name, options)}"
+    found = re.search(r"does not accept option '([^']*)'", line)
+    if found:
+        keys = [option.removeprefix("--").replace("-", "_") for option in options]
+        return f"unknown configuration key {found[1]!r}{_closest(found[1], keys)}"
+    found = re.search(r"following arguments are required: (.*)", line)
+    if found:
+        needed = [name.removeprefix(f"{command}.") for name in found[1].split(", ")]
+        named = [f"--{name}" if f"--{name}" in options else name.upper() for name in needed]
+        return f"{command} needs {', '.join(named)}; see hyperasr {command} --help"
+    found = re.search(r'[Pp]arser key "([^"]*)": (.*)', line)
+    if found:
+        reason = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", found[2])
+        reason = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", reason)
+        return f"--{found[1].split('.')[-1].replace('_', '-')}: {reason}"
+    return line
+
+
+def _options(command: str | None) -> list[str]:
+    parser = _parser("", version="") if command is None else _COMMANDS[command][0]()
+    return [name for name in parser._option_string_actions if name.startswith("--")]
+
+
+def _closest(name: str, known: Any) -> str:
+    close = closest(name, known)
+    return "" if close is None else f"; did you mean {close}?"

@@ -1,0 +1,142 @@
+"""What a person at a terminal sees: progress and messages on stderr, texts with uncertain words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from hyperasr.transcription.disfluency import UNCLEAR
+from hyperasr.types import Segment, Transcript
+
+__all__ = [
+    "UNCERTAIN",
+    "UNCERTAIN_STYLE",
+    "Reporter",
+    "is_uncertain",
+    "marked",
+    "marked_segment",
+    "output",
+]
+
+UNCERTAIN = 0.5  # a word with less probability, or that more samples doubt, is marked
+UNCERTAIN_STYLE = "yellow underline"
+UNCLEAR_STYLE = "red bold"
+_WIDTH_WITHOUT_TERMINAL = 200
+
+
+def output() -> Console:
+    """Return the console of standard output; it never breaks lines of text by itself."""
+    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+    return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=True)
+
+
+def is_uncertain(segment: Segment, index: int) -> bool:
+    """Say whether a word is to be marked: improbable, or in doubt among posterior samples."""
+    doubt = segment.uncertainty[index] if segment.uncertainty else 0.0
+    return segment.words[index][1] < UNCERTAIN or doubt > 1 - UNCERTAIN
+
+
+def marked(transcript: Transcript, mode: str = "verbatim") -> Text:
+    """Return the text with its uncertain words coloured and underlined.
+
+    Args:
+        transcript: what is shown.
+        mode: ``clean`` shows the clean text, everything else the verbatim one.
+    """
+    texts = [marked_segment(segment, mode) for segment in transcript.segments]
+    return Text(" ").join(text for text in texts if text)
+
+
+def marked_segment(segment: Segment, mode: str = "verbatim") -> Text:
+    """Return the text of one segment as in `marked`."""
+    clean = mode == "clean" and segment.clean is not None
+    plain = str(segment.clean) if clean else segment.text
+    styled: list[Text] = []
+    replaced = {e.first: e for e in segment.edits} if clean else {}
+    index = 0
+    while index < len(segment.words):
+        edit = replaced.get(index)
+        # An edit may replace a word by its own end: that is as uncertain as the word.
+        word = segment.words[index][0] if edit is None else edit.replacement
+        last = index + 1 if edit is None else edit.last
+        if word:
+            styled.append(Text(word, style=_style(segment, last - 1)))
+        index = last
+    text = Text(" ").join(styled)
+    return text if text.plain == plain else Text(plain)  # no words, or written without blanks
+
+
+def _style(segment: Segment, index: int) -> str:
+    if segment.words[index][0] == UNCLEAR:
+        return UNCLEAR_STYLE
+    return UNCERTAIN_STYLE if is_uncertain(segment, index) else ""
+
+
+class Reporter:
+    """A progress bar, where stderr is a terminal, and lines that do not run into it.
+
+    Args:
+        what: name of what is counted.
+    """
+
+    def __init__(self, what: str = "recordings") -> None:
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[heard]}"),
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._bar.add_task(what, total=None, heard="")
+
+    def __enter__(self) -> Reporter:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def progress(self, done: int, total: int, seconds: float) -> None:
+        """Show how far it is; the `progress` of `hyperasr.transcription.pipeline.transcribe`."""
+        if self._bar is not None:
+            heard = f"{int(seconds) // 60}:{int(seconds) % 60:02d} of speech"
+            self._bar.update(self._task, completed=done, total=total, heard=heard)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar away while something is printed to the same terminal."""
+        if self._bar is None:
+            yield
+            return
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
+
+    def say(self, kind: str, lines: Sequence[str]) -> None:
+        """Print lines to stderr, such as ``hyperasr: warning: ...``."""
+        if not lines:
+            return
+        with self.paused():
+            for line in lines:
+                print(f"hyperasr: {kind}: {' '.join(line.split())}", file=sys.stderr)

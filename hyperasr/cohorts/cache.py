@@ -1,0 +1,347 @@
+"""Encoder states and speaker embeddings of a plan of views, computed once, memory-mapped.
+
+The backbone is frozen, so the encoder runs once per view and not once per epoch. A cache is a
+folder named by what is in it: the plan, the backbone's weights and the speaker encoder. It is
+written in parts by several processes, so that an interrupted build goes on, and read back as one
+`datasets.Dataset` that stays on disk. Every part carries its size and checksum, and the folder the
+backbone's fingerprint: what is cut short, changed or of another backbone is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hyperasr.audio.mel import CHUNK_S, HOP_LENGTH, N_SAMPLES
+from hyperasr.audio.reading import duration_s
+from hyperasr.cohorts.cache_part import check_part, start_worker, write_part
+from hyperasr.cohorts.views import View, plan_key
+from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
+from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
+from hyperasr.types import Batch, EncoderOutput
+from hyperasr.util.config import to_dict
+from hyperasr.util.files import atomic_write_text
+from hyperasr.util.workers import WorkerPool
+from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.loading import checked_device
+
+__all__ = ["Cache", "CacheConfig", "build_cache", "cache_folder", "estimate_bytes"]
+
+log = logging.getLogger(__name__)
+_PART = 128  # views a part: a minute's work, so that little is lost on interruption
+_ONCE = 512  # views a part before caches said how many
+_EMBEDDINGS = 512  # read at a time
+_LAYOUT = 3  # of the columns; a cache of another layout has another folder
+_META = ("speaker", "person", "cohort", "domain", "severity", "text", "source", "id")
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """What a cache holds besides encoder states."""
+
+    speaker: SpeakerConfig
+    """Speaker encoder whose embeddings are stored."""
+    keep_mel: bool = False
+    """Store log-mel too, for encoder targets and trained speaker encoders."""
+
+
+def cache_folder(
+    root: Path, views: Sequence[View], backbone: Backbone, config: CacheConfig
+) -> Path:
+    """Return the folder of the cache with exactly this content."""
+    parts = [plan_key(views), backbone.fingerprint(), json.dumps(to_dict(config), sort_keys=True)]
+    parts.append(f"layout {_layout(backbone)}")
+    return Path(root) / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def estimate_bytes(views: Sequence[View], backbone: Backbone, config: CacheConfig) -> int:
+    """Estimate the size of a cache on disk from the recordings' headers.
+
+    Simulated views count a third more than their recording, which is what their pauses and
+    repetitions come to on average; the estimate is good to about a quarter.
+
+    Raises:
+        AudioError: a recording cannot be read.
+    """
+    lengths: dict[str, float] = {}
+    total = 0.0
+    for view in views:
+        u = view.utterance
+        if u.end_s is None and u.path not in lengths:
+            lengths[u.path] = duration_s(u.path)
+        end_s = lengths[u.path] if u.end_s is None else u.end_s
+        view_s = (end_s - u.start_s) / view.speed * (1.33 if view.simulates else 1.0)
+        whole = backbone.audio_context == "full"
+        states = 1_500 if whole else 50 * (view_s + backbone.margin_s)
+        total += states * backbone.d_model * 2
+        total += 100 * view_s * backbone.n_mels * 2 if config.keep_mel else 0
+    d_spk = speaker_encoder(config.speaker, backbone).d_spk
+    return int(total + len(views) * (4 * d_spk + 200))
+
+
+def build_cache(
+    root: Path,
+    views: Sequence[View],
+    backbone_name: str | Path,
+    config: CacheConfig,
+    *,
+    backbone: Backbone | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Compute what is missing of a cache and return its folder.
+
+    Args:
+        root: folder of all caches.
+        views: the plan, in the order of the rows.
+        backbone_name: as for `Backbone.from_pretrained`; each worker loads its own.
+        config: what to store.
+        backbone: the same one, already loaded; in a thread it must be given, because
+            transformers cannot load two models at a time.
+        workers: processes, one core each.
+        device: that all of them encode on; simulation stays on the CPU.
+        progress: called with parts done and parts in total.
+    Raises:
+        AudioError: a recording cannot be read.
+        ConfigError: no such device.
+        HyperASRError: the disk is too small or full; the parts that are done stay.
+    """
+    checked_device(device)
+    backbone = backbone or Backbone.from_pretrained(backbone_name)
+    folder = cache_folder(root, views, backbone, config)
+    size = _part_size(folder)
+    starts = range(0, len(views), size)
+    todo = [s for s in starts if not _part(folder, s // size).exists()]
+    if progress:
+        progress(len(starts) - len(todo), len(starts))
+    if not todo:
+        return folder
+    n_todo = sum(min(size, len(views) - s) for s in todo)
+    _check_space(folder, estimate_bytes(views, backbone, config) * n_todo // len(views), n_todo)
+    head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views)}
+    head |= {"layout": _layout(backbone), "part_views": size}
+    atomic_write_text(folder / "cache.json", json.dumps({**head, "config": to_dict(config)}) + "\n")
+    said = (str(backbone_name), config, backbone.audio_context, backbone.margin_s, device)
+    with WorkerPool(workers, start_worker, said) as pool:
+        jobs = [
+            pool.submit(write_part, list(views[s : s + size]), str(_part(folder, s // size)))
+            for s in todo
+        ]
+        n_long = 0
+        try:
+            for count, job in enumerate(as_completed(jobs), start=len(starts) - len(todo) + 1):
+                n_long += job.result()
+                if progress:
+                    progress(count, len(starts))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            done = sum(_part(folder, s // size).exists() for s in starts)
+            raise HyperASRError(
+                f"the disk of {folder} is full; {done} of {len(starts)} parts are done and "
+                "stay: make room and start again"
+            ) from error
+    if n_long:
+        log.warning("%d of %d views last more than %d s and are left out", n_long, n_todo, CHUNK_S)
+    return folder
+
+
+def _layout(backbone: Backbone) -> str:
+    """Name the columns; log-mel of 30 s keeps the silence after an utterance, see `cache_part`."""
+    return f"{_LAYOUT}, 30 s" if backbone.audio_context == "full" else str(_LAYOUT)
+
+
+def _check_space(folder: Path, n_bytes: int, n_views: int) -> None:
+    """Say what a build takes, and refuse one that the disk cannot hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    log.info("%s: %d views, about %.2f GiB to write", folder, n_views, n_bytes / 2**30)
+    if n_bytes > free:
+        raise HyperASRError(
+            f"the cache of {n_views} views needs about {n_bytes / 2**30:.1f} GiB, the disk of "
+            f"{folder} has {free / 2**30:.1f} GiB left; make room or choose another folder"
+        )
+
+
+def _part_size(folder: Path) -> int:
+    """Return how many views a part has: in a cache that was begun, as many as it began with."""
+    try:
+        return int(json.loads((folder / "cache.json").read_text()).get("part_views", _ONCE))
+    except FileNotFoundError:
+        return _PART
+
+
+def _part(folder: Path, index: int) -> Path:
+    return folder / f"part-{index:05d}"
+
+
+class Cache:
+    """One or several cache folders as rows; batches are put together from memory-mapped bytes.
+
+    Args:
+        folders: as `build_cache` returned them.
+        backbone: which they must have been made with.
+        verify: read every byte and compare checksums; else sizes alone are compared.
+    Raises:
+        ConfigError: no rows, or a part that is cut short or changed.
+        CheckpointMismatch: the states are of another backbone.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], backbone: Backbone, *, verify: bool = False
+    ) -> None:
+        from datasets import concatenate_datasets, load_from_disk
+
+        paths = [p for f in folders for p in sorted(Path(f).glob("part-*"))]
+        if not paths:
+            raise ConfigError(f"no cache in {[str(f) for f in folders]}: its plan has no views")
+        for folder in folders:
+            _check_head(Path(folder), backbone)
+        for path in paths:
+            check_part(path, verify)
+        paths = [path for path in paths if any(path.glob("*.arrow"))]
+        if not paths:
+            raise ConfigError(f"no view lasts {CHUNK_S} s or less; give shorter recordings")
+        self.rows = concatenate_datasets([load_from_disk(str(path)) for path in paths])
+        self.backbone = backbone
+        self.meta: dict[str, list[Any]] = _columns(self.rows, [*_META, "n_frames"])
+        self.n_frames: list[int] = self.meta.pop("n_frames")
+        self.index: Sequence[int] = range(len(self.rows))
+        self.keeps_mel = "mel" in self.rows.column_names
+        self.keeps_embeddings = "emb" in self.rows.column_names
+        self._embs = self.rows.select_columns("emb") if self.keeps_embeddings else None
+
+    def where(self, keep: Callable[[int], bool]) -> Cache:
+        """Return a cache of the rows that pass a test, over the same files.
+
+        Raises:
+            ConfigError: no row passes.
+        """
+        chosen = [row for row in range(len(self)) if keep(row)]
+        if not chosen:
+            raise ConfigError("no row of the cache is left; check the cohorts and speakers chosen")
+        part = copy.copy(self)
+        part.index = [self.index[row] for row in chosen]
+        part.meta = {name: [column[row] for row in chosen] for name, column in self.meta.items()}
+        part.n_frames = [self.n_frames[row] for row in chosen]
+        return part
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def person(self, row: int) -> str:
+        """Return who speaks a row: the simulated person, or the speaker of a typical view."""
+        return str(self.meta["person"][row])
+
+    def embeddings(self, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """Return embeddings (n_rows, d_spk) float32, of all rows or of some.
+
+        Raises:
+            ConfigError: there are none, because the speaker encoder is trained along.
+        """
+        return torch.cat(list(self.embedding_blocks(rows)))
+
+    def embedding_blocks(self, rows: Sequence[int] | None = None) -> Iterator[torch.Tensor]:
+        """Yield embeddings (n, d_spk) float32, of all rows or of some, some thousands at a time.
+
+        Raises:
+            ConfigError: there are none, because the speaker encoder is trained along.
+        """
+        if self._embs is None:
+            raise ConfigError("this cache has no embeddings: its speaker encoder is trained along")
+        wanted = self.index if rows is None else [self.index[row] for row in rows]
+        for start in range(0, len(wanted), _EMBEDDINGS):
+            own = list(wanted[start : start + _EMBEDDINGS])
+            data = b"".join(self._embs[own]["emb"])
+            yield torch.frombuffer(bytearray(data), dtype=torch.float32).view(len(own), -1)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the rows `indices` as a batch with states, embeddings, mel and tokens."""
+        rows = self.rows[[self.index[i] for i in indices]]
+        lengths = torch.tensor(rows["n_states"])
+        states = torch.zeros(len(lengths), int(lengths.max()), self.backbone.d_model)
+        for target, data, n in zip(states, rows["states"], rows["n_states"], strict=True):
+            target[:n] = _tensor(data, n, -1)
+        mel = self._mel(rows["mel"], max(rows["n_frames"])) if self.keeps_mel else None
+        n_frames = torch.tensor(rows["n_frames"])
+        sounding = None if mel is None else self.backbone.sounding(mel, n_frames)
+        emb = None
+        if self.keeps_embeddings:
+            emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
+            emb = emb.view(len(lengths), -1)
+        prompt = self.backbone.prompt_ids()
+        ids = [[*prompt, *self.backbone.text_ids(t), self.backbone.eos] for t in rows["text"]]
+        tokens = torch.full((len(ids), max(map(len, ids))), self.backbone.eos)
+        for target, values in zip(tokens, ids, strict=True):
+            target[: len(values)] = torch.tensor(values)
+        batch = Batch(
+            n_frames=n_frames,
+            encoded=EncoderOutput(states, lengths, sounding=sounding),
+            mel=mel,
+            speaker_emb=emb,
+            tokens=tokens,
+            n_tokens=torch.tensor([len(values) for values in ids]),
+            n_prompt=len(prompt),
+            ids=tuple(rows["id"]),
+            speakers=tuple(rows["speaker"]),
+            cohorts=tuple(rows["cohort"]),
+        )
+        return batch.to(self.backbone.device)
+
+    def _mel(self, stored: Sequence[bytes], longest: int) -> torch.Tensor:
+        """Return log-mel (n_utt, n_mels, n_frames) as the backbone takes it."""
+        n_mels, most = self.backbone.n_mels, N_SAMPLES // HOP_LENGTH
+        whole, margin = self.backbone.audio_context == "full", self.backbone.margin_frames
+        mel = torch.zeros(len(stored), n_mels, most if whole else min(longest + margin, most))
+        for target, data in zip(mel, stored, strict=True):
+            own = _tensor(data, n_mels, -1)
+            n = min(own.shape[1], target.shape[1])
+            target[:, :n] = own[:, :n]
+            if whole or margin:  # what is beyond an utterance's margin is not heard
+                target[:, n:] = own[:, -1:]
+        return mel
+
+
+def _columns(rows: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return columns as lists, in which equal values are one object: speakers and texts repeat."""
+    found = {}
+    for name in names:
+        shared: dict[Any, Any] = {}
+        found[name] = [shared.setdefault(value, value) for value in rows[name][:]]
+    return found
+
+
+def _tensor(data: bytes, *shape: int) -> torch.Tensor:
+    """View fp16 bytes; assigning it to float32 converts four times as fast as numpy does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # bytes are read-only; so is our use of them
+        return torch.frombuffer(data, dtype=torch.float16).view(*shape)
+
+
+def _check_head(folder: Path, backbone: Backbone) -> None:
+    try:
+        head = json.loads((folder / "cache.json").read_text())
+        fingerprint = head["fingerprint"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{folder} is no cache of this version (no cache.json); build it again"
+        ) from error
+    if fingerprint != backbone.fingerprint():
+        raise CheckpointMismatch(
+            f"{folder} holds states of the backbone {fingerprint}, this one is "
+            f"{backbone.fingerprint()}; build the cache again"
+        )

@@ -1,0 +1,254 @@
+"""A static adapter of one speaker or cohort for other programs: PEFT, Hugging Face, CTranslate2.
+
+The weights are merged in float32 and cast last. What was written is loaded again and held against
+the model it was made from, on the clips themselves; where it differs too much, nothing is left.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hyperasr.adapters import lora
+from hyperasr.decode import decode
+from hyperasr.errors import ConfigError, MissingExtra
+from hyperasr.export.card import export_card
+from hyperasr.export.config import ExportConfig
+from hyperasr.export.parity import Parity, Reference, ctranslate2_parity, parity
+from hyperasr.export.peft_folder import write_peft
+from hyperasr.export.static_adapter import Distilled, distil
+from hyperasr.model import HyperASR
+from hyperasr.types import Batch, LoRAFactors
+from hyperasr.util.files import atomic_folder
+from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.loading import DTYPES, quiet_transformers
+
+__all__ = ["ExportConfig", "Exported", "export", "write_merged"]
+
+_FEWEST_TOKENS = 51_865  # CTranslate2 takes a smaller vocabulary for that of English alone
+_CHECKED_CLIPS = 8  # of the clips, for the parity check: enough to see a wrong weight
+
+# Largest difference of a logit beside the largest logit, and smallest share of equal best tokens.
+# Our choice: float32 allows for another order of sums, the others for their rounding.
+_LIMITS = {"float32": (1e-4, 0.99), "float16": (1e-2, 0.9), "bfloat16": (1e-1, 0.9)}
+_LIMITS["int8"] = (0.3, 0.8)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how true it is.
+
+    Attributes:
+        distilled: the static adapter.
+        parity: what was written against the model with the same static adapter.
+        n_clips: clips that the following were counted on.
+        n_as_dynamic: of them, with the text that an adapter of the clip's own gives.
+        n_as_padded: with the same text when padded to 30 s of silence, as other engines do; None
+            where the model was made for that.
+        notes: one line for each thing its user should know.
+    """
+
+    distilled: Distilled
+    parity: Parity
+    n_clips: int
+    n_as_dynamic: int
+    n_as_padded: int | None
+    notes: tuple[str, ...]
+
+
+def export(
+    model: HyperASR,
+    waveforms: Sequence[np.ndarray],
+    out: str | Path,
+    config: ExportConfig | None = None,
+    *,
+    base: str = "",
+) -> Exported:
+    """Write one static adapter, made of unlabelled clips, for another program.
+
+    Args:
+        model: with weights in float32.
+        waveforms: clips of one speaker or cohort, each (n_samples,) float32, 16 kHz, at most 30 s.
+        out: folder, written as a whole or not at all.
+        config: what to write.
+        base: hub name or folder of the backbone, which a PEFT adapter names.
+    Raises:
+        ConfigError: no clips, a setting that does not fit the model, or weights not in float32.
+        CheckpointMismatch: what was written does not give the model's logits.
+        MissingExtra: a package that the format needs.
+    """
+    config = config or ExportConfig()
+    backbone = model.backbone
+    if backbone.dtype != "float32":
+        raise ConfigError(f"weights in {backbone.dtype} cannot be exported; load them in float32")
+    _require(config.to)
+    distilled = distil(model, waveforms, method=config.method, rank=config.rank, group=config.group)
+    checked = list(waveforms[:_CHECKED_CLIPS])
+    reference = Reference.of(backbone, distilled.factors, checked, config.language)
+    with atomic_folder(out) as folder:
+        found = _write(backbone, distilled.factors, folder, config, base, reference)
+        relative, agreement = _LIMITS[config.dtype]
+        found.require(config.max_difference or relative, agreement)
+        made = Exported(
+            distilled,
+            found,
+            len(checked),
+            _as_dynamic(model, checked, reference, config),
+            _as_padded(backbone, distilled.factors, checked, reference, config.language),
+            tuple(_notes(backbone, config)),
+        )
+        card = export_card(model, config, made, n_clips=len(waveforms), base=base)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return made
+
+
+def _write(
+    backbone: Backbone,
+    factors: LoRAFactors,
+    folder: Path,
+    config: ExportConfig,
+    base: str,
+    reference: Reference,
+) -> Parity:
+    """Write in one format, load it again, and compare."""
+    if config.to == "peft":
+        write_peft(backbone.whisper, factors, folder, base)
+        return _peft_parity(backbone, folder, reference)
+    if config.to == "merged":
+        write_merged(backbone, factors, folder, config.dtype)
+        return parity(Backbone.from_pretrained(folder, offline=True), reference)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as merged:
+        write_merged(backbone, factors, Path(merged), "float32")
+        _convert(Path(merged), folder, config.dtype)
+    return ctranslate2_parity(folder, backbone, reference)
+
+
+def write_merged(backbone: Backbone, factors: LoRAFactors, folder: Path, dtype: str) -> None:
+    """Write backbone and factors as one Whisper in the Hugging Face layout.
+
+    Merged in float32, cast last. With every file that other engines ask for: tokenizer, feature
+    extractor and the language table of the generation config.
+
+    Raises:
+        ConfigError: merged weights that are not finite, also after the cast.
+    """
+    from transformers import WhisperFeatureExtractor
+
+    whisper = backbone.whisper
+    with lora.merged(whisper, factors):
+        written = whisper
+        if dtype != "float32":
+            written = copy.deepcopy(whisper).to(DTYPES[dtype])
+        broken = [n for n, p in written.named_parameters() if not bool(torch.isfinite(p).all())]
+        if broken:
+            raise ConfigError(f"{broken[0]} does not fit into {dtype}; choose bfloat16 or float32")
+        _complete(written.generation_config, backbone)
+        backbone.around(written).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=backbone.n_mels).save_pretrained(folder)
+
+
+def _complete(generation: Any, backbone: Backbone) -> None:
+    """Write down what other engines read off a generation config, where it says nothing."""
+    vocabulary = backbone.vocabulary
+    known: dict[str, Any] = {
+        "is_multilingual": backbone.is_multilingual,
+        "no_timestamps_token_id": vocabulary["<|notimestamps|>"],
+        "prev_sot_token_id": vocabulary.get("<|startofprev|>"),
+    }
+    if backbone.is_multilingual:
+        known["lang_to_id"] = {f"<|{code}|>": i for code, i in backbone.language_ids.items()}
+        known["task_to_id"] = {t: vocabulary[f"<|{t}|>"] for t in ("translate", "transcribe")}
+    for name, value in known.items():
+        if getattr(generation, name, None) is None:
+            setattr(generation, name, value)
+
+
+def _peft_parity(backbone: Backbone, folder: Path, reference: Reference) -> Parity:
+    """Let PEFT itself put the adapter on, compare, and take it off again."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers
+        adapted = PeftModel.from_pretrained(backbone.whisper, str(folder))
+    try:
+        return parity(backbone, reference)
+    finally:
+        adapted.unload()
+        backbone.whisper.requires_grad_(False)
+
+
+def _convert(merged: Path, folder: Path, dtype: str) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    files = [p.name for p in merged.iterdir() if p.suffix in (".json", ".txt")]
+    files = [name for name in files if name not in ("config.json", "generation_config.json")]
+    converter = TransformersConverter(str(merged), copy_files=sorted(files))
+    with quiet_transformers():
+        converter.convert(str(folder), quantization=dtype, force=True)
+
+
+def _require(to: str) -> None:
+    for package in {"peft": ("peft",), "ctranslate2": ("ctranslate2",)}.get(to, ()):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise MissingExtra(
+                f"exporting to {to} needs the package {package}; pip install 'hyperasr[export]'"
+            ) from error
+
+
+def _as_dynamic(
+    model: HyperASR, waveforms: Sequence[np.ndarray], reference: Reference, config: ExportConfig
+) -> int:
+    """Count the clips whose text an adapter of their own would not change."""
+    same = 0
+    for waveform, tokens in zip(waveforms, reference.tokens, strict=True):
+        mel, n_frames = model.backbone.features([waveform])
+        cohorts = (config.group,) if config.group else ()
+        batch = Batch(
+            n_frames=n_frames, mel=mel, waveforms=(waveform,), cohorts=cohorts, speakers=cohorts
+        )
+        found = decode(model, batch, reference.search, language=config.language)
+        same += found.tokens[0][: len(tokens)] == tokens
+    return same
+
+
+def _as_padded(
+    backbone: Backbone,
+    factors: LoRAFactors,
+    waveforms: Sequence[np.ndarray],
+    reference: Reference,
+    language: str,
+) -> int | None:
+    """Count the clips whose text stays when silence fills them up to 30 s."""
+    if backbone.audio_context == "full":
+        return None
+    padded = Backbone(backbone.whisper, backbone.tokenizer, "full")
+    again = Reference.of(padded, factors, waveforms, language, with_logits=False)
+    return sum(a == b for a, b in zip(again.tokens, reference.tokens, strict=True))
+
+
+def _notes(backbone: Backbone, config: ExportConfig) -> list[str]:
+    notes = []
+    if backbone.audio_context == "trimmed":
+        notes.append(
+            "this model was trained on the real length of each utterance; engines that pad to 30 s "
+            "give other texts"
+        )
+    if config.to == "ctranslate2" and backbone.is_multilingual:
+        n_tokens = int(backbone.whisper.config.vocab_size)
+        if n_tokens < _FEWEST_TOKENS:
+            notes.append(
+                f"CTranslate2 takes a vocabulary of {n_tokens} for English alone and leaves "
+                "language and task out of the prompt; give it the whole prompt yourself"
+            )
+    return notes

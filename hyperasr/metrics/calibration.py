@@ -1,0 +1,285 @@
+"""How well confidence tells right from wrong: ranking, calibration, and what abstaining buys.
+
+A confidence is the claimed probability that something (a word) is correct, in [0, 1]; an
+uncertainty is any number that is higher where errors are expected. Intervals draw whole speakers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.metrics.statistics import ONE_SPEAKER, Interval
+
+__all__ = [
+    "BINNINGS",
+    "Bin",
+    "RiskCoverage",
+    "auroc",
+    "brier",
+    "clustered_interval",
+    "expected_calibration_error",
+    "negative_log_likelihood",
+    "reliability",
+    "risk_coverage",
+    "smoothed",
+]
+
+BINNINGS = ("width", "mass")
+# A claim of 0 or 1 that is wrong would cost infinitely many nats.
+LEAST_PROBABILITY = 1e-6
+NO_STATISTIC = "undefined in some resamples (one class only): no interval"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """What is claimed with about the same confidence, and how much of it is right."""
+
+    confidence: float
+    """Mean confidence."""
+    accuracy: float
+    """Share that is correct."""
+    n: int
+    """How many."""
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Error among what is kept when the most uncertain is left out.
+
+    Attributes:
+        coverage: share of the units that are kept, ascending, the last is 1; (n,).
+        risk: errors over units of what is kept; (n,).
+        area: mean risk over all coverages, each unit adding one (AURC). Lower is better.
+        oracle: the area if the uncertainty ranked the same errors perfectly.
+    """
+
+    coverage: Floats
+    risk: Floats
+    area: float
+    oracle: float
+
+
+def auroc(uncertainty: ArrayLike, is_error: ArrayLike) -> float:
+    """Return the chance that an error is more uncertain than a correct one; ties count half.
+
+    nan where there are no errors or nothing but errors, which leaves nothing to rank.
+
+    Source: Hanley and McNeil 1982, The meaning and use of the area under a ROC curve, Radiology
+        143 (the Mann-Whitney statistic).
+    """
+    from scipy.stats import rankdata
+
+    values, errors = _pair(uncertainty, is_error, bounded=False)
+    n_error = int(errors.sum())
+    n_correct = len(errors) - n_error
+    if not n_error or not n_correct:
+        return float("nan")
+    ranks = rankdata(values)
+    return float((ranks[errors].sum() - n_error * (n_error + 1) / 2) / (n_error * n_correct))
+
+
+def reliability(
+    confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: str = "width"
+) -> list[Bin]:
+    """Group claims by confidence; empty bins are left out.
+
+    Args:
+        confidence: (n,) in [0, 1].
+        correct: (n,) true or false.
+        n_bins: at least 1.
+        binning: ``width`` cuts [0, 1] into equal lengths, closed above (0 falls into the first);
+            ``mass`` gives all bins the same number of claims but for one, equal confidences
+            in the order of the data being cut where the number says.
+    Raises:
+        ConfigError: no claims, a confidence outside [0, 1], or an unknown binning.
+        ShapeError: not one outcome a claim.
+    """
+    claims, right = _pair(confidence, correct)
+    if n_bins < 1 or binning not in BINNINGS:
+        raise ConfigError(f"give at least 1 bin of equal width or mass, not {n_bins} {binning!r}")
+    if binning == "width":
+        number = np.clip(np.ceil(claims * n_bins).astype(int) - 1, 0, n_bins - 1)
+    else:
+        number = np.empty(len(claims), dtype=int)
+        number[np.argsort(claims, kind="stable")] = np.arange(len(claims)) * n_bins // len(claims)
+    chosen = [number == b for b in range(n_bins)]
+    return [
+        Bin(float(claims[own].mean()), float(right[own].mean()), int(own.sum()))
+        for own in chosen
+        if own.any()
+    ]
+
+
+def expected_calibration_error(
+    confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: str = "width"
+) -> float:
+    """Return the gap between confidence and accuracy, mean over claims; see `reliability`.
+
+    Source: Naeini, Cooper and Hauskrecht 2015, Obtaining well calibrated probabilities using
+        Bayesian binning, AAAI; Guo et al. 2017, On calibration of modern neural networks, ICML
+        (15 bins of equal width); Nixon et al. 2019, Measuring calibration in deep learning, CVPR
+        workshops (equal mass).
+    """
+    bins = reliability(confidence, correct, n_bins, binning)
+    gaps = [b.n * abs(b.confidence - b.accuracy) for b in bins]
+    return sum(gaps) / sum(b.n for b in bins)
+
+
+def negative_log_likelihood(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """Return the mean of -log of the probability claimed for what happened, in nats.
+
+    Claims are cut to [1e-6, 1 - 1e-6]: one wrong claim of certainty costs 13.8 nats, not infinity.
+    """
+    claims, right = _pair(confidence, correct)
+    p = np.clip(claims, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return float(-np.log(np.where(right, p, 1 - p)).mean())
+
+
+def brier(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """Return the mean squared gap between claim and outcome.
+
+    Source: Brier 1950, Verification of forecasts expressed in terms of probability, Monthly
+        Weather Review 78.
+    """
+    claims, right = _pair(confidence, correct)
+    return float(np.square(claims - right).mean())
+
+
+def smoothed(share: ArrayLike, n_samples: int) -> Floats:
+    """Turn shares of K samples into claims that are never 0 or 1: (K share + 1/2) / (K + 1).
+
+    The mean of the posterior under Jeffreys' prior, Beta(1/2, 1/2).
+    """
+    if n_samples < 1:
+        raise ConfigError(f"n_samples is {n_samples}; it must be at least 1")
+    return (n_samples * np.asarray(share, dtype=np.float64) + 0.5) / (n_samples + 1)
+
+
+def risk_coverage(
+    uncertainty: ArrayLike, errors: ArrayLike, units: ArrayLike | None = None
+) -> RiskCoverage:
+    """Return what error remains when the most uncertain items are left out.
+
+    Among items of equal uncertainty errors are spread evenly, as over all their orders.
+
+    Args:
+        uncertainty: (n,) of each item, a word or an utterance.
+        errors: (n,) errors in it, 0 or 1 of a word.
+        units: (n,) what its errors count over, such as reference words; None for 1 each. Items
+            without units come with the next one.
+    Raises:
+        ConfigError: no items or no units, or values that are not finite.
+        ShapeError: lists of different lengths.
+    Source: El-Yaniv and Wiener 2010, On the foundations of noise-free selective classification,
+        JMLR 11; Geifman, Uziel and El-Yaniv 2019, Bias-reduced uncertainty estimation for deep
+        neural classifiers, ICLR (the area).
+    """
+    values, wrong = (np.asarray(x, dtype=np.float64) for x in (uncertainty, errors))
+    size = np.ones_like(wrong) if units is None else np.asarray(units, dtype=np.float64)
+    if not values.shape == wrong.shape == size.shape or values.ndim != 1:
+        raise ShapeError(
+            f"{values.shape} uncertainties, {wrong.shape} errors, {size.shape} units; give one "
+            "of each an item"
+        )
+    if not (np.isfinite(values).all() and np.isfinite(wrong).all() and size.sum() > 0):
+        raise ConfigError("risk needs finite uncertainties and errors, and something to be wrong")
+    coverage, risk, area = _curve(values, wrong, size)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        density = np.where(size > 0, wrong / size, np.inf)
+    return RiskCoverage(coverage, risk, area, _curve(np.minimum(density, 1e300), wrong, size)[2])
+
+
+def _curve(values: Floats, wrong: Floats, size: Floats) -> tuple[Floats, Floats, float]:
+    """Coverage and risk after each level of uncertainty, and the mean risk over the coverage."""
+    _, level = np.unique(values, return_inverse=True)
+    e, u = np.bincount(level, wrong), np.bincount(level, size)
+    total_e, total_u = np.cumsum(e), np.cumsum(u)
+    # Errors in a level without units have nothing to count over yet: they join the next one.
+    kept = total_u > 0
+    coverage, risk = total_u[kept] / total_u[-1], total_e[kept] / total_u[kept]
+    has_units = u > 0
+    e, u, total_e, total_u = (x[has_units] for x in (e, u, total_e, total_u))
+    # A step for each unit of a level: the mean risk over ranked items where nothing is tied.
+    n_steps = np.maximum(1, np.rint(u)).astype(int)
+    start = np.repeat(np.cumsum(n_steps) - n_steps, n_steps)
+    share = (np.arange(n_steps.sum()) - start + 1) / np.repeat(n_steps, n_steps)
+    e_kept = np.repeat(total_e - e, n_steps) + np.repeat(e, n_steps) * share
+    u_kept = np.repeat(total_u - u, n_steps) + np.repeat(u, n_steps) * share
+    area = float((e_kept / u_kept * np.repeat(u / n_steps, n_steps)).sum() / total_u[-1])
+    return coverage, risk, area
+
+
+def clustered_interval(
+    statistic: Callable[[NDArray[np.int64]], float],
+    speakers: Sequence[str],
+    *,
+    n_utterances: int | None = None,
+    n_resamples: int = 1_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Return any statistic with a percentile interval over draws of whole speakers.
+
+    Args:
+        statistic: of item numbers (with repetitions, as drawn); nan where it is not defined.
+        speakers: of each item.
+        n_utterances: what the items come from, for the record; None for as many as items.
+        n_resamples: draws, at least 1.
+        seed: of the random generator.
+        level: coverage, between 0 and 1.
+    Returns:
+        The statistic of all items. There is no interval, and the reason instead, for one speaker,
+        and where more than one draw in a hundred leaves the statistic undefined.
+    Raises:
+        ConfigError: no items, or an option out of range.
+    Source: as `hyperasr.metrics.statistics.SpeakerBootstrap`.
+    """
+    if not len(speakers) or n_resamples < 1 or not 0 < level < 1:
+        raise ConfigError(
+            f"an interval needs items ({len(speakers)}), at least 1 resample ({n_resamples}) and "
+            f"a level in (0, 1) ({level})"
+        )
+    names, index = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    # By speaker and then as given: one result however the speakers are ordered.
+    items = [np.flatnonzero(index == s) for s in range(len(names))]
+    n = len(speakers) if n_utterances is None else n_utterances
+    value = statistic(np.concatenate(items))
+    if len(names) < 2:
+        return Interval(value, None, None, n, len(names), ONE_SPEAKER)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(names), size=(n_resamples, len(names)))
+    values = np.array([statistic(np.concatenate([items[s] for s in row])) for row in drawn])
+    defined = values[np.isfinite(values)]
+    if len(defined) < 0.99 * n_resamples:
+        return Interval(value, None, None, n, len(names), NO_STATISTIC)
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return Interval(value, float(low), float(high), n, len(names))
+
+
+def _pair(
+    claims: ArrayLike, outcomes: ArrayLike, bounded: bool = True
+) -> tuple[Floats, NDArray[np.bool_]]:
+    values, happened = np.asarray(claims, dtype=np.float64), np.asarray(outcomes)
+    if values.ndim != 1 or values.shape != happened.shape:
+        raise ShapeError(
+            f"{values.shape} claims and {happened.shape} outcomes; give one of each an item"
+        )
+    if not len(values):
+        raise ConfigError("there is nothing to measure calibration on; check which rows were left")
+    inside = np.isfinite(values).all() and (
+        not bounded or bool(((values >= 0) & (values <= 1)).all())
+    )
+    if not inside:
+        wanted = "probabilities in [0, 1]" if bounded else "finite numbers"
+        raise ConfigError(f"claims must be {wanted}; at least one is not")
+    if not np.isin(happened, (0, 1)).all():
+        raise ConfigError("outcomes must be true or false")
+    return values, happened.astype(bool)

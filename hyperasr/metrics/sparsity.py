@@ -1,0 +1,156 @@
+"""How much of what was learned is nothing: sparsity of updates and of their factors.
+
+The names are those of BLoRA (arXiv 2510.18723), whose text and code define none of them; what is
+below is our reading. Of these numbers the shares below a threshold mix size with sparsity; Hoyer's
+index, top energy and effective rank do not change when a matrix is scaled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hyperasr.adapters.lora import delta_weight
+from hyperasr.errors import ConfigError
+from hyperasr.metrics.subspace import delta_svd, effective_rank
+from hyperasr.types import LoRAFactors
+
+__all__ = [
+    "Sparsity",
+    "adaptive_share",
+    "delta_sparsity",
+    "factor_sparsity",
+    "hoyer",
+    "mean_sparsity",
+    "share_below",
+    "top_energy",
+]
+
+THRESHOLD = 1e-3
+ADAPTIVE = 0.5
+TOP_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Sparsity of one matrix; fractions but for the effective rank.
+
+    nan stands where an all-zero matrix leaves a number without meaning.
+    """
+
+    below: float
+    """Share of entries smaller than 1e-3 in size (Thresh@1e-3)."""
+    adaptive: float
+    """Share of entries smaller than half the matrix's own standard deviation (Adaptive@0.5)."""
+    top_energy: float
+    """Share of the squared norm that the largest 1 % of the entries hold (Top-1 % energy)."""
+    hoyer: float
+    """Hoyer's index: 0 all entries equal in size, 1 a single one is not zero."""
+    effective_rank: float
+    """Exponential of the entropy of the normalised singular values."""
+
+
+def share_below(matrix: Tensor, threshold: float = THRESHOLD) -> float:
+    """Return the share of entries with absolute value below `threshold`."""
+    return float((matrix.abs() < threshold).double().mean())
+
+
+def adaptive_share(matrix: Tensor, factor: float = ADAPTIVE) -> float:
+    """Return the share of entries below `factor` times the standard deviation of all entries.
+
+    What "Adaptive@0.5" means is not published; this reading compares each matrix with itself
+    (population standard deviation). A normal distribution gives 0.383, a Laplace one 0.507; nan
+    for a constant matrix, which has no deviation.
+    """
+    values = matrix.double()
+    deviation = float(values.std(correction=0))
+    return share_below(values, factor * deviation) if deviation > 0 else math.nan
+
+
+def top_energy(matrix: Tensor, share: float = TOP_SHARE) -> float:
+    """Return what part of the sum of squares the largest `share` of the entries hold.
+
+    The number of entries is rounded up, so that there is at least one; nan for a zero matrix.
+    """
+    squares = matrix.double().square().flatten()
+    total = float(squares.sum())
+    # Rounded first: 0.01 * 700 is a hair above 7.
+    n_top = max(1, math.ceil(round(share * squares.numel(), 6)))
+    return float(squares.topk(n_top).values.sum()) / total if total > 0 else math.nan
+
+
+def hoyer(matrix: Tensor) -> float:
+    """Return (sqrt(n) - |x|_1 / |x|_2) / (sqrt(n) - 1) over the n entries; nan for zeros.
+
+    Source: Hoyer 2004, Non-negative matrix factorization with sparseness constraints, JMLR 5.
+    """
+    values = matrix.double().flatten()
+    norm, root = float(values.norm()), math.sqrt(values.numel())
+    if norm == 0 or root == 1:
+        return math.nan
+    return (root - float(values.abs().sum()) / norm) / (root - 1)
+
+
+def delta_sparsity(factors: LoRAFactors, name: str, layer: int) -> list[Sparsity]:
+    """Return the sparsity of delta_weight of one layer, one value an utterance.
+
+    The matrices are built one utterance at a time; singular values come from the factors.
+
+    Raises:
+        ConfigError: no such target or layer, or factors that are not finite.
+    """
+    made = []
+    for utt in range(factors.n_utt):
+        one = factors.map(lambda t, utt=utt: t[:, utt : utt + 1])
+        delta = delta_weight(one, name, layer)[0].detach()
+        pair = one[name]
+        svd = delta_svd(pair.A[layer], pair.B[layer], factors.scaling, f"{name}, layer {layer}")
+        made.append(_sparsity(delta, svd.values[0]))
+    return made
+
+
+def factor_sparsity(factors: LoRAFactors, name: str, layer: int, factor: str) -> list[Sparsity]:
+    """Return the sparsity of a factor, ``A`` or ``B``, of one layer, one value an utterance.
+
+    Unlike those of delta_weight these numbers depend on the basis: (M A, B M^-1) has others.
+
+    Raises:
+        ConfigError: no such target, layer or factor, or factors that are not finite.
+    """
+    if name not in factors.targets:
+        raise ConfigError(f"no factors for target {name!r}; there are {', '.join(factors)}")
+    if factor not in ("A", "B"):
+        raise ConfigError(f"a factor is 'A' or 'B', not {factor!r}")
+    matrices = getattr(factors[name], factor)
+    if not 0 <= layer < matrices.shape[0]:
+        raise ConfigError(f"target {name!r} has {matrices.shape[0]} layers, layer {layer} asked")
+    if not bool(torch.isfinite(matrices[layer]).all()):
+        raise ConfigError(f"factor {factor} of {name}, layer {layer} holds NaN or inf")
+    values = matrices[layer].detach().double()
+    return [_sparsity(m, torch.linalg.svdvals(m)) for m in values]
+
+
+def mean_sparsity(values: Sequence[Sparsity]) -> Sparsity:
+    """Return the mean of each number over several matrices, those without a meaning left out."""
+    if not values:
+        raise ConfigError("there are no matrices to average over")
+    means = {}
+    for field in dataclasses.fields(Sparsity):
+        numbers = [x for x in (getattr(v, field.name) for v in values) if not math.isnan(x)]
+        means[field.name] = sum(numbers) / len(numbers) if numbers else math.nan
+    return Sparsity(**means)
+
+
+def _sparsity(matrix: Tensor, singular_values: Tensor) -> Sparsity:
+    return Sparsity(
+        share_below(matrix),
+        adaptive_share(matrix),
+        top_energy(matrix),
+        hoyer(matrix),
+        float(effective_rank(singular_values)),
+    )

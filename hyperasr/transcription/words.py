@@ -1,0 +1,330 @@
+"""Words of decoded tokens: their probabilities, and their times from cross-attention.
+
+While the decoder writes a token it looks at the sound of that token. One forced pass over the
+decoded tokens gives the attention weights; dynamic time warping finds the path through them that
+goes forward only. Method: Whisper's own (openai/whisper, timing.py): weights standardised over the
+tokens, median filtered in time, averaged over the alignment heads.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from hyperasr.adapters import lora
+from hyperasr.audio.mel import SAMPLE_RATE, STATES_PER_SECOND
+from hyperasr.model import HyperASR
+from hyperasr.types import Batch, EncoderOutput
+from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.decoder import DecoderStep, alignment_heads
+
+__all__ = [
+    "NO_BLANKS",
+    "Attention",
+    "Word",
+    "attend",
+    "chars_of",
+    "first_states",
+    "fit_to_sound",
+    "printable",
+    "word_times",
+    "words_of",
+]
+
+_WORD_STARTS = ("\u0120", "\u010a", "\u0109")  # blank, line end, tab in byte-level BPE
+NO_BLANKS = ("zh", "ja", "th", "lo", "my", "yue", "bo", "km")  # languages written without blanks
+_TINY_STD = 1e-9
+_SOUND_FRAME = SAMPLE_RATE // 50  # samples: 20 ms
+_SOUND_DB = 30.0  # under the loudest frames; fainter is pause
+_MARGIN_S = 0.02
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and the tokens that spell it: `first` to `last - 1` of its row."""
+
+    text: str
+    probability: float
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where one row's decoder looked, (n_tokens + 1, n_states) each; the last is end of text.
+
+    Attributes:
+        mean: cross-attention weights, averaged over all heads kept.
+        aligned: the same standardised over tokens and filtered, which alignment goes by.
+    """
+
+    mean: np.ndarray
+    aligned: np.ndarray
+
+
+def words_of(
+    backbone: Backbone, tokens: Sequence[int], logprobs: Sequence[float], language: str = "en"
+) -> tuple[Word, ...]:
+    """Return the words of decoded tokens.
+
+    The probability of a word is the geometric mean of those of its tokens, so that a long word is
+    not less sure than a short one. In languages without blanks each character is a word.
+    """
+    words: list[Word] = []
+    first = 0  # of the tokens that are no word yet, such as a lone blank
+    for group in _groups(backbone, tokens, language):
+        text = printable(backbone.text([tokens[i] for i in group]))
+        if text:
+            last = group[-1] + 1
+            probability = math.exp(math.fsum(logprobs[first:last]) / (last - first))
+            words += [Word(word, probability, group[0], last) for word in text.split()]
+            first = last
+    return tuple(words)
+
+
+def chars_of(backbone: Backbone, tokens: Sequence[int]) -> list[int]:
+    """Return the number of characters (bytes of other scripts) of each token, at least 1."""
+    names = backbone.tokenizer.convert_ids_to_tokens(list(tokens))
+    return [max(1, len(name.lstrip("".join(_WORD_STARTS)))) for name in names]
+
+
+def printable(text: str) -> str:
+    """Return one line without control characters, which a model may spell byte by byte."""
+    visible = (" " if unicodedata.category(char) == "Cc" else char for char in text)
+    return " ".join("".join(visible).split())
+
+
+def _groups(backbone: Backbone, tokens: Sequence[int], language: str) -> list[list[int]]:
+    """Return the tokens of each word, by index."""
+    groups: list[list[int]] = []
+    whole = True
+    for index, name in enumerate(backbone.tokenizer.convert_ids_to_tokens(list(tokens))):
+        starts = whole if language in NO_BLANKS else name.startswith(_WORD_STARTS)
+        if not groups or starts:
+            groups.append([])
+        groups[-1].append(index)
+        # A character of three bytes may be several tokens.
+        whole = "\ufffd" not in backbone.text([tokens[i] for i in groups[-1]])
+    return groups
+
+
+@torch.inference_mode()
+def attend(
+    model: HyperASR,
+    batch: Batch,
+    tokens: Sequence[Sequence[int]],
+    *,
+    adapt: bool = True,
+    language: str | Sequence[str] = "en",
+    task: str = "transcribe",
+    prefix: Sequence[int] = (),
+) -> list[Attention]:
+    """Return where the decoder looked while it wrote the tokens of each utterance.
+
+    Args:
+        model: the model.
+        batch: the batch that was decoded.
+        tokens: what was decoded for each utterance.
+        adapt, language, task: as in decoding.
+        prefix: tokens before the prompt, as in decoding.
+    """
+    backbone = model.backbone
+    prompts = backbone.prompts(language, task, batch.n_utt).tolist()
+    prompts = [[*prefix, *prompt] for prompt in prompts]
+    n_states = ((batch.n_frames + 1) // 2).tolist()
+    with model.adapted(batch, adapt=adapt) as states:
+        return _attend(backbone, states, tokens, n_states, prompts)
+
+
+def _attend(
+    backbone: Backbone,
+    encoded: EncoderOutput,
+    tokens: Sequence[Sequence[int]],
+    n_states: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+) -> list[Attention]:
+    n_prompt = len(prompts[0])
+    n_longest = max(map(len, tokens))
+    # A row that was stopped at the last position has no room for what comes after it.
+    n_most = int(backbone.whisper.config.max_target_positions)
+    rows = [
+        [*prompt, *row, *[backbone.eos] * (n_longest - len(row))][:n_most]
+        for prompt, row in zip(prompts, tokens, strict=True)
+    ]
+    # The position of the last prompt token is the one that writes the first token.
+    spans = [(n_prompt - 1, min(n_most, n_prompt + len(row))) for row in tokens]
+    width = int(getattr(backbone.whisper.config, "median_filter_width", 7))
+    taps = _Taps(backbone.whisper, encoded, spans, n_states, width)
+    step = DecoderStep(backbone.whisper, encoded, cached=False)
+    with taps:
+        step.hidden(torch.tensor(rows, device=backbone.device))
+    return [
+        Attention(*(_with_rows(a, len(row) + 1) for a in (seen.mean, seen.aligned)))
+        for seen, row in zip(taps.result(), tokens, strict=True)
+    ]
+
+
+def _with_rows(weights: np.ndarray, n: int) -> np.ndarray:
+    return np.pad(weights, ((0, n - len(weights)), (0, 0)), mode="edge")
+
+
+class _Taps:
+    """Read cross-attention weights of the alignment heads while the decoder runs.
+
+    Layer by layer and row by row, so that the weights of all heads are never held at once.
+
+    Args:
+        whisper: the model.
+        encoded: what it attends to.
+        spans: positions of each row that count.
+        n_states: states of each row that hold sound.
+        width: of the median filter, in states.
+    """
+
+    def __init__(
+        self,
+        whisper: Any,
+        encoded: EncoderOutput,
+        spans: Sequence[tuple[int, int]],
+        n_states: Sequence[int],
+        width: int,
+    ) -> None:
+        self.spans, self.n_states, self.width = spans, n_states, width
+        self.lengths = encoded.lengths.tolist()
+        self.heads = alignment_heads(whisper)
+        self.layers = whisper.model.decoder.layers
+        self.queries: Tensor | None = None
+        sizes = [(b - a, n) for (a, b), n in zip(spans, n_states, strict=True)]
+        self.sums = [[torch.zeros(size) for size in sizes] for _ in ("mean", "aligned")]
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        for index, heads in self.heads.items():
+            attention = self.layers[index].encoder_attn
+            self.handles += [
+                attention.q_proj.register_forward_hook(lora.of_this_thread(self._keep_queries)),
+                attention.k_proj.register_forward_hook(
+                    lora.of_this_thread(self._with_keys(attention, heads))
+                ),
+            ]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def result(self) -> list[Attention]:
+        n_heads = sum(map(len, self.heads.values()))
+        mean, aligned = ([(s / n_heads).numpy() for s in sums] for sums in self.sums)
+        return [Attention(m, a) for m, a in zip(mean, aligned, strict=True)]
+
+    def _keep_queries(self, module: Any, args: Any, output: Tensor) -> None:
+        self.queries = output
+
+    def _with_keys(self, attention: Any, heads: list[int]) -> Callable[..., None]:
+        def hook(module: Any, args: Any, keys: Tensor) -> None:
+            assert self.queries is not None
+            scaled = self.queries * attention.scaling
+            for row, (first, last) in enumerate(self.spans):
+                q = scaled[row, first:last].unflatten(-1, (attention.num_heads, -1))
+                k = keys[row, : self.lengths[row]].unflatten(-1, (attention.num_heads, -1))
+                weights = torch.einsum("thd,shd->hts", q[:, heads].float(), k[:, heads].float())
+                weights = weights.softmax(dim=-1)[..., : self.n_states[row]].cpu()
+                self.sums[0][row] += weights.sum(0)
+                self.sums[1][row] += _standardised(weights, self.width).sum(0)
+
+        return hook
+
+
+def _standardised(weights: Tensor, width: int) -> Tensor:
+    """Return weights (n_heads, n_tokens, n_states) standardised over tokens and filtered."""
+    std, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
+    weights = (weights - mean) / std.clamp_min(_TINY_STD)
+    if weights.shape[-1] <= width // 2:
+        return weights
+    padded = F.pad(weights, (width // 2, width // 2), mode="reflect")
+    return padded.unfold(-1, width, 1).sort()[0][..., width // 2]
+
+
+def first_states(aligned: np.ndarray) -> np.ndarray:
+    """Return the first state of each token on the best path that only goes forward (n_tokens,).
+
+    Dynamic time warping by anti-diagonals, cell by cell the one of transformers.
+
+    Args:
+        aligned: high where a token matches a state, (n_tokens, n_states).
+    """
+    n_rows, n_columns = aligned.shape
+    matrix = -aligned.astype(np.float64)
+    cost = np.full((n_rows + 1, n_columns + 1), np.inf, dtype=np.float32)
+    trace = np.full(cost.shape, 2, dtype=np.int8)
+    trace[:, 0] = 1
+    trace[0] = 2
+    cost[0, 0] = 0
+    for diagonal in range(2, n_rows + n_columns + 1):
+        i = np.arange(max(1, diagonal - n_columns), min(n_rows, diagonal - 1) + 1)
+        j = diagonal - i
+        both, token, state = cost[i - 1, j - 1], cost[i - 1, j], cost[i, j - 1]
+        step = np.where(
+            (both < token) & (both < state), 0, np.where((token < both) & (token < state), 1, 2)
+        )
+        best = np.where(step == 0, both, np.where(step == 1, token, state))
+        cost[i, j] = matrix[i - 1, j - 1] + best
+        trace[i, j] = step
+    first = np.zeros(n_rows, dtype=np.int64)
+    row, column = n_rows, n_columns
+    while row > 0:
+        first[row - 1] = column - 1
+        step = trace[row, column]
+        row -= step != 2
+        column -= step != 1
+    return np.maximum(first, 0)
+
+
+def word_times(words: Sequence[Word], attention: Attention) -> list[tuple[float, float]]:
+    """Return start and end of each word in seconds of its segment.
+
+    Args:
+        words: of one row, from `words_of`.
+        attention: of the same row, from `attend`.
+    """
+    starts = first_states(attention.aligned) / STATES_PER_SECOND
+    return [(float(starts[word.first]), float(starts[word.last])) for word in words]
+
+
+def fit_to_sound(
+    times: Sequence[tuple[float, float]], waveform: np.ndarray
+) -> list[tuple[float, float]]:
+    """Take the silence at the borders of each word away.
+
+    Alignment gives the pauses to one of the words beside them. A word in which nothing sounds
+    keeps its times.
+
+    Args:
+        times: start and end of each word, in seconds of the waveform.
+        waveform: (n_samples,) float32, 16 kHz.
+    """
+    n_frames = -(-len(waveform) // _SOUND_FRAME)
+    padded = np.zeros(n_frames * _SOUND_FRAME)
+    padded[: len(waveform)] = waveform
+    levels = 10 * np.log10(padded.reshape(n_frames, _SOUND_FRAME).var(axis=1) + 1e-20)
+    sounds = levels > np.percentile(levels, 95) - _SOUND_DB
+    fitted = []
+    for start, end in times:
+        first = round(start * SAMPLE_RATE / _SOUND_FRAME)
+        heard = np.flatnonzero(sounds[first : round(end * SAMPLE_RATE / _SOUND_FRAME)])
+        if len(heard):
+            frame_s = _SOUND_FRAME / SAMPLE_RATE
+            start, end = (
+                max(start, (first + heard[0]) * frame_s - _MARGIN_S),
+                min(end, (first + heard[-1] + 1) * frame_s + _MARGIN_S),
+            )
+        fitted.append((float(start), float(end)))
+    return fitted

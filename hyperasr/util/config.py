@@ -1,0 +1,148 @@
+"""Configurations: frozen dataclasses, filled from YAML and dotted overrides by jsonargparse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from hyperasr.errors import ConfigError
+from hyperasr.util.closest import closest
+
+__all__ = ["from_dict", "parse", "to_dict"]
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], argv: list[str]) -> T:
+    """Build a config from the command line: ``--config FILE`` and ``--dotted.key value``.
+
+    Raises:
+        ConfigError: unknown key (names the closest valid one), a value of the wrong type or range,
+            or a file that is missing or no YAML.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    # Without abbreviations, which would take a misspelt key for a valid one.
+    parser = ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description=(kind.__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--config", action="config", help="YAML file with values")
+    parser.add_class_arguments(kind, as_group=False)
+    try:
+        namespace = parser.parse_args(argv)
+        values = parser.instantiate(namespace)
+    except (ArgumentError, TypeError, ValueError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(_readable(str(error), kind, argv)) from error
+    values.pop("config", None)
+    return kind(**values.as_dict() if hasattr(values, "as_dict") else vars(values))
+
+
+def from_dict(kind: type[T], values: dict[str, Any], where: str) -> T:
+    """Build a config from plain values, such as a saved JSON; `where` names their source.
+
+    Raises:
+        ConfigError: unknown key, a missing value, or one of the wrong type or out of range.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected settings by name, not {values!r}")
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if key not in names:
+            raise ConfigError(f"{where}: unknown key {key!r}{_closest(key, names)}")
+        if hints[key] in _PLAIN_TYPES and not _is_a(value, hints[key]):
+            expected = _TYPES[str(hints[key])]
+            raise ConfigError(f"{where}: {key} is {value!r}; it must be {expected}")
+    ready = {k: _built(hints[k], v, f"{where}: {k}") for k, v in values.items()}
+    try:
+        return kind(**ready)
+    except TypeError as error:
+        raise ConfigError(f"{where}: a value is missing or of the wrong type ({error})") from error
+
+
+def _built(hint: Any, value: Any, where: str) -> Any:
+    """Return a plain value as what a field of that type holds; configs within are built too."""
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type)]
+    if isinstance(value, dict):
+        inner = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        return from_dict(inner[0], value, where) if inner else value
+    if isinstance(value, str) and Path in kinds and str not in kinds:
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return plain JSON values of a config dataclass; paths become strings."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def valid_keys(kind: Any, prefix: str = "") -> set[str]:
+    """Return all dotted keys of a config dataclass."""
+    hints = typing.get_type_hints(kind)
+    keys: set[str] = set()
+    for field in dataclasses.fields(kind):
+        keys.add(prefix + field.name)
+        inner = hints[field.name]
+        if dataclasses.is_dataclass(inner):
+            keys |= valid_keys(inner, f"{prefix}{field.name}.")
+    return keys
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Tell whole numbers from booleans, and take them for numbers."""
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _closest(key: str, names: set[str]) -> str:
+    # A right name in the wrong group is closer than a similar name.
+    alike = {name for name in names if name.rpartition(".")[2] == key.rpartition(".")[2]}
+    names = alike or names
+    close = closest(key, sorted(names))
+    return "" if close is None else f"; did you mean {close!r}?"
+
+
+_UNKNOWN = (
+    re.compile(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.]+)'"),
+    re.compile(r"[Kk]ey\W+'(?P<key>[\w.]+)' is not expected"),
+    re.compile(r"(?:[Oo]ption|[Uu]nrecognized arguments:)\W+(?:--)?(?P<key>[\w.]+)"),
+)
+_WRONG_TYPE = re.compile(
+    r'Parser key "(?P<key>[\w.]+)": Expected a (?P<type>.+?)\. Got value: ?(?P<value>.*)'
+)
+_TYPES = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "text",
+}
+_PLAIN_TYPES = (int, float, bool, str)
+
+
+def _readable(message: str, kind: Any, argv: list[str]) -> str:
+    """Say in one line of our own what jsonargparse found."""
+    message = " ".join(message.split())
+    if wrong := _WRONG_TYPE.search(message):
+        expected = _TYPES.get(wrong["type"], wrong["type"])
+        return f"{wrong['key']} is {wrong['value']!r}; it must be {expected}"
+    for pattern in _UNKNOWN:
+        if unknown := pattern.search(message):
+            group = unknown.groupdict().get("group")
+            key = f"{group}.{unknown['key']}" if group else unknown["key"]
+            return f"unknown configuration key {key!r}{_closest(key, valid_keys(kind))}"
+    if "must be a mapping, not" in message:
+        return "a group of settings is given as one value; give its settings by name"
+    given = [arg.partition("=") for arg in argv]
+    files = [value or argv[i + 1] for i, (key, _, value) in enumerate(given) if key == "--config"]
+    if "Unexpected config" in message:
+        return f"configuration {' '.join(files)}: it holds no settings by name"
+    if "parsing config" in message or 'key "config"' in message:
+        return f"configuration {' '.join(files)}: {message.split(': ', 1)[1]}"
+    return f"configuration: {message}"

@@ -1,0 +1,528 @@
+"""The frozen Whisper: load, encode on the real length, score and decode with adapted weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from hyperasr.audio.mel import (
+    CHUNK_S,
+    FRAMES_PER_SECOND,
+    FRAMES_PER_STATE,
+    HOP_LENGTH,
+    N_SAMPLES,
+    SAMPLE_RATE,
+    count_frames,
+    log_mel_batch,
+    sounding_frames,
+)
+from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
+from hyperasr.types import Decoded, EncoderOutput
+from hyperasr.whisper.decoder import DecoderStep, alignment_heads, attention_bias, zero_padding
+from hyperasr.whisper.languages import MULTILINGUAL_VOCABULARY, language_tokens, prompt_tokens
+from hyperasr.whisper.loading import (
+    checked_device,
+    checked_dtype,
+    load_whisper,
+    quiet_transformers,
+    weights_digest,
+)
+from hyperasr.whisper.pooling import frame_weights, moments
+from hyperasr.whisper.quantize import quantize_linears
+from hyperasr.whisper.search import SearchConfig, beam, greedy
+from hyperasr.whisper.stopping import StopAfterSound
+
+__all__ = ["MARGIN_S", "SHORTEST_S", "Backbone"]
+
+MARGIN_S = 2.5
+"""Seconds of silence that a published Whisper hears after an utterance when its context is trimmed.
+It was trained on silence to 30 s; without any it does not know where the text ends."""
+SHORTEST_S = 1.2
+"""Seconds that a model trained on trimmed context without a margin hears at least. Its training
+utterances have silence around their words; a digit of 0.4 s cut without any loses its edges or the
+whole word."""
+_SHORTEST = round(SHORTEST_S * SAMPLE_RATE)
+
+
+class Backbone(nn.Module):
+    """A Whisper with its tokenizer, used with frozen weights.
+
+    Args:
+        whisper: a `transformers.WhisperForConditionalGeneration`.
+        tokenizer: its `transformers.WhisperTokenizer`.
+        audio_context: ``"trimmed"`` runs the encoder on the real length of each utterance with
+            padding masked in self- and cross-attention; ``"full"`` on 30 s, as Whisper was
+            published. None reads what the checkpoint records, and takes ``"full"`` where it
+            records nothing.
+        margin_s: seconds of silence after each utterance that trimmed context hears too. None
+            reads what the checkpoint records; where it records nothing, 0 for a checkpoint of
+            trimmed context, `MARGIN_S` for a published one.
+    Raises:
+        ConfigError: `audio_context` is neither of the two, or a margin outside [0, 30].
+    """
+
+    def __init__(
+        self,
+        whisper: Any,
+        tokenizer: Any,
+        audio_context: str | None = None,
+        margin_s: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.whisper = whisper.requires_grad_(False).eval()
+        # Without a mask only this implementation is causal in the decoder.
+        self.whisper.set_attn_implementation("sdpa")
+        self.tokenizer = tokenizer
+        recorded = getattr(whisper.config, "audio_context", "full")
+        self.audio_context: str = audio_context or str(recorded)
+        if self.audio_context not in ("trimmed", "full"):
+            raise ConfigError(
+                f"audio_context is {self.audio_context!r}; it must be 'trimmed' or 'full'"
+            )
+        if margin_s is None:
+            known = getattr(whisper.config, "margin_s", None)
+            margin_s = (0.0 if recorded == "trimmed" else MARGIN_S) if known is None else known
+        if not 0 <= margin_s <= CHUNK_S:
+            raise ConfigError(f"margin_s is {margin_s}; it must be in [0, {CHUNK_S}]")
+        # Frames and not seconds, so that states of 20 ms fit in whole.
+        frames = round(margin_s * FRAMES_PER_SECOND / FRAMES_PER_STATE) * FRAMES_PER_STATE
+        self.margin_frames: int = frames if self.audio_context == "trimmed" else 0
+        self.dtype = "float32"
+        self._pieces: dict[int, str] = {}
+        self._full_precision: Any = None  # digest and size from before a reduction of precision
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] = "tiny.en",
+        *,
+        offline: bool = False,
+        audio_context: str | None = None,
+        margin_s: float | None = None,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
+    ) -> Backbone:
+        """Load a frozen Whisper.
+
+        Args:
+            name: ``tiny.en`` (embedded), a local folder in the layout of Hugging Face or of
+                CTranslate2, or a hub name such as ``openai/whisper-small``, ``small`` for short.
+            offline: never touch the network; a hub name must then be in the local cache, or
+                installed as a package (`hyperasr.whisper.weights`).
+            audio_context, margin_s: see the class.
+            device: ``cpu``, ``cuda``, ``cuda:1``, ...
+            dtype: of the weights: ``float32``, ``bfloat16``, ``float16`` or, on the CPU, ``int8``.
+                Adapters are always computed in float32.
+        Raises:
+            ConfigError: there is no such model, device or dtype, or it is no Whisper.
+        """
+        target = checked_device(device)
+        checked_dtype(dtype)
+        whisper, tokenizer = load_whisper(name, offline)
+        return cls(whisper, tokenizer, audio_context, margin_s).reduced(dtype).to(target)
+
+    def reduced(self, dtype: str) -> Backbone:
+        """Bring the weights to another number format, in place; the fingerprint stays.
+
+        Args:
+            dtype: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+        Raises:
+            ConfigError: no such format, or the weights have lost precision already.
+        """
+        target = checked_dtype(dtype)
+        if dtype == self.dtype:
+            return self
+        if self._full_precision is not None:
+            raise ConfigError(f"weights in {self.dtype} cannot become {dtype}; load them again")
+        self._full_precision = weights_digest(self.whisper), self.n_parameters
+        if target is None:
+            quantize_linears(self.whisper)
+        else:
+            self.whisper.to(target)
+        self.dtype = dtype
+        return self
+
+    def around(self, whisper: Any) -> Backbone:
+        """Return a backbone of other weights that hears as this one does, with its tokenizer."""
+        return Backbone(whisper, self.tokenizer, self.audio_context, self.margin_s)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config, weights and tokenizer in the Hugging Face layout into `folder`.
+
+        Raises:
+            ConfigError: the weights were loaded in int8, which no other program reads.
+        """
+        if self.dtype == "int8":
+            raise ConfigError("weights in int8 are for this process only; load float32 to save")
+        self.whisper.config.audio_context = self.audio_context
+        if self.audio_context == "trimmed":
+            self.whisper.config.margin_s = self.margin_s
+        # transformers drops lang_to_id on reload from a config that came from a model config.
+        self.whisper.generation_config._from_model_config = False
+        with quiet_transformers():
+            self.whisper.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+    @property
+    def margin_s(self) -> float:
+        """Seconds of silence that are heard after each utterance; 0 with the full context."""
+        return self.margin_frames / FRAMES_PER_SECOND
+
+    @property
+    def d_model(self) -> int:
+        """Width of encoder and decoder."""
+        return int(self.whisper.config.d_model)
+
+    @property
+    def n_mels(self) -> int:
+        """Mel channels of the input."""
+        return int(self.whisper.config.num_mel_bins)
+
+    @property
+    def n_encoder_layers(self) -> int:
+        """Number of encoder layers."""
+        return int(self.whisper.config.encoder_layers)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights, tied ones once."""
+        if self._full_precision is not None:
+            return int(self._full_precision[1])
+        return sum(p.numel() for p in self.whisper.parameters())
+
+    @property
+    def is_multilingual(self) -> bool:
+        """Whether the prompt names language and task."""
+        known = getattr(self.whisper.generation_config, "is_multilingual", None)
+        # Old checkpoints do not say; OpenAI's code goes by the size of the vocabulary.
+        size = int(self.whisper.config.vocab_size)
+        return size >= MULTILINGUAL_VOCABULARY if known is None else bool(known)
+
+    @property
+    def eos(self) -> int:
+        """Token id of end of text, which is also the padding."""
+        return int(self.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.whisper.parameters()).device
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that identify weights and shape of this model.
+
+        It is the same after a round trip through fp16, and whatever number format the weights were
+        brought to after loading; see `hyperasr.whisper.loading.weights_digest`.
+        """
+        known = self._full_precision
+        digest = weights_digest(self.whisper) if known is None else known[0].copy()
+        digest.update(self.audio_context.encode())
+        if self.margin_frames:
+            digest.update(f" and {self.margin_frames} frames".encode())
+        return str(digest.hexdigest()[:16])
+
+    def require_fingerprint(self, expected: str, what: str) -> None:
+        """Raise `CheckpointMismatch` where `what` was made for another backbone."""
+        found = self.fingerprint()
+        if found != expected:
+            raise CheckpointMismatch(
+                f"{what} belongs to the backbone {expected}, but the one loaded is {found}; "
+                "load it with its own backbone, or train it again on this one"
+            )
+
+    def features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Compute the log-mel input of several waveforms.
+
+        With trimmed context and no margin less than `SHORTEST_S` gets digital silence on both
+        sides alike, as part of the utterance: frames, and word times made of them, then begin
+        `lead_s` too early.
+
+        Args:
+            waveforms: each (n_samples,) float32, 16 kHz, at most 30 s.
+        Returns:
+            mel (n_utt, n_mels, n_frames), zero padded after the margin, or padded to 30 s of
+            silence for the full audio context; and the real frames (n_utt,), 10 ms each.
+        """
+        pad_to_s = CHUNK_S if self.audio_context == "full" else None
+        waveforms = [self._long_enough(waveform) for waveform in waveforms]
+        heard = [self._with_margin(waveform) for waveform in waveforms]
+        mel, n_heard = log_mel_batch(heard, n_mels=self.n_mels, pad_to_s=pad_to_s)
+        n_frames = n_heard
+        if self.margin_frames:
+            n_frames = torch.tensor([count_frames(len(waveform)) for waveform in waveforms])
+        return mel.to(self.device), n_frames.to(self.device)
+
+    def lead_s(self, n_samples: int) -> float:
+        """Return the seconds of silence that `features` puts before so many samples.
+
+        Take them off every time that is counted in frames or encoder states.
+        """
+        return self._lead(n_samples) / SAMPLE_RATE
+
+    def _lead(self, n_samples: int) -> int:
+        if self.audio_context == "full" or self.margin_frames:
+            return 0  # the model hears silence after the words, as it was trained to
+        return max(0, _SHORTEST - n_samples) // 2
+
+    def _long_enough(self, waveform: np.ndarray) -> np.ndarray:
+        whole = self.audio_context == "full" or self.margin_frames > 0
+        if whole or not 0 < len(waveform) < _SHORTEST:
+            return waveform  # an empty one is refused, as ever
+        lead = self._lead(len(waveform))
+        return np.pad(waveform, (lead, _SHORTEST - len(waveform) - lead))
+
+    def _with_margin(self, waveform: np.ndarray) -> np.ndarray:
+        """Put the margin after an utterance, as far as 30 s have room for it."""
+        n = min(self.margin_frames * HOP_LENGTH, N_SAMPLES - len(waveform))
+        return np.pad(waveform, (0, n)) if n > 0 and len(waveform) else waveform
+
+    def encode(
+        self, mel: Tensor, n_frames: Tensor, pool_layers: Sequence[int] = ()
+    ) -> EncoderOutput:
+        """Run the encoder.
+
+        Args:
+            mel: log-mel (n_utt, n_mels, n_frames), 10 ms a frame.
+            n_frames: real frames of each utterance (n_utt,), at least 1.
+            pool_layers: hidden layers whose mean and deviation over the real frames are returned
+                as well; 0 is the convolutional stem.
+        Returns:
+            States of 20 ms each. With trimmed context those of the margin count too; padding is
+            masked everywhere and never changes a state. With full context all 1,500 states count,
+            as in the published model.
+        Raises:
+            ShapeError: the full context without 30 s of mel, more than 30 s, mel without its
+                margin, or an empty utterance to pool.
+        """
+        encoder = self.whisper.model.encoder
+        limit = int(self.whisper.config.max_source_positions) * FRAMES_PER_STATE
+        trimmed = self.audio_context == "trimmed"
+        if mel.shape[-1] > limit or not (trimmed or mel.shape[-1] == limit):
+            raise ShapeError(
+                f"mel has {mel.shape[-1]} frames; audio context {self.audio_context!r} takes "
+                f"{'at most' if trimmed else 'exactly'} {limit}"
+            )
+        real = lengths = (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
+        if self.margin_frames:
+            n_frames = (n_frames + self.margin_frames).clamp_max(limit)
+            lengths = (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
+            if int(n_frames.max()) > mel.shape[-1]:
+                raise ShapeError(
+                    f"mel has {mel.shape[-1]} frames, but the longest utterance with its margin of "
+                    f"{self.margin_s:g} s {int(n_frames.max())}; make mel by `features`"
+                )
+        if not trimmed:
+            n_frames = torch.full_like(n_frames, limit)
+            lengths = n_frames // FRAMES_PER_STATE
+        dtype = encoder.conv1.weight.dtype
+        hidden = F.gelu(encoder.conv1(zero_padding(mel.to(dtype), n_frames, dim=-1)))
+        hidden = F.gelu(encoder.conv2(zero_padding(hidden, n_frames, dim=-1)))
+        hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight[: hidden.shape[-1]]
+        hidden = F.dropout(hidden, p=encoder.dropout, training=encoder.training)
+        bias = attention_bias(lengths, hidden.shape[1], hidden.dtype)
+        weights = frame_weights(real, hidden.shape[:2]) if pool_layers else None
+        found = {}
+        for index in range(self.n_encoder_layers + 1):
+            if index:
+                hidden = encoder.layers[index - 1](hidden, bias)
+            # Pooled while it is at hand: no layer waits in memory for the last one.
+            if weights is not None and index in pool_layers:
+                found[index] = moments(hidden, weights)
+        states = zero_padding(encoder.layer_norm(hidden), lengths, dim=1)
+        return EncoderOutput(states, lengths, found, self.sounding(mel, real * FRAMES_PER_STATE))
+
+    def sounding(self, mel: Tensor, n_frames: Tensor) -> Tensor | None:
+        """Return the states up to the end of each utterance's sound (n_utt,); None without margin.
+
+        Args:
+            mel: log-mel (n_utt, n_mels, n_frames).
+            n_frames: real frames of each utterance (n_utt,).
+        """
+        if not self.margin_frames:
+            return None
+        return (sounding_frames(mel, n_frames) + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
+
+    def prompt_ids(self, language: str = "en", task: str = "transcribe") -> list[int]:
+        """Return the decoder's prompt: start, language and task (multilingual), no timestamps.
+
+        Args:
+            language: its code (``de``) or English name (``german``).
+            task: ``transcribe``, or ``translate`` into English.
+        Raises:
+            ConfigError: the model does not know the language or the task.
+        """
+        return prompt_tokens(self.vocabulary, self.language_ids, language, task)
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """All tokens and their ids; made once, because the tokenizer takes 20 ms for it."""
+        return dict(self.tokenizer.get_vocab())
+
+    @property
+    def language_ids(self) -> dict[str, int]:
+        """Token of each language that the model knows; none for a model of English alone."""
+        if not self.is_multilingual:
+            return {}
+        recorded = getattr(self.whisper.generation_config, "lang_to_id", None)
+        return language_tokens(self.vocabulary, recorded)
+
+    @torch.inference_mode()
+    def detect_language(self, encoded: EncoderOutput) -> list[tuple[str, float]]:
+        """Return the most probable language of each utterance, and its probability.
+
+        One step of the decoder after the start token, over the languages alone, as Whisper does
+        (arXiv 2212.04356, section 2.3). A model of English alone says ``en``.
+        """
+        ids = self.language_ids
+        if len(ids) < 2:
+            return [(next(iter(ids), "en"), 1.0)] * encoded.states.shape[0]
+        start = self.tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
+        tokens = torch.full((encoded.states.shape[0], 1), start, device=self.device)
+        codes, columns = list(ids), torch.tensor(list(ids.values()), device=self.device)
+        chances, best = self.logits(encoded, tokens)[:, -1, columns].float().softmax(-1).max(-1)
+        return [(codes[i], p) for i, p in zip(best.tolist(), chances.tolist(), strict=True)]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text, with the leading blank Whisper's targets have."""
+        text = text.strip()
+        return list(self.tokenizer(f" {text}", add_special_tokens=False).input_ids) if text else []
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return the text of decoded tokens."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def logits(self, encoded: EncoderOutput, tokens: Tensor) -> Tensor:
+        """Teacher-forced logits of every next token.
+
+        Args:
+            encoded: encoder states of n_utt utterances.
+            tokens: (n_utt, n_tokens) int64, prompt first.
+        Returns:
+            (n_utt, n_tokens, n_vocab).
+        """
+        return DecoderStep(self.whisper, encoded, cached=False).all_logits(tokens)
+
+    def nll(
+        self, encoded: EncoderOutput, tokens: Tensor, n_tokens: Tensor, n_prompt: int
+    ) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood of each utterance's text and end of text.
+
+        Args:
+            encoded: encoder states.
+            tokens: prompt, text, end of text, padding: (n_utt, n_max).
+            n_tokens: real tokens (n_utt,).
+            n_prompt: leading tokens that are given, not scored.
+        Returns:
+            Sum in nats (n_utt,), and the number of scored tokens (n_utt,).
+        """
+        logprobs, scored = self.scored_logprobs(encoded, tokens, n_tokens, n_prompt)
+        losses = -logprobs.gather(1, tokens[scored][:, None])[:, 0]
+        of_each = losses.new_zeros(scored.shape).masked_scatter(scored, losses)
+        return of_each.sum(1), scored.sum(1)
+
+    def scored_logprobs(
+        self,
+        encoded: EncoderOutput,
+        tokens: Tensor,
+        n_tokens: Tensor,
+        n_prompt: int,
+        among: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities of tokens at the places that are scored.
+
+        Args:
+            encoded, tokens, n_tokens, n_prompt: as `nll`.
+            among: ids (n,) over which is normalised; None for the whole vocabulary.
+        Returns:
+            (n_scored, n_vocab or n) float32, and which places of `tokens` these are (n_utt, n_max).
+        """
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        scored = (places >= n_prompt) & (places < n_tokens[:, None])
+        hidden = DecoderStep(self.whisper, encoded, cached=False).hidden(tokens[:, :-1])
+        # Only where they count: the vocabulary is what takes longest in a small model.
+        chosen = hidden[scored[:, 1:]]
+        if among is None:
+            logits = self.whisper.proj_out(chosen)
+        else:
+            logits = F.linear(chosen, self.whisper.proj_out.weight[among])
+        return logits.float().log_softmax(-1), scored
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        encoded: EncoderOutput,
+        config: SearchConfig | None = None,
+        *,
+        language: str | Sequence[str] = "en",
+        task: str = "transcribe",
+        max_tokens: Tensor | None = None,
+    ) -> Decoded:
+        """Decode each utterance of a fixed batch, greedy or with beams.
+
+        Args:
+            encoded: encoder states of n_utt utterances; rows of posterior samples count as such.
+            config: search settings; what the checkpoint itself suppresses comes on top.
+            language: of the prompt, or of each row's, for multilingual models.
+            task: ``transcribe``, or ``translate`` into English.
+            max_tokens: a limit for each utterance (n_utt,), on top of the config's.
+        """
+        config = self.suppressed(config or SearchConfig())
+        prompt = self.prompts(language, task, encoded.states.shape[0])
+        # The last token decoded is never fed back, so it needs no position.
+        n_most = int(self.whisper.config.max_target_positions) - prompt.shape[1] + 1
+        config = replace(config, max_tokens=min(config.max_tokens, n_most))
+        watched = alignment_heads(self.whisper) if config.stop and self.margin_frames else None
+        k = config.beam_size
+        step = DecoderStep(self.whisper, encoded, rows_per_utt=k, watched=watched)
+        stop = None
+        if step.watches:
+            heard = encoded.sounding
+            if heard is None:  # states alone do not tell; the recording's end is near it
+                margin = self.margin_frames // FRAMES_PER_STATE
+                heard = (encoded.lengths - margin).clamp_min(1)
+            heard = heard.repeat_interleave(k)
+            stop = StopAfterSound(step.looked, self.piece, self.eos, heard)
+        how: dict[str, Any] = {"eos": self.eos, "config": config, "max_tokens": max_tokens}
+        if k == 1:
+            return greedy(step, prompt, stop=stop, **how)
+        return beam(step, step.reorder, prompt, stop=stop, **how)
+
+    def piece(self, token: int) -> str:
+        """Return the text of one token, with the blank before it."""
+        if token not in self._pieces:
+            self._pieces[token] = str(self.tokenizer.decode([token]))
+        return self._pieces[token]
+
+    def prompts(self, language: str | Sequence[str], task: str, n_rows: int) -> Tensor:
+        """Return the prompt of each row (n_rows, n_prompt); all are equally long.
+
+        Raises:
+            ConfigError: as `prompt_ids`.
+            ShapeError: languages of more or fewer rows.
+        """
+        if isinstance(language, str):
+            ids = torch.tensor(self.prompt_ids(language, task), device=self.device)
+            return ids.expand(n_rows, -1)
+        if len(language) != n_rows:
+            raise ShapeError(f"{len(language)} languages do not fit {n_rows} rows; give one a row")
+        return torch.tensor([self.prompt_ids(one, task) for one in language], device=self.device)
+
+    def suppressed(self, config: SearchConfig) -> SearchConfig:
+        """Add the tokens that the checkpoint's generation config rules out."""
+        generation = self.whisper.generation_config
+        # The published configs mark "the default list" by -1, which is no token.
+        always = [token for token in generation.suppress_tokens or () if token >= 0]
+        first = [token for token in generation.begin_suppress_tokens or () if token >= 0]
+        return replace(
+            config,
+            suppress=(*config.suppress, *always),
+            begin_suppress=(*config.begin_suppress, *first),
+        )

@@ -1,0 +1,119 @@
+"""The Bayesian head: its start, its deviations, its gradients, its budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperasr.adapters import BayesHyperNet, BayesHyperNetConfig, HyperNet, lora
+from hyperasr.adapters.elbo import LOG_SIGMA_RANGE
+from hyperasr.errors import ConfigError
+
+D_SPK = 24
+SMALL = BayesHyperNetConfig(
+    d_spk=D_SPK, rank=2, alpha=4.0, d_hidden=16, d_layer_emb=8, n_hidden=1, sigma_start=0.01
+)
+TWO = {"decoder.fc1": lora.TargetShape(2, 32, 128), "encoder.fc2": lora.TargetShape(3, 128, 32)}
+
+
+@pytest.fixture
+def emb(generator: torch.Generator) -> Tensor:
+    return torch.randn(4, D_SPK, generator=generator)
+
+
+@pytest.mark.parametrize("generate", ["both", "B"])
+@pytest.mark.parametrize("bayesian", ["A", "B", "both"])
+def test_start(emb: Tensor, bayesian: str, generate: str) -> None:
+    config = replace(SMALL, bayesian=bayesian, generate=generate)
+    net = BayesHyperNet(config, TWO)
+    posterior, point = net(emb), HyperNet(config, TWO)(emb)
+    for name in TWO:
+        assert torch.equal(posterior.mean()[name].A, point[name].A), "as the point hypernetwork"
+        assert not posterior.mean()[name].B.any()
+        for matrix in ("A", "B"):
+            log_sigma = getattr(posterior.log_sigma[name], matrix)
+            if bayesian not in (matrix, "both"):
+                assert log_sigma is None
+                continue
+            torch.testing.assert_close(log_sigma.exp(), torch.full_like(log_sigma, 0.01))
+    delta = lora.delta_weight(posterior.sample(torch.Generator().manual_seed(0)), "decoder.fc1", 0)
+    if bayesian == "A":
+        assert not delta.any(), "the noise of A alone moves nothing while B is zero"
+    else:
+        assert 0 < delta.abs().max() < 0.1, "small noise"
+
+
+@pytest.mark.parametrize("bayesian", ["A", "B", "both"])
+def test_every_parameter_gets_a_gradient(emb: Tensor, bayesian: str) -> None:
+    net = BayesHyperNet(replace(SMALL, bayesian=bayesian), TWO)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(3):
+        optimiser.zero_grad()
+        posterior = net(emb)
+        drawn = posterior.sample(torch.Generator().manual_seed(step))
+        fit = sum((lora.delta_weight(drawn, name, 0) - 0.1).square().mean() for name in TWO)
+        (fit + 1e-3 * posterior.kl(net.prior, "mean").value).backward()
+        optimiser.step()
+    idle = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert idle == []
+
+
+def test_deviations_follow_the_utterance_and_its_layer(emb: Tensor) -> None:
+    net = BayesHyperNet(replace(SMALL, bayesian="both"), TWO).eval()
+    g = torch.Generator().manual_seed(1)
+    for head in net.sigma_heads.parameters():
+        head.data.normal_(0, 0.3, generator=g)
+    log_sigma = net(emb).log_sigma["decoder.fc1"].A
+    assert not torch.isclose(log_sigma[:, 0], log_sigma[:, 1]).all(), "utterances"
+    assert not torch.isclose(log_sigma[0], log_sigma[1]).all(), "layers"
+    alone = net(emb[2:3]).log_sigma["decoder.fc1"].A
+    torch.testing.assert_close(alone, log_sigma[:, 2:3])
+
+
+def test_deviations_stay_in_their_range(emb: Tensor) -> None:
+    net = BayesHyperNet(SMALL, TWO)
+    for sign, bound in zip((-1, 1), LOG_SIGMA_RANGE, strict=True):
+        for bias in net.bias_sigma.parameters():
+            bias.data.fill_(sign * 50.0)
+        log_sigma = net(emb).log_sigma["decoder.fc1"].A
+        assert torch.equal(log_sigma, torch.full_like(log_sigma, bound))
+
+
+def test_budget_counts_the_deviations() -> None:
+    net = BayesHyperNet(SMALL, TWO)
+    point = HyperNet(SMALL, TWO)
+    n_layer_a = {2: 2 * 32, 3: 2 * 128}  # entries of A by number of layers
+    more = sum(n_layer * n_a for n_layer, n_a in n_layer_a.items())
+    assert net.n_generated_per_utterance == point.n_generated_per_utterance + more
+    n_heads = sum(16 * n_a for n_a in n_layer_a.values())
+    assert net.budget(1000).n_source == point.budget(1000).n_source + n_heads + more
+
+
+def test_noise_of_means_and_embedding_are_for_training(emb: Tensor) -> None:
+    net = BayesHyperNet(replace(SMALL, emb_noise=0.5), TWO)
+    for head in net.heads.parameters():
+        head.data.fill_(0.1)
+    net.eval()
+    assert torch.equal(net(emb).mean()["decoder.fc1"].B, net(emb).mean()["decoder.fc1"].B)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bayesian": "C"}, "bayesian must be 'A', 'B' or 'both'"),
+        ({"sigma_start": 0.0}, "sigma_start is 0.0; it must be in"),
+        ({"sigma_start": 100.0}, "sigma_start"),
+        ({"prior": "triple"}, "prior must be"),
+        ({"prior_sigma": 0.0}, "a prior of zero width"),
+        ({"prior_scale": -1.0}, "a prior of zero width"),
+        ({"rank": 33}, "rank must be in 1..32"),
+        ({"dropout": 1.0}, "dropout"),
+    ],
+)
+def test_impossible_settings(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(SMALL, **change)

@@ -1,0 +1,196 @@
+"""Gaussian factors: samples, their rows and generators, and the divergence from a prior."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from hyperasr.adapters.posterior import GaussianFactors, LogSigma, utterance_generators
+from hyperasr.adapters.priors import FactorPrior
+from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.types import LayerFactors, LoRAFactors
+
+SIZES = {"decoder.fc1": (2, 3, 4, 5), "encoder.q_proj": (3, 3, 4, 4)}  # n_layer, rank, d_in, d_out
+PRIOR = FactorPrior(
+    {"decoder.fc1": torch.tensor([0.1, 0.2]), "encoder.q_proj": torch.tensor([0.3, 0.1, 0.2])}
+)
+
+
+def gaussian(
+    n_row: int = 2, *, of: str = "both", shared: bool = False, **options: Any
+) -> GaussianFactors:
+    g = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g)
+
+    pairs, deviations = {}, {}
+    for name, (n_layer, rank, d_in, d_out) in SIZES.items():
+        a, b = drawn(n_layer, n_row, rank, d_in), drawn(n_layer, n_row, d_out, rank)
+        pairs[name] = LayerFactors(a, b)
+        deviations[name] = LogSigma(
+            0.3 * drawn(*a.shape) - 1 if of != "B" else None,
+            0.3 * drawn(*b.shape) - 2 if of != "A" else None,
+        )
+    mu = LoRAFactors(pairs, scaling=0.5, shared=shared)
+    return GaussianFactors(mu, deviations, **options)
+
+
+class TestSamples:
+    def test_the_mean_is_the_means(self) -> None:
+        posterior = gaussian()
+        assert posterior.mean() is posterior.mu
+
+    @pytest.mark.parametrize("of", ["A", "B", "both"])
+    def test_moments(self, of: str) -> None:
+        posterior, n = gaussian(of=of), 4000
+        drawn = posterior.sample(torch.Generator().manual_seed(1), n)
+        for name, pair in posterior.mu.targets.items():
+            for matrix in ("A", "B"):
+                mean = getattr(pair, matrix)
+                log_sigma = getattr(posterior.log_sigma[name], matrix)
+                samples = getattr(drawn[name], matrix).unflatten(1, (2, n))
+                if log_sigma is None:
+                    assert torch.equal(samples[:, :, 7], mean), "a point stays where it is"
+                    continue
+                sigma = log_sigma.exp()
+                assert ((samples.mean(2) - mean) / (sigma / n**0.5)).abs().max() < 5
+                assert (samples.std(2) / sigma - 1).abs().max() < 5 / (2 * n) ** 0.5
+
+    def test_rows_of_one_posterior_are_adjacent(self) -> None:
+        posterior = gaussian(3)
+        drawn = posterior.sample(torch.Generator().manual_seed(0), 5)
+        assert drawn.n_utt == 15
+        assert drawn.scaling == 0.5
+        nearest = (
+            drawn["decoder.fc1"].B[:, :, None] - posterior.mu["decoder.fc1"].B[:, None]
+        ).abs()
+        assert nearest.sum((0, 3, 4)).argmin(1).tolist() == [0] * 5 + [1] * 5 + [2] * 5
+
+    def test_a_sample_depends_on_seed_key_and_number_alone(self) -> None:
+        posterior = gaussian(1, shared=True)
+        together = posterior.sample(utterance_generators(7, ["x", "y", "z"], 4), 4, n_utt=3)
+        turned = posterior.sample(utterance_generators(7, ["z", "x", "q"], 2), 2, n_utt=3)
+        for name in SIZES:
+            a, other = together[name].A, turned[name].A
+            torch.testing.assert_close(a[:, 8:10], other[:, 0:2])
+            torch.testing.assert_close(a[:, 0:2], other[:, 2:4])
+            assert not torch.isclose(a[:, 0], a[:, 1]).any(), "samples differ"
+            assert not torch.isclose(a[:, 0], a[:, 4]).any(), "utterances differ"
+        reseeded = posterior.sample(utterance_generators(8, ["x", "y", "z"], 4), 4, n_utt=3)
+        assert not torch.isclose(reseeded["decoder.fc1"].A, together["decoder.fc1"].A).any()
+
+    def test_the_generator_decides(self) -> None:
+        posterior = gaussian()
+        first, again, other = (
+            posterior.sample(torch.Generator().manual_seed(s))["decoder.fc1"].A for s in (1, 1, 2)
+        )
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_gradients_reach_everything(self) -> None:
+        posterior = gaussian()
+        leaves = [
+            t.requires_grad_()
+            for name, pair in posterior.mu.targets.items()
+            for t in (
+                pair.A,
+                pair.B,
+                posterior.log_sigma[name].A,
+                posterior.log_sigma[name].B,
+            )
+            if t is not None
+        ]
+        drawn = posterior.sample(torch.Generator().manual_seed(0), 2)
+        loss = sum(t.square().sum() for p in drawn.targets.values() for t in (p.A, p.B))
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        assert len(leaves) == 8
+        assert all(t.grad is not None and t.grad.any() for t in leaves)
+
+    def test_shared_rows(self) -> None:
+        shared = gaussian(1, shared=True)
+        assert shared.sample().shared, "one sample for all"
+        drawn = shared.sample(torch.Generator().manual_seed(0), n_utt=3)
+        assert (drawn.n_utt, drawn.shared) == (3, False)
+        assert not torch.isclose(drawn["decoder.fc1"].A[:, 0], drawn["decoder.fc1"].A[:, 1]).any()
+        assert gaussian(2).sample(n_utt=2).n_utt == 2
+        with pytest.raises(ShapeError, match="posteriors are of 2 utterances, the batch has 3"):
+            gaussian(2).sample(n_utt=3)
+
+    def test_bad_calls(self) -> None:
+        with pytest.raises(ConfigError, match="n_samples is 0"):
+            gaussian().sample(n_samples=0)
+        with pytest.raises(ShapeError, match="3 generators for 4 rows"):
+            gaussian().sample(utterance_generators(0, ["a", "b", "c"]), 2)
+
+
+class TestDivergence:
+    @pytest.mark.parametrize("of", ["A", "B", "both"])
+    def test_is_that_of_torch(self, of: str) -> None:
+        posterior, expected = gaussian(of=of), 0.0
+        for name, pair in posterior.mu.targets.items():
+            sigma_p = PRIOR.sigma[name][:, None, None, None]
+            for matrix in ("A", "B"):
+                log_sigma = getattr(posterior.log_sigma[name], matrix)
+                if log_sigma is not None:
+                    q = Normal(getattr(pair, matrix), log_sigma.exp())
+                    expected += float(kl_divergence(q, Normal(0.0, sigma_p)).double().sum()) / 2
+        assert float(posterior.kl(PRIOR).value) == pytest.approx(expected, rel=1e-5)
+
+    def test_against_samples(self) -> None:
+        posterior, n = gaussian(1), 4000
+        drawn = posterior.sample(torch.Generator().manual_seed(3), n)
+        ratio = torch.zeros(n)
+        for name, pair in posterior.mu.targets.items():
+            p = Normal(0.0, PRIOR.sigma[name][:, None, None, None])
+            for matrix in ("A", "B"):
+                q = Normal(getattr(pair, matrix), getattr(posterior.log_sigma[name], matrix).exp())
+                x = getattr(drawn[name], matrix)
+                ratio += (q.log_prob(x) - p.log_prob(x)).sum((0, 2, 3))
+        error = float(ratio.std()) / math.sqrt(n)
+        assert float(posterior.kl(PRIOR).value) == pytest.approx(float(ratio.mean()), abs=5 * error)
+
+    def test_points_count_where_they_are_to(self) -> None:
+        without, with_ = gaussian(of="A"), gaussian(of="A", map_points=True)
+        expected = sum(
+            float((0.5 * (pair.B / PRIOR.sigma[name][:, None, None, None]).square()).sum()) / 2
+            for name, pair in without.mu.targets.items()
+        )
+        found = float(with_.kl(PRIOR).value) - float(without.kl(PRIOR).value)
+        assert found == pytest.approx(expected, rel=1e-4)
+
+    def test_a_matrix_that_is_not_finite_is_counted(self) -> None:
+        posterior = gaussian()
+        posterior.mu["encoder.q_proj"].B[2, 1, 0, 0] = math.nan
+        found = posterior.kl(PRIOR, "mean")
+        assert int(found.n_left_out) == 1
+        assert math.isfinite(float(found.value))
+
+
+@pytest.mark.parametrize("what", ["targets", "shape", "point", "noise", "rows"])
+def test_impossible_posteriors(what: str) -> None:
+    good = gaussian()
+    name = "decoder.fc1"
+    log_sigma, options = dict(good.log_sigma), {}
+    if what == "targets":
+        del log_sigma[name]
+        expected: tuple[type[Exception], str] = (ShapeError, "deviations of")
+    elif what == "shape":
+        log_sigma[name] = LogSigma(torch.zeros(2, 2, 3, 5), log_sigma[name].B)
+        expected = (ShapeError, r"A of target 'decoder\.fc1' has means \(2, 2, 3, 4\)")
+    elif what == "point":
+        log_sigma[name] = LogSigma(None, None)
+        expected = (ConfigError, "no Gaussian factor")
+    elif what == "noise":
+        options, expected = {"noise": "salt"}, (ConfigError, "noise must be one of")
+    else:
+        options = {"noise": "flipout"}
+        expected = (ConfigError, "needs one posterior for all")
+    with pytest.raises(expected[0], match=expected[1]):
+        GaussianFactors(good.mu, log_sigma, **options)

@@ -1,0 +1,118 @@
+"""Priors: fixed, and from the backbone's weights with one component or two."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import pytest
+import torch
+
+from hyperasr.adapters import lora
+from hyperasr.adapters.priors import FactorPrior, fixed_prior, mixture_prior, weight_deviations
+from hyperasr.errors import ConfigError, MissingExtra, ShapeError
+
+NARROW, WIDE = "decoder.q_proj", "decoder.fc1"
+
+
+def deviations(*centres: float, n: int = 10, spread: float = 0.02) -> dict[str, torch.Tensor]:
+    """n layers around each centre, within `spread` of it (relative)."""
+    g = torch.Generator().manual_seed(0)
+    names = (NARROW, WIDE, "encoder.fc1")
+    return {
+        name: (c * (1 + spread * torch.randn(n, generator=g))).double()
+        for name, c in zip(names, centres, strict=False)
+    }
+
+
+def test_weight_deviations_are_those_of_the_layers(tiny_whisper: Any) -> None:
+    found = weight_deviations(tiny_whisper, ["decoder.fc1", "encoder.v_proj"])
+    layers = tiny_whisper.model.encoder.layers
+    expected = [float(layer.self_attn.v_proj.weight.detach().std()) for layer in layers]
+    assert found["encoder.v_proj"].tolist() == pytest.approx(expected)
+    assert found["decoder.fc1"].shape == (2,)
+
+
+def test_two_kinds_of_layers_get_two_priors() -> None:
+    given = deviations(0.02, 0.08)
+    fit = mixture_prior(given)
+    assert len(fit.sigmas) == 2
+    for name, sigma in zip((NARROW, WIDE), fit.sigmas, strict=True):
+        expected = float(given[name].mean())
+        assert sigma == pytest.approx(expected)
+        torch.testing.assert_close(fit.prior.sigma[name], torch.full((10,), expected))
+    assert "2 component(s)" in str(fit)
+    assert "\n" not in str(fit)
+
+
+@pytest.mark.parametrize("centres", [(0.05, 0.05), (0.05,)])
+def test_one_kind_of_layers_gets_two_priors_too(centres: tuple[float, ...]) -> None:
+    given = deviations(*centres, spread=0.1)
+    fit = mixture_prior(given)
+    mean = float(torch.cat(list(given.values())).mean())
+    assert fit.sigmas[0] < mean < fit.sigmas[1]
+
+
+def test_single_and_scale() -> None:
+    given = deviations(0.02, 0.08)
+    single = mixture_prior(given, dual=False, scale=0.5)
+    mean = float(torch.cat(list(given.values())).mean())
+    assert single.sigmas == pytest.approx((0.5 * mean,))
+    assert mixture_prior(given, scale=2.0).sigmas == pytest.approx(
+        tuple(2 * s for s in mixture_prior(given).sigmas)
+    )
+
+
+def test_layers_that_are_all_alike_need_no_mixture() -> None:
+    assert mixture_prior({NARROW: torch.full((5,), 0.04)}).sigmas == pytest.approx((0.04,))
+    assert len(mixture_prior({NARROW: torch.tensor([0.04, 0.4])}).sigmas) == 1
+
+
+def test_the_same_weights_give_the_same_prior() -> None:
+    first, again = (mixture_prior(deviations(0.02, 0.04, 0.08)) for _ in range(2))
+    assert first.sigmas == again.sigmas
+    for name, sigma in first.prior.sigma.items():
+        assert torch.equal(sigma, again.prior.sigma[name])
+
+
+def test_fixed() -> None:
+    prior = fixed_prior({WIDE: lora.TargetShape(3, 4, 5)}, 0.01)
+    torch.testing.assert_close(prior.log_sigma(WIDE).exp(), torch.full((3,), 0.01))
+    with pytest.raises(ConfigError, match=r"no prior for target 'decoder\.q_proj'.*decoder\.fc1"):
+        prior.log_sigma(NARROW)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_prior_has_a_width(sigma: float) -> None:
+    with pytest.raises(ConfigError, match=r"prior of target 'decoder\.fc1' has width"):
+        FactorPrior({WIDE: torch.tensor([0.1, sigma])})
+    with pytest.raises(ConfigError, match="above 0"):
+        mixture_prior(deviations(0.02, 0.08), scale=sigma)
+
+
+def test_weights_without_spread_give_no_prior(tiny_whisper: Any) -> None:
+    with torch.no_grad():
+        tiny_whisper.model.decoder.layers[0].fc1.weight.fill_(0.3)
+    with pytest.raises(ConfigError, match="zero width"):
+        mixture_prior(weight_deviations(tiny_whisper, ["decoder.fc1"]), dual=False)
+
+
+def test_shape_of_a_prior() -> None:
+    with pytest.raises(ShapeError, match=r"\(2, 2\), expected \(n_layer,\)"):
+        FactorPrior({WIDE: torch.ones(2, 2)})
+
+
+def test_without_scikit_learn_only_the_dual_prior_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = builtins.__import__
+
+    def no_sklearn(name: str, *args: Any) -> Any:
+        if name.startswith("sklearn"):
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", no_sklearn)
+    mixture_prior(deviations(0.02, 0.08), dual=False)
+    with pytest.raises(MissingExtra, match=r"hyperasr\[train\]"):
+        mixture_prior(deviations(0.02, 0.08))

@@ -1,0 +1,136 @@
+"""Long recordings are cut in pauses, lose nothing but silence, and are never held whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from hyperasr.audio.loudness import SILENCE_DBFS
+from hyperasr.audio.segments import cut_at_pauses
+from hyperasr.errors import ConfigError
+
+RATE = 16_000
+
+
+def noise(seconds: float, level: float = 0.1, seed: int = 0) -> np.ndarray:
+    """Sound without any pause."""
+    rng = np.random.default_rng(seed)
+    return (level * rng.normal(size=round(seconds * RATE))).astype(np.float32)
+
+
+def in_pieces(waveform: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (waveform[i : i + size] for i in range(0, len(waveform), size))
+
+
+def cut(waveform: np.ndarray, longest_s: float = 10.0, size: int = 50_000) -> list:
+    return list(cut_at_pauses(in_pieces(waveform, size), longest_s))
+
+
+@pytest.mark.parametrize("seconds", [0.01, 3.0, 10.0])
+def test_a_recording_that_fits_is_one_segment_as_it_came(seconds: float) -> None:
+    waveform = np.concatenate([noise(seconds * 0.6), np.zeros(round(seconds * 0.4 * RATE), "f4")])
+    ((start, segment),) = cut(waveform, size=7_000)
+    assert start == 0
+    assert np.array_equal(segment, waveform)
+
+
+def test_no_samples_no_segment() -> None:
+    assert list(cut_at_pauses(iter([]), 10.0)) == []
+
+
+@pytest.mark.parametrize("longest_s", [1.0, 4.0, 10.0, 28.0])
+def test_without_silence_nothing_is_lost(longest_s: float) -> None:
+    waveform = noise(33.3)
+    segments = cut(waveform, longest_s)
+    assert all(len(segment) <= longest_s * RATE for _, segment in segments)
+    assert [start for start, _ in segments] == list(
+        np.cumsum([0, *(len(segment) for _, segment in segments[:-1])])
+    )
+    assert np.array_equal(np.concatenate([segment for _, segment in segments]), waveform)
+
+
+def test_cuts_lie_in_pauses() -> None:
+    # Speech of 1.7 s, pause of 0.3 s, over and over, with a faint room behind.
+    waveform = noise(40.0, level=0.001)
+    for second in np.arange(0, 40, 2):
+        begin = round(second * RATE)
+        waveform[begin : begin + round(1.7 * RATE)] += noise(1.7, seed=int(second))
+    starts = [start for start, _ in cut(waveform)][1:]
+    assert len(starts) >= 3
+    assert all(start / RATE % 2.0 > 1.69 for start in starts)
+
+
+def test_the_longest_pause_is_taken() -> None:
+    waveform = noise(16.0)
+    for at, length in ((6.0, 0.3), (7.5, 0.9), (9.0, 0.3)):
+        waveform[round(at * RATE) : round((at + length) * RATE)] *= 0.001
+    (_, first), _ = cut(waveform)
+    assert 7.6 < len(first) / RATE < 8.3
+
+
+@pytest.mark.parametrize("size", [1_111, 16_000, 400_000])
+def test_cuts_do_not_depend_on_how_it_was_read(size: int) -> None:
+    parts = []
+    for index in range(12):
+        parts += [noise(3.1, seed=index), np.zeros(round(0.5 * index * RATE), "f4")]
+    waveform = np.concatenate(parts)
+    assert [(s, len(w)) for s, w in cut(waveform, size=size)] == [
+        (s, len(w)) for s, w in cut(waveform, size=50_000)
+    ]
+
+
+def test_silence_of_seconds_is_left_out() -> None:
+    waveform = np.zeros(90 * RATE, dtype=np.float32)
+    for second in (20, 61):
+        waveform[second * RATE : (second + 2) * RATE] = noise(2.0, seed=second)
+    (a, first), (b, second) = cut(waveform)
+    for start, segment, at in ((a, first, 20), (b, second, 61)):
+        assert start <= at * RATE
+        assert start + len(segment) >= (at + 2) * RATE
+        assert len(segment) < 2.6 * RATE
+        assert np.array_equal(segment, waveform[start : start + len(segment)])
+
+
+def test_only_silence_gives_no_segment() -> None:
+    assert cut(np.zeros(47 * RATE + 5, dtype=np.float32)) == []
+
+
+def test_a_click_at_the_very_end_is_kept() -> None:
+    waveform = np.zeros(30 * RATE, dtype=np.float32)
+    waveform[-300:] = 0.5
+    ((start, segment),) = cut(waveform)
+    assert start + len(segment) == len(waveform)
+    assert len(segment) < RATE
+
+
+def test_soft_speech_beside_loud_speech_is_not_lost() -> None:
+    soft = 3 * 10 ** (SILENCE_DBFS / 20)
+    waveform = np.concatenate([noise(1.0, level=0.5), noise(30.0, level=soft)])
+    assert sum(len(segment) for _, segment in cut(waveform)) == len(waveform)
+
+
+def test_no_crumb_is_left_at_the_end() -> None:
+    assert min(len(segment) for _, segment in cut(noise(10.2))) > 0.8 * RATE
+
+
+def test_it_reads_no_more_than_it_needs() -> None:
+    n_read = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal n_read
+        while True:
+            n_read += 1
+            yield noise(1.0, seed=n_read)
+
+    segments = cut_at_pauses(endless(), 10.0)
+    for _ in range(5):
+        start, _ = next(segments)
+        assert n_read <= start / RATE + 13
+
+
+@pytest.mark.parametrize("longest_s", [0.0, 0.5, float("nan")])
+def test_segments_too_short_for_a_word_are_refused(longest_s: float) -> None:
+    with pytest.raises(ConfigError, match="max_segment_s"):
+        list(cut_at_pauses(iter([noise(1.0)]), longest_s))

@@ -1,0 +1,65 @@
+"""Speed of trimmed and adapted beside 30 s: the ratio by hand, and the program from end to end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.benchmarks import adapted_speed
+from eval.benchmarks.adapted_speed import AdaptedSpeedConfig, row_of
+from eval.lib import results
+from hyperasr.cohorts.manifest import read_manifest
+from hyperasr.errors import ConfigError
+from hyperasr.metrics.error_rates import EditCounts
+from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.whisper.backbone import Backbone
+
+
+def test_the_ratio_is_of_summed_times() -> None:
+    times = np.array([[1.0, 2.0], [1.0, 6.0]])
+    counts = [[EditCounts(9, 1, 0, 0)] * 4, [EditCounts(8, 2, 0, 0)] * 4]
+    row = row_of(times, counts, "some", 0)
+    assert row["ratio"] == pytest.approx(4.0)
+    assert row["low"] == pytest.approx(2.0)
+    assert row["high"] == pytest.approx(6.0)
+    assert (row["wer"], row["peer_wer"], row["n_utterances"]) == (0.1, 0.2, 4)
+
+
+def test_from_manifest_to_result_file(
+    patients, random_backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Backbone.from_pretrained(random_backbone_folder, audio_context="trimmed")
+    model = HyperASR(backbone, SpeakerConfig(), SourceConfig(settings={"rank": 2}))
+    model.save_pretrained(tmp_path / "hypernet", backbone=str(random_backbone_folder))
+    bench = patients.config(
+        random_backbone_folder, {"hypernet": tmp_path / "hypernet"}, simulate=("stuttering",)
+    )
+    source = read_manifest(bench.test)[0].source
+    config = AdaptedSpeedConfig(
+        replace(bench, looks=tmp_path / "looks.jsonl"),
+        source=source,
+        batch_size=2,
+        threads=1,
+        short_s=30.0,
+        out=tmp_path / "speed.json",
+    )
+    monkeypatch.setattr(sys, "argv", ["program"])
+    monkeypatch.setattr(adapted_speed, "read_config", lambda kind: config)
+    adapted_speed.main()
+    whole, short = results.read(tmp_path / "speed.json")["rows"]
+    assert whole["n_utterances"] == short["n_utterances"] > 0
+    assert whole["ratio"] > 0
+    assert whole["seconds"] > 0
+    looks = (tmp_path / "looks.jsonl").read_text().splitlines()
+    assert json.loads(looks[0])["systems"] == ["hypernet", "backbone"]
+    with pytest.raises(ConfigError, match="no system 'other'"):
+        replace(config, system="other")
+    monkeypatch.setattr(adapted_speed, "read_config", lambda kind: replace(config, source="x"))
+    with pytest.raises(ConfigError, match="nothing of the corpus 'x'"):
+        adapted_speed.main()

@@ -1,0 +1,105 @@
+"""The measurement of the loop guard: what is counted, and on what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from eval.benchmarks.repetition_loop import (
+    GuardEvalConfig,
+    Heard,
+    Verdict,
+    examine,
+    looped,
+    measure,
+    recordings,
+    rows_of,
+)
+from hyperasr.model import HyperASR
+from hyperasr.util.config import from_dict
+
+Voice = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def model(random_model_folder: Path) -> HyperASR:
+    return HyperASR.from_pretrained(random_model_folder, offline=True)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, voice: Voice) -> Path:
+    rows = []
+    for index in range(4):
+        waveform = voice(1.0 + 0.4 * index, 110 + 30 * index)
+        soundfile.write(tmp_path / f"{index}.wav", waveform, 16_000)
+        row = {"id": str(index), "path": f"{index}.wav", "text": "turn on the light"}
+        rows.append(row | {"speaker": f"s{index % 2}"})
+    path = tmp_path / "test.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_a_looped_text_repeats_its_last_words() -> None:
+    assert looped([1, 2, 3], 1, 2) == [1, 2, 3, 2, 3, 2, 3]
+
+
+def test_recordings_are_spread_over_the_manifest(manifest: Path) -> None:
+    config = GuardEvalConfig(test=manifest, n_utterances=2)
+    picked = recordings(config, 0.0, 10.0)
+    assert [round(len(h.waveform) / 16_000, 1) for h in picked] == [1.0, 2.2]
+    assert [h.speaker for h in picked] == ["s0", "s1"]
+    assert len(recordings(GuardEvalConfig(test=manifest), 0.0, 10.0)) == 4
+    assert len(recordings(GuardEvalConfig(test=manifest), 0.0, 1.5)) == 2
+    stuttered = recordings(GuardEvalConfig(test=manifest), 1.0, 10.0)
+    assert any(len(a.waveform) != 16_000 * (1 + 0.4 * i) for i, a in enumerate(stuttered))
+
+
+def test_forced_runaways_are_told_from_free_decoding(model: HyperASR, voice: Voice) -> None:
+    heard = [Heard("a", voice(1.5)), Heard("b", voice(2.5, 180))]
+    verdicts = examine(model, heard, GuardEvalConfig())
+    assert set(verdicts) == {"free", "no_end", "looped_text"}
+    assert [v.speaker for v in verdicts["free"]] == ["a", "b"]
+    assert all(v.flagged for v in verdicts["no_end"])
+    assert all(v.kept is None for v in verdicts["free"])
+    assert all(0 <= v.kept <= 1 for v in verdicts["no_end"] if v.kept is not None)
+
+
+def test_rows_count_what_was_flagged() -> None:
+    verdicts = {
+        "free": [Verdict("a", False), Verdict("a", True), Verdict("b", False), Verdict("b", False)],
+        "no_end": [Verdict("a", True, 1.0), Verdict("b", True, 0.5), Verdict("b", False)],
+        "looped_text": [],
+    }
+    rows = rows_of("stuttering", 0.5, verdicts)
+    assert [(r["condition"], r["metric"], r["value"]) for r in rows] == [
+        ("free", "false_alarm_rate", 0.25),
+        ("no_end", "detection_rate", pytest.approx(2 / 3)),
+        ("no_end", "words_kept", 0.75),
+    ]
+    assert (rows[0]["n_utterances"], rows[0]["n_speakers"], rows[0]["severity"]) == (4, 2, 0.5)
+    assert 0 < rows[0]["low"] < 0.25 < rows[0]["high"] < 1
+    assert "severity" not in rows_of("typical", 0.0, verdicts)[0]
+
+
+def test_every_condition_is_measured(model: HyperASR, manifest: Path) -> None:
+    config = GuardEvalConfig(test=manifest, severities=(1.0,), batch_size=2)
+    rows = measure(model, config)
+    assert {(r["cohort"], r["condition"]) for r in rows} >= {
+        (cohort, condition)
+        for cohort in ("typical", "stuttering")
+        for condition in ("free", "no_end", "looped_text")
+    }
+    assert all(0 <= r["value"] <= 1 for r in rows)
+
+
+def test_the_committed_configuration_is_valid() -> None:
+    import yaml
+
+    path = Path(__file__).parents[3] / "eval" / "configs" / "guard.yaml"
+    values = yaml.safe_load(path.read_text())
+    assert from_dict(GuardEvalConfig, values, str(path)).n_utterances == 200

@@ -1,0 +1,140 @@
+"""States to go on from: averaged weights as a start, settings that must agree, on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hyperasr.errors import CheckpointMismatch
+from train.loop import state
+from train.loop.loop import Averager
+from train.loop.state import (
+    check_settings,
+    flat_settings,
+    last_state,
+    read_head,
+    save_state,
+)
+
+
+def model_of(seed: int = 0, width: int = 4) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(3, width), nn.Linear(width, 1).requires_grad_(False))
+
+
+def saved(folder: Path, ema: float | None = 0.5, **notes: Any) -> tuple[nn.Module, dict]:
+    model = model_of(1)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    averager = Averager(model, ema) if ema else None
+    with torch.no_grad():
+        for weight in averager.weights.values() if averager else ():
+            weight += 1.0  # so that average and weights differ
+    save_state(folder, 7, {}, model, optimizer, averager.weights if averager else None, notes=notes)
+    return model, averager.weights if averager else {}
+
+
+SETTINGS = {
+    "out": Path("runs/a"),
+    "targets": ("decoder.fc1",),
+    "loop": {"lr": 0.1, "seed": 0, "save_every": 5, "steps": 10},
+}
+
+
+def test_settings_are_flat_json() -> None:
+    assert flat_settings(SETTINGS) == {
+        "out": "runs/a",
+        "targets": ["decoder.fc1"],
+        "loop.lr": 0.1,
+        "loop.seed": 0,
+        "loop.save_every": 5,
+        "loop.steps": 10,
+    }
+
+
+def changed(**loop: Any) -> dict[str, Any]:
+    return flat_settings({**SETTINGS, "loop": {**SETTINGS["loop"], **loop}})
+
+
+def test_the_same_settings_go_on(tmp_path: Path) -> None:
+    check_settings(tmp_path, flat_settings(SETTINGS))  # nothing there yet
+    saved(tmp_path, settings=flat_settings(SETTINGS))
+    check_settings(tmp_path, flat_settings(SETTINGS))
+    # What changes neither weights nor their choice may differ.
+    check_settings(tmp_path, {**changed(save_every=9), "out": "elsewhere"})
+
+
+def test_other_settings_are_refused_readably(tmp_path: Path) -> None:
+    saved(tmp_path, settings=flat_settings(SETTINGS))
+    with pytest.raises(CheckpointMismatch) as error:
+        check_settings(tmp_path, {**changed(lr=0.2, steps=20), "loop.ema": 0.9})
+    message = str(error.value)
+    assert (
+        "loop.ema was not set, is 0.9; loop.lr was 0.1, is 0.2; loop.steps was 10, is 20" in message
+    )
+    assert "accept_changes" in message
+    assert "\n" not in message
+    with pytest.raises(CheckpointMismatch, match=r"loop\.lr was 0.1, is not set"):
+        check_settings(tmp_path, {k: v for k, v in changed().items() if k != "loop.lr"})
+    # One side does not know a setting that is off: it was added, or taken away, since.
+    for off in (False, 0, 0.0, "", None, []):
+        check_settings(tmp_path, {**changed(), "features.mask": off})
+    with pytest.raises(CheckpointMismatch, match=r"features\.mask was not set, is true"):
+        check_settings(tmp_path, {**changed(), "features.mask": True})
+
+
+def test_a_setting_that_is_gone_may_have_changed_nothing(tmp_path: Path) -> None:
+    for sets, goes_on in ((1, True), (2, False)):
+        before = {"data.view_sets": sets, **flat_settings(SETTINGS)}
+        saved(tmp_path / str(sets), settings=before)
+        if goes_on:
+            check_settings(tmp_path / str(sets), flat_settings(SETTINGS))
+        else:
+            with pytest.raises(CheckpointMismatch, match=r"data\.view_sets was 2, is not set"):
+                check_settings(tmp_path / str(sets), flat_settings(SETTINGS))
+
+
+def test_a_state_without_settings_is_taken(tmp_path: Path) -> None:
+    saved(tmp_path)
+    check_settings(tmp_path, changed(lr=9.0))
+    assert read_head(tmp_path) == {"step": 7, "best": {}}
+    assert last_state(tmp_path) == tmp_path / "state-00000007"
+    assert last_state(tmp_path / "none") is None
+
+
+def test_content_is_on_the_disk_before_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    sync, rename = os.fsync, os.rename
+
+    def fsync(handle: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        sync(handle)
+
+    def renamed(old: Any, new: Any) -> None:
+        events.append(f"-> {Path(new).name}")
+        rename(old, new)
+
+    from hyperasr.util import files
+
+    monkeypatch.setattr(state.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "rename", renamed)
+    saved(tmp_path)
+    at = events.index("-> state-00000007")
+    assert {"state.json", "state.safetensors"} <= set(events[:at])
+    assert events[at + 1 :] == [tmp_path.name]
+    assert json.loads((tmp_path / "state-00000007" / "state.json").read_text())["step"] == 7
+
+
+def test_processes_that_do_not_write_leave_nothing(tmp_path: Path) -> None:
+    model = model_of()
+    optimizer = torch.optim.AdamW(model.parameters())
+    save_state(tmp_path, 1, {}, model, optimizer, None, writes=False)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,281 @@
+"""The training rows: a cache of views, simulated and as recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hyperasr.audio.mel import CHUNK_S
+from hyperasr.audio.reading import duration_s
+from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
+from hyperasr.cohorts.manifest import read_manifest
+from hyperasr.cohorts.sampler import BalancedSampler
+from hyperasr.cohorts.views import TYPICAL, View, plan_views
+from hyperasr.errors import ConfigError
+from hyperasr.speaker.encoder import speaker_encoder
+from hyperasr.types import Batch, Utterance
+from hyperasr.whisper.backbone import Backbone
+from train.data.augment import vary_features
+from train.data.split import some_of_each
+from train.data.teacher import Teacher
+from train.loop.watchdog import progress
+
+if TYPE_CHECKING:
+    from train.meta import MetaConfig
+
+__all__ = [
+    "LONGEST_S",
+    "LONGEST_SIMULATED_S",
+    "Views",
+    "check_text",
+    "development_plan",
+    "development_views",
+    "of_cohorts",
+    "seconds",
+    "trainable",
+    "training_plan",
+    "usable",
+]
+
+log = logging.getLogger("train.meta")
+LONGEST_S = float(CHUNK_S)
+"""Of a recording that is used as it is, in seconds."""
+LONGEST_SIMULATED_S = 20.0
+"""Of one that is simulated on: leaves room in Whisper's 30 s for repetitions and pauses."""
+
+
+class Views:
+    """Batches by number, from a cache of views.
+
+    Args:
+        config: of `train.meta`.
+        backbone: the frozen Whisper.
+
+    Attributes:
+        cache: the rows that are drawn from.
+    """
+
+    def __init__(self, config: MetaConfig, backbone: Backbone) -> None:
+        silent = backbone.audio_context == "full" or backbone.margin_frames > 0
+        if config.features.changes and silent:
+            raise ConfigError(
+                "features are changed on the real length of an utterance; load the backbone with "
+                "trimmed audio context and no margin, or leave `features` out"
+            )
+        self.config, self.backbone = config, backbone
+        self.embed = _embedder(config, backbone) if config.features.embed else None
+        self.recordings = trainable(read_manifest(config.train), config.train, config.simulate)
+        self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
+        self.recording: dict[str, str] = {}  # of each view of typical speech, for the teacher
+        self.cache, self.sampler = self._rows()
+
+    def plan(self) -> list[View]:
+        """Return all views."""
+        return training_plan(self.config, self.recordings)
+
+    def __call__(self, number: int) -> Batch:
+        """Return batch `number`."""
+        config = self.config
+        batch = self.cache.batch(self.sampler.batch(number, config.batch_size))
+        if config.features.changes:
+            seed = (config.loop.seed, number)
+            batch = vary_features(batch, config.features, seed, self.embed)
+            if not config.adapts_encoder:  # the cached states are of what is not heard now
+                batch = replace(batch, encoded=None)
+        if self.teacher is not None:
+            heard = [self.recording.get(name) for name in batch.ids]
+            batch = replace(batch, teacher=self.teacher.teach(batch, heard))
+        return batch
+
+    def _rows(self) -> tuple[Cache, BalancedSampler]:
+        if self.teacher is not None:
+            # What the unadapted Whisper makes of atypical recordings is not worth learning.
+            self.recording = {
+                view.id: view.utterance.id
+                for view in self.plan()
+                if view.utterance.cohort == TYPICAL
+            }
+        cache = of_cohorts(Cache([self._build()], self.backbone), self.config.cohorts)
+        speakers = [str(s) for s in cache.meta["speaker"]]
+        seed = self.config.loop.seed
+        sources = [str(s) for s in cache.meta["source"]]
+        return cache, BalancedSampler(
+            cache.meta["cohort"],
+            speakers,
+            seed,
+            cache.n_frames,
+            sources,
+            self.config.source_share,
+            self.config.speaker_power,
+        )
+
+    def _build(self) -> Path:
+        config = self.config
+
+        def report(done: int, n: int) -> None:
+            progress()
+            log.info("cache: %d of %d parts", done, n)
+
+        return build_cache(
+            config.cache,
+            self.plan(),
+            config.backbone,
+            CacheConfig(config.speaker, config.needs_mel),
+            backbone=self.backbone,
+            workers=config.workers,
+            device=config.encode_on,
+            progress=report,
+        )
+
+
+def _embedder(config: MetaConfig, backbone: Backbone) -> Callable[[Batch], Tensor]:
+    """Return what embeds a batch with mel, in the arithmetic of the training."""
+    if config.speaker.kind != "pooled":
+        raise ConfigError(
+            "features.embed is for speaker encoders of kind 'pooled', not "
+            f"{config.speaker.kind!r}; leave it out"
+        )
+    speaker = speaker_encoder(config.speaker, backbone)
+    reduced = config.loop.mixed_precision == "bf16"
+
+    @torch.no_grad()
+    def embed(batch: Batch) -> Tensor:
+        assert batch.mel is not None
+        with torch.autocast(batch.mel.device.type, torch.bfloat16, enabled=reduced):
+            encoded = backbone.encode(batch.mel, batch.n_frames, speaker.layers)
+        return speaker(encoded=encoded, n_frames=batch.n_frames).float()
+
+    return embed
+
+
+def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -> list[Utterance]:
+    """Return the rows with text that are short enough; the log says what was found and left out.
+
+    Args:
+        rows: of a manifest.
+        where: the manifest, for messages.
+        simulate: cohorts that are simulated on typical rows.
+    Raises:
+        ConfigError: none is left, or a cohort has no text at all.
+    """
+    check_text(rows, where)
+    lengths, left_out = usable(rows, simulate)
+    for (cohort, reason), n in sorted(left_out.items()):
+        n_all = sum(row.cohort == cohort for row in rows)
+        log.warning("%s: %d of %d %s recordings left out, %s", where, n, n_all, cohort, reason)
+    if not lengths:
+        raise ConfigError(f"{where} has no utterance with text of at most {LONGEST_S:g} s")
+    for cohort, domain in sorted({(row.cohort, row.domain) for row in lengths}):
+        own = [row for row in lengths if (row.cohort, row.domain) == (cohort, domain)]
+        log.info(
+            "%s: %s, %s: %d recordings of %d speakers, %.1f min%s",
+            where,
+            cohort,
+            domain,
+            len(own),
+            len({row.speaker for row in own}),
+            sum(lengths[row] for row in own) / 60,
+            f"; simulated on: {', '.join(simulate)}" if simulate and cohort == TYPICAL else "",
+        )
+    if all(row.cohort != TYPICAL for row in lengths):
+        log.warning(
+            "%s: there is no typical speech, so nothing is simulated, and harm done to typical "
+            "speech is neither measured nor penalised",
+            where,
+        )
+    return list(lengths)
+
+
+def check_text(rows: Sequence[Utterance], where: Path) -> None:
+    """Refuse a cohort of which nobody knows what was said.
+
+    Raises:
+        ConfigError: the cohort, its corpus and what to do, in one line.
+    """
+    for cohort in sorted({row.cohort for row in rows} - {row.cohort for row in rows if row.text}):
+        own = [row for row in rows if row.cohort == cohort]
+        corpora = ", ".join(sorted({row.source for row in own if row.source})) or "no named corpus"
+        raise ConfigError(
+            f"{where}: none of the {len(own)} recordings of the cohort {cohort!r} ({corpora}) has "
+            "a text, so there is nothing to learn or to score; add transcripts, or take its rows "
+            "out of the manifest"
+        )
+
+
+def usable(
+    rows: Sequence[Utterance], simulate: Sequence[str]
+) -> tuple[dict[Utterance, float], Counter[tuple[str, str]]]:
+    """Return usable rows with their length in seconds, and how many are not, by (cohort, why)."""
+    kept: dict[Utterance, float] = {}
+    left_out: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        longest_s = LONGEST_SIMULATED_S if simulate and row.cohort == TYPICAL else LONGEST_S
+        if not row.text:
+            left_out[row.cohort, "without text"] += 1
+        elif (length_s := seconds(row)) > longest_s:
+            left_out[row.cohort, f"of more than {longest_s:g} s"] += 1
+        else:
+            kept[row] = length_s
+    return kept, left_out
+
+
+def seconds(row: Utterance) -> float:
+    """Return the length of an utterance, by its recording's header where it has no end."""
+    return (duration_s(row.path) if row.end_s is None else row.end_s) - row.start_s
+
+
+def training_plan(config: MetaConfig, rows: Sequence[Utterance]) -> list[View]:
+    """Return the views of a training: rows simulated on where typical, else as recorded."""
+    return plan_views(
+        rows,
+        seed=config.view_seed,
+        cohorts=(*config.simulate, TYPICAL),
+        people_per_speaker=config.people_per_speaker,
+        # Beside simulated views typical ones are many; without, they are all there is.
+        typical_share=config.typical_share if config.simulate else 1.0,
+        variety=config.variety,
+    )
+
+
+def development_views(manifest: Path, simulate: Sequence[str], per_speaker: int = 0) -> list[View]:
+    """Return the fixed views of held-out speakers that choose the best checkpoint.
+
+    Args:
+        manifest: of the held-out speakers.
+        simulate: cohorts to simulate on typical rows.
+        per_speaker: recordings of each of them, always the same ones; 0 for all.
+    """
+    rows = read_manifest(manifest)
+    if per_speaker:
+        rows = some_of_each(rows, per_speaker)
+    return development_plan(trainable(rows, manifest, simulate), simulate)
+
+
+def development_plan(rows: Sequence[Utterance], simulate: Sequence[str]) -> list[View]:
+    """Return the fixed views of some utterances: as recorded, and typical ones also simulated on.
+
+    Simulated people are of three severities in turn.
+    """
+    cohorts = (*simulate, TYPICAL)
+    return plan_views(rows, seed=7_000, cohorts=cohorts, severities=(0.3, 0.6, 0.9))
+
+
+def of_cohorts(cache: Cache, cohorts: Sequence[str]) -> Cache:
+    """Return the rows of some cohorts, over the same files; all rows where none is named.
+
+    Raises:
+        ConfigError: a cohort that no row is of.
+    """
+    if not cohorts:
+        return cache
+    known = sorted(set(cache.meta["cohort"]))
+    if missing := sorted(set(cohorts) - set(known)):
+        raise ConfigError(f"no row is of the cohort {missing[0]!r}; there are {', '.join(known)}")
+    return cache.where(lambda row: cache.meta["cohort"][row] in cohorts)

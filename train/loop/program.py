@@ -1,0 +1,161 @@
+"""What every training program starts and ends with: configuration, processes, log, result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, LoggerType
+from torch import nn
+
+from hyperasr.errors import ConfigError, HyperASRError, MissingExtra
+from hyperasr.util.config import parse, to_dict
+from hyperasr.util.files import atomic_write_text
+from train.loop.loop import LoopConfig, fit
+from train.loop.scoring import Judge, NotWorthIt
+from train.loop.step import Split
+
+__all__ = ["WORTH_FILE", "fit_and_report", "read_config", "run_program", "start"]
+
+T = TypeVar("T")
+WORTH_FILE = "worth.json"
+"""In a run folder: word error rates of the development rows, unadapted and with the best model."""
+# Others wait while one builds a cache; a process that dies meanwhile is the watchdog's business.
+_PATIENCE = timedelta(hours=12)
+
+
+class RunConfig(Protocol):
+    """What the configurations of all training programs have."""
+
+    @property
+    def out(self) -> Path:
+        """Run folder."""
+
+    @property
+    def loop(self) -> LoopConfig:
+        """The training loop."""
+
+
+def read_config(kind: type[T], argv: list[str] | None = None) -> T:
+    """Build a frozen config dataclass from ``--config file.yaml`` and dotted overrides."""
+    return parse(kind, sys.argv[1:] if argv is None else argv)
+
+
+def run_program(main: Callable[[], object]) -> None:
+    """Run a program's main; an error that it raises on purpose is one line and exit status 2.
+
+    A training that came to its end and is worth nothing exits with 1.
+    """
+    try:
+        main()
+    except NotWorthIt as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except HyperASRError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def start(
+    name: str, folder: Path, mixed_precision: str = "no", tracker: str = "tensorboard"
+) -> Accelerator:
+    """Create the run folder, Accelerate's processes, the log and the tracker.
+
+    Without a GPU, `torchrun --nproc_per_node N` gives N processes on the CPU.
+
+    Args:
+        name: of the project in the tracker.
+        folder: the run folder.
+        mixed_precision: ``no`` or ``bf16``.
+        tracker: one that Accelerate knows, such as ``tensorboard`` or ``wandb``, or ``none``.
+    Raises:
+        ConfigError: no such tracker.
+        MissingExtra: the tracker is not installed.
+    """
+    _check_tracker(tracker)
+    # The name that torch wants instead is not known to Accelerate yet, nor to torch before 2.13.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Without cpu=True Accelerate ignores torchrun's processes on a machine that has no GPU.
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=mixed_precision,
+        log_with=None if tracker == "none" else tracker,
+        project_dir=folder,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=_PATIENCE),
+            # Buffers are statistics that every process has alike; only gradients are exchanged.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+        ],
+    )
+    if accelerator.is_main_process:
+        handlers = [logging.StreamHandler(), logging.FileHandler(folder / "log.txt")]
+        logging.basicConfig(
+            level=logging.INFO,
+            format="%(asctime)s %(message)s",
+            datefmt="%H:%M:%S",
+            handlers=handlers,
+        )
+    accelerator.init_trackers(name)
+    return accelerator
+
+
+def fit_and_report(
+    model: nn.Module,
+    draw: Callable[[int], Any],
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    save_best: Callable[[nn.Module], None],
+    config: RunConfig,
+    accelerator: Accelerator,
+    *,
+    split: Split | None = None,
+    together: bool = False,
+    judge: Judge | None = None,
+) -> dict[str, float]:
+    """Run the loop of a program to its end and print its best measures as one line of JSON.
+
+    Args and errors are those of `train.loop.loop.fit`; `config` is the program's whole one, and
+    `judge` decides which checkpoint may be the best.
+
+    Raises:
+        NotWorthIt: none may.
+    """
+    settings = to_dict(config)
+    best = fit(
+        model,
+        draw,
+        evaluate if judge is None else lambda candidate: judge(evaluate(candidate)),
+        save_best,
+        config.loop,
+        config.out,
+        accelerator,
+        settings=settings,
+        split=split,
+        together=together,
+    )
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        if judge is not None:
+            print(judge.verdict(best))
+            worth = {"unadapted": judge.unadapted, "best": best}
+            atomic_write_text(config.out / WORTH_FILE, json.dumps(worth, indent=2) + "\n")
+        print(json.dumps(best))
+    return best
+
+
+def _check_tracker(name: str) -> None:
+    """Accelerate leaves out a tracker that is missing without a word."""
+    known = sorted(kind.value for kind in LoggerType if kind.value != "all")
+    if name not in ("none", *known):
+        raise ConfigError(f"no tracker {name!r}; there are none, {', '.join(known)}")
+    if name not in ("none", *(str(getattr(t, "value", t)) for t in get_available_trackers())):
+        raise MissingExtra(f"the tracker {name!r} is not installed; install it or set another one")

@@ -1,0 +1,141 @@
+"""Word error rates of development rows, decoded by all processes together; is a training worth it?
+
+A training that ends worse than the recogniser it began with must not pass for done. `Judge` holds
+what the unadapted backbone makes of the same rows, hearing 30 s, and lets no checkpoint be the best
+that harms typical speech or does not help atypical speech.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from hyperasr.cohorts.cache import Cache
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.decode import decode_rows
+from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.metrics.error_rates import error_rate, score
+from hyperasr.metrics.normalisers import normaliser
+from hyperasr.model import HyperASR
+from hyperasr.types import Batch
+
+__all__ = ["HARM", "Judge", "MelOnly", "NotWorthIt", "decode_together", "evaluate"]
+
+log = logging.getLogger(__name__)
+_BATCH = 16  # a row that runs away, as unadapted ones do, holds up its batch alone
+HARM = 0.005
+"""Word error rate that typical speech may lose on the development speakers: half a point."""
+
+
+class NotWorthIt(HyperASRError):
+    """Nothing that was trained is better than the unadapted recogniser."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares with the unadapted backbone on 30 s.
+
+    Attributes:
+        unadapted: its word error rate by cohort, on the same rows.
+    """
+
+    unadapted: dict[str, float]
+
+    def __call__(self, measures: Mapping[str, float]) -> dict[str, float]:
+        """Return the measures with the score that counts: the mean over atypical cohorts.
+
+        It is infinite, and so never the best, where typical speech loses more than `HARM` or
+        atypical speech gains nothing. Where all rows are typical, their rate is the score.
+        """
+        rates = {name: measures[name] for name in self.unadapted}
+        score, before = _atypical(rates), _atypical(self.unadapted)
+        harm = rates.get(TYPICAL, 0.0) - self.unadapted.get(TYPICAL, 0.0)
+        gains = score < before or set(rates) == {TYPICAL}
+        log.info("unadapted, 30 s: %s", _said(self.unadapted))
+        if harm > HARM or not gains:
+            log.info(
+                "not kept: %s",
+                f"typical speech loses {100 * harm:.1f} points"
+                if harm > HARM
+                else "atypical speech gains nothing",
+            )
+            score = math.inf
+        return {**measures, "score": score}
+
+    def verdict(self, best: Mapping[str, float]) -> str:
+        """Return one line: what the best checkpoint is worth.
+
+        Raises:
+            NotWorthIt: there is none.
+        """
+        if not best:
+            raise NotWorthIt(
+                "no checkpoint helps atypical speech without harm to typical speech, so none is "
+                f"kept (unadapted: {_said(self.unadapted)}); train on more speech, more gently or "
+                "with a teacher, or set must_help to false to keep the best of them regardless"
+            )
+        parts = [
+            f"{name} {100 * rate:.1f} -> {100 * best[name]:.1f} %"
+            for name, rate in self.unadapted.items()
+        ]
+        return f"worth, against the unadapted recogniser on 30 s: {', '.join(parts)}"
+
+
+def _atypical(rates: Mapping[str, float]) -> float:
+    own = [rate for name, rate in rates.items() if name != TYPICAL] or [rates[TYPICAL]]
+    return sum(own) / len(own)
+
+
+def _said(rates: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items())
+
+
+class MelOnly:
+    """A cache whose batches bring log-mel alone, for recognisers with an encoder of their own.
+
+    Raises:
+        ConfigError: the cache keeps no log-mel.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        if not cache.keeps_mel:
+            raise ConfigError("an adapted encoder needs log-mel; build the cache with keep_mel")
+        self.cache, self.meta, self.n_frames = cache, cache.meta, cache.n_frames
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Return rows without the encoder states and embeddings of the frozen backbone."""
+        return replace(self.cache.batch(rows), encoded=None, speaker_emb=None)
+
+
+def decode_together(model: HyperASR, cache: Any, *, adapt: bool = True) -> list[str]:
+    """Decode every row of a cache, each on one process; all get all texts, in the order of rows.
+
+    Every process of the run has to call it.
+    """
+    state = PartialState()
+    # Dealt out by length, so that all are done at about the same time.
+    order = sorted(range(len(cache)), key=lambda row: cache.n_frames[row])
+    own = order[state.process_index :: state.num_processes]
+    texts = decode_rows(model, cache, own, batch_size=_BATCH, adapt=adapt) if own else []
+    found = dict(gather_object(list(zip(own, texts, strict=True))))
+    return [found[row] for row in range(len(cache))]
+
+
+def evaluate(model: HyperASR, cache: Any, adapt: bool = True) -> dict[str, float]:
+    """Return word error rates of the development views by cohort; the score weighs them alike."""
+    hypotheses = decode_together(model, cache, adapt=adapt)
+    counts = score(cache.meta["text"], hypotheses, normaliser("whisper"), "wer")
+    measures = {}
+    for cohort in sorted(set(cache.meta["cohort"])):
+        chosen = [c for c, name in zip(counts, cache.meta["cohort"], strict=True) if name == cohort]
+        measures[cohort] = error_rate(chosen)
+    return {**measures, "score": sum(measures.values()) / len(measures)}
