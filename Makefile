@@ -25,7 +25,7 @@ docs: $(VENV)/.test
 CONFIGS := $(wildcard eval/configs/*.yaml)
 RESULTS := $(CONFIGS:eval/configs/%.yaml=results/%.json) results/writing.json results/adapted_speed.json
 named = $(wildcard $(shell grep -oE '(runs|train)/[^], }]+' $(1)))
-evaluate = $(BIN)/python -m eval.$(basename $(notdir $<)) --config $(filter eval/configs/%,$^)
+evaluate = $(BIN)/python -m $(subst /,.,$(basename $<)) --config $(filter eval/configs/%,$^)
 
 reproduce: $(RESULTS) notebooks/04_uncertainty.ipynb results/report.html
 	$(BIN)/python -m eval.docs
@@ -44,9 +44,16 @@ results/beam.json: results/%.json: eval/zero_shot.py eval/configs/%.yaml \
 results/%.json: eval/%.py eval/configs/%.yaml $$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
 
-results/writing.json results/adapted_speed.json: results/%.json: eval/%.py \
-		eval/configs/zero_shot.yaml $$(call named,eval/configs/zero_shot.yaml) | $(VENV)/.test
-	$(evaluate) --out $@
+results/%.json: eval/benchmarks/%.py eval/configs/%.yaml \
+		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
+	$(evaluate)
+
+results/writing.json: eval/writing.py
+results/adapted_speed.json: eval/benchmarks/adapted_speed.py
+results/writing.json results/adapted_speed.json: %: eval/configs/zero_shot.yaml \
+		$$(call named,eval/configs/zero_shot.yaml) | $(VENV)/.test
+	$(BIN)/python -m $(subst /,.,$(basename $(filter %.py,$^))) --config $(filter eval/configs/%,$^) \
+		--out $@
 
 results/comparison.json: results/training_cost.json
 

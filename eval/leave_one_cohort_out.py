@@ -34,8 +34,8 @@ from eval.lib.testset import print_found
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
+from train.config import MetaConfig
 from train.loop.program import read_config, run_program
-from train.meta import MetaConfig
 
 log = logging.getLogger("eval.loco")
 

@@ -401,9 +401,11 @@ def error_figure(rows: Rows, name: str) -> str:
 
 def about_program(command: str) -> str:
     """Return what a program of `eval` says of itself in its first sentences; nothing of others."""
-    found = re.search(r"-m eval\.(\w+)", command)
-    path = Path(__file__).parent / f"{found[1]}.py" if found else None
-    if path is None or not path.is_file():
+    found = re.search(r"-m eval\.(?:\w+\.)?(\w+)", command)
+    here = Path(__file__).parent
+    places = [here / part / f"{found[1]}.py" for part in ("", "benchmarks")] if found else []
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         return ""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return " ".join(text.partition("\n\n")[0].split())

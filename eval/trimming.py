@@ -35,8 +35,8 @@ from hyperasr.util.config import to_dict
 from hyperasr.util.files import atomic_write_text
 from hyperasr.whisper.backbone import Backbone
 from train.baselines import FineTuneConfig
+from train.config import MetaConfig
 from train.loop.program import read_config, run_program
-from train.meta import MetaConfig
 
 __all__ = ["TrimmingConfig", "few", "joined", "pairs_of", "rows_of"]
 

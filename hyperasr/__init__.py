@@ -9,7 +9,7 @@ from hyperasr.util.torchaudio_shim import ensure_torchaudio
 
 if TYPE_CHECKING:
     from hyperasr.errors import HyperASRError
-    from hyperasr.model import HyperASR
+    from hyperasr.hub import HyperASR
     from hyperasr.types import (
         Batch,
         Decoded,
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 ensure_torchaudio()
 
 _HOME = {
-    "HyperASR": "hyperasr.model",
+    "HyperASR": "hyperasr.hub",
     "HyperASRError": "hyperasr.errors",
     **dict.fromkeys(
         [

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR
+from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, Decoded, EncoderOutput
 from hyperasr.util.memory import out_of_memory, too_large
 from hyperasr.whisper.search import SearchConfig, text_only
@@ -44,7 +44,7 @@ def token_limits(lengths: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def decode(
-    model: HyperASR,
+    model: AdaptedWhisper,
     batch: Batch,
     search: SearchConfig | None = None,
     *,
@@ -78,7 +78,7 @@ def decode(
 
 
 def decode_tokens(
-    model: HyperASR,
+    model: AdaptedWhisper,
     cache: Any,
     indices: Sequence[int] | None = None,
     *,
@@ -139,7 +139,7 @@ def decode_tokens(
 
 
 def decode_rows(
-    model: HyperASR,
+    model: AdaptedWhisper,
     cache: Any,
     indices: Sequence[int] | None = None,
     *,
@@ -190,7 +190,7 @@ def _halves(chosen: list[int], n_rows: int, error: Exception) -> list[list[int]]
 
 @torch.inference_mode()
 def _decode(
-    model: HyperASR,
+    model: AdaptedWhisper,
     batch: Batch,
     search: SearchConfig | None,
     adapt: bool,
@@ -211,7 +211,7 @@ def _decode(
 
 
 def _generate(
-    model: HyperASR,
+    model: AdaptedWhisper,
     batch: Batch,
     encoded: EncoderOutput,
     search: SearchConfig | None,

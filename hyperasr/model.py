@@ -1,43 +1,33 @@
-"""HyperASR: a frozen Whisper, a speaker encoder and a source of adapters, as one model."""
+"""A frozen Whisper, a speaker encoder and a source of adapters, as one model.
+
+Here every utterance gets weights of its own (`AdaptedWhisper.adapted`); how they act on a layer is
+in `hyperasr.adapters.lora`. Opening, saving and transcribing are in `hyperasr.hub`.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Self
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hyperasr.adapters import GAUSSIAN_SOURCES, SourceConfig, lora, new_source
-from hyperasr.adapters.checkpoint import (
-    FORMAT_VERSION,
-    current_settings,
-    load_strictly,
-    read_head,
-    stored,
-)
 from hyperasr.adapters.elbo import ELBO
 from hyperasr.adapters.noise import using_noise
 from hyperasr.adapters.objective import ObjectiveConfig, from_teacher, mean_squares, relative_size
 from hyperasr.adapters.posterior import GaussianFactors, Generators
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
-from hyperasr.types import Batch, EncoderOutput, LoRAFactors, TeacherTokens, Transcript
-from hyperasr.util.config import from_dict, to_dict
-from hyperasr.util.files import atomic_folder
+from hyperasr.types import Batch, EncoderOutput, LoRAFactors, TeacherTokens
 from hyperasr.whisper.backbone import Backbone
 
-__all__ = ["HyperASR", "SourceConfig"]
+__all__ = ["AdaptedWhisper"]
 
 
-class HyperASR(nn.Module):
+class AdaptedWhisper(nn.Module):
     """A frozen Whisper that decodes every utterance with weights of its own.
 
     Args:
@@ -73,7 +63,7 @@ class HyperASR(nn.Module):
         self._squared_norms: dict[str, Tensor] = {}
 
     @classmethod
-    def unadapted(cls, backbone: Backbone) -> HyperASR:
+    def unadapted(cls, backbone: Backbone) -> Self:
         """Return a model that adapts nothing: a LoRA of rank 1 whose update is zero."""
         source = SourceConfig("static", settings={"rank": 1})
         return cls(backbone, SpeakerConfig(), source).to(backbone.device).eval()
@@ -92,7 +82,7 @@ class HyperASR(nn.Module):
         """Tell which step of training comes next (the first is 0): the divergence warms up."""
         self.kl_share = self.objective.kl_share(step, n_steps)
 
-    def train(self, mode: bool = True) -> HyperASR:
+    def train(self, mode: bool = True) -> Self:
         """Set training mode; the frozen backbone always stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
@@ -357,143 +347,12 @@ class HyperASR(nn.Module):
             factors = factors.map(lambda t: t[:, typical])
         return relative_size(factors, self._squared_norms).mean()
 
-    def transcribe(
-        self, source: Any, sample_rate: float | None = None, **options: Any
-    ) -> Transcript:
-        """Transcribe one recording of any length.
-
-        Args:
-            source: path of a recording, or samples: (n,), (n, channels) or (channels, n), numpy,
-                torch or lists.
-            sample_rate: of samples, in hertz; None for a path.
-            options: fields of `hyperasr.transcription.options.TranscribeOptions`, such as
-            `beam_size`.
-        Returns:
-            Text, segments with times and words with probabilities; empty where nobody speaks.
-        Raises:
-            AudioError: the recording cannot be read, or samples come without a sample rate.
-            ConfigError: an unknown option, or a value out of range.
-        """
-        from hyperasr.transcription.pipeline import transcribe_one
-
-        return transcribe_one(self, source, sample_rate, **options)
-
     def budget(self) -> str:
         """Return one line: parameters of the source and per utterance, their shares, the cost."""
         line = str(self.source.budget(self.backbone.n_parameters))
         if self.adapts_encoder:
             line += "; encoder targets: cached states do not serve, each batch is encoded again"
         return line
-
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        backbone: str,
-        training: dict[str, Any] | None = None,
-    ) -> None:
-        """Write source and speaker encoder: config.json and model.safetensors (fp16).
-
-        Args:
-            folder: replaced in one rename.
-            backbone: how to find the backbone on loading, as for `Backbone.from_pretrained`.
-            training: notes on how it was trained, kept in config.json.
-        """
-        weights = {n: t for n, t in self.state_dict().items() if not n.startswith("backbone.")}
-        head = {
-            "format_version": FORMAT_VERSION,
-            "backbone": backbone,
-            "backbone_fingerprint": self.backbone.fingerprint(),
-            "audio_context": self.backbone.audio_context,
-            "margin_s": self.backbone.margin_s,
-            "speaker": to_dict(self.speaker_config),
-            "source": to_dict(self.source_config),
-            "training": training or {},
-        }
-        with atomic_folder(Path(folder), replaces=("config.json",)) as temporary:
-            trained = {n for n, _ in self.named_parameters()}
-            tensors = {n: stored(t, half=n in trained) for n, t in weights.items()}
-            save_file(tensors, temporary / "model.safetensors")
-            (temporary / "config.json").write_text(json.dumps(head, indent=2) + "\n")
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        backbone: str,
-        training: dict[str, Any] | None = None,
-        private: bool = True,
-        license: str | None = None,
-        token: str | None = None,
-        endpoint: str | None = None,
-    ) -> str:
-        """Upload the model with a card made of its own metadata, and return the address.
-
-        For a folder that is saved already, use `hyperasr.hub.push_to_hub`.
-
-        Args:
-            repo_id: ``OWNER/NAME``; made where it is not there.
-            backbone, training: as in `save_pretrained`; others must find the backbone by its name.
-            private: seen by its owner alone.
-            license: for the card.
-            token: of the hub; None is the one of ``hf auth login``.
-            endpoint: of another hub than huggingface.co.
-        Raises:
-            ConfigError: the backbone is a path of this machine, or the network is switched off.
-            HyperASRError: the hub refused.
-        """
-        from hyperasr.hub import push_to_hub
-
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "model"
-            self.save_pretrained(folder, backbone=backbone, training=training)
-            return push_to_hub(
-                folder, repo_id, private=private, license=license, token=token, endpoint=endpoint
-            )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | os.PathLike[str] = "tiny.en",
-        *,
-        backbone: Backbone | None = None,
-        offline: bool = False,
-    ) -> HyperASR:
-        """Load a model that `save_pretrained` wrote, or a plain Whisper, which adapts nothing.
-
-        Args:
-            folder: a folder, a hub name (``OWNER/NAME``), or an embedded model.
-            backbone: already loaded; None loads the one the model names.
-            offline: never touch the network.
-        Raises:
-            ConfigError: no such model, or an unknown key in it.
-            CheckpointMismatch: another backbone, or weights that do not fit.
-        """
-        from hyperasr.hub import model_folder
-
-        path, kind = model_folder(folder, offline=offline)
-        if kind == "whisper":
-            return cls.unadapted(backbone or Backbone.from_pretrained(folder, offline=offline))
-        head = read_head(path)
-        if backbone is None:
-            name = head["backbone"]
-            local = path / name
-            backbone = Backbone.from_pretrained(
-                local if local.is_dir() else name,
-                offline=offline,
-                audio_context=head["audio_context"],
-                margin_s=head["margin_s"],
-            )
-        backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {path}")
-        where = str(path / "config.json")
-        speaker_config = from_dict(SpeakerConfig, head["speaker"], where)
-        source_config = from_dict(SourceConfig, head["source"], where)
-        if source_config.settings:
-            settings = current_settings(source_config.settings)
-            source_config = replace(source_config, settings=settings)
-        model = cls(backbone, speaker_config, source_config, fit_prior=False)
-        load_strictly(model, path / "model.safetensors")
-        return model.eval()
 
 
 def _rows(tensor: Tensor, k: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from hyperasr.errors import ShapeError
 
 __all__ = [
+    "UNCERTAIN",
     "Batch",
     "Decoded",
     "Edit",
@@ -24,6 +25,9 @@ __all__ = [
     "Unclear",
     "Utterance",
 ]
+
+UNCERTAIN = 0.5
+"""A word with less probability, or that more posterior samples doubt, is marked."""
 
 
 @dataclass(frozen=True)
@@ -353,6 +357,11 @@ class Segment:
     edits: tuple[Edit, ...] = ()
     clean: str | None = None
     unclear: tuple[Unclear, ...] = ()
+
+    def is_uncertain(self, index: int) -> bool:
+        """Say whether a word is to be marked: improbable, or in doubt among posterior samples."""
+        doubt = self.uncertainty[index] if self.uncertainty else 0.0
+        return self.words[index][1] < UNCERTAIN or doubt > 1 - UNCERTAIN
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ def random_backbone(random_backbone_folder: Path) -> Any:
 @pytest.fixture(scope="session")
 def random_model_folder(random_backbone: Any, random_backbone_folder: Path) -> Path:
     """Folder of a `HyperASR` on `random_backbone` whose random hypernetwork does adapt."""
-    from hyperasr.model import HyperASR, SourceConfig
+    from hyperasr.adapters import SourceConfig
+    from hyperasr.hub import HyperASR
     from hyperasr.speaker.encoder import SpeakerConfig
 
     settings = {"rank": 2, "d_hidden": 16, "d_layer_emb": 4, "n_hidden": 1}

@@ -19,10 +19,10 @@ import soundfile
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from hyperasr.adapters import lora
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.cli.main import main
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone

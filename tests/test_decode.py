@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperasr.adapters import lora
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.decode import decode, decode_rows, decode_tokens, token_limits
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper.backbone import Backbone

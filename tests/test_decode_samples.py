@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hyperasr.adapters import lora
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.decode import decode, decode_rows, decode_tokens, token_limits
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Decoded
 from hyperasr.whisper.backbone import Backbone

@@ -13,11 +13,9 @@ from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.decode import decode
-from hyperasr.hub import EMBEDDED
+from hyperasr.hub import EMBEDDED, HyperASR, open_model
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.model import HyperASR
-from hyperasr.opening import open_model
 from hyperasr.types import Batch, Utterance
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.weights import ASSETS

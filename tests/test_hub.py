@@ -17,8 +17,7 @@ import yaml
 from hyperasr import hub
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export.card import model_card
-from hyperasr.hub import model_folder, push_to_hub
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR, model_folder, push_to_hub
 from hyperasr.whisper.weights import ASSETS
 
 

@@ -160,7 +160,7 @@ def test_public_names() -> None:
 
 
 def test_main_class_is_the_one_of_its_module() -> None:
-    from hyperasr.model import HyperASR
+    from hyperasr.hub import HyperASR
 
     assert hyperasr.HyperASR is HyperASR
 

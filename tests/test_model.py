@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hyperasr.adapters import lora
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.decode import decode
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, TeacherTokens
 from hyperasr.whisper.backbone import Backbone

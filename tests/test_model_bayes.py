@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hyperasr.adapters import lora
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hyperasr.adapters import lora
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
 from hyperasr.transcription.words import attend
 

@@ -26,16 +26,17 @@ from hyperasr.adapters.objective import from_teacher
 from hyperasr.adapters.residual import ResidualAdapters, ResidualConfig
 from hyperasr.cohorts.cache import Cache
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR
 from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
 from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
+from train.config import MetaConfig
 from train.loop.batches import split_batch
 from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
 from train.loop.scoring import MelOnly, evaluate
-from train.meta import MetaConfig, data_of, frozen, judge_of
+from train.meta import data_of, frozen, judge_of
 
 log = logging.getLogger("train.baselines")
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from hyperasr.adapters.checkpoint import read_head
 from hyperasr.errors import ConfigError
 from hyperasr.export.card import without_paths
-from hyperasr.hub import EMBEDDED
-from hyperasr.model import HyperASR
+from hyperasr.hub import EMBEDDED, HyperASR
 from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
 from train.loop.program import WORTH_FILE, read_config, run_program

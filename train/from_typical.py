@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.cohorts.cache import CacheConfig, estimate_bytes
 from hyperasr.cohorts.corpora import prepare
@@ -30,16 +31,17 @@ from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, Variety, View, realise
 from hyperasr.decode import decode, token_limits
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerEncoder, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput, Utterance
 from hyperasr.whisper.backbone import Backbone
+from train.config import MetaConfig
 from train.data.split import by_cohort, in_lower_case, some_of_each
 from train.data.views import LONGEST_SIMULATED_S, development_plan, training_plan, usable
 from train.data.writing import lines_beside, write
 from train.loop.loop import LoopConfig
 from train.loop.program import read_config, run_program
-from train.meta import MetaConfig, frozen, run
+from train.meta import frozen, run
 
 __all__ = ["StartConfig", "meta_config", "split_speakers"]
 

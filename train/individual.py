@@ -28,7 +28,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hyperasr.adapters import StaticLoRA
+from hyperasr.adapters import SourceConfig, StaticLoRA
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.adapters.posterior import GaussianFactors
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
@@ -37,9 +37,9 @@ from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, plan_views
 from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, ManifestError
+from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
 from hyperasr.util.config import to_dict

@@ -12,137 +12,30 @@ several machines see train/slurm_example.sbatch, sharded (FSDP) train/configs/ac
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hyperasr.adapters import HyperNet
-from hyperasr.adapters.objective import ObjectiveConfig
+from hyperasr.adapters import HyperNet, SourceConfig
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
-from hyperasr.cohorts.sampler import check_source_share, check_speaker_power
-from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import Variety
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
 from hyperasr.whisper.backbone import Backbone
-from train.data.augment import FeatureVariety
+from train.config import MetaConfig
 from train.data.views import Views, development_views, of_cohorts
 from train.loop.batches import split_batch
-from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
 from train.loop.scoring import Judge, evaluate
 
 __all__ = ["MetaConfig", "Objective", "data_of", "development_views", "evaluate", "run"]
 
 log = logging.getLogger("train.meta")
-
-
-@dataclass(frozen=True)
-class MetaConfig:
-    """What is trained, on what, for how long."""
-
-    backbone: str = "tiny.en"
-    """Frozen Whisper: ``tiny.en``, a folder or a hub name."""
-    audio_context: str | None = None
-    """What its encoder hears: ``trimmed`` to the real length, as the model then also does in use,
-    ``full`` for 30 s; None as the checkpoint says."""
-    margin_s: float | None = None
-    """Seconds of silence that trimmed context hears after an utterance, in [0, 30]; None as the
-    checkpoint says, or `hyperasr.whisper.backbone.MARGIN_S`. Less is faster, and more to be
-    learned."""
-    train: Path = Path("runs/data/train.jsonl")
-    """Manifest of recordings with text. Typical ones are also simulated on; those of any other
-    cohort are used as they were recorded."""
-    dev: Path = Path("runs/data/dev.jsonl")
-    """Manifest of speakers kept out for choosing the best checkpoint."""
-    simulate: tuple[str, ...] = COHORTS
-    """Cohorts to simulate on typical recordings; empty simulates nothing."""
-    cache: Path = Path("runs/cache")
-    """Folder of all caches."""
-    out: Path = Path("runs/hypernet")
-    """Run folder; the best model is in its folder `best`."""
-    source: SourceConfig = field(default_factory=SourceConfig)
-    """The adapter source and its targets."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """What is minimised."""
-    speaker: SpeakerConfig = field(default_factory=SpeakerConfig)
-    """The speaker encoder."""
-    batch_size: int = 32
-    """Utterances a batch and process, at least 1."""
-    people_per_speaker: int = 2
-    """Simulated people that share a real voice in each cohort."""
-    typical_share: float = 0.5
-    """Share of the typical recordings that also count as they are, in [0, 1]; all of them do where
-    nothing is simulated."""
-    variety: Variety = field(default_factory=Variety)
-    """More speakers and places made out of the training recordings."""
-    teacher: Path | None = None
-    """What the unadapted Whisper says of the training texts: the ``.lines.jsonl`` that
-    `train.data.writing` writes beside the manifest. `objective.teacher` is its weight."""
-    source_share: dict[str, float] = field(default_factory=dict)
-    """Chance of a row to be of a source of recordings, by its name; together at most 1. Speakers
-    weigh the same within what is left, and within each source."""
-    speaker_power: float = 0.0
-    """A speaker with n rows of a cohort weighs n to this power, in [0, 1]: 0 lets speakers weigh
-    the same, 1 rows, which is for data in which many speakers have one recording each."""
-    features: FeatureVariety = field(default_factory=FeatureVariety)
-    """How log-mel is changed anew for every batch, which is then encoded anew too."""
-    cohorts: tuple[str, ...] = ()
-    """Cohorts, ``typical`` among them, to train and choose on; empty for all. The cache holds all
-    of them either way, so that it serves every choice."""
-    workers: int = 2
-    """Processes that build caches."""
-    encode_on: str = "cpu"
-    """Device that these encode on, such as ``cuda``; each holds a copy of the backbone there."""
-    keep_mel: bool = False
-    """Cache log-mel too where it is not needed, to share a cache with encoder targets."""
-    dev_per_speaker: int = 0
-    """Recordings of each development speaker that choose the checkpoint, at least 1; 0 for all."""
-    must_help: bool = True
-    """Decode the development rows with the unadapted recogniser on 30 s first, and keep no
-    checkpoint that harms typical speech or does not help atypical speech. False keeps the best
-    checkpoint whatever it is worth, for comparisons."""
-    view_seed: int = 0
-    """Seed of the simulated people."""
-    init_from: Path | None = None
-    """A trained model folder that the hypernetwork starts from: the factors of a static LoRA, or
-    all weights of a hypernetwork of the same shape, whose training goes on."""
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    """The training loop."""
-
-    def __post_init__(self) -> None:
-        check_source_share(self.source_share)
-        check_speaker_power(self.speaker_power)
-        if unknown := [cohort for cohort in self.simulate if cohort not in COHORTS]:
-            raise ConfigError(
-                f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}"
-            )
-        if (self.teacher is None) != (self.objective.teacher == 0):
-            raise ConfigError(
-                f"teacher is {self.teacher} and objective.teacher {self.objective.teacher:g}; give "
-                "both or neither"
-            )
-        if self.dev_per_speaker < 0:
-            raise ConfigError(f"dev_per_speaker is {self.dev_per_speaker}; it must be at least 0")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
-
-    @property
-    def adapts_encoder(self) -> bool:
-        """Whether a target lies in the encoder, so that cached encoder states do not serve."""
-        return any(target.startswith("encoder.") for target in self.source.targets)
-
-    @property
-    def needs_mel(self) -> bool:
-        """Whether the cache has to keep log-mel."""
-        heard_anew = self.adapts_encoder or self.features.changes
-        return self.keep_mel or heard_anew or self.speaker.kind == "ecapa"
 
 
 class Objective(nn.Module):

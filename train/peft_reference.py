@@ -27,15 +27,16 @@ from torch.utils.data import IterableDataset
 from hyperasr.adapters import lora
 from hyperasr.cohorts.cache import Cache
 from hyperasr.errors import ConfigError, MissingExtra
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR
 from hyperasr.types import Batch
 from hyperasr.util.files import atomic_folder
+from train.config import MetaConfig
 from train.data.views import Views
 from train.loop.loop import LoopConfig, learning_rate_factor
 from train.loop.memory import PeakMemory
 from train.loop.program import read_config, run_program, start
 from train.loop.scoring import evaluate
-from train.meta import MetaConfig, data_of, frozen
+from train.meta import data_of, frozen
 
 __all__ = ["add_lora", "run"]
 

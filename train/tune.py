@@ -17,9 +17,9 @@ from pathlib import Path
 
 from hyperasr.util.config import parse
 from hyperasr.util.files import atomic_folder, atomic_write_text
+from train.config import MetaConfig
 from train.loop.program import read_config, run_program
 from train.loop.state import read_head
-from train.meta import MetaConfig
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.adapters import SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper.backbone import Backbone

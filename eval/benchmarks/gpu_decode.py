@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.benchmarks import overhead as upkeep
-from eval.benchmarks import peers
+from eval.benchmarks import overhead, peers
 from eval.benchmarks.speed import job
 from eval.benchmarks.timing import interleaved, ratio_row
 from eval.lib import results
-from hyperasr.adapters import lora
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
@@ -173,7 +172,7 @@ class Measured:
 
     def __init__(self, model: HyperASR, n_utt: int, config: GpuConfig) -> None:
         rng = np.random.default_rng(config.seed)
-        self.waves = [upkeep.voice_like(config.seconds, rng) for _ in range(n_utt)]
+        self.waves = [overhead.voice_like(config.seconds, rng) for _ in range(n_utt)]
         self.model, self.config, self.n_utt = model, config, n_utt
         mel, n_frames = model.backbone.features(self.waves)
         with torch.no_grad():
@@ -212,7 +211,7 @@ class Measured:
 def ratio_rows(folder: Path, models: dict[str, HyperASR], n_utt: int, config: GpuConfig) -> Any:
     """Return rows of our throughput over others', one shape and one batch."""
     rng = np.random.default_rng(config.seed)
-    waves = [upkeep.voice_like(config.seconds, rng) for _ in range(n_utt)]
+    waves = [overhead.voice_like(config.seconds, rng) for _ in range(n_utt)]
     work = (
         f"{folder.name}, {config.dtype}, {n_utt} utterances of {config.seconds:g} s, "
         f"{config.n_tokens} tokens, greedy, {_device_name(config.device)}"

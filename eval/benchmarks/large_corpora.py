@@ -27,8 +27,9 @@ from hyperasr.errors import HyperASRError
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Utterance
 from hyperasr.whisper.backbone import Backbone
+from train.config import MetaConfig
 from train.loop.loop import LoopConfig, fit
-from train.meta import MetaConfig, Objective, new_model
+from train.meta import Objective, new_model
 
 __all__ = ["large_cache", "peak_mib", "prepare_large", "train_from", "train_large", "ua_speech"]
 

@@ -25,8 +25,7 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.cohorts.views import TYPICAL, View
-from hyperasr.model import HyperASR
-from hyperasr.opening import open_model
+from hyperasr.hub import HyperASR, open_model
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, LayerFactors, LoRAFactors, Utterance
 

@@ -1,6 +1,6 @@
 """The loop guard: how often it finds a decoder that runs away, and how often it cries wolf.
 
-    python -m eval.benchmarks.repetition_loop --config eval/configs/guard.yaml
+    python -m eval.benchmarks.repetition_loop --config eval/configs/repetition_loop.yaml
 
 False alarms are counted on what the model decodes by itself: typical recordings and recordings with
 simulated stuttering. Runaway decoders are forced on the same recordings in two ways: end of text is
@@ -30,7 +30,7 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import simulate
 from hyperasr.decode import decode
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR
 from hyperasr.transcription.options import LONGEST_SEGMENT_S
 from hyperasr.transcription.repetition_loop import find_runaways
 from hyperasr.transcription.words import words_of
@@ -57,7 +57,7 @@ class GuardEvalConfig:
     """Recordings decoded together."""
     looks: Path | None = Path("results/test_looks.jsonl")
     """File that gets a line each time test speakers are looked at; None for none."""
-    out: Path = Path("results/guard.json")
+    out: Path = Path("results/repetition_loop.json")
     """Result file."""
     seed: int = 0
     """Of the simulation."""

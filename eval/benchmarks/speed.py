@@ -22,16 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.benchmarks import gpu, peers, variational_cost
-from eval.benchmarks import large_corpora as large
-from eval.benchmarks import overhead as upkeep
+from eval.benchmarks import gpu, large_corpora, overhead, peers, variational_cost
 from eval.benchmarks.own_process import OwnProcess
 from eval.benchmarks.timing import interleaved, ratio_row
 from eval.lib import results
+from hyperasr.adapters import SourceConfig
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
-from hyperasr.hub import EMBEDDED
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import EMBEDDED, HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
@@ -103,7 +101,7 @@ class Bench:
     def __init__(self, config: SpeedConfig, scratch: Path) -> None:
         self.config, self.scratch, self.found = config, scratch, Found()
         rng = np.random.default_rng(config.seed)
-        self.waves = [upkeep.voice_like(config.seconds, rng) for _ in range(config.n_utt)]
+        self.waves = [overhead.voice_like(config.seconds, rng) for _ in range(config.n_utt)]
         self._models: dict[tuple[str, str], HyperASR] = {}
 
     @property
@@ -295,7 +293,7 @@ def training(bench: Bench) -> None:
         setting = f"random tiny, {context} context, {bench.config.n_utt} utterances a step"
         model = bench.model(context)
         names = ("from the cache", "log-mel and encoder in every step")
-        made = upkeep.training_steps(
+        made = overhead.training_steps(
             model, bench.waves, bench.config.n_tokens, bench.folder, bench.scratch
         )
         jobs = {(key, setting): step for key, step in zip(names, made, strict=True)}
@@ -316,7 +314,7 @@ def variational(bench: Bench) -> None:
 
 def simulation(bench: Bench) -> None:
     """Simulation against real time, cohort by cohort, on one core."""
-    bench.found.rows += upkeep.simulation_rows(
+    bench.found.rows += overhead.simulation_rows(
         bench.config.seconds, bench.config.rounds, bench.config.seed
     )
 
@@ -329,13 +327,13 @@ def graphics_card(bench: Bench) -> dict[str, Any]:
 
 
 MEASURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
-    "cache": lambda b: upkeep.cache_rate(b.config.model, b.waves, b.scratch, b.config.rounds),
-    "large_cache": lambda b: large.train_large(
+    "cache": lambda b: overhead.cache_rate(b.config.model, b.waves, b.scratch, b.config.rounds),
+    "large_cache": lambda b: large_corpora.train_large(
         b.scratch, b.folder, b.waves[0], int(b.config.cache_gib * 2**30), b.config.threads
     ),
-    "prepare": lambda b: large.prepare_large(b.scratch, b.config.n_recordings),
-    "memory": lambda b: upkeep.factor_memory(),
-    "start": lambda b: upkeep.start_seconds(b.waves[0], b.config.model, b.scratch),
+    "prepare": lambda b: large_corpora.prepare_large(b.scratch, b.config.n_recordings),
+    "memory": lambda b: overhead.factor_memory(),
+    "start": lambda b: overhead.start_seconds(b.waves[0], b.config.model, b.scratch),
     "gpu": graphics_card,
 }
 """What is no ratio, by the name under which it stands in ``measures``."""

@@ -17,11 +17,12 @@ import numpy as np
 from torch.autograd.profiler import profile
 
 from eval.benchmarks.overhead import batch_as_cached, training_step, voice_like
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR
 from hyperasr.types import Batch
 from hyperasr.util.config import parse
 from hyperasr.whisper.backbone import Backbone
-from train.meta import MetaConfig, frozen
+from train.config import MetaConfig
+from train.meta import frozen
 
 __all__ = ["GROUPS", "Group", "groups", "peak_bytes"]
 

@@ -23,10 +23,11 @@ from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.util.config import to_dict
+from train.config import MetaConfig
 from train.data.views import Views, development_views
 from train.loop.program import read_config
 from train.loop.state import changed_settings, flat_settings
-from train.meta import MetaConfig, frozen
+from train.meta import frozen
 
 __all__ = [
     "Run",

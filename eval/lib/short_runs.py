@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.lib.folds import Run, is_finished, launch, prepare
+from train.config import MetaConfig
 from train.loop.program import read_config
-from train.meta import MetaConfig
 
 __all__ = ["ShortRun", "short_run", "train_all"]
 

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 from transformers import __version__ as transformers_version
 
+from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.checkpoint import read_head
 from hyperasr.adapters.residual import FORMAT as RESIDUAL
 from hyperasr.adapters.residual import ResidualAdapters
 from hyperasr.cohorts.views import View, realise
 from hyperasr.errors import CheckpointMismatch, ConfigError, MissingExtra
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import MARGIN_S, Backbone

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperasr.cli.terminal import (
-    UNCERTAIN,
     UNCERTAIN_STYLE,
     Reporter,
     marked,
@@ -21,15 +20,14 @@ from hyperasr.cli.terminal import (
 )
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR
-from hyperasr.opening import Opened, open_model
+from hyperasr.hub import HyperASR, Opened, open_model
 from hyperasr.transcription.formats import TIMED_FORMATS, file_names, render, to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, iter_transcribe
 from hyperasr.transcription.pipeline import transcribe as results_of
 from hyperasr.transcription.recordings import Recording, find_recordings
 from hyperasr.transcription.wer_summary import Tally, counts_of, percent
-from hyperasr.types import Segment
+from hyperasr.types import UNCERTAIN, Segment
 from hyperasr.util.files import atomic_write_text
 from hyperasr.whisper.weights import ASSETS
 

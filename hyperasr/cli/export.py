@@ -15,7 +15,7 @@ from hyperasr.audio.segments import PAUSES, cut_at_pauses
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export.exporter import ExportConfig, Exported
 from hyperasr.export.exporter import export as write_export
-from hyperasr.opening import open_model
+from hyperasr.hub import open_model
 from hyperasr.transcription.options import LONGEST_SEGMENT_S
 from hyperasr.transcription.recordings import Reading, find_recordings
 

@@ -15,16 +15,13 @@ from hyperasr.transcription.disfluency import UNCLEAR
 from hyperasr.types import Segment, Transcript
 
 __all__ = [
-    "UNCERTAIN",
     "UNCERTAIN_STYLE",
     "Reporter",
-    "is_uncertain",
     "marked",
     "marked_segment",
     "output",
 ]
 
-UNCERTAIN = 0.5  # a word with less probability, or that more samples doubt, is marked
 UNCERTAIN_STYLE = "yellow underline"
 UNCLEAR_STYLE = "red bold"
 _WIDTH_WITHOUT_TERMINAL = 200
@@ -34,12 +31,6 @@ def output() -> Console:
     """Return the console of standard output; it never breaks lines of text by itself."""
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
     return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=True)
-
-
-def is_uncertain(segment: Segment, index: int) -> bool:
-    """Say whether a word is to be marked: improbable, or in doubt among posterior samples."""
-    doubt = segment.uncertainty[index] if segment.uncertainty else 0.0
-    return segment.words[index][1] < UNCERTAIN or doubt > 1 - UNCERTAIN
 
 
 def marked(transcript: Transcript, mode: str = "verbatim") -> Text:
@@ -75,7 +66,7 @@ def marked_segment(segment: Segment, mode: str = "verbatim") -> Text:
 def _style(segment: Segment, index: int) -> str:
     if segment.words[index][0] == UNCLEAR:
         return UNCLEAR_STYLE
-    return UNCERTAIN_STYLE if is_uncertain(segment, index) else ""
+    return UNCERTAIN_STYLE if segment.is_uncertain(index) else ""
 
 
 class Reporter:

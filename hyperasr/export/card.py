@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from hyperasr import __version__
 from hyperasr.adapters.checkpoint import read_head
+from hyperasr.export.config import ExportConfig
+from hyperasr.export.parity import Exported
+from hyperasr.model import AdaptedWhisper
 from hyperasr.whisper.weights import HUB_NAMES
-
-if TYPE_CHECKING:
-    from hyperasr.export.exporter import ExportConfig, Exported
-    from hyperasr.model import HyperASR
 
 __all__ = [
     "CARD_FILE",
@@ -90,7 +89,7 @@ def model_card(folder: str | Path, *, license: str | None = None) -> str:
 
 
 def export_card(
-    model: HyperASR, config: ExportConfig, made: Exported, *, n_clips: int, base: str
+    model: AdaptedWhisper, config: ExportConfig, made: Exported, *, n_clips: int, base: str
 ) -> str:
     """Return the card of an exported static adapter: how it was made, how true it is."""
     facts = {

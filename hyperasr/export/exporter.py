@@ -11,7 +11,6 @@ import importlib
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,16 @@ from hyperasr.decode import decode
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.export.card import export_card
 from hyperasr.export.config import ExportConfig
-from hyperasr.export.parity import Parity, Reference, ctranslate2_parity, parity
+from hyperasr.export.parity import Exported, Parity, Reference, ctranslate2_parity, parity
 from hyperasr.export.peft_folder import write_peft
-from hyperasr.export.static_adapter import Distilled, distil
-from hyperasr.model import HyperASR
+from hyperasr.export.static_adapter import distil
+from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, LoRAFactors
 from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import DTYPES, quiet_transformers
 
-__all__ = ["ExportConfig", "Exported", "export", "write_merged"]
+__all__ = ["ExportConfig", "export", "write_merged"]
 
 _FEWEST_TOKENS = 51_865  # CTranslate2 takes a smaller vocabulary for that of English alone
 _CHECKED_CLIPS = 8  # of the clips, for the parity check: enough to see a wrong weight
@@ -43,30 +42,8 @@ _LIMITS = {"float32": (1e-4, 0.99), "float16": (1e-2, 0.9), "bfloat16": (1e-1, 0
 _LIMITS["int8"] = (0.3, 0.8)
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What was written, and how true it is.
-
-    Attributes:
-        distilled: the static adapter.
-        parity: what was written against the model with the same static adapter.
-        n_clips: clips that the following were counted on.
-        n_as_dynamic: of them, with the text that an adapter of the clip's own gives.
-        n_as_padded: with the same text when padded to 30 s of silence, as other engines do; None
-            where the model was made for that.
-        notes: one line for each thing its user should know.
-    """
-
-    distilled: Distilled
-    parity: Parity
-    n_clips: int
-    n_as_dynamic: int
-    n_as_padded: int | None
-    notes: tuple[str, ...]
-
-
 def export(
-    model: HyperASR,
+    model: AdaptedWhisper,
     waveforms: Sequence[np.ndarray],
     out: str | Path,
     config: ExportConfig | None = None,
@@ -207,7 +184,10 @@ def _require(to: str) -> None:
 
 
 def _as_dynamic(
-    model: HyperASR, waveforms: Sequence[np.ndarray], reference: Reference, config: ExportConfig
+    model: AdaptedWhisper,
+    waveforms: Sequence[np.ndarray],
+    reference: Reference,
+    config: ExportConfig,
 ) -> int:
     """Count the clips whose text an adapter of their own would not change."""
     same = 0

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from hyperasr.adapters import lora
 from hyperasr.errors import CheckpointMismatch
+from hyperasr.export.static_adapter import Distilled
 from hyperasr.types import LoRAFactors
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
 
-__all__ = ["Parity", "Reference", "ctranslate2_parity", "parity"]
+__all__ = ["Exported", "Parity", "Reference", "ctranslate2_parity", "parity"]
 
 _MOST_TOKENS = 64
 
@@ -57,6 +58,28 @@ class Parity:
             f"largest difference of a logit {self.difference:.2g} ({self.relative:.1g} of the "
             f"largest), {100 * self.agreement:.1f} % of {self.n_tokens} tokens equal"
         )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how true it is.
+
+    Attributes:
+        distilled: the static adapter.
+        parity: what was written against the model with the same static adapter.
+        n_clips: clips that the following were counted on.
+        n_as_dynamic: of them, with the text that an adapter of the clip's own gives.
+        n_as_padded: with the same text when padded to 30 s of silence, as other engines do; None
+            where the model was made for that.
+        notes: one line for each thing its user should know.
+    """
+
+    distilled: Distilled
+    parity: Parity
+    n_clips: int
+    n_as_dynamic: int
+    n_as_padded: int | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR
+from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, LayerFactors, LoRAFactors
 
 __all__ = ["METHODS", "Distilled", "average", "distil"]
@@ -43,7 +43,7 @@ class Distilled:
 
 @torch.inference_mode()
 def distil(
-    model: HyperASR,
+    model: AdaptedWhisper,
     waveforms: Sequence[np.ndarray],
     *,
     method: Literal["embedding", "average"] = "embedding",
@@ -147,11 +147,11 @@ def _filled(factor: Tensor, dim: int, rank: int) -> Tensor:
     return torch.cat([factor, factor.new_zeros(shape)], dim)
 
 
-def _embeddings(model: HyperASR, waveforms: Sequence[np.ndarray]) -> Tensor:
+def _embeddings(model: AdaptedWhisper, waveforms: Sequence[np.ndarray]) -> Tensor:
     mel, n_frames = model.backbone.features(waveforms)
     return model.embed(Batch(n_frames=n_frames, mel=mel, waveforms=tuple(waveforms)))[0]
 
 
-def _of(model: HyperASR, embs: Tensor, group: str | None) -> LoRAFactors:
+def _of(model: AdaptedWhisper, embs: Tensor, group: str | None) -> LoRAFactors:
     groups = [group] * embs.shape[0] if group is not None else []
     return model.factors(embs, groups)

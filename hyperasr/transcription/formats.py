@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hyperasr.cli.terminal import is_uncertain
 from hyperasr.errors import ConfigError
 from hyperasr.transcription.annotations import chat, csv_table, textgrid
 from hyperasr.transcription.pipeline import Result
@@ -256,7 +255,7 @@ def _timed_caption(segment: Segment) -> str:
         zip(segment.words, segment.times, strict=True)
     ):
         shown = _caption(word, markup=True)
-        if is_uncertain(segment, index):
+        if segment.is_uncertain(index):
             shown = f"<c.uncertain>{shown}</c>"
         # WebVTT wants them to grow and to lie inside the cue.
         if latest < round(start_s, 3) < round(segment.end_s, 3):

@@ -15,7 +15,7 @@ from hyperasr.audio.mel import MIN_SAMPLES, SAMPLE_RATE, STATES_PER_SECOND
 from hyperasr.audio.segments import PAUSES, cut_at_pauses
 from hyperasr.audio.vad import Silencer, silero
 from hyperasr.errors import ConfigError, HyperASRError
-from hyperasr.model import HyperASR
+from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recogniser import Heard, Recognised, Recogniser
 from hyperasr.transcription.recordings import Reading, Recording, Source, find_recordings
@@ -61,7 +61,7 @@ class Result:
 
 
 def transcribe(
-    model: HyperASR,
+    model: AdaptedWhisper,
     sources: Source | Iterable[Source],
     options: TranscribeOptions | None = None,
     *,
@@ -90,7 +90,7 @@ def transcribe(
 
 
 def iter_transcribe(
-    model: HyperASR,
+    model: AdaptedWhisper,
     source: Source,
     options: TranscribeOptions | None = None,
     *,
@@ -117,7 +117,7 @@ def iter_transcribe(
 
 
 def transcribe_one(
-    model: HyperASR, source: Any, sample_rate: float | None = None, **options: Any
+    model: AdaptedWhisper, source: Any, sample_rate: float | None = None, **options: Any
 ) -> Transcript:
     """Transcribe one recording; see `HyperASR.transcribe`."""
     names = [f.name for f in dataclasses.fields(TranscribeOptions) if f.name != "compare"]
@@ -201,7 +201,7 @@ _Pairs = Sequence[tuple[_Job, Heard]]
 class _Run:
     """One call of `transcribe`: its settings, and the window of segments that wait."""
 
-    def __init__(self, model: HyperASR, options: TranscribeOptions, n_window: int) -> None:
+    def __init__(self, model: AdaptedWhisper, options: TranscribeOptions, n_window: int) -> None:
         self.options, self.n_window = options, n_window
         self.batch_size = options.batch_size  # smaller where memory did not suffice
         self.segment_s = options.segment_s(str(model.backbone.audio_context))

@@ -15,7 +15,7 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.uncertainty import disagreement
-from hyperasr.model import HyperASR
+from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.disfluency import UNCLEAR, apply_edits, clean_edits
 from hyperasr.transcription.options import AUTO, TranscribeOptions
 from hyperasr.transcription.recordings import Recording
@@ -117,7 +117,7 @@ class Recogniser:
         ConfigError: the model does not know the language or the task, or takes no prompt.
     """
 
-    def __init__(self, model: HyperASR, options: TranscribeOptions) -> None:
+    def __init__(self, model: AdaptedWhisper, options: TranscribeOptions) -> None:
         self.model, self.options = model, options
         self.language = options.language
         if options.language == AUTO:

@@ -18,7 +18,7 @@ import numpy as np
 
 from hyperasr.audio.loudness import SILENCE_DBFS
 from hyperasr.audio.mel import SAMPLE_RATE, STATES_PER_SECOND
-from hyperasr.model import HyperASR
+from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.words import Attention, attend, chars_of, printable
 from hyperasr.types import Batch
 
@@ -81,7 +81,7 @@ class Runaway:
 
 
 def find_runaways(
-    model: HyperASR,
+    model: AdaptedWhisper,
     batch: Batch,
     waveforms: Sequence[np.ndarray],
     tokens: Sequence[Sequence[int]],

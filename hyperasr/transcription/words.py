@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.adapters import lora
 from hyperasr.audio.mel import SAMPLE_RATE, STATES_PER_SECOND
-from hyperasr.model import HyperASR
+from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.decoder import DecoderStep, alignment_heads
@@ -118,7 +118,7 @@ def _groups(backbone: Backbone, tokens: Sequence[int], language: str) -> list[li
 
 @torch.inference_mode()
 def attend(
-    model: HyperASR,
+    model: AdaptedWhisper,
     batch: Batch,
     tokens: Sequence[Sequence[int]],
     *,

@@ -21,8 +21,7 @@ from hyperasr.cli.main import build_parser, main
 from hyperasr.cohorts import corpora
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.model import HyperASR
-from hyperasr.opening import Opened, open_model
+from hyperasr.hub import HyperASR, Opened, open_model
 from hyperasr.transcription import recogniser as recognise
 from hyperasr.types import Utterance
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hyperasr.cli.terminal import (
     UNCERTAIN_STYLE,
     UNCLEAR_STYLE,
-    is_uncertain,
     marked,
     marked_segment,
 )
@@ -45,8 +44,8 @@ def test_improbable_words_are_marked() -> None:
 
 def test_words_that_samples_doubt_are_marked() -> None:
     doubted = segment((0.0, 0.0, 0.6, 0.0, 0.0))
-    assert is_uncertain(doubted, 2)
-    assert not is_uncertain(segment(), 2)
+    assert doubted.is_uncertain(2)
+    assert not segment().is_uncertain(2)
     assert ("the", UNCERTAIN_STYLE) in styles(doubted)
     assert len(styles(doubted)) == 4
 

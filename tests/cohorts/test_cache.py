@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 import hyperasr.cohorts.cache as room
+from hyperasr.adapters import SourceConfig
 from hyperasr.cohorts import cache_part
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache, cache_folder, estimate_bytes
 from hyperasr.cohorts.views import View, plan_views, realise
 from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Utterance
 from hyperasr.whisper.backbone import Backbone

@@ -14,7 +14,7 @@ import soundfile as sf
 import torch
 
 import hyperasr.cohorts.cache
-from eval.benchmarks import repetition_loop as guard
+from eval.benchmarks import repetition_loop
 from eval.lib import bench as bench_room
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.looks import note_look
@@ -43,7 +43,7 @@ def looks_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         note_look(looks if looks is None or looks.is_absolute() else folder / looks, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        for room in (bench_room, guard):
+        for room in (bench_room, repetition_loop):
             patch.setattr(room, "note_look", note)
         yield
 
@@ -114,8 +114,9 @@ def patients(tmp_path_factory, voice) -> World:
 @pytest.fixture(scope="session")
 def systems(world, random_backbone, random_backbone_folder, random_model_folder) -> dict[str, Path]:
     """A folder of each kind of system, trained by a random number generator."""
+    from hyperasr.adapters import SourceConfig
     from hyperasr.adapters.residual import ResidualAdapters, ResidualConfig
-    from hyperasr.model import HyperASR, SourceConfig
+    from hyperasr.hub import HyperASR
     from hyperasr.speaker.encoder import SpeakerConfig
     from hyperasr.whisper.backbone import Backbone
 

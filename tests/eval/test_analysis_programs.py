@@ -16,13 +16,14 @@ import torch
 from eval import calibration, severity, sparsity, subspace_angles
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
+from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.lora import delta_weight
 from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
+from hyperasr.hub import HyperASR
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Utterance
 

@@ -116,7 +116,8 @@ def test_comparison(run, bench) -> None:
 
 @pytest.mark.slow
 def test_people_who_enrolled_have_rows_of_their_own(bench, random_backbone, tmp_path) -> None:
-    from hyperasr.model import HyperASR, SourceConfig
+    from hyperasr.adapters import SourceConfig
+    from hyperasr.hub import HyperASR
     from hyperasr.speaker.encoder import SpeakerConfig
 
     people = sorted({view.person for view in bench.views})

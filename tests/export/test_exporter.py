@@ -22,7 +22,7 @@ from hyperasr.export.exporter import ExportConfig, export
 from hyperasr.export.parity import Parity
 from hyperasr.export.peft_folder import write_peft
 from hyperasr.export.static_adapter import distil
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
 from tests.test_checkpoints import adapted, published, save

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.lora import delta_weight
 from hyperasr.errors import ConfigError
 from hyperasr.export.static_adapter import average, distil
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, LayerFactors, LoRAFactors
 

@@ -12,24 +12,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperasr.adapters import lora
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.adapters.residual import ResidualAdapters, ResidualConfig
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.views import plan_views
 from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, ManifestError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import TeacherTokens
 from hyperasr.whisper.backbone import Backbone
 from train import individual, meta, peft_reference
 from train.baselines import FineTuneConfig, TunedObjective, saver
+from train.config import MetaConfig
 from train.data.augment import FeatureVariety
 from train.individual import EnrolmentBatches, IndividualObjective, People, enrol
 from train.loop.loop import LoopConfig
 from train.loop.scoring import MelOnly
-from train.meta import MetaConfig
 
 
 @pytest.fixture(scope="module")

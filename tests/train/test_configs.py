@@ -15,18 +15,19 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from eval.benchmarks.speed import SpeedConfig
 from eval.zero_shot import ZeroShotConfig
+from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.residual import FORMAT
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.util.config import parse
 from hyperasr.whisper.backbone import Backbone
 from tests.in_this_process import InThisProcess
 from train import baselines, individual, meta, peft_reference
 from train.baselines import FineTuneConfig
+from train.config import MetaConfig
 from train.data import writing
 from train.individual import IndividualConfig
-from train.meta import MetaConfig
 
 ROOT = Path(__file__).parents[2]
 FOR_ACCELERATE = "accelerate_fsdp"

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.adapters import SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper.backbone import Backbone

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from hyperasr import hub
+from hyperasr.adapters import SourceConfig
 from hyperasr.errors import CheckpointMismatch, ConfigError
-from hyperasr.model import HyperASR, SourceConfig
-from hyperasr.opening import open_model
+from hyperasr.hub import HyperASR, open_model
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.whisper.backbone import Backbone
 from train import embed as program

@@ -11,8 +11,8 @@ import pytest
 from hyperasr.cli.main import main as hyperasr
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
+from hyperasr.hub import HyperASR
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.model import HyperASR
 from hyperasr.types import Utterance
 from hyperasr.whisper.backbone import Backbone
 from train.data import writing

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from hyperasr.adapters import SourceConfig
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.whisper.backbone import Backbone
 from train import baselines, meta

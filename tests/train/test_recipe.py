@@ -27,7 +27,7 @@ from hyperasr.types import Utterance
 from hyperasr.util.config import parse
 from hyperasr.whisper.backbone import Backbone
 from tests.train.warm_python import write_client
-from train.meta import MetaConfig
+from train.config import MetaConfig
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("train.jsonl", "dev.jsonl", "test.jsonl")

@@ -16,9 +16,10 @@ import pytest
 import soundfile
 import torch
 
+from hyperasr.adapters import SourceConfig
 from hyperasr.audio.loudness import active_level_dbfs
 from hyperasr.errors import AudioError, ConfigError, HyperASRError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription import recogniser as room
 from hyperasr.transcription.options import TranscribeOptions

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hyperasr.adapters import lora
 from hyperasr.audio import reading as audio
 from hyperasr.audio.loudness import normalise_loudness
+from hyperasr.hub import HyperASR
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.model import HyperASR
 from hyperasr.transcription.words import (
     Attention,
     Word,
@@ -153,7 +153,7 @@ def test_times_are_those_of_transformers(
 
 
 def _plain_configs() -> tuple[Any, Any]:
-    from hyperasr.model import SourceConfig
+    from hyperasr.adapters import SourceConfig
     from hyperasr.speaker.encoder import SpeakerConfig
 
     return SpeakerConfig(), SourceConfig(settings={"rank": 2, "d_hidden": 16})

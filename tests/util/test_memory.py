@@ -12,7 +12,7 @@ import torch
 
 from hyperasr.decode import decode_tokens
 from hyperasr.errors import HyperASRError
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, transcribe
 from hyperasr.util.memory import out_of_memory

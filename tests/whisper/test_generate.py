@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from hyperasr.adapters import SourceConfig
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.model import HyperASR, SourceConfig
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription.recogniser import previous_ids
 from hyperasr.whisper.backbone import Backbone

@@ -16,7 +16,7 @@ from hyperasr.audio.loudness import normalise_loudness
 from hyperasr.cli.main import main
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import transcribe
 from hyperasr.transcription.recogniser import Recogniser

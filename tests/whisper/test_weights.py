@@ -17,8 +17,7 @@ import torch
 from hyperasr.decode import decode
 from hyperasr.errors import CheckpointMismatch, ConfigError
 from hyperasr.export.exporter import _convert, write_merged
-from hyperasr.model import HyperASR
-from hyperasr.opening import open_model
+from hyperasr.hub import HyperASR, open_model
 from hyperasr.types import Batch
 from hyperasr.whisper import weights as room
 from hyperasr.whisper.backbone import Backbone

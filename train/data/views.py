@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,13 +21,11 @@ from hyperasr.errors import ConfigError
 from hyperasr.speaker.encoder import speaker_encoder
 from hyperasr.types import Batch, Utterance
 from hyperasr.whisper.backbone import Backbone
+from train.config import MetaConfig
 from train.data.augment import vary_features
 from train.data.split import some_of_each
 from train.data.teacher import Teacher
 from train.loop.watchdog import progress
-
-if TYPE_CHECKING:
-    from train.meta import MetaConfig
 
 __all__ = [
     "LONGEST_S",

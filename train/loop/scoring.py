@@ -20,9 +20,9 @@ from hyperasr.cohorts.cache import Cache
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.model import HyperASR
 from hyperasr.types import Batch
 
 __all__ = ["HARM", "Judge", "MelOnly", "NotWorthIt", "decode_together", "evaluate"]

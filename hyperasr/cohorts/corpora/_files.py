@@ -7,12 +7,9 @@ import csv
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
 
+from hyperasr.cohorts.corpora._report import Report
 from hyperasr.errors import ConfigError
-
-if TYPE_CHECKING:
-    from hyperasr.cohorts.corpora.base import Report
 
 __all__ = [
     "AUDIO_SUFFIXES",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
 from hyperasr.audio.reading import stream
 from hyperasr.audio.segments import cut_at_pauses
+from hyperasr.cohorts.corpora._report import Report
 from hyperasr.errors import AudioError
 from hyperasr.types import Utterance
-
-if TYPE_CHECKING:
-    from hyperasr.cohorts.corpora.base import Report
 
 __all__ = ["LONGEST_S", "at_most_longest"]
 

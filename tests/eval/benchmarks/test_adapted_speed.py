@@ -13,10 +13,11 @@ import pytest
 from eval.benchmarks import adapted_speed
 from eval.benchmarks.adapted_speed import AdaptedSpeedConfig, row_of
 from eval.lib import results
+from hyperasr.adapters import SourceConfig
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.errors import ConfigError
+from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import EditCounts
-from hyperasr.model import HyperASR, SourceConfig
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.whisper.backbone import Backbone
 

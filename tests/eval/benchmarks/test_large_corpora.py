@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.benchmarks import large_corpora as large
+from eval.benchmarks import large_corpora
 from hyperasr.cohorts.cache import Cache
 from hyperasr.errors import HyperASRError
 from hyperasr.whisper.backbone import Backbone
@@ -29,22 +29,22 @@ print(json.dumps([before, peak_mib()]))
 
 def test_memory_is_that_of_the_own_process() -> None:
     held = np.ones(300 * 2**20, np.uint8)  # of this one, which must not count
-    before, after = large.in_own_process(_ALLOCATES, 64)
+    before, after = large_corpora.in_own_process(_ALLOCATES, 64)
     assert 60 < after - before < 70
-    assert large.peak_mib() > held.nbytes / 2**20
+    assert large_corpora.peak_mib() > held.nbytes / 2**20
     with pytest.raises(HyperASRError, match=r"a measurement failed: .*ZeroDivisionError"):
-        large.in_own_process("1 / given[0]", 0)
+        large_corpora.in_own_process("1 / given[0]", 0)
 
 
 def test_the_tree_has_as_many_recordings_as_asked(tmp_path: Path) -> None:
-    root = large.ua_speech(tmp_path, 701)
+    root = large_corpora.ua_speech(tmp_path, 701)
     assert len(list(root.glob("audio/*/*.wav"))) == 701
     assert sorted(path.name for path in (root / "audio").iterdir()) == ["F01", "M01"]
 
 
 @pytest.mark.slow
 def test_preparing_is_timed_on_all_and_on_a_tenth(tmp_path: Path) -> None:
-    found = large.prepare_large(tmp_path, 700)
+    found = large_corpora.prepare_large(tmp_path, 700)
     assert (found["tenth"]["rows"], found["all"]["rows"]) == (70, 700)
     assert 0 < found["all"]["seconds"] < 60
     assert found["all"]["peak_mib"] > 20
@@ -57,7 +57,9 @@ def test_training_from_a_cache_larger_than_what_it_holds(
     """Every row counts in the size, and reading them all does not stay in memory."""
     wave = np.sin(np.arange(16_000) / 9).astype(np.float32) / 4
     n_bytes = 400 * 2**20
-    found = large.train_large(tmp_path, random_backbone_folder, wave, n_bytes, threads=1, steps=2)
+    found = large_corpora.train_large(
+        tmp_path, random_backbone_folder, wave, n_bytes, threads=1, steps=2
+    )
     assert found["gib"] >= n_bytes / 2**30
     assert found["rows"] % 512 == 0
     assert found["start_mib"] <= found["trained_mib"] <= found["peak_mib"]

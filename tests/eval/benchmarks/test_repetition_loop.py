@@ -20,7 +20,7 @@ from eval.benchmarks.repetition_loop import (
     recordings,
     rows_of,
 )
-from hyperasr.model import HyperASR
+from hyperasr.hub import HyperASR
 from hyperasr.util.config import from_dict
 
 Voice = Callable[..., np.ndarray]
@@ -100,6 +100,6 @@ def test_every_condition_is_measured(model: HyperASR, manifest: Path) -> None:
 def test_the_committed_configuration_is_valid() -> None:
     import yaml
 
-    path = Path(__file__).parents[3] / "eval" / "configs" / "guard.yaml"
+    path = Path(__file__).parents[3] / "eval" / "configs" / "repetition_loop.yaml"
     values = yaml.safe_load(path.read_text())
     assert from_dict(GuardEvalConfig, values, str(path)).n_utterances == 200

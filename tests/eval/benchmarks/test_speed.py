@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.benchmarks import overhead as upkeep
-from eval.benchmarks import peers, speed, variational_cost
-from eval.benchmarks import timing as rounds
+from eval.benchmarks import overhead, peers, speed, timing, variational_cost
 from eval.benchmarks.speed import Bench, SpeedConfig
 from eval.lib import results
 from hyperasr.adapters import lora
@@ -116,20 +114,20 @@ def test_jobs_take_turns_and_the_first_rounds_do_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(rounds.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
     order: list[str] = []
 
     def job(name: str, seconds: float) -> Any:
         def run() -> None:
             order.append(name)
             # The first rounds are slow.
-            clock[0] += seconds + (100 if len(order) <= 2 * rounds.WARM_UP else 0)
+            clock[0] += seconds + (100 if len(order) <= 2 * timing.WARM_UP else 0)
 
         return run
 
-    times = rounds.interleaved([job("ours", 1.0), job("peer", 3.0)], 3)
+    times = timing.interleaved([job("ours", 1.0), job("peer", 3.0)], 3)
     np.testing.assert_allclose(times, [[1, 3]] * 3)
-    assert len(order) == 2 * (3 + rounds.WARM_UP)
+    assert len(order) == 2 * (3 + timing.WARM_UP)
     # Neither always runs after the other.
     assert order[:4] in (["ours", "peer", "peer", "ours"], ["peer", "ours", "ours", "peer"])
 
@@ -137,7 +135,7 @@ def test_jobs_take_turns_and_the_first_rounds_do_not_count(
 def test_a_ratio_is_the_peers_time_over_ours() -> None:
     rng = np.random.default_rng(0)
     times = np.stack([rng.normal(1, 0.01, 50), rng.normal(5, 0.2, 50)], axis=1)
-    row = rounds.ratio_row("over_peft_swap", times, "peft", "", 0)
+    row = timing.ratio_row("over_peft_swap", times, "peft", "", 0)
     assert row["ratio"] == pytest.approx(5, rel=0.03)
     assert 4.7 < row["low"] < row["ratio"] < row["high"] < 5.3
     assert row["rounds"] == 50
@@ -157,18 +155,18 @@ def test_the_per_token_update_is_the_same_update() -> None:
     x, a, b = (torch.randn(*s, generator=g) for s in ((3, 5, 8), (3, 2, 8), (3, 16, 2)))
     linear = torch.nn.Linear(8, 16)
     pairs = {"decoder.fc1": LayerFactors(a[None], b[None])}
-    with lora.using(upkeep.one_layer(linear), LoRAFactors(pairs, scaling=0.5)):
+    with lora.using(overhead.one_layer(linear), LoRAFactors(pairs, scaling=0.5)):
         adapted = linear(x)
     expected = adapted - linear(x)
-    found = upkeep.per_token_update(x, a, b, 0.5)
+    found = overhead.per_token_update(x, a, b, 0.5)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_memory_of_factors_does_not_grow_with_tokens() -> None:
-    found = upkeep.factor_memory()
+    found = overhead.factor_memory()
     assert found["share"] < 0.01
     assert found["small_case"]["measured"] == found["small_case"]["expected"]
-    short, long = (upkeep.allocated(3, 4, n, 32, 64) for n in (10, 110))
+    short, long = (overhead.allocated(3, 4, n, 32, 64) for n in (10, 110))
     # All that grows is A x: rank numbers a token.
     assert long[0] - short[0] == 4 * 3 * 100 * 4
     assert long[1] - short[1] >= 4 * 3 * 100 * 4 * (32 + 64)
@@ -179,7 +177,7 @@ def test_both_training_steps_do_the_same(bench: Bench) -> None:
     model = bench.model("trimmed")
     found = []
     start = copy.deepcopy(model.source.state_dict())
-    made = upkeep.training_steps(model, bench.waves, N_TOKENS, bench.folder, bench.scratch)
+    made = overhead.training_steps(model, bench.waves, N_TOKENS, bench.folder, bench.scratch)
     for step in made:
         model.source.load_state_dict(start)
         step()

@@ -15,9 +15,9 @@ from eval.lib.systems import BACKBONE, open_system, view_of
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.decode import decode_rows
 from hyperasr.errors import CheckpointMismatch, ConfigError, ManifestError
+from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.model import HyperASR
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
 
@@ -241,7 +241,7 @@ def test_what_leaks_is_not_evaluated(world, bench, systems, tmp_path, random_bac
 def test_people_are_recognised_only_in_what_they_did_not_enrol_with(
     bench, random_backbone, tmp_path
 ) -> None:
-    from hyperasr.model import SourceConfig
+    from hyperasr.adapters import SourceConfig
     from hyperasr.speaker.encoder import SpeakerConfig
 
     people = sorted({view.person for view in bench.views})

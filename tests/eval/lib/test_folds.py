@@ -16,9 +16,9 @@ from eval.lib.bench import Bench
 from eval.lib.folds import fold_runs, is_finished, prepare, train_run, without_launcher
 from eval.lib.scores import Scores
 from hyperasr.errors import ConfigError
+from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.protocols import protocol
-from hyperasr.model import HyperASR
 from train import meta
 
 

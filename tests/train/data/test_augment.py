@@ -13,6 +13,7 @@ from hyperasr.errors import ConfigError
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
 from train.baselines import FineTuneConfig
+from train.config import MetaConfig
 from train.data.augment import (
     FeatureVariety,
     augment_waveform,
@@ -23,7 +24,6 @@ from train.data.augment import (
     vary_features,
     warp_frequency,
 )
-from train.meta import MetaConfig
 
 RATE = 16_000
 

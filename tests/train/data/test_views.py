@@ -13,20 +13,21 @@ import pytest
 import soundfile as sf
 from accelerate import Accelerator
 
+from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.cohorts.cache import Cache
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.model import SourceConfig
 from hyperasr.types import Utterance
 from hyperasr.whisper.backbone import Backbone
 from tests.in_this_process import InThisProcess
 from train import individual, meta
+from train.config import MetaConfig
 from train.data.views import check_text, development_plan, trainable, training_plan
 from train.loop.loop import LoopConfig
-from train.meta import MetaConfig, data_of, judge_of, with_groups
+from train.meta import data_of, judge_of, with_groups
 
 HERE = Path("m.jsonl")
 
