@@ -71,7 +71,7 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True)
-class Heard:
+class SpeechSegment:
     """What a system made of some rows of the test set.
 
     Attributes:
@@ -87,21 +87,21 @@ class Heard:
     agreed: list[Consensus] | None = None
 
 
-def hear(bench: Bench, name: str, n_samples: int) -> Heard:
+def hear(bench: Bench, name: str, n_samples: int) -> SpeechSegment:
     """Decode a system with its mean and, where it has a distribution, with samples."""
     system = bench.systems[name]
     rows = bench.rows_of(name)
     backbone, normaliser = system.model.backbone, bench.protocol.normaliser
     mean = said(bench.decoded(name, rows), backbone, normaliser)
     if not (system.adapt and system.model.is_gaussian):
-        return Heard(rows, mean)
+        return SpeechSegment(rows, mean)
     flat = said(bench.decoded(name, rows, n_samples=n_samples), backbone, normaliser)
     samples = [flat[i : i + n_samples] for i in range(0, len(flat), n_samples)]
     agreed = [consensus([s.text for s in each], [s.score for s in each]) for each in samples]
-    return Heard(rows, mean, samples, agreed)
+    return SpeechSegment(rows, mean, samples, agreed)
 
 
-def confidence_rows(bench: Bench, heard: Heard, config: CalibrationConfig) -> list[Row]:
+def confidence_rows(bench: Bench, heard: SpeechSegment, config: CalibrationConfig) -> list[Row]:
     """Return the rows of word and utterance confidence, for every group of utterances.
 
     Groups are everybody, and those of the headline.
@@ -145,7 +145,7 @@ def confidence_rows(bench: Bench, heard: Heard, config: CalibrationConfig) -> li
     return rows
 
 
-def utterance_doubts(heard: Heard) -> dict[str, NDArray[np.float64]]:
+def utterance_doubts(heard: SpeechSegment) -> dict[str, NDArray[np.float64]]:
     """Return how uncertain each utterance is as a whole, by kind of confidence."""
     doubts = {"token_logprob": np.array([-s.score for s in heard.mean])}
     if heard.agreed is not None:
@@ -170,7 +170,7 @@ def groups_in(bench: Bench, rows: Sequence[int]) -> list[tuple[Row, list[int]]]:
     return found + [({"cohort": g.cohort, "domain": g.domain}, list(g.chosen)) for g in groups]
 
 
-def consensus_rows(bench: Bench, name: str, heard: Heard) -> list[Row]:
+def consensus_rows(bench: Bench, name: str, heard: SpeechSegment) -> list[Row]:
     """Return error rows of mean, consensus and a single sample, and their differences."""
     if heard.samples is None or heard.agreed is None:
         return []
@@ -222,7 +222,7 @@ def _squared_size(factors: LoRAFactors, norms: dict[str, Tensor]) -> Tensor:
 
 
 def severity_rows(
-    bench: Bench, heard: Heard, spread: Tensor | None, config: CalibrationConfig
+    bench: Bench, heard: SpeechSegment, spread: Tensor | None, config: CalibrationConfig
 ) -> list[Row]:
     """Return Spearman's correlations of uncertainty with severity, over unseen speakers."""
     from scipy.stats import spearmanr

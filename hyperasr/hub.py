@@ -254,7 +254,7 @@ class Opened:
             f"{self.backbone_name} is a plain Whisper without an adapter: transcripts are unadapted"
         ]
 
-    def suited(self, options: TranscribeOptions) -> TranscribeOptions:
+    def resolve(self, options: TranscribeOptions) -> TranscribeOptions:
         """Return the options as this model can follow them.
 
         Raises:

@@ -320,8 +320,8 @@ class AdaptedWhisper(nn.Module):
             means = found
         if goal.l2:
             penalty = penalty + goal.l2 * mean_squares(means)
-        if goal.typical_shrink:
-            penalty = penalty + goal.typical_shrink * self._typical_size(means, batch)
+        if goal.typical_penalty:
+            penalty = penalty + goal.typical_penalty * self._typical_size(means, batch)
         return ELBO(
             nll,
             kl,
@@ -335,7 +335,7 @@ class AdaptedWhisper(nn.Module):
         """Return the relative size of delta W, mean over the typical utterances; 0 without one."""
         if len(batch.cohorts) != batch.n_utt:
             raise ShapeError(
-                f"typical_shrink needs the cohort of each of {batch.n_utt} utterances; the batch "
+                f"typical_penalty needs the cohort of each of {batch.n_utt} utterances; the batch "
                 f"has {len(batch.cohorts)}"
             )
         typical = [i for i, cohort in enumerate(batch.cohorts) if cohort == "typical"]

@@ -112,7 +112,7 @@ def test_every_parameter_gets_a_gradient_through_forward(
 def test_objective_is_the_sum_of_its_parts(
     name: str, random_backbone: Backbone, batch: Batch
 ) -> None:
-    goal = {"nll_weight": 0.9, "beta": 0.1, "l2": 0.01, "typical_shrink": 0.3, "n_train": 7.0}
+    goal = {"nll_weight": 0.9, "beta": 0.1, "l2": 0.01, "typical_penalty": 0.3, "n_train": 7.0}
     model = stir(build(random_backbone, name, **goal)).eval()
     with torch.no_grad():
         found = model(batch)
@@ -161,11 +161,11 @@ def test_warm_up(random_backbone: Backbone, batch: Batch) -> None:
 
 
 def test_typical_utterances_only(random_backbone: Backbone, batch: Batch) -> None:
-    model = stir(build(random_backbone, "hypernet", typical_shrink=1.0)).eval()
+    model = stir(build(random_backbone, "hypernet", typical_penalty=1.0)).eval()
     with torch.no_grad():
         assert float(model(batch).penalty) > 0
         assert float(model(replace(batch, cohorts=("stuttering",) * 3)).penalty) == 0
-    with pytest.raises(ShapeError, match="typical_shrink needs the cohort of each of 3"):
+    with pytest.raises(ShapeError, match="typical_penalty needs the cohort of each of 3"):
         model(replace(batch, cohorts=()))
 
 

@@ -28,7 +28,7 @@ from hyperasr.cohorts.cache import CacheConfig, estimate_bytes
 from hyperasr.cohorts.corpora import prepare
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import TYPICAL, Variety, View, realise
+from hyperasr.cohorts.views import TYPICAL, Variety, View, render_view
 from hyperasr.decode import decode, token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
@@ -213,7 +213,7 @@ def timed(config: MetaConfig, backbone: Backbone, views: Sequence[View]) -> Time
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the processes that build a cache
     started = time.monotonic()
-    made = sorted((realise(view) for view in views), key=lambda one: len(one[0]))
+    made = sorted((render_view(view) for view in views), key=lambda one: len(one[0]))
     groups = [made[i : i + _TOGETHER] for i in range(0, len(made), _TOGETHER)]
     batches = [_batch(backbone, speaker, group) for group in groups]
     view_s = (time.monotonic() - started) / len(views)

@@ -32,7 +32,7 @@ from hyperasr.cohorts.simulate import simulate
 from hyperasr.decode import decode
 from hyperasr.hub import HyperASR
 from hyperasr.transcription.options import LONGEST_SEGMENT_S
-from hyperasr.transcription.repetition_loop import find_runaways
+from hyperasr.transcription.repetition_loop import find_loops
 from hyperasr.transcription.words import words_of
 from hyperasr.types import Batch, Utterance
 from hyperasr.whisper.search import SearchConfig, text_only
@@ -64,7 +64,7 @@ class GuardEvalConfig:
 
 
 @dataclass(frozen=True)
-class Heard:
+class SpeechSegment:
     """One recording under test."""
 
     speaker: str
@@ -87,7 +87,7 @@ class Verdict:
     kept: float | None = None
 
 
-def recordings(config: GuardEvalConfig, severity: float, longest_s: float) -> list[Heard]:
+def recordings(config: GuardEvalConfig, severity: float, longest_s: float) -> list[SpeechSegment]:
     """Return the recordings up to `longest_s`, stuttered at a severity; 0 leaves them typical."""
     rows: list[Utterance] = read_manifest(config.test)
     picked = np.linspace(0, len(rows) - 1, min(config.n_utterances, len(rows))).round().astype(int)
@@ -106,7 +106,7 @@ def recordings(config: GuardEvalConfig, severity: float, longest_s: float) -> li
             )
             waveform = made.waveform
         if len(waveform) <= longest_s * SAMPLE_RATE:
-            heard.append(Heard(row.speaker, normalise_loudness(waveform)))
+            heard.append(SpeechSegment(row.speaker, normalise_loudness(waveform)))
     return heard
 
 
@@ -116,7 +116,7 @@ def looped(tokens: Sequence[int], first_of_last_words: int, repeats: int) -> lis
 
 
 def examine(
-    model: HyperASR, heard: Sequence[Heard], config: GuardEvalConfig
+    model: HyperASR, heard: Sequence[SpeechSegment], config: GuardEvalConfig
 ) -> dict[str, list[Verdict]]:
     """Return the guard's verdicts on free, endless and looped decoding of a batch."""
     backbone = model.backbone
@@ -140,7 +140,7 @@ def examine(
     }
     verdicts: dict[str, list[Verdict]] = {}
     for name, (tokens, finished) in conditions.items():
-        found = find_runaways(model, batch, waveforms, tokens, finished)
+        found = find_loops(model, batch, waveforms, tokens, finished)
         verdicts[name] = []
         for index, (runaway, _) in enumerate(found):
             kept = None

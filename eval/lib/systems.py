@@ -26,7 +26,7 @@ from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.checkpoint import read_head
 from hyperasr.adapters.residual import FORMAT as RESIDUAL
 from hyperasr.adapters.residual import ResidualAdapters
-from hyperasr.cohorts.views import View, realise
+from hyperasr.cohorts.views import View, render_view
 from hyperasr.errors import CheckpointMismatch, ConfigError, MissingExtra
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -238,7 +238,7 @@ class _FromAudio:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the rows `indices` with log-mel as the backbone hears it."""
-        waveforms = [realise(self.views[i])[0] for i in indices]
+        waveforms = [render_view(self.views[i])[0] for i in indices]
         mel, n_frames = self.backbone.features(waveforms)
         return Batch(n_frames=n_frames, mel=mel, ids=tuple(self.views[i].id for i in indices))
 

@@ -20,7 +20,7 @@ from eval.lib.systems import BACKBONE, UNADAPTED
 from hyperasr.audio.reading import SAMPLE_RATE
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, realise
+from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, render_view
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.protocols import protocol
 from hyperasr.util.workers import WorkerPool
@@ -219,7 +219,7 @@ def _too_long(views: Sequence[View], config: BenchConfig) -> set[str]:
 
 
 def _length_s(view: View) -> float:
-    return len(realise(view)[0]) / SAMPLE_RATE
+    return len(render_view(view)[0]) / SAMPLE_RATE
 
 
 def print_found(where: Path, found: Iterable[Found], simulate: Sequence[str] = ()) -> None:

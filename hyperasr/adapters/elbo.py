@@ -50,7 +50,7 @@ class ELBO:
         nll: cross-entropy, mean over the scored tokens; scalar.
         kl: divergence of the factors' posterior from its prior, reduced; 0 for a point source.
         beta: weight of the divergence at this step, warm-up included.
-        penalty: other regularisers, weighted already (`ObjectiveConfig.l2`, `typical_shrink`).
+        penalty: other regularisers, weighted already (`ObjectiveConfig.l2`, `typical_penalty`).
         nll_weight: weight of the cross-entropy.
         teacher: divergence from a teacher's next tokens, weighted already.
         n_left_out: matrices whose divergence was not finite and is not in `kl`.

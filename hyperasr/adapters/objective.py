@@ -54,7 +54,7 @@ class ObjectiveConfig:
     """Weight of the mean squared entry of each matrix A and B, summed over matrices, at least 0:
     a maximum a posteriori LoRA. BLoRA without its noise is beta / (2 sigma_p^2)."""
 
-    typical_shrink: float = 0.0
+    typical_penalty: float = 0.0
     """Weight of the relative size of the update on typical utterances, at least 0: do no harm; see
     `relative_size`."""
 
@@ -69,7 +69,7 @@ class ObjectiveConfig:
             ("beta", 0),
             ("n_train", 1),
             ("l2", 0),
-            ("typical_shrink", 0),
+            ("typical_penalty", 0),
             ("samples", 1),
         ):
             value = getattr(self, name)

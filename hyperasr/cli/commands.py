@@ -26,7 +26,7 @@ from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, iter_transcribe
 from hyperasr.transcription.pipeline import transcribe as results_of
 from hyperasr.transcription.recordings import Recording, find_recordings
-from hyperasr.transcription.wer_summary import Tally, counts_of, percent
+from hyperasr.transcription.wer_summary import WERSummary, counts_of, percent
 from hyperasr.types import UNCERTAIN, Segment
 from hyperasr.util.files import atomic_write_text
 from hyperasr.whisper.weights import ASSETS
@@ -57,14 +57,14 @@ def transcribe(args: Any) -> int:
     if len(recordings) == 1 and recordings[0].error is not None:
         raise recordings[0].error
     opened = _open_for(args)
-    model, options = opened.model, opened.suited(options)
-    tally, errors = Tally(options), []
+    model, options = opened.model, opened.resolve(options)
+    tally, errors = WERSummary(options), []
     with Reporter() as reporter:
         reporter.say("warning", opened.warnings)
-        shower = _Shower(options, args.format, len(recordings), reporter)
-        streams = len(recordings) == 1 and args.out is None and shower.streams
+        printer = _Printer(options, args.format, len(recordings), reporter)
+        streams = len(recordings) == 1 and args.out is None and printer.streams
         if streams:
-            results = _streamed(model, recordings[0], options, shower)
+            results = _streamed(model, recordings[0], options, printer)
         else:
             results = results_of(model, recordings, options, progress=reporter.progress)
         for name, result in zip(names, results, strict=True):
@@ -81,7 +81,7 @@ def transcribe(args: Any) -> int:
                 atomic_write_text(args.out / name, _file(result, args.format, line, options))
             elif not streams:
                 with reporter.paused():
-                    shower.result(result, line)
+                    printer.result(result, line)
     if tally.n_scored:
         print(tally.total(), file=sys.stderr if args.format != "txt" else sys.stdout)
     if len(errors) == len(recordings):
@@ -98,8 +98,8 @@ def demo(args: Any) -> int:
     if not manifest.is_file():
         raise ConfigError(f"no clips in {folder}: it has no manifest.jsonl")
     opened = _open_for(args)
-    model, options = opened.model, opened.suited(TranscribeOptions(compare=opened.adapts))
-    tally, failed = Tally(options), 0
+    model, options = opened.model, opened.resolve(TranscribeOptions(compare=opened.adapts))
+    tally, failed = WERSummary(options), 0
     systems = ("unadapted", "personalised") if opened.adapts else (f"{args.model}, unadapted",)
     table = Table(title=f"Clips in {folder.name}, transcribed by {args.model}", show_lines=True)
     for name in ("clip", "cohort", "reference", *systems):
@@ -194,27 +194,27 @@ def _streamed(
     model: HyperASR,
     recording: Recording,
     options: TranscribeOptions,
-    shower: _Shower,
+    printer: _Printer,
 ) -> Iterator[Result]:
     """Show each segment of a recording as soon as it is decoded, then yield the result."""
     shown = 0
     try:
-        events = iter_transcribe(model, recording, options, progress=shower.reporter.progress)
+        events = iter_transcribe(model, recording, options, progress=printer.reporter.progress)
         for event in events:
             if isinstance(event, Result):
                 if shown or event.transcript is not None:
-                    shower.end_of_line()
+                    printer.end_of_line()
                 shown = 0
                 yield event
             else:
-                shown += shower.segment(event, first=not shown)
+                shown += printer.segment(event, first=not shown)
     except BaseException:
         if shown:
-            shower.end_of_line()
+            printer.end_of_line()
         raise
 
 
-class _Shower:
+class _Printer:
     """Put results on standard output, uncertain words marked where it is a terminal."""
 
     def __init__(

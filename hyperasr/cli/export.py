@@ -77,14 +77,14 @@ def clips_of(sources: list[str], audio_context: str) -> list[np.ndarray]:
 
 def _report(out: Path, config: ExportConfig, clips: list[np.ndarray], made: Exported) -> list[str]:
     seconds = sum(map(len, clips)) / SAMPLE_RATE
-    distilled, n = made.distilled, made.n_clips
-    rank = next(iter(distilled.factors.targets.values())).A.shape[2]
-    kept = f", which holds {100 * distilled.kept:.1f} % of the mean update"
+    adapter, n = made.adapter, made.n_clips
+    rank = next(iter(adapter.factors.targets.values())).A.shape[2]
+    kept = f", which holds {100 * adapter.kept:.1f} % of the mean update"
     lines = [
         f"{out}: {config.to}, {config.dtype}",
         f"made of {len(clips)} clips ({seconds:.1f} s) with the method {config.method}, rank {rank}"
         + (kept if config.method == "average" else ""),
-        f"the clips' own updates differ from their mean by {100 * distilled.spread:.0f} % of it",
+        f"the clips' own updates differ from their mean by {100 * adapter.spread:.0f} % of it",
         f"parity on {n} clips: {made.parity}",
         f"same text as with an adapter for each utterance: {made.n_as_dynamic} of {n} clips",
     ]

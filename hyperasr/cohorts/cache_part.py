@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hyperasr.audio.mel import N_SAMPLES, TAIL_FRAMES
-from hyperasr.cohorts.views import View, realise
+from hyperasr.cohorts.views import View, render_view
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
 from hyperasr.util.files import atomic_folder
@@ -95,7 +95,7 @@ def _checksum(path: Path) -> dict[str, Any]:
 @torch.inference_mode()
 def _rows(views: list[View]) -> list[dict[str, Any]]:
     """Simulate, encode and embed some views, in their order, without those of more than 30 s."""
-    made = [realise(view) for view in views]
+    made = [render_view(view) for view in views]
     short = [i for i, (waveform, _) in enumerate(made) if len(waveform) <= N_SAMPLES]
     for i in short:
         if len(made[i][0]) == 0:

@@ -20,7 +20,7 @@ from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.types import Utterance
 
-__all__ = ["TYPICAL", "Variety", "View", "plan_views", "realise"]
+__all__ = ["TYPICAL", "Variety", "View", "plan_views", "render_view"]
 
 TYPICAL = "typical"
 _CONTENT_BYTES = 2**18  # 8 s of 16-bit samples at 16 kHz
@@ -195,7 +195,7 @@ def _check_plan(
         raise ConfigError(f"people_per_speaker is {people_per_speaker}; it must be at least 1")
 
 
-def realise(view: View) -> tuple[np.ndarray, str]:
+def render_view(view: View) -> tuple[np.ndarray, str]:
     """Return the waveform (n_samples,) float32, 16 kHz, and the intended text of a view."""
     u = view.utterance
     waveform = load(u.path, start_s=u.start_s, end_s=u.end_s, channel=u.channel)

@@ -125,7 +125,7 @@ def _context(head: Mapping[str, Any]) -> str:
 
 
 def _rank(made: Exported) -> str:
-    factors = made.distilled.factors
+    factors = made.adapter.factors
     rank = int(next(iter(factors.targets.values())).A.shape[2])
     return f"{rank} on {_code(list(factors))}"
 

@@ -24,7 +24,7 @@ from hyperasr.export.card import export_card
 from hyperasr.export.config import ExportConfig
 from hyperasr.export.parity import Exported, Parity, Reference, ctranslate2_parity, parity
 from hyperasr.export.peft_folder import write_peft
-from hyperasr.export.static_adapter import distil
+from hyperasr.export.static_adapter import build_static_adapter
 from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, LoRAFactors
 from hyperasr.util.files import atomic_folder
@@ -68,19 +68,21 @@ def export(
     if backbone.dtype != "float32":
         raise ConfigError(f"weights in {backbone.dtype} cannot be exported; load them in float32")
     _require(config.to)
-    distilled = distil(model, waveforms, method=config.method, rank=config.rank, group=config.group)
+    adapter = build_static_adapter(
+        model, waveforms, method=config.method, rank=config.rank, group=config.group
+    )
     checked = list(waveforms[:_CHECKED_CLIPS])
-    reference = Reference.of(backbone, distilled.factors, checked, config.language)
+    reference = Reference.of(backbone, adapter.factors, checked, config.language)
     with atomic_folder(out) as folder:
-        found = _write(backbone, distilled.factors, folder, config, base, reference)
+        found = _write(backbone, adapter.factors, folder, config, base, reference)
         relative, agreement = _LIMITS[config.dtype]
         found.require(config.max_difference or relative, agreement)
         made = Exported(
-            distilled,
+            adapter,
             found,
             len(checked),
             _as_dynamic(model, checked, reference, config),
-            _as_padded(backbone, distilled.factors, checked, reference, config.language),
+            _as_padded(backbone, adapter.factors, checked, reference, config.language),
             tuple(_notes(backbone, config)),
         )
         card = export_card(model, config, made, n_clips=len(waveforms), base=base)

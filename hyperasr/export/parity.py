@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperasr.adapters import lora
 from hyperasr.errors import CheckpointMismatch
-from hyperasr.export.static_adapter import Distilled
+from hyperasr.export.static_adapter import StaticAdapter
 from hyperasr.types import LoRAFactors
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
@@ -65,7 +65,7 @@ class Exported:
     """What was written, and how true it is.
 
     Attributes:
-        distilled: the static adapter.
+        adapter: the static adapter.
         parity: what was written against the model with the same static adapter.
         n_clips: clips that the following were counted on.
         n_as_dynamic: of them, with the text that an adapter of the clip's own gives.
@@ -74,7 +74,7 @@ class Exported:
         notes: one line for each thing its user should know.
     """
 
-    distilled: Distilled
+    adapter: StaticAdapter
     parity: Parity
     n_clips: int
     n_as_dynamic: int

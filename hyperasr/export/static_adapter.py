@@ -19,14 +19,14 @@ from hyperasr.errors import ConfigError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, LayerFactors, LoRAFactors
 
-__all__ = ["METHODS", "Distilled", "average", "distil"]
+__all__ = ["METHODS", "StaticAdapter", "average", "build_static_adapter"]
 
 METHODS = ("embedding", "average")
 _BATCH = 16
 
 
 @dataclass(frozen=True)
-class Distilled:
+class StaticAdapter:
     """A static adapter, and what was lost on the way to it.
 
     Attributes:
@@ -42,14 +42,14 @@ class Distilled:
 
 
 @torch.inference_mode()
-def distil(
+def build_static_adapter(
     model: AdaptedWhisper,
     waveforms: Sequence[np.ndarray],
     *,
     method: Literal["embedding", "average"] = "embedding",
     rank: int | None = None,
     group: str | None = None,
-) -> Distilled:
+) -> StaticAdapter:
     """Make one static adapter from clips of one speaker or cohort.
 
     Args:
@@ -79,11 +79,11 @@ def distil(
     if method == "average":
         return averaged
     mean = _of(model, embs.mean(0, keepdim=True), group)
-    return Distilled(LoRAFactors(mean.targets, mean.scaling, shared=True), 1.0, averaged.spread)
+    return StaticAdapter(LoRAFactors(mean.targets, mean.scaling, shared=True), 1.0, averaged.spread)
 
 
 @torch.no_grad()
-def average(factors: LoRAFactors, rank: int) -> Distilled:
+def average(factors: LoRAFactors, rank: int) -> StaticAdapter:
     """Return the best factors of a rank for the mean update of several utterances.
 
     The mean of `scaling B_u A_u` over utterances is the product of all B side by side with all A on
@@ -120,7 +120,7 @@ def average(factors: LoRAFactors, rank: int) -> Distilled:
     kept = held / total if total else 1.0
     # The mean of |x - mean|^2 is the mean of |x|^2 less |mean|^2.
     spread = (max(0.0, apart - total) / total) ** 0.5 if total else 0.0
-    return Distilled(LoRAFactors(targets, scaling=1.0, shared=True), kept, spread)
+    return StaticAdapter(LoRAFactors(targets, scaling=1.0, shared=True), kept, spread)
 
 
 def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ from hyperasr.audio.vad import Silencer, silero
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.recogniser import Heard, Recognised, Recogniser
+from hyperasr.transcription.recogniser import Recognised, Recogniser, SpeechSegment
 from hyperasr.transcription.recordings import Reading, Recording, Source, find_recordings
 from hyperasr.types import Batch, Segment, Transcript
 from hyperasr.util.closest import closest
@@ -195,7 +195,7 @@ class _Job:
         )
 
 
-_Pairs = Sequence[tuple[_Job, Heard]]
+_Pairs = Sequence[tuple[_Job, SpeechSegment]]
 
 
 class _Run:
@@ -212,7 +212,7 @@ class _Run:
             )
         self.recognise = Recogniser(model, options)
         self.detector = silero() if options.vad == "silero" else None
-        self.window: list[tuple[_Job, Heard]] = []
+        self.window: list[tuple[_Job, SpeechSegment]] = []
         self.jobs: deque[_Job] = deque()
 
     def events(
@@ -236,7 +236,7 @@ class _Run:
         progress(len(recordings), len(recordings), seconds)
         yield from self._ready()
 
-    def _read(self, job: _Job) -> Iterator[Heard]:
+    def _read(self, job: _Job) -> Iterator[SpeechSegment]:
         """Yield the segments of a recording in which someone may speak."""
         reading = Reading(job.recording)
         pauses = PAUSES[self.options.pauses]
@@ -253,7 +253,7 @@ class _Run:
                     if self.options.normalise_loudness:
                         waveform = normalise_loudness(waveform)
                     language = job.language or self._listen(job, waveform)
-                    yield Heard(job.recording, start / SAMPLE_RATE, waveform, language)
+                    yield SpeechSegment(job.recording, start / SAMPLE_RATE, waveform, language)
         except HyperASRError as error:
             job.error = error
         job.warnings += reading.warnings
@@ -307,7 +307,7 @@ class _Run:
             self._decode_batch(pairs)
         return sum(len(heard.waveform) for _, heard in waiting) / SAMPLE_RATE
 
-    def _batches(self, pairs: list[tuple[_Job, Heard]]) -> Iterator[_Pairs]:
+    def _batches(self, pairs: list[tuple[_Job, SpeechSegment]]) -> Iterator[_Pairs]:
         while pairs:  # the size may shrink on the way
             n = self.batch_size
             yield pairs[:n]

@@ -19,7 +19,7 @@ from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.disfluency import UNCLEAR, apply_edits, clean_edits
 from hyperasr.transcription.options import AUTO, TranscribeOptions
 from hyperasr.transcription.recordings import Recording
-from hyperasr.transcription.repetition_loop import Runaway, find_runaways
+from hyperasr.transcription.repetition_loop import RepetitionLoop, find_loops
 from hyperasr.transcription.words import (
     NO_BLANKS,
     Attention,
@@ -35,13 +35,13 @@ from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.languages import language_code
 from hyperasr.whisper.search import SearchConfig, text_only
 
-__all__ = ["Heard", "Recognised", "Recogniser", "previous_ids"]
+__all__ = ["Recognised", "Recogniser", "SpeechSegment", "previous_ids"]
 
 _UNSURE = -1.0  # average log-probability under which tokens are drawn again; Whisper's own
 
 
 @dataclass(frozen=True)
-class Heard:
+class SpeechSegment:
     """A segment of a recording that waits to be decoded.
 
     Attributes:
@@ -79,7 +79,7 @@ class _Row:
     finished: bool
     score: float
     attention: Attention | None = None
-    runaway: Runaway | None = None
+    runaway: RepetitionLoop | None = None
 
     @property
     def trusted(self) -> tuple[bool, float]:
@@ -91,7 +91,7 @@ class _Row:
 class _Job:
     """Segments to decode together, with one system."""
 
-    heard: tuple[Heard, ...]
+    heard: tuple[SpeechSegment, ...]
     batch: Batch
     adapt: bool
     prefix: tuple[int, ...]
@@ -135,7 +135,7 @@ class Recogniser:
 
     @torch.inference_mode()
     def __call__(
-        self, heard: Sequence[Heard], history: str = "", batch: Batch | None = None
+        self, heard: Sequence[SpeechSegment], history: str = "", batch: Batch | None = None
     ) -> list[list[Recognised]]:
         """Decode segments: adapted, unadapted, or both from one run of the encoder.
 
@@ -209,7 +209,7 @@ class Recogniser:
         return [self.options.adapt, False] if self.options.compare else [self.options.adapt]
 
     @torch.inference_mode()
-    def batch_of(self, heard: Sequence[Heard]) -> Batch:
+    def batch_of(self, heard: Sequence[SpeechSegment]) -> Batch:
         """Return segments as a batch: encoded, and embedded where they are to be adapted.
 
         Raises:
@@ -240,7 +240,7 @@ class Recogniser:
             rows = self._attended(job, rows, [i for i, row in enumerate(rows) if row.tokens])
         return rows
 
-    def _seed(self, heard: Heard, temperature: float) -> int:
+    def _seed(self, heard: SpeechSegment, temperature: float) -> int:
         """Return a seed of this sound alone, whatever is decoded beside it."""
         text = f"{self.options.seed} {temperature} {content_hash(heard.waveform)}"
         return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
@@ -262,7 +262,7 @@ class Recogniser:
         rows = [_Row(*values) for values in zip(*columns, strict=True)]
         if not self.options.loop_guard:
             return rows
-        verdicts = find_runaways(
+        verdicts = find_loops(
             self.model,
             job.batch,
             [heard.waveform for heard in job.heard],
@@ -296,7 +296,7 @@ class Recogniser:
         by_row = dict(zip(wanted, seen, strict=True))
         return [replace(row, attention=by_row.get(i, row.attention)) for i, row in enumerate(rows)]
 
-    def _recognised(self, heard: Heard, row: _Row) -> Recognised:
+    def _recognised(self, heard: SpeechSegment, row: _Row) -> Recognised:
         options, backbone = self.options, self.model.backbone
         language = self.written(heard.language)
         words = list(words_of(backbone, row.tokens, row.logprobs, language))
@@ -371,7 +371,7 @@ def _search(backbone: Backbone, options: TranscribeOptions) -> SearchConfig:
 
 
 def _marked(
-    heard: Heard, words: list[Word], times: list[tuple[float, float]], row: _Row
+    heard: SpeechSegment, words: list[Word], times: list[tuple[float, float]], row: _Row
 ) -> tuple[list[Word], list[tuple[float, float]], tuple[Unclear, ...]]:
     """Put one ``[unclear]`` in place of the words of a runaway decoder."""
     assert row.runaway is not None

@@ -25,9 +25,9 @@ from hyperasr.types import Batch
 __all__ = [
     "Evidence",
     "GuardConfig",
-    "Runaway",
+    "RepetitionLoop",
     "evidence_of",
-    "find_runaways",
+    "find_loops",
     "is_suspicious",
     "judge",
     "runaway_stretch",
@@ -72,7 +72,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Runaway:
+class RepetitionLoop:
     """A decoder that ran away: tokens `first` to `last - 1`, and why they are not trusted."""
 
     first: int
@@ -80,7 +80,7 @@ class Runaway:
     reason: str
 
 
-def find_runaways(
+def find_loops(
     model: AdaptedWhisper,
     batch: Batch,
     waveforms: Sequence[np.ndarray],
@@ -92,7 +92,7 @@ def find_runaways(
     task: str = "transcribe",
     prefix: Sequence[int] = (),
     config: GuardConfig | None = None,
-) -> list[tuple[Runaway | None, Attention | None]]:
+) -> list[tuple[RepetitionLoop | None, Attention | None]]:
     """Judge a decoded batch; attention is looked at only where something is suspicious.
 
     Args:
@@ -109,7 +109,7 @@ def find_runaways(
         evidence_of(printable(backbone.text(row)), waveform, ended)
         for row, waveform, ended in zip(tokens, waveforms, finished, strict=True)
     ]
-    found: list[tuple[Runaway | None, Attention | None]] = [(None, None)] * len(tokens)
+    found: list[tuple[RepetitionLoop | None, Attention | None]] = [(None, None)] * len(tokens)
     rows = [i for i, e in enumerate(evidence) if tokens[i] and is_suspicious(e, config)]
     if not rows:
         return found
@@ -143,7 +143,9 @@ def is_suspicious(evidence: Evidence, config: GuardConfig | None = None) -> bool
     return bool(_signs(evidence, config)) or evidence.compression > config.compression
 
 
-def judge(evidence: Evidence, n_tokens: int, config: GuardConfig | None = None) -> Runaway | None:
+def judge(
+    evidence: Evidence, n_tokens: int, config: GuardConfig | None = None
+) -> RepetitionLoop | None:
     """Say whether the decoder ran away, and from where to where.
 
     Args:
@@ -162,7 +164,7 @@ def judge(evidence: Evidence, n_tokens: int, config: GuardConfig | None = None) 
     if loops:
         signs.append(f"text that compresses {evidence.compression:.1f} times")
     first, last = evidence.stretch if stalled else (0, n_tokens)
-    return Runaway(first, last, " and ".join(signs))
+    return RepetitionLoop(first, last, " and ".join(signs))
 
 
 def _signs(evidence: Evidence, config: GuardConfig) -> list[str]:

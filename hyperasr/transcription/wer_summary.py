@@ -10,10 +10,10 @@ from hyperasr.transcription.formats import shown_text
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result
 
-__all__ = ["Tally", "counts_of", "percent"]
+__all__ = ["WERSummary", "counts_of", "percent"]
 
 
-class Tally:
+class WERSummary:
     """Word edits of the results with a reference: of the base where compared, then of the model."""
 
     def __init__(self, options: TranscribeOptions) -> None:

@@ -21,7 +21,7 @@ import hyperasr.cohorts.cache as room
 from hyperasr.adapters import SourceConfig
 from hyperasr.cohorts import cache_part
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache, cache_folder, estimate_bytes
-from hyperasr.cohorts.views import View, plan_views, realise
+from hyperasr.cohorts.views import View, plan_views, render_view
 from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -74,7 +74,7 @@ def build(
 
 def uncached(backbone: Backbone, view: View) -> tuple[Tensor, Tensor, str]:
     """Return log-mel, its real frames and the text of one view, with no cache."""
-    waveform, text = realise(view)
+    waveform, text = render_view(view)
     mel, n_frames = backbone.features([waveform])
     return mel, n_frames, text
 

@@ -13,7 +13,7 @@ import soundfile as sf
 
 from hyperasr.audio.reading import load
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import TYPICAL, Variety, View, plan_key, plan_views, realise
+from hyperasr.cohorts.views import TYPICAL, Variety, View, plan_key, plan_views, render_view
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.types import Utterance
 
@@ -60,7 +60,7 @@ def test_recorded_cohorts_are_never_simulated_on(tmp_path: Path) -> None:
         assert [v.domain for v in own] == ["recorded", "recorded"]
         assert all(v.utterance.cohort == TYPICAL for v in views[2:])
         assert {v.domain for v in views[2:] if v.cohort != TYPICAL} <= {"simulated"}
-    waveform, text = realise(own[0])
+    waveform, text = render_view(own[0])
     assert np.array_equal(waveform, load(said.path))
     assert text == "words"
 
@@ -157,17 +157,17 @@ def test_a_typical_view_is_the_recording(
     recording: Utterance, speech: tuple[np.ndarray, str]
 ) -> None:
     view = View(recording, TYPICAL, 0.0, "anna", 0)
-    waveform, text = realise(view)
+    waveform, text = render_view(view)
     assert np.array_equal(waveform, speech[0])
     assert text == speech[1], "the intended words"
     part = View(replace(recording, start_s=0.5, end_s=1.0), TYPICAL, 0.0, "anna", 0)
-    assert np.array_equal(realise(part)[0], speech[0][8_000:16_000])
+    assert np.array_equal(render_view(part)[0], speech[0][8_000:16_000])
 
 
 def test_a_view_is_made_the_same_every_time(recording: Utterance) -> None:
     view = plan_views([recording], seed=1, cohorts=("stuttering",), severities=(0.8,))[0]
-    waveform, text = realise(view)
-    again, _ = realise(view)
+    waveform, text = render_view(view)
+    again, _ = render_view(view)
     assert waveform.dtype == np.float32
     assert np.array_equal(waveform, again)
     assert text == recording.text_clean
@@ -177,7 +177,7 @@ def test_a_view_is_made_the_same_every_time(recording: Utterance) -> None:
         replace(view, severity=0.3),
         replace(view, cohort="parkinson"),
     ):
-        other, _ = realise(changed)
+        other, _ = render_view(changed)
         assert other.shape != waveform.shape or not np.array_equal(other, waveform)
 
 
@@ -220,12 +220,12 @@ def test_speed_comes_before_the_cohort_and_the_place_after_all(tmp_path: Path) -
     rng = np.random.default_rng(0)
     sf.write(path, rng.normal(0, 0.1, 16_000).astype(np.float32), 16_000)
     view = View(Utterance("a", str(path), "words", "anna"), TYPICAL, 0.0, "anna", 0)
-    plain, _ = realise(view)
-    fast, text = realise(replace(view, speed=1.25))
+    plain, _ = render_view(view)
+    fast, text = render_view(replace(view, speed=1.25))
     assert len(fast) == pytest.approx(len(plain) / 1.25, abs=2)
     assert text == "words"
-    moved, _ = realise(replace(view, elsewhere=True))
-    again, _ = realise(replace(view, elsewhere=True))
+    moved, _ = render_view(replace(view, elsewhere=True))
+    again, _ = render_view(replace(view, elsewhere=True))
     assert np.array_equal(moved, again)
     assert moved.shape == plain.shape
     assert not np.allclose(moved, plain)
@@ -253,7 +253,7 @@ def test_a_caller_is_heard_alone(tmp_path: Path) -> None:
     sf.write(path, np.stack([np.zeros(8_000), np.full(8_000, 0.5)], axis=1), 16_000)
     row = Utterance("b", str(path), "words", "ben", extra={"channel": "1"})
     view = View(row, TYPICAL, 0.0, "ben", 0)
-    assert realise(view)[0] == pytest.approx(0.5, abs=1e-3)
+    assert render_view(view)[0] == pytest.approx(0.5, abs=1e-3)
     other = replace(view, utterance=replace(row, extra={"channel": "0"}))
-    assert realise(other)[0] == pytest.approx(0.0, abs=1e-3)
+    assert render_view(other)[0] == pytest.approx(0.0, abs=1e-3)
     assert view.key != other.key

@@ -32,7 +32,7 @@ from eval.lib.sweep_table import points_table
 from eval.lib.testset import fixed_views
 from eval.sweep import SweepConfig, sweep_rows
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.cohorts.views import realise
+from hyperasr.cohorts.views import render_view
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 from tests.in_this_process import InThisProcess
@@ -347,12 +347,12 @@ def test_what_lasts_more_than_whisper_hears_is_left_out(
     monkeypatch.setattr("eval.lib.testset.WorkerPool", InThisProcess)
     monkeypatch.setattr("eval.lib.testset.SEVERITIES", (1.0,))
     views = fixed_views(config)
-    lengths = {v.id: len(realise(v)[0]) / 16_000 for v in views}
+    lengths = {v.id: len(render_view(v)[0]) / 16_000 for v in views}
     assert max(lengths.values()) <= 30
     kept = {(v.utterance.id, v.cohort) for v in views}
     assert {("short", "stuttering"), ("short", "typical"), ("middle", "typical")} <= kept
     assert ("middle", "stuttering") not in kept
     assert "1 recordings of more than 30 s are left out" in caplog.text
     assert "simulated ones of more than 30 s are left out" in caplog.text
-    monkeypatch.setattr("eval.lib.testset.realise", None)
+    monkeypatch.setattr("eval.lib.testset.render_view", None)
     assert fixed_views(config) == views

@@ -21,7 +21,7 @@ from eval.lib.testset import TestSet, sets_of
 from eval.unadapted import UnadaptedConfig
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import realise
+from hyperasr.cohorts.views import render_view
 from hyperasr.decode import token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.protocols import PROTOCOLS
@@ -83,7 +83,7 @@ def test_plain_is_transformers_generate(alone) -> None:
     found = alone.decoded(PLAIN)
     assert most_tokens(backbone) == 40
     for row, (tokens, finished) in enumerate(zip(found.tokens, found.finished, strict=True)):
-        mel, _ = backbone.features([realise(alone.views[row])[0]])
+        mel, _ = backbone.features([render_view(alone.views[row])[0]])
         assert mel.shape[-1] == 3_000
         expected = backbone.whisper.generate(input_features=mel)[0].tolist()
         text = [token for token in expected if token != backbone.eos]
@@ -120,7 +120,7 @@ def test_trimmed_hears_the_real_length_and_a_margin(
     short = plain.model.backbone
     assert (short.audio_context, short.margin_s) == ("trimmed", MARGIN_S)
     made = bench.decoded(TRIMMED, [0])
-    mel, n_frames = short.features([realise(bench.views[0])[0]])
+    mel, n_frames = short.features([render_view(bench.views[0])[0]])
     limit = token_limits((n_frames + 1) // 2)
     size = int(short.whisper.config.vocab_size)
     search = text_only(SearchConfig(stop=False), short.eos, size)
@@ -183,7 +183,7 @@ def test_the_program(alone, patients, tmp_path, monkeypatch, capsys) -> None:
         *((corpus, "again") for corpus in (None, "home")),
     }
     chosen = [i for i, c in enumerate(alone.column("cohort")) if c == "typical"]
-    waves = [realise(alone.views[i])[0] for i in chosen]
+    waves = [render_view(alone.views[i])[0] for i in chosen]
     own = alone.backbone
     mel, n_frames = own.features(waves)
     ours = own.generate(own.encode(mel, n_frames)).tokens

@@ -21,7 +21,7 @@ from hyperasr.export.config import ExportConfig as SameConfig
 from hyperasr.export.exporter import ExportConfig, export
 from hyperasr.export.parity import Parity
 from hyperasr.export.peft_folder import write_peft
-from hyperasr.export.static_adapter import distil
+from hyperasr.export.static_adapter import build_static_adapter
 from hyperasr.hub import HyperASR
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
@@ -53,7 +53,7 @@ def state_of(model: HyperASR) -> dict[str, torch.Tensor]:
 def logits_of(model: HyperASR, clip: np.ndarray, tokens: torch.Tensor) -> torch.Tensor:
     """Logits with the static adapter of this clip, from our own injection."""
     mel, n_frames = model.backbone.features([clip])
-    with lora.using(model.backbone.whisper, distil(model, [clip]).factors):
+    with lora.using(model.backbone.whisper, build_static_adapter(model, [clip]).factors):
         return model.backbone.logits(model.backbone.encode(mel, n_frames), tokens)
 
 
@@ -91,7 +91,7 @@ def test_peft_gives_the_same_logits_on_the_same_whisper(
 def test_a_peft_folder_is_of_one_utterance(
     full: HyperASR, clips: list[np.ndarray], tmp_path: Path
 ) -> None:
-    factors = distil(full, clips).factors
+    factors = build_static_adapter(full, clips).factors
     both = replace(factors, shared=False).map(lambda t: t.expand(-1, 2, -1, -1))
     with pytest.raises(ShapeError, match="of 2 utterances"):
         write_peft(full.backbone.whisper, both, tmp_path, "x/y")
@@ -113,7 +113,7 @@ def test_a_merged_folder_is_a_whisper_for_everybody(
     config = json.loads((out / "config.json").read_text())
     assert config["dtype"] == dtype
     # Merged in float32 and cast once: the nearest numbers of that format to the true sum.
-    factors = distil(full, clips[:1]).factors
+    factors = build_static_adapter(full, clips[:1]).factors
     stored = load_file(out / "model.safetensors")["model.decoder.layers.1.fc1.weight"]
     exact = before["model.decoder.layers.1.fc1.weight"]
     exact = exact + lora.delta_weight(factors, "decoder.fc1", 1)[0]
@@ -173,7 +173,7 @@ def test_faster_whisper_transcribes_with_the_exported_model(
     }
     segments = list(engine.transcribe(clips[0], **options)[0])
     found = [token for segment in segments for token in segment.tokens]
-    factors = distil(small, clips[:1]).factors
+    factors = build_static_adapter(small, clips[:1]).factors
     # Its own input: it fills the 30 s with zeros of log-mel, where Whisper has digital silence.
     heard = engine.feature_extractor(clips[0])[:, : -(-len(clips[0]) // 160)]
     mel = torch.from_numpy(faster_whisper.audio.pad_or_trim(heard))[None]
@@ -220,7 +220,7 @@ def test_what_is_not_the_model_is_not_written(
     kept = {p.name: p.read_bytes() for p in out.iterdir()}
     before = state_of(model)
     # An adapter that is not the one that was checked, as a bug in a writer would leave it.
-    wrong = distil(model, clips[:1]).factors.map(lambda t: 1.2 * t)
+    wrong = build_static_adapter(model, clips[:1]).factors.map(lambda t: 1.2 * t)
     for name in ("write_peft", "write_merged"):
         real = getattr(__import__("hyperasr.export.exporter", fromlist=[name]), name)
 

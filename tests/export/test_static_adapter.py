@@ -12,7 +12,7 @@ import torch
 from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.lora import delta_weight
 from hyperasr.errors import ConfigError
-from hyperasr.export.static_adapter import average, distil
+from hyperasr.export.static_adapter import average, build_static_adapter
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, LayerFactors, LoRAFactors
@@ -81,7 +81,7 @@ def test_both_methods_on_a_model(model: HyperASR, clips: list[np.ndarray]) -> No
     mel, n_frames = model.backbone.features(clips)
     emb, _ = model.embed(Batch(n_frames=n_frames, mel=mel, waveforms=tuple(clips)))
     mean = model.factors(emb.mean(0, keepdim=True))
-    found = distil(model, clips)
+    found = build_static_adapter(model, clips)
     torch.testing.assert_close(
         delta_weight(found.factors, "decoder.fc1", 1),
         delta_weight(mean, "decoder.fc1", 1),
@@ -89,7 +89,7 @@ def test_both_methods_on_a_model(model: HyperASR, clips: list[np.ndarray]) -> No
         atol=1e-5,
     )
     assert found.spread > 0.01, "clips of three pitches differ"
-    averaged = distil(model, clips, method="average", rank=6)
+    averaged = build_static_adapter(model, clips, method="average", rank=6)
     whole = torch.stack([delta_weight(model.factors(emb), "decoder.fc1", 0)]).mean(1)
     torch.testing.assert_close(
         delta_weight(averaged.factors, "decoder.fc1", 0), whole, rtol=1e-3, atol=1e-4
@@ -103,18 +103,18 @@ def test_a_cohort_of_a_static_source(model: HyperASR, clips: list[np.ndarray]) -
     with torch.no_grad():
         for weight in static.source.B.values():
             weight.normal_(generator=torch.Generator().manual_seed(1))
-    found = distil(static.eval(), clips, group="stuttering")
+    found = build_static_adapter(static.eval(), clips, group="stuttering")
     expected = static.factors(None, ["stuttering"])
     assert torch.equal(found.factors["decoder.fc1"].B, expected["decoder.fc1"].B)
     assert found.spread == pytest.approx(0, abs=1e-3)
     with pytest.raises(ConfigError, match="factors by cohort need groups"):
-        distil(static, clips)
+        build_static_adapter(static, clips)
 
 
 def test_bad_calls(model: HyperASR, clips: list[np.ndarray]) -> None:
     with pytest.raises(ConfigError, match="at least one clip"):
-        distil(model, [])
+        build_static_adapter(model, [])
     with pytest.raises(ConfigError, match="method is 'best'"):
-        distil(model, clips, method="best")  # type: ignore[arg-type]
+        build_static_adapter(model, clips, method="best")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="another rank needs the method average"):
-        distil(model, clips, rank=1)
+        build_static_adapter(model, clips, rank=1)

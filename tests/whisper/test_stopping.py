@@ -38,7 +38,7 @@ def spoken(text: str) -> list[str]:
         ("He went home. He went home.", [20, 60, 110, 150, 20, 60], 150, 3),
         ("We ate. Then we slept. Then we slept.", [9, 30, 60, 90, 149, 149, 149, 149], 150, 5),
         ("ten ten ten ten", [40, 140, 140, 140], 150, 2),
-        # Heard: attention comes to the end with the last of them.
+        # SpeechSegment: attention comes to the end with the last of them.
         ("no no no", [20, 60, 110], 150, None),
         ("I I I went home home home", [9, 15, 25, 60, 100, 120, 140], 150, None),
         ("bye bye", [15, 50], 70, None),

@@ -12,7 +12,7 @@ import soundfile
 
 from eval.benchmarks.repetition_loop import (
     GuardEvalConfig,
-    Heard,
+    SpeechSegment,
     Verdict,
     examine,
     looped,
@@ -60,7 +60,7 @@ def test_recordings_are_spread_over_the_manifest(manifest: Path) -> None:
 
 
 def test_forced_runaways_are_told_from_free_decoding(model: HyperASR, voice: Voice) -> None:
-    heard = [Heard("a", voice(1.5)), Heard("b", voice(2.5, 180))]
+    heard = [SpeechSegment("a", voice(1.5)), SpeechSegment("b", voice(2.5, 180))]
     verdicts = examine(model, heard, GuardEvalConfig())
     assert set(verdicts) == {"free", "no_end", "looped_text"}
     assert [v.speaker for v in verdicts["free"]] == ["a", "b"]

@@ -205,7 +205,7 @@ def test_without_typical_speech_it_goes_on_with_a_warning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Nothing to penalise harm to typical speech on, nothing to simulate on; still a model."""
-    best = meta.run(config("-atypical", objective=ObjectiveConfig(typical_shrink=3.0)))
+    best = meta.run(config("-atypical", objective=ObjectiveConfig(typical_penalty=3.0)))
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == best
     assert set(best) == {"als", "score", "step"}
     assert caplog.text.count("harm done to typical speech is neither measured nor penalised") == 2
