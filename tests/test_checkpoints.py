@@ -20,7 +20,7 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from hyperasr.adapters import SourceConfig, lora
-from hyperasr.cli.main import main
+from hyperasr.cli.parser import main
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig

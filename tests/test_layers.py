@@ -191,7 +191,7 @@ def test_relative_imports_of_a_package_start_in_it() -> None:
         ("hyperasr.model", "hyperasr.whisper.backbone.Backbone", True),
         ("hyperasr.model", "hyperasr.HyperASR", False),
         ("hyperasr.model", "hyperasr.__version__", True),
-        ("hyperasr.cli.main", "train.meta", False),
+        ("hyperasr.cli.parser", "train.meta", False),
         ("hyperasr", "hyperasr.hub.HyperASR", True),
         ("hyperasr", "eval.report", False),
         ("train.meta", "eval.report", False),

@@ -19,7 +19,7 @@ import socket, sys
 def refuse(*args, **options):
     raise RuntimeError("the network was tried")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
-from hyperasr.cli.main import main
+from hyperasr.cli.parser import main
 sys.exit(main(sys.argv[1:]))
 """
 

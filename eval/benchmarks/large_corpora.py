@@ -104,7 +104,7 @@ def ua_speech(root: Path, n: int, seconds: float = 0.05) -> Path:
 _PREPARE = """
 import contextlib, io, time
 from eval.benchmarks.large_corpora import peak_mib
-from hyperasr.cli.main import main
+from hyperasr.cli.parser import main
 started = time.perf_counter()
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     code = main(["prepare", "ua_speech", given[0], "--out", given[1]])

@@ -1,0 +1,5 @@
+"""The command `hyperasr`."""
+
+from hyperasr.cli.parser import main
+
+__all__ = ["main"]

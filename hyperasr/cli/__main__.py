@@ -1,10 +1,10 @@
-"""`python -m hyperasr` is the command `hyperasr`."""
+"""`python -m hyperasr.cli` is the command `hyperasr`."""
 
 from __future__ import annotations
 
 import sys
 
-from hyperasr.cli.main import main
+from hyperasr.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

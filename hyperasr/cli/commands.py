@@ -1,4 +1,4 @@
-"""What each subcommand does; `hyperasr.cli.main` parses, this runs."""
+"""What each subcommand does; `hyperasr.cli.parser` parses, this runs."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hyperasr.audio.reading import load
 from hyperasr.audio.segments import Pauses
 from hyperasr.audio.vad import WINDOW, Silencer, silero
-from hyperasr.cli.main import main
+from hyperasr.cli.parser import main
 from hyperasr.errors import MissingExtra
 from hyperasr.whisper.weights import ASSETS
 

@@ -11,7 +11,7 @@ import yaml
 
 from eval.docs import MARKER, pages, rendered
 from eval.lib import results
-from hyperasr.cli.main import build_parser
+from hyperasr.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*pages(), ROOT / "CONTRIBUTING.md"]

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from hyperasr.adapters import lora
-from hyperasr.cli.main import main
+from hyperasr.cli.parser import main
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.export.config import ExportConfig as SameConfig
 from hyperasr.export.exporter import ExportConfig, export

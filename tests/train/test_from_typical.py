@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperasr.cli.main import main as hyperasr
+from hyperasr.cli.parser import main as hyperasr
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR

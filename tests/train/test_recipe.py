@@ -35,7 +35,7 @@ RECIPES = sorted((ROOT / "train" / "recipes").glob("*.sh"))
 PATIENTS, CONTROLS = ("F01", "F03", "M01", "M04"), ("FC01", "FC02", "MC01", "MC02")
 PROMPTS = ("yes", "Stop the car.", "[relax]", "open the window", "the quick fox")
 PROGRAMS = (
-    *("hyperasr.cli.main", "train.data.split", "train.meta", "eval.zero_shot", "eval.report"),
+    *("hyperasr.cli.parser", "train.data.split", "train.meta", "eval.zero_shot", "eval.report"),
     *("eval.leave_one_cohort_out", "eval.subspace_angles"),
     # What they import on their way.
     *("datasets", "jsonargparse", "torch._dynamo", "torch.utils.tensorboard"),

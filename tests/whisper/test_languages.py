@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from hyperasr.audio.loudness import normalise_loudness
-from hyperasr.cli.main import main
+from hyperasr.cli.parser import main
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR

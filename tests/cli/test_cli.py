@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from hyperasr.cli import commands
-from hyperasr.cli.main import build_parser, main
+from hyperasr.cli.parser import build_parser, main
 from hyperasr.cohorts import corpora
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
@@ -293,7 +293,7 @@ def test_help_is_quick() -> None:
     code = """
 import sys, time
 before = time.process_time()
-from hyperasr.cli.main import main
+from hyperasr.cli.parser import main
 status = main(["transcribe", "--help"])
 cost = time.process_time() - before
 heavy = [name for name in ("torch", "transformers", "numpy", "soundfile") if name in sys.modules]
@@ -594,7 +594,7 @@ import os, sys
 reading, writing = os.pipe()
 os.close(reading)
 os.dup2(writing, 1)
-from hyperasr.cli.main import main
+from hyperasr.cli.parser import main
 sys.exit(main({arguments!r}))
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
