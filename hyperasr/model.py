@@ -15,9 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from hyperasr.adapters import GAUSSIAN_SOURCES, SourceConfig, lora, new_source
-from hyperasr.adapters.elbo import ELBO
 from hyperasr.adapters.noise import using_noise
-from hyperasr.adapters.objective import ObjectiveConfig, from_teacher, mean_squares, relative_size
+from hyperasr.adapters.objective import (
+    ELBO,
+    ObjectiveConfig,
+    from_teacher,
+    mean_squares,
+    relative_size,
+)
 from hyperasr.adapters.posterior import GaussianFactors, Generators
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
@@ -141,7 +146,8 @@ class AdaptedWhisper(nn.Module):
                 f"a source of kind {self.source_config.kind!r} gives points, not a distribution; "
                 "posterior samples need bayes_hypernet, vi_lora or blora"
             )
-        return self.source(speaker_emb, groups=list(groups) or None)
+        posterior: GaussianFactors = self.source(speaker_emb, groups=list(groups) or None)
+        return posterior
 
     def factors(
         self,
@@ -260,7 +266,7 @@ class AdaptedWhisper(nn.Module):
                 states, tokens, n_tokens, batch.n_prompt, among
             )
         nll = -logprobs.gather(1, place[tokens[scored]][:, None]).mean()
-        elbo = self._weighed(nll, found, batch, scored.sum(1))
+        elbo = self._weighed(nll, found, batch)
         if not self.objective.teacher or batch.teacher is None:
             return elbo
         told = TeacherTokens(place[_rows(batch.teacher.ids, k)], _rows(batch.teacher.logprobs, k))
@@ -278,7 +284,7 @@ class AdaptedWhisper(nn.Module):
         wanted = [drawn, batch.tokens.flatten()]
         if batch.teacher is not None:
             wanted.append(batch.teacher.ids.flatten())
-        among = torch.cat(wanted).unique()
+        among = torch.cat(wanted).unique()  # type: ignore[no-untyped-call]
         # A token that nobody asks for has no place; where one did, gathering it would fail.
         place = torch.full_like(place, n_vocab)
         place[among] = torch.arange(len(among), device=place.device)
@@ -300,20 +306,13 @@ class AdaptedWhisper(nn.Module):
         with lora.using(whisper, factors):
             yield
 
-    def _weighed(
-        self,
-        nll: Tensor,
-        found: LoRAFactors | GaussianFactors,
-        batch: Batch,
-        n_scored: Tensor,
-    ) -> ELBO:
+    def _weighed(self, nll: Tensor, found: LoRAFactors | GaussianFactors, batch: Batch) -> ELBO:
         """Put the objective together; penalties are of the mean factors."""
         goal, kl, penalty = self.objective, nll.new_zeros(()), nll.new_zeros(())
         n_left_out: Tensor | int = 0
         if isinstance(found, GaussianFactors):
-            n_tokens = n_scored.double().mean()
-            divergence = found.kl(self.source.prior, goal.kl_reduction, n_tokens)  # type: ignore[arg-type]
-            kl = (divergence.value / goal.n_train).to(nll.dtype)
+            divergence = found.kl(self.source.prior, goal.kl_reduction)  # type: ignore[arg-type]
+            kl = divergence.value.to(nll.dtype)
             n_left_out = divergence.n_left_out
             means = found.mean()
         else:
@@ -340,7 +339,7 @@ class AdaptedWhisper(nn.Module):
             )
         typical = [i for i, cohort in enumerate(batch.cohorts) if cohort == "typical"]
         if not typical:
-            return self.backbone.whisper.proj_out.weight.new_zeros(())
+            return torch.zeros((), device=self.backbone.device)
         if not self._squared_norms:
             self._squared_norms = lora.squared_norms(self.backbone.whisper, factors)
         if not factors.shared:

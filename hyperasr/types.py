@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -24,10 +24,16 @@ __all__ = [
     "Transcript",
     "Unclear",
     "Utterance",
+    "real_mask",
 ]
 
 UNCERTAIN = 0.5
 """A word with less probability, or that more posterior samples doubt, is marked."""
+
+
+def real_mask(lengths: Tensor, size: int) -> Tensor:
+    """Return (n, size) bool, true on the first `lengths` (n,) of each row: real, not padding."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,7 @@ class EncoderOutput:
     @property
     def mask(self) -> Tensor:
         """True on real states, (n_utt, n_states)."""
-        steps = torch.arange(self.states.shape[1], device=self.states.device)
-        return steps < self.lengths[:, None].to(self.states.device)
+        return real_mask(self.lengths.to(self.states.device), self.states.shape[1])
 
 
 @dataclass(frozen=True)
@@ -256,7 +261,7 @@ class LoRAFactors:
     def __getitem__(self, name: str) -> LayerFactors:
         return self.targets[name]
 
-    def map(self, function: Any) -> LoRAFactors:
+    def map(self, function: Callable[[Tensor], Tensor]) -> LoRAFactors:
         """Apply `function` to every A and B."""
         return replace(
             self,

@@ -112,13 +112,13 @@ def test_every_parameter_gets_a_gradient_through_forward(
 def test_objective_is_the_sum_of_its_parts(
     name: str, random_backbone: Backbone, batch: Batch
 ) -> None:
-    goal = {"nll_weight": 0.9, "beta": 0.1, "l2": 0.01, "typical_penalty": 0.3, "n_train": 7.0}
+    goal = {"nll_weight": 0.9, "beta": 0.1, "l2": 0.01, "typical_penalty": 0.3}
     model = stir(build(random_backbone, name, **goal)).eval()
     with torch.no_grad():
         found = model(batch)
         emb, _ = model.embed(batch)
         posterior = model.posterior(emb, model.groups(batch))
-        kl = posterior.kl(model.source.prior, "mean_per_matrix").value / 7
+        kl = posterior.kl(model.source.prior, "mean_per_matrix").value
         means = model.factors(emb, model.groups(batch))
         squares = [
             t.square().mean((1, 2, 3)).sum() for p in means.targets.values() for t in (p.A, p.B)
@@ -134,20 +134,6 @@ def test_objective_is_the_sum_of_its_parts(
     total = 0.9 * float(found.nll) + 0.1 * float(kl) + float(penalty)
     assert float(found.total) == pytest.approx(total, rel=1e-5)
     assert float(found.losses()["total"]) == float(found.total)
-
-
-def test_the_exact_bound_is_per_token(random_backbone: Backbone, batch: Batch) -> None:
-    model = stir(
-        build(random_backbone, "bayes_both", beta=1.0, kl_reduction="per_utterance")
-    ).eval()
-    with torch.no_grad():
-        emb, _ = model.embed(batch)
-        kl = model.posterior(emb).kl(model.source.prior, "sum").value * batch.n_utt
-        found = model(batch)
-    assert batch.n_tokens is not None
-    n_scored = int((batch.n_tokens - batch.n_prompt).sum())
-    bound = float(found.nll) * n_scored + float(kl)
-    assert float(found.total) * n_scored == pytest.approx(bound, rel=1e-5)
 
 
 def test_warm_up(random_backbone: Backbone, batch: Batch) -> None:
@@ -306,9 +292,3 @@ class TestCheckpoints:
 
 def _sigmas(posterior: Any) -> list[Tensor]:
     return [s for d in posterior.log_sigma.values() for s in (d.A, d.B) if s is not None]
-
-
-@pytest.mark.parametrize("kind", ["static", "vi_lora", "blora", "hypernet", "bayes_hypernet"])
-def test_rank_above_the_matrix(kind: str, random_backbone: Backbone) -> None:
-    with pytest.raises(ConfigError, match=r"rank must be in 1\.\.32"):
-        HyperASR(random_backbone, SpeakerConfig(), SourceConfig(kind, settings={"rank": 64}))

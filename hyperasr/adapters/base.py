@@ -138,8 +138,8 @@ def check_rank(rank: int, alpha: float) -> None:
 
 def kaiming_start(shape: Sequence[int], d_in: int, generator: torch.Generator) -> Tensor:
     """Draw A as an ordinary LoRA does: uniform in +-1/sqrt(d_in) (Kaiming, a = sqrt(5))."""
-    bound = d_in**-0.5
-    return (torch.rand(tuple(shape), generator=generator) * 2 - 1) * bound
+    uniform = torch.rand(tuple(shape), generator=generator)
+    return (uniform * 2 - 1).mul(d_in**-0.5)
 
 
 def _percent(share: float) -> str:

@@ -22,7 +22,7 @@ from hyperasr.adapters.posterior import GaussianFactors
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LoRAFactors
 
-__all__ = ["HyperNet", "HyperNetConfig"]
+__all__ = ["HyperNet", "HyperNetConfig", "zero_linear"]
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,8 @@ class HyperNet(AdapterSource):
         n_utt, n_rows = emb.shape[0], self.layer_emb.shape[0]
         speaker = repeat(self.speaker(emb), "utt d -> row utt d", row=n_rows)
         layer = repeat(self.layer_emb, "row d -> row utt d", utt=n_utt).to(speaker.dtype)
-        return self.trunk(self.join(torch.cat([speaker, layer], dim=-1)))
+        states: Tensor = self.trunk(self.join(torch.cat([speaker, layer], dim=-1)))
+        return states
 
     def _factors(self, name: str, shape: TargetShape, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Turn (n_layer, n_utt, d_hidden) into A and B of one target.
@@ -257,7 +258,8 @@ class _Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mlp(x)
+        update: Tensor = self.mlp(x)
+        return x + update
 
 
 def _head(config: HyperNetConfig, n_out: int, generator: torch.Generator) -> nn.Sequential:
@@ -265,14 +267,19 @@ def _head(config: HyperNetConfig, n_out: int, generator: torch.Generator) -> nn.
     layers: list[nn.Module] = []
     if config.head == "mlp":
         layers += [_linear(config.d_hidden, config.d_hidden, generator), nn.SiLU()]
-    last = torch.nn.utils.skip_init(nn.Linear, config.d_hidden, n_out, bias=False)
-    nn.init.zeros_(last.weight)
-    return nn.Sequential(*layers, last)
+    return nn.Sequential(*layers, zero_linear(config.d_hidden, n_out))
+
+
+def zero_linear(d_in: int, d_out: int) -> nn.Linear:
+    """Build a linear layer without bias whose weights are zero."""
+    linear = nn.Linear(d_in, d_out, bias=False, device="meta").to_empty(device="cpu")
+    nn.init.zeros_(linear.weight)
+    return linear
 
 
 def _linear(d_in: int, d_out: int, generator: torch.Generator) -> nn.Linear:
     """Build a linear layer without touching torch's global random state."""
-    linear = torch.nn.utils.skip_init(nn.Linear, d_in, d_out)
+    linear = nn.Linear(d_in, d_out, device="meta").to_empty(device="cpu")
     nn.init.kaiming_uniform_(linear.weight, a=5**0.5, generator=generator)
     nn.init.zeros_(linear.bias)
     return linear

@@ -1,8 +1,11 @@
 """Per-utterance low-rank updates of linear layers: every utterance of a batch has its own weights.
 
-Factors are data. They enter a model for the length of a `with using(model, factors):` block, as
-forward hooks on exactly the target layers, and never become parameters. LoRA: Hu et al., arXiv
-2106.09685, equation 3; the batching over utterances is ours.
+    W1 x + (alpha / rank) B (A x),    A (n_utt, rank, d_in), B (n_utt, d_out, rank)
+
+W1 (d_out, d_in) is frozen and the same for all; row u of the batch x (n_utt, n_tokens, d_in) meets
+A_u and B_u alone. Factors are data: they enter a model for the length of a
+`with using(model, factors):` block, as forward hooks on exactly the target layers, and never become
+parameters. LoRA: Hu et al., arXiv 2106.09685, equation 3; the batching over utterances is ours.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from hyperasr.util.closest import closest
 
 __all__ = [
     "TARGET_NAMES",
+    "W1",
     "Hook",
     "TargetShape",
     "by_utterance",
@@ -33,9 +37,14 @@ __all__ = [
     "merged",
     "of_this_thread",
     "squared_norms",
+    "squared_product_norm",
     "target_shapes",
     "using",
 ]
+
+W1 = "decoder.fc1"
+"""The target of the hypernetwork's paper: the first matrix of every decoder layer's feed-forward
+block, weight (d_ff, d_model)."""
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 """A forward hook: layer, inputs, output -> what the layer is to give instead."""
@@ -202,6 +211,18 @@ def squared_norms(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
         if not bool((norms[name] > 0).all()):
             raise ConfigError(f"a layer of target {name!r} has zero weights; nothing to compare to")
     return norms
+
+
+def squared_product_norm(A: Tensor, B: Tensor) -> Tensor:
+    """Return ||B A||^2 (Frobenius) without building B A: <B^T B, A A^T>, two r x r matrices.
+
+    Args:
+        A: (..., rank, d_in).
+        B: (..., d_out, rank).
+    Returns:
+        (...), of the same dtype.
+    """
+    return ((B.mT @ B) * (A @ A.mT)).sum(dim=(-2, -1))
 
 
 def delta_weight(factors: LoRAFactors, name: str, layer: int) -> Tensor:

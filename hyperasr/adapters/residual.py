@@ -69,7 +69,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the adapted hidden states, any shape that ends in d_model."""
-        return hidden + self.up(F.relu(self.down(self.norm(hidden))))
+        update: Tensor = self.up(F.relu(self.down(self.norm(hidden))))
+        return hidden + update
 
 
 class ResidualAdapters(nn.Module):

@@ -18,11 +18,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hyperasr.adapters.elbo import clamp_log_sigma
-from hyperasr.adapters.gaussian import GaussianSettings, PriorBuffers, check_sigma
 from hyperasr.adapters.lora import TargetShape
 from hyperasr.adapters.posterior import NOISE_SCHEMES, GaussianFactors, LogSigma
-from hyperasr.adapters.priors import FactorPrior
+from hyperasr.adapters.priors import (
+    FactorPrior,
+    GaussianSettings,
+    PriorBuffers,
+    check_sigma,
+    clamp_log_sigma,
+)
 from hyperasr.adapters.static import StaticLoRA, StaticLoRAConfig, select
 from hyperasr.errors import ConfigError
 
@@ -115,7 +119,8 @@ class VILoRA(StaticLoRA):
     @property
     def prior(self) -> FactorPrior:
         """The prior of every target."""
-        return self.prior_sigma()
+        prior: FactorPrior = self.prior_sigma()
+        return prior
 
     def forward(
         self,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from hyperasr.errors import ConfigError, ShapeError
@@ -223,7 +224,7 @@ def pairwise_angles(bases: Tensor, ranks: Sequence[int] | None = None) -> dict[i
         rows = _side_by_side(bases[i : i + _BLOCK])
         for j in range(i, n, _BLOCK):
             product = rows.mT @ _side_by_side(bases[j : j + _BLOCK])
-            block = product.unflatten(1, (-1, k)).unflatten(0, (-1, k)).transpose(1, 2)
+            block = rearrange(product, "(p k) (q l) -> p q k l", k=k, l=k)
             p, q = (torch.ones(block.shape[:2]).triu(1 - (j - i))).nonzero(as_tuple=True)
             pairs = block[p, q]
             for rank, found in angles.items():
@@ -301,7 +302,8 @@ def effective_rank(values: Tensor) -> Tensor:
     """
     values = values.to(torch.float64)
     shares = values / values.sum(-1, keepdim=True)
-    return torch.special.entr(shares).sum(-1).exp()
+    entropy: Tensor = torch.special.entr(shares).sum(-1)
+    return entropy.exp()
 
 
 def group_basis(svd: DeltaSVD, rows: Sequence[int], space: str, k: int) -> Tensor:

@@ -144,7 +144,8 @@ class TopSubspace:
 
         def apply(x: Any) -> Array:
             x = np.asarray(x).reshape(len(diagonal), -1)
-            return diagonal[:, None] * x + d @ (a @ x) + a.T @ (d.T @ x)
+            product: Array = diagonal[:, None] * x + d @ (a @ x) + a.T @ (d.T @ x)
+            return product
 
         n = len(diagonal)
         operator = LinearOperator((n, n), matvec=apply, matmat=apply, dtype=np.float64)

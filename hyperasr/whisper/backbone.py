@@ -214,7 +214,8 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.whisper.parameters()).device
+        weight: Tensor = next(self.whisper.parameters())
+        return weight.device
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that identify weights and shape of this model.

@@ -161,7 +161,7 @@ def _whisper(
         tokens = language_tokens(vocabulary)
         generation["lang_to_id"] = {f"<|{code}|>": token for code, token in tokens.items()}
         generation["task_to_id"] = {t: vocabulary[f"<|{t}|>"] for t in ("transcribe", "translate")}
-    whisper.generation_config = GenerationConfig(
+    whisper.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         **generation,
         max_length=shape.max_target_positions,
         alignment_heads=config.get("alignment_heads"),

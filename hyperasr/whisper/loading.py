@@ -199,8 +199,9 @@ def _fault(whisper: Any, report: dict[str, Any], tokenizer: Any) -> str | None:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers from drawing bars, and from tables of what is reported here."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
+    logging: Any = transformers_logging  # without types
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

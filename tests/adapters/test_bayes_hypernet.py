@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hyperasr.adapters import BayesHyperNet, BayesHyperNetConfig, HyperNet, lora
-from hyperasr.adapters.elbo import LOG_SIGMA_RANGE
+from hyperasr.adapters.priors import LOG_SIGMA_RANGE
 from hyperasr.errors import ConfigError
 
 D_SPK = 24

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from hyperasr.adapters import lora
-from hyperasr.adapters.priors import FactorPrior, fixed_prior, mixture_prior, weight_deviations
+from hyperasr.adapters.priors import (
+    LOG_SIGMA_RANGE,
+    FactorPrior,
+    clamp_log_sigma,
+    fixed_prior,
+    mixture_prior,
+    weight_deviations,
+)
 from hyperasr.errors import ConfigError, MissingExtra, ShapeError
 
 NARROW, WIDE = "decoder.q_proj", "decoder.fc1"
@@ -116,3 +123,13 @@ def test_without_scikit_learn_only_the_dual_prior_is_missing(
     mixture_prior(deviations(0.02, 0.08), dual=False)
     with pytest.raises(MissingExtra, match=r"hyperasr\[train\]"):
         mixture_prior(deviations(0.02, 0.08))
+
+
+def test_log_sigma_is_held_in_its_range_and_can_come_back() -> None:
+    low, high = LOG_SIGMA_RANGE
+    x = torch.tensor([low - 5, low, 0.0, high, high + 5], requires_grad=True)
+    held = clamp_log_sigma(x)
+    assert held.tolist() == [low, low, 0.0, high, high]
+    held.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1.0] * 5
