@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.edits import EditCounts, lower_of, score
+from hyperasr.metrics.error_rates import EditCounts, lower_of, score
 from hyperasr.metrics.normalisers import Normaliser, normaliser
 from hyperasr.util.closest import closest
 
