@@ -151,13 +151,29 @@ def decode_rows(
     model: AdaptedWhisper,
     cache: CachedRows,
     indices: Sequence[int] | None = None,
-    **options: Any,
+    *,
+    batch_size: int = 64,
+    search: SearchConfig | None = None,
+    adapt: bool = True,
+    embeddings: Tensor | None = None,
+    n_samples: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> list[str]:
     """Decode rows of a cache; texts in the order of `indices`, samples of a row adjacent.
 
     Args and Raises: as `decode_tokens`, which also gives tokens and log-probabilities.
     """
-    decoded = decode_tokens(model, cache, indices, **options)
+    decoded = decode_tokens(
+        model,
+        cache,
+        indices,
+        batch_size=batch_size,
+        search=search,
+        adapt=adapt,
+        embeddings=embeddings,
+        n_samples=n_samples,
+        generator=generator,
+    )
     return [model.backbone.text(tokens) for tokens in decoded.tokens]
 
 

@@ -213,13 +213,6 @@ class TestFactors:
             with lora.merged(random_backbone.whisper, model.factors()):
                 assert float(backbone_loss(model, batch)) == pytest.approx(adapted, rel=1e-5)
 
-    def test_a_point_has_no_samples(self, random_backbone: Backbone, batch: Batch) -> None:
-        model = build(random_backbone, "hypernet")
-        emb, _ = model.embed(batch)
-        assert not model.is_gaussian
-        with pytest.raises(ConfigError, match="'hypernet' gives points"):
-            model.factors(emb, n_samples=2)
-
 
 class TestCheckpoints:
     @pytest.mark.parametrize("name", GAUSSIAN)
@@ -253,14 +246,6 @@ class TestCheckpoints:
         assert float(loaded.source.prior.sigma["decoder.fc1"][0]) == pytest.approx(0.77)
         stored = load_file(tmp_path / "m" / "model.safetensors")
         assert stored["source.prior_sigma.decoder_fc1"].dtype == torch.float32
-
-    def test_models_from_before_still_load(
-        self, random_model_folder: Path, random_backbone: Backbone
-    ) -> None:
-        head = json.loads((random_model_folder / "config.json").read_text())
-        assert head["format_version"] == 1
-        assert set(head["source"]) == {"kind", "targets", "settings"}
-        assert HyperASR.from_pretrained(random_model_folder, backbone=random_backbone)
 
     @pytest.mark.parametrize(
         ("old", "now"),

@@ -144,8 +144,8 @@ def difference_row(
 ) -> Row:
     """Return a paired difference as a row: `system` minus `against`, below 0 where it is better.
 
-    The interval is of `hyperasr.metrics.statistics.SpeakerBootstrap.difference`; other arguments and
-    errors as in `error_row`.
+    The interval is of `hyperasr.metrics.statistics.SpeakerBootstrap.difference`; other arguments
+    and errors as in `error_row`.
     """
     names = {"system": system, "against": against}
     return _measurement(names, cohort, domain, interval, metric, severity, protocol)

@@ -104,14 +104,15 @@ def delta_sparsity(factors: LoRAFactors, name: str, layer: int) -> list[Sparsity
     Raises:
         ConfigError: no such target or layer, or factors that are not finite.
     """
-    made = []
-    for utt in range(factors.n_utt):
-        one = factors.map(lambda t, utt=utt: t[:, utt : utt + 1])
-        delta = delta_weight(one, name, layer)[0].detach()
-        pair = one[name]
-        svd = delta_svd(pair.A[layer], pair.B[layer], factors.scaling, f"{name}, layer {layer}")
-        made.append(_sparsity(delta, svd.values[0]))
-    return made
+    return [_delta_sparsity(factors, name, layer, utt) for utt in range(factors.n_utt)]
+
+
+def _delta_sparsity(factors: LoRAFactors, name: str, layer: int, utt: int) -> Sparsity:
+    one = factors.map(lambda t: t[:, utt : utt + 1])
+    delta = delta_weight(one, name, layer)[0].detach()
+    pair = one[name]
+    svd = delta_svd(pair.A[layer], pair.B[layer], factors.scaling, f"{name}, layer {layer}")
+    return _sparsity(delta, svd.values[0])
 
 
 def factor_sparsity(factors: LoRAFactors, name: str, layer: int, factor: str) -> list[Sparsity]:
