@@ -138,7 +138,7 @@ class AdaptedWhisper(nn.Module):
         """Return the distribution over each utterance's factors.
 
         Args:
-            speaker_emb: (n_utt, d_spk); None where the source does not listen.
+            speaker_emb: (n_utt, d_spk); None where the source is not conditioned.
             groups: of each utterance, for a source with posteriors by cohort or speaker.
         Raises:
             ConfigError: the source gives points.
@@ -162,7 +162,7 @@ class AdaptedWhisper(nn.Module):
         """Return the low-rank factors of each utterance: of a Gaussian source the mean, or samples.
 
         Args:
-            speaker_emb: (n_utt, d_spk); None where the source does not listen.
+            speaker_emb: (n_utt, d_spk); None where the source is not conditioned.
             groups: of each utterance, for a source with factors by cohort or speaker.
             n_samples: posterior samples of each utterance, adjacent; None for the mean.
             generator: of the samples: one for all, or one for each row of the result.
@@ -202,7 +202,7 @@ class AdaptedWhisper(nn.Module):
             n_samples: posterior samples of each utterance, adjacent rows; None for the mean.
             generator: of the samples: one for all, or one for each row.
         Yields:
-            The states to decode from, n_utt or n_utt * n_samples rows.
+            The states to decode from (n_row, n_states, d_model), n_row n_utt or n_utt * n_samples.
         Raises:
             ConfigError: samples of a source that gives points.
         """
@@ -263,8 +263,8 @@ class AdaptedWhisper(nn.Module):
     def forward(self, batch: Batch) -> ELBO:
         """Score a batch with its own weights; everything trainable goes through here.
 
-        In training a Gaussian source draws `ObjectiveConfig.samples` for each utterance; in
-        evaluation mode the mean is scored, so that the result does not depend on chance.
+        In training a Gaussian source draws a sample for each utterance; in evaluation mode the mean
+        is scored, so that the result does not depend on chance.
 
         Args:
             batch: with tokens, and either encoder states (and embeddings) or mel.
@@ -278,18 +278,16 @@ class AdaptedWhisper(nn.Module):
             raise ShapeError("a batch needs tokens and n_tokens to be scored")
         emb, encoded = self.embed(batch)
         factors = self.source(emb, groups=list(self.groups(batch)) or None)
-        k = self.objective.samples if self.training and isinstance(factors, GaussianFactors) else 1
-        with self.adapted_with(factors, batch, encoded, k) as states:
-            tokens, n_tokens = _rows(batch.tokens, k), _rows(batch.n_tokens, k)
+        with self.adapted_with(factors, batch, encoded) as states:
             among, place = self._vocabulary(batch)
             logprobs, scored = self.backbone.scored_logprobs(
-                states, tokens, n_tokens, batch.n_prompt, among
+                states, batch.tokens, batch.n_tokens, batch.n_prompt, among
             )
-        nll = -logprobs.gather(1, place[tokens[scored]][:, None]).mean()
+        nll = -logprobs.gather(1, place[batch.tokens[scored]][:, None]).mean()
         elbo = self._weighed(nll, factors, batch)
         if not self.objective.teacher or batch.teacher is None:
             return elbo
-        told = TeacherTokens(place[_rows(batch.teacher.ids, k)], _rows(batch.teacher.logprobs, k))
+        told = TeacherTokens(place[batch.teacher.ids], batch.teacher.logprobs)
         weight = self.objective.teacher
         return replace(elbo, teacher=weight * from_teacher(logprobs, told, scored))
 

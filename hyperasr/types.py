@@ -115,11 +115,6 @@ class EncoderOutput:
         sounding = None if self.sounding is None else self.sounding[index]
         return EncoderOutput(states, lengths, moments, sounding)
 
-    @property
-    def mask(self) -> Tensor:
-        """True on real states, (n_utt, n_states)."""
-        return real_mask(self.lengths.to(self.states.device), self.states.shape[1])
-
 
 @dataclass(frozen=True)
 class TeacherTokens:
@@ -262,7 +257,7 @@ class LoRAFactors:
         return self.targets[name]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> LoRAFactors:
-        """Apply `function` to every A and B."""
+        """Apply `function` to every A and B, (n_layer, n_utt, ...) each."""
         return replace(
             self,
             targets={
@@ -271,7 +266,7 @@ class LoRAFactors:
         )
 
     def repeat_rows(self, k: int) -> LoRAFactors:
-        """Return the factors with every utterance repeated k times, copies adjacent."""
+        """Return factors of n_utt * k rows, copies of one utterance adjacent; shared ones stay."""
         if self.shared or k == 1:
             return self
         return self.map(lambda t: t.repeat_interleave(k, dim=1))

@@ -312,13 +312,6 @@ def test_a_device_or_format_that_is_not_there(options: dict[str, str], message: 
 # On disk
 
 
-def test_sharded_weights(folders: Callable[[str], Path], tmp_path: Path) -> None:
-    whole = Backbone.from_pretrained(folders("whisper-en"), offline=True)
-    save(published("tiny.en", d_model=16, layers=2), tmp_path, "whisper-en", max_shard_size="1MB")
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    assert Backbone.from_pretrained(tmp_path, offline=True).fingerprint() == whole.fingerprint()
-
-
 # Offline
 
 

@@ -118,7 +118,7 @@ class IndividualConfig:
             raise ConfigError("k is 0 (all) and held_out is 0: nothing is left to recognise")
         if self.kind not in ("static", "vi_lora"):
             raise ConfigError(f"no kind {self.kind!r}; there are static and vi_lora")
-        unused = ("kl_warmup", "l2", "typical_penalty", "samples")
+        unused = ("kl_warmup", "l2", "typical_penalty")
         for name in unused:
             if getattr(self.objective, name) != getattr(ObjectiveConfig(), name):
                 raise ConfigError(f"objective.{name} has no effect on enrolment; leave it out")

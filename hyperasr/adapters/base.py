@@ -108,6 +108,9 @@ class AdapterSource(nn.Module, ABC):
             speaker_emb: (n_utt, d_spk) for a conditioned source.
             groups: cohort or speaker of each utterance, for sources with factors by name.
             generator: of random numbers a source draws in training; None is torch's own.
+        Returns:
+            A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out, rank) of each target, or
+            their distribution; n_utt is 1 where one serves all.
         """
 
     def budget(self, n_backbone_params: int) -> Budget:

@@ -88,7 +88,12 @@ class BayesHyperNet(HyperNet):
         groups: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
     ) -> GaussianFactors:
-        """Generate the posterior of each utterance; see `HyperNet.forward`."""
+        """Generate the posterior of each utterance; see `HyperNet.forward`.
+
+        Returns:
+            Means and log deviations of A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out,
+            rank) of each target.
+        """
         hidden = self._trunk_states(speaker_emb, generator)
         log_sigma = {
             name: self._log_sigma(name, shape, rows)

@@ -59,7 +59,7 @@ def new_source(
     Args:
         config: kind, targets and settings.
         whisper: the backbone that it adapts.
-        d_spk: size of the speaker embedding, for sources that listen.
+        d_spk: size of the speaker embedding, for conditioned sources.
         seed: of the untrained weights.
         fit_prior: fit a data-driven prior to the backbone's weights; False where it is loaded.
     Raises:

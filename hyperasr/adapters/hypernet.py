@@ -147,12 +147,12 @@ class HyperNet(AdapterSource):
             if not torch.isfinite(block).all():
                 raise ConfigError("speaker embeddings contain values that are not finite")
             wide = block.to("cpu", torch.float64)
-            n_own, largest = len(wide), torch.maximum(largest, wide.abs().amax())
+            n_block, largest = len(wide), torch.maximum(largest, wide.abs().amax())
             # Moments of parts joined: Chan, Golub and LeVeque 1983.
-            off, part = wide.mean(0) - mean, wide.var(0, correction=0) * n_own
-            squares = squares + part + off.square() * (n * n_own / (n + n_own))
-            mean = mean + off * (n_own / (n + n_own))
-            n += n_own
+            off, part = wide.mean(0) - mean, wide.var(0, correction=0) * n_block
+            squares = squares + part + off.square() * (n * n_block / (n + n_block))
+            mean = mean + off * (n_block / (n + n_block))
+            n += n_block
         if n < 2:
             raise ShapeError(f"need at least 2 embeddings to standardise, got {n}")
         std = (squares / n).sqrt()
@@ -172,7 +172,8 @@ class HyperNet(AdapterSource):
             speaker_emb: (n_utt, d_spk).
             groups: ignored; the network knows nothing but the embedding.
             generator: of the embedding noise in training; None is torch's own.
-
+        Returns:
+            A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out, rank) of each target.
         Raises:
             ConfigError: no embedding.
             ShapeError: not (n_utt, d_spk).

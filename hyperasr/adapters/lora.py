@@ -93,18 +93,18 @@ def find_targets(whisper: nn.Module, names: Iterable[str]) -> dict[str, list[nn.
     if isinstance(names, str):
         names = (names,)
     parts: dict[str, nn.ModuleList] | None = None
-    found: dict[str, list[nn.Linear]] = {}
+    linears: dict[str, list[nn.Linear]] = {}
     for name in names:
         if name not in TARGET_NAMES:
             close = closest(name, TARGET_NAMES)
             raise ConfigError(f"unknown target {name!r}; did you mean {close!r}?")
         parts = parts or _layers_by_part(whisper)
         part, matrix = name.split(".")
-        found[name] = _linears(parts[part], _PATHS[part][matrix])
-        if not found[name]:
+        linears[name] = _linears(parts[part], _PATHS[part][matrix])
+        if not linears[name]:
             present = _closest_present(name, parts)
             raise ConfigError(f"target {name!r} matches no linear layer of this model; {present}")
-    return found
+    return linears
 
 
 def target_shapes(whisper: nn.Module, names: Iterable[str]) -> dict[str, TargetShape]:
@@ -172,8 +172,8 @@ def hooked(
         for name, linears in targets.items():
             for linear, hook in zip(linears, hooks[name], strict=True):
                 # First in the row, so that the output is still ours alone to add to in place.
-                own = of_this_thread(hook)
-                handles.append(linear.register_forward_hook(own, prepend=True))
+                handle = linear.register_forward_hook(of_this_thread(hook), prepend=True)
+                handles.append(handle)
         yield
     finally:
         for handle in handles:
@@ -247,6 +247,9 @@ def merge(model: nn.Module, factors: LoRAFactors) -> None:
 
     The sum is taken in float32 or wider and cast last. Either all layers change or none.
 
+    Args:
+        model: a Whisper of transformers, or any module that contains one.
+        factors: A (n_layer, 1, rank, d_in), B (n_layer, 1, d_out, rank) of each target.
     Raises:
         ShapeError: more than one utterance, or sizes that do not fit the model.
         ConfigError: unknown targets, weights in 8 bits, or a merged weight that is not finite.

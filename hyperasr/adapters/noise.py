@@ -38,7 +38,8 @@ def using_noise(
 
     Args:
         model: a Whisper of transformers, or any module that contains one.
-        posterior: shared, with `noise` ``flipout``.
+        posterior: shared, with `noise` ``flipout``: A (n_layer, 1, rank, d_in), B (n_layer, 1,
+            d_out, rank).
         n_rows: utterances, or utterances times samples; the batch has a multiple of it.
         generator: of all noise; None is torch's own.
     Raises:

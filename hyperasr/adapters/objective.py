@@ -99,9 +99,6 @@ class ObjectiveConfig:
     """Weight of the relative size of the update on typical utterances, at least 0: do no harm; see
     `relative_size`."""
 
-    samples: int = 1
-    """Posterior samples of each utterance and step in training, at least 1."""
-
     def __post_init__(self) -> None:
         for name, low in (
             ("nll_weight", 0),
@@ -110,7 +107,6 @@ class ObjectiveConfig:
             ("beta", 0),
             ("l2", 0),
             ("typical_penalty", 0),
-            ("samples", 1),
         ):
             value = getattr(self, name)
             if not (value >= low and math.isfinite(value)):
@@ -142,15 +138,15 @@ def from_teacher(logprobs: Tensor, teacher: TeacherTokens, scored: Tensor) -> Te
     Returns:
         Scalar.
     """
-    told = teacher.logprobs[scored]
+    taught = teacher.logprobs[scored]
     # exp(-inf) is 0, but 0 times what follows from -inf would be no number.
-    known = torch.isfinite(told)
-    chance = told.exp()
-    own = logprobs.gather(1, teacher.ids[scored])
-    named = torch.where(known, chance * (told.nan_to_num(neginf=0.0) - own), 0.0).sum(1)
+    is_named = torch.isfinite(taught)
+    chance = taught.exp()
+    model = logprobs.gather(1, teacher.ids[scored])
+    named = torch.where(is_named, chance * (taught.nan_to_num(neginf=0.0) - model), 0.0).sum(1)
     rest = (1 - chance.sum(1)).clamp_min(_LEAST)
-    own_rest = (1 - torch.where(known, own, -torch.inf).exp().sum(1)).clamp_min(_LEAST)
-    others = torch.where(known.any(1), rest * (rest.log() - own_rest.log()), 0.0)
+    model_rest = (1 - torch.where(is_named, model, -torch.inf).exp().sum(1)).clamp_min(_LEAST)
+    others = torch.where(is_named.any(1), rest * (rest.log() - model_rest.log()), 0.0)
     return (named + others).mean()
 
 

@@ -110,23 +110,14 @@ class GaussianFactors:
     noise: str = "plain"
 
     def __post_init__(self) -> None:
-        if set(self.log_sigma) != set(self.mu.targets):
-            raise ShapeError(
-                f"means are of {sorted(self.mu.targets)}, deviations of {sorted(self.log_sigma)}"
-            )
         for name, pair in self.mu.targets.items():
             deviations = self.log_sigma[name]
-            for matrix in ("A", "B"):
-                mean, log_sigma = getattr(pair, matrix), getattr(deviations, matrix)
+            for mean, log_sigma in ((pair.A, deviations.A), (pair.B, deviations.B)):
                 if log_sigma is not None and log_sigma.shape != mean.shape:
                     raise ShapeError(
-                        f"{matrix} of target {name!r} has means {tuple(mean.shape)} and "
-                        f"deviations {tuple(log_sigma.shape)}"
+                        f"target {name!r} has means {tuple(mean.shape)} and deviations "
+                        f"{tuple(log_sigma.shape)}"
                     )
-            if deviations.A is None and deviations.B is None:
-                raise ConfigError(f"target {name!r} has no Gaussian factor; use a point source")
-        if self.noise not in NOISE_SCHEMES:
-            raise ConfigError(f"noise must be one of {NOISE_SCHEMES}, got {self.noise!r}")
         if self.noise != "plain" and not self.mu.shared:
             raise ConfigError(
                 f"noise {self.noise!r} needs one posterior for all utterances; use noise 'plain'"
@@ -153,7 +144,8 @@ class GaussianFactors:
             n_utt: utterances of the batch, each with samples of its own; None takes one for each
                 posterior. Only a shared posterior has another number.
         Returns:
-            Factors of n_utt * n_samples rows, the samples of one utterance adjacent.
+            A (n_layer, n_row, rank, d_in), B (n_layer, n_row, d_out, rank) of each target, with
+            n_row n_utt * n_samples, the samples of one utterance adjacent.
         Raises:
             ConfigError: fewer than one sample.
             ShapeError: another number of posteriors than utterances, or of generators than rows.

@@ -25,7 +25,6 @@ __all__ = [
     "LOG_SIGMA_RANGE",
     "FactorPrior",
     "GaussianSettings",
-    "MixtureFit",
     "PriorBuffers",
     "check_sigma",
     "clamp_log_sigma",
@@ -75,24 +74,6 @@ class FactorPrior:
         if name not in self.sigma:
             raise ConfigError(f"no prior for target {name!r}; there are {', '.join(self.sigma)}")
         return self.sigma[name].log()
-
-
-@dataclass(frozen=True)
-class MixtureFit:
-    """What a mixture made of the layers' deviations.
-
-    Attributes:
-        prior: each layer with the prior of its component.
-        sigmas: the width of each component, narrow first.
-    """
-
-    prior: FactorPrior
-    sigmas: tuple[float, ...]
-
-    def __str__(self) -> str:
-        """Say it in one line."""
-        widths = " and ".join(f"{sigma:.4g}" for sigma in self.sigmas)
-        return f"prior: {len(self.sigmas)} component(s), sigma {widths}"
 
 
 @dataclass(frozen=True)
@@ -148,9 +129,7 @@ class PriorBuffers(nn.Module):
         if self.settings.prior == "fixed":
             return
         dual = self.settings.prior == "dual"
-        mixture = mixture_prior(deviations, dual=dual, scale=self.settings.prior_scale)
-        log.info("%s", mixture)
-        self._store(mixture.prior)
+        self._store(mixture_prior(deviations, dual=dual, scale=self.settings.prior_scale))
 
     def _store(self, prior: FactorPrior) -> None:
         for name, key in self.names.items():
@@ -185,7 +164,7 @@ def mixture_prior(
     dual: bool = True,
     scale: float = 1.0,
     seed: int = 0,
-) -> MixtureFit:
+) -> FactorPrior:
     """Let each layer's prior be as wide as the weights of the layers of its kind.
 
     A component's width is the mean deviation of the layers that belong to it, times `scale`, for A
@@ -212,11 +191,11 @@ def mixture_prior(
         raise ConfigError(f"prior_scale is {scale}; it must be above 0")
     labels = _components(values, seed) if dual else np.zeros(len(values), int)
     means = [float(values[labels == c].mean()) * scale for c in range(labels.max() + 1)]
-    order = sorted(range(len(means)), key=lambda c: means[c])
+    widths_said = " and ".join(f"{mean:.4g}" for mean in sorted(means))
+    log.info("prior: %d component(s), sigma %s", len(means), widths_said)
     sizes = [len(d) for d in deviations.values()]
     widths = np.split(np.array(means, dtype=np.float32)[labels], np.cumsum(sizes)[:-1])
-    prior = FactorPrior(dict(zip(deviations, map(torch.from_numpy, widths), strict=True)))
-    return MixtureFit(prior, tuple(means[c] for c in order))
+    return FactorPrior(dict(zip(deviations, map(torch.from_numpy, widths), strict=True)))
 
 
 def _components(values: np.ndarray, seed: int) -> np.ndarray:
@@ -239,7 +218,7 @@ def _components(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def clamp_log_sigma(log_sigma: Tensor) -> Tensor:
-    """Hold log standard deviations in `LOG_SIGMA_RANGE`.
+    """Hold log standard deviations, of any shape, in `LOG_SIGMA_RANGE`.
 
     The gradient passes also outside, or a value that overshot could never come back.
     """

@@ -1,4 +1,4 @@
-"""Gaussian posteriors that do not listen: VI LoRA and BLoRA.
+"""Gaussian posteriors that do not depend on the utterance: VI LoRA and BLoRA.
 
 `VILoRA` after *Variational Low-Rank Adaptation for Personalized Impaired Speech Recognition*
 (arXiv 2509.20397): mean-field Gaussians over A and B, prior from the backbone's weights. `BLoRA`
@@ -130,10 +130,7 @@ class VILoRA(StaticLoRA):
     ) -> GaussianFactors:
         """Return the shared posterior, or each utterance's by its cohort or speaker.
 
-        Args:
-            speaker_emb: ignored.
-            groups: cohort or speaker of each utterance; ignored when global.
-            generator: ignored.
+        See `AdapterSource.forward`; embedding and generator are ignored.
 
         Raises:
             ConfigError: groups are missing, or one has no posterior.

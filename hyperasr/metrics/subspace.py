@@ -141,6 +141,9 @@ def contrast(factors: LoRAFactors, reference: LoRAFactors) -> LoRAFactors:
     With the update of the mean embedding as reference this is what conditioning changes: the part
     that all utterances share cancels, also where it dominates.
 
+    Args:
+        factors: A (n_layer, n_utt, rank, d_in), B (n_layer, n_utt, d_out, rank) of each target.
+        reference: of the same targets, for as many utterances or one, of any rank.
     Raises:
         ShapeError: the reference has other targets, or neither one utterance nor as many.
     """
@@ -240,7 +243,7 @@ def _angles_of(products: Tensor) -> Tensor:
 
 
 def overlap(angles: Tensor) -> Tensor:
-    """Return the mean squared cosine over the last dimension: 1 same subspace, 0 orthogonal."""
+    """Return the mean squared cosine of angles (..., k), radians: 1 same subspace, 0 orthogonal."""
     return angles.cos().square().mean(-1)
 
 

@@ -124,14 +124,14 @@ def checked_device(device: str | torch.device) -> torch.device:
         ConfigError: no such device on this machine.
     """
     try:
-        found = torch.device(device)
-        torch.zeros(1, device=found)
+        target = torch.device(device)
+        torch.zeros(1, device=target)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"device {str(device)!r} cannot be used here ({reason}); cpu always can"
         ) from error
-    return found
+    return target
 
 
 def weights_digest(whisper: torch.nn.Module) -> Any:

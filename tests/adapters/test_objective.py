@@ -98,7 +98,6 @@ def test_warm_up_is_linear_and_ends_at_one() -> None:
         ({"nll_weight": -1.0}, "nll_weight"),
         ({"l2": -1.0}, "l2"),
         ({"typical_penalty": math.inf}, "typical_penalty"),
-        ({"samples": 0}, "samples"),
         ({"kl_warmup": 1.5}, "kl_warmup"),
         ({"kl_reduction": "average"}, "kl_reduction must be one of"),
     ],
