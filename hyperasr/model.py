@@ -7,7 +7,7 @@ in `hyperasr.adapters.lora`. Opening, saving and transcribing are in `hyperasr.h
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Self
 
@@ -234,6 +234,7 @@ class AdaptedWhisper(nn.Module):
             ShapeError: the encoder is a target, and the batch has no mel.
         """
         whisper, n_rows = self.backbone.whisper, batch.n_utt * n_samples
+        block: AbstractContextManager[object]
         if not isinstance(factors, GaussianFactors):
             block = lora.using(whisper, factors)
         elif not self.training:

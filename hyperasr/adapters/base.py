@@ -32,10 +32,6 @@ class Budget:
     n_backbone: int
     """Parameters of the frozen backbone, > 0."""
 
-    def __post_init__(self) -> None:
-        if self.n_backbone < 1:
-            raise ConfigError(f"n_backbone_params must be at least 1, got {self.n_backbone}")
-
     @property
     def share_source(self) -> float:
         """Trained parameters as a fraction of the backbone's."""

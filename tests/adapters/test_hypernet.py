@@ -170,11 +170,6 @@ def test_budget_of_b_alone_and_of_an_mlp_head() -> None:
     assert mlp.n_source - both.n_source == 16 * 16 + 16
 
 
-def test_bad_backbone_size() -> None:
-    with pytest.raises(ConfigError, match="n_backbone_params"):
-        HyperNet(SMALL, FC1).budget(0)
-
-
 def test_embeddings_are_standardised(generator: torch.Generator) -> None:
     net = HyperNet(SMALL, FC1)
     embs = torch.randn(500, D_SPK, generator=generator) * 3 + 100

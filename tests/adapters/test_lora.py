@@ -105,13 +105,8 @@ class TestTargets:
     def test_name_that_matches_no_layer(self, tiny_whisper: Any) -> None:
         for layer in tiny_whisper.model.decoder.layers:
             layer.fc1 = nn.Identity()
-        with pytest.raises(ConfigError, match=r"'decoder\.fc1' matches no.*encoder\.fc1"):
+        with pytest.raises(ConfigError, match=r"'decoder\.fc1' matches no linear layer"):
             lora.find_targets(tiny_whisper, ["decoder.fc1"])
-
-    def test_layers_of_different_size(self, tiny_whisper: Any) -> None:
-        tiny_whisper.model.decoder.layers[1].fc1 = nn.Linear(D_MODEL, 64)
-        with pytest.raises(ConfigError, match="differ"):
-            lora.target_shapes(tiny_whisper, ["decoder.fc1"])
 
     def test_model_without_whisper(self) -> None:
         with pytest.raises(ConfigError, match="Linear holds no Whisper"):

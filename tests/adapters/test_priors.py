@@ -53,7 +53,7 @@ def test_two_kinds_of_layers_get_two_priors(caplog: pytest.LogCaptureFixture) ->
     for name in (NARROW, WIDE):
         expected = float(given[name].mean())
         torch.testing.assert_close(prior.sigma[name], torch.full((10,), expected))
-    assert "prior: 2 component(s), sigma 0.02" in caplog.text
+    assert "prior: 2 component(s), sigma 0.01989 and 0.07941" in caplog.text
 
 
 @pytest.mark.parametrize("centres", [(0.05, 0.05), (0.05,)])
