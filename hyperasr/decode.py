@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.errors import ConfigError
 from hyperasr.model import AdaptedWhisper
-from hyperasr.types import Batch, Decoded, EncoderOutput
+from hyperasr.types import Batch, Decoded
 from hyperasr.util.memory import out_of_memory, too_large
 from hyperasr.whisper.search import SearchConfig, text_only
 
@@ -29,20 +29,28 @@ _TOKENS_PER_STATE = 0.6
 _SPARE_TOKENS = 8
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """What the decoder is told: the language, or each utterance's, and the task."""
+class CachedRows(Protocol):
+    """What decoding needs of a `hyperasr.cohorts.cache.Cache`."""
 
-    language: str | Sequence[str] = "en"
-    task: str = "transcribe"
+    @property
+    def n_frames(self) -> Sequence[int]:
+        """Real mel frames of each row, 10 ms each."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return rows as one batch."""
 
 
 def token_limits(lengths: Tensor) -> Tensor:
-    """Return how many tokens each utterance may have, from its states of 20 ms (n_utt,)."""
+    """Return how many tokens each utterance may have (n_utt,) int64.
+
+    Args:
+        lengths: encoder states of 20 ms of each utterance (n_utt,).
+    """
     return (lengths * _TOKENS_PER_STATE).long() + _SPARE_TOKENS
 
 
-@torch.inference_mode()
 def decode(
     model: AdaptedWhisper,
     batch: Batch,
@@ -72,14 +80,13 @@ def decode(
     Raises:
         ConfigError: samples of a source that gives points, or without adapting.
     """
-    seed = None if n_samples is None else _seed(generator)
-    prompt = _Prompt(language, task)
-    return _decode(model, batch, search, adapt, prompt, n_samples, seed)
+    seed = 0 if n_samples is None else _seed(generator)
+    return _decode(model, batch, search, adapt, n_samples, seed, language, task)
 
 
 def decode_tokens(
     model: AdaptedWhisper,
-    cache: Any,
+    cache: CachedRows,
     indices: Sequence[int] | None = None,
     *,
     batch_size: int = 64,
@@ -95,7 +102,7 @@ def decode_tokens(
 
     Args:
         model: the model.
-        cache: a `hyperasr.cohorts.cache.Cache`.
+        cache: such as a `hyperasr.cohorts.cache.Cache`.
         indices: which rows; None for all.
         batch_size: rows decoded together, samples counted; the result does not depend on it.
         search: greedy by default.
@@ -113,7 +120,7 @@ def decode_tokens(
     n_vocab = int(model.backbone.whisper.config.vocab_size)
     search = text_only(search or SearchConfig(), model.backbone.eos, n_vocab)
     k = n_samples or 1
-    seed = None if n_samples is None else _seed(generator)
+    seed = 0 if n_samples is None else _seed(generator)
     lengths = cache.n_frames
     order = sorted(range(len(indices)), key=lambda i: lengths[indices[i]])
     rows: list[tuple[Any, ...]] = [()] * (len(indices) * k)
@@ -127,12 +134,14 @@ def decode_tokens(
         if embeddings is not None:
             batch = replace(batch, speaker_emb=embeddings[chosen])
         try:
-            decoded = _decode(model, batch, search, adapt, _Prompt(), n_samples, seed)
+            decoded = _decode(model, batch, search, adapt, n_samples, seed)
         except (RuntimeError, MemoryError) as error:
             waiting += _halves(chosen, search.beam_size * k, error)
             continue
-        found = zip(decoded.tokens, decoded.logprobs, decoded.finished, decoded.score, strict=True)
-        for number, row in enumerate(found):
+        decoded_rows = zip(
+            decoded.tokens, decoded.logprobs, decoded.finished, decoded.score, strict=True
+        )
+        for number, row in enumerate(decoded_rows):
             rows[chosen[number // k] * k + number % k] = row
     columns = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Decoded(*(tuple(column) for column in columns))
@@ -140,7 +149,7 @@ def decode_tokens(
 
 def decode_rows(
     model: AdaptedWhisper,
-    cache: Any,
+    cache: CachedRows,
     indices: Sequence[int] | None = None,
     *,
     batch_size: int = 64,
@@ -194,38 +203,25 @@ def _decode(
     batch: Batch,
     search: SearchConfig | None,
     adapt: bool,
-    prompt: _Prompt,
     n_samples: int | None,
-    seed: int | None,
+    seed: int,
+    language: str | Sequence[str] = "en",
+    task: str = "transcribe",
 ) -> Decoded:
-    """Decode with the backbone, with mean factors, or with samples that follow from `seed`."""
-    if n_samples is not None and not adapt:
-        raise ConfigError("the backbone has no posterior: n_samples needs adapt=True")
-    generators = None
+    """Decode as `decode`; samples follow from `seed`, ids and their numbers."""
+    k, generators = n_samples or 1, None
     if n_samples is not None:
-        assert seed is not None
+        if not adapt:
+            raise ConfigError("the backbone has no posterior: n_samples needs adapt=True")
         keys = batch.ids or tuple(str(i) for i in range(batch.n_utt))
         generators = utterance_generators(seed, keys, n_samples)
-    with model.adapted(batch, adapt=adapt, n_samples=n_samples, generator=generators) as states:
-        return _generate(model, batch, states, search, prompt)
-
-
-def _generate(
-    model: AdaptedWhisper,
-    batch: Batch,
-    encoded: EncoderOutput,
-    search: SearchConfig | None,
-    prompt: _Prompt,
-) -> Decoded:
-    lengths = (batch.n_frames + 1) // 2
-    k = encoded.states.shape[0] // batch.n_utt
-    limits = token_limits(lengths.repeat_interleave(k))
-    language = prompt.language
     if not isinstance(language, str):
         language = [one for one in language for _ in range(k)]
-    return model.backbone.generate(
-        encoded, search, language=language, task=prompt.task, max_tokens=limits
-    )
+    limits = token_limits((batch.n_frames + 1) // 2).repeat_interleave(k)
+    with model.adapted(batch, adapt=adapt, n_samples=n_samples, generator=generators) as states:
+        return model.backbone.generate(
+            states, search, language=language, task=task, max_tokens=limits
+        )
 
 
 def _seed(generator: torch.Generator | None) -> int:

@@ -7,7 +7,7 @@ in `hyperasr.adapters.lora`. Opening, saving and transcribing are in `hyperasr.h
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Self
 
@@ -15,9 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from hyperasr.adapters import GAUSSIAN_SOURCES, SourceConfig, lora, new_source
-from hyperasr.adapters.elbo import ELBO
 from hyperasr.adapters.noise import using_noise
-from hyperasr.adapters.objective import ObjectiveConfig, from_teacher, mean_squares, relative_size
+from hyperasr.adapters.objective import (
+    ELBO,
+    ObjectiveConfig,
+    from_teacher,
+    mean_squares,
+    relative_size,
+)
 from hyperasr.adapters.posterior import GaussianFactors, Generators
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
@@ -88,15 +93,17 @@ class AdaptedWhisper(nn.Module):
         self.backbone.eval()
         return self
 
-    def encode(self, batch: Batch) -> EncoderOutput:
+    def encode(self, batch: Batch, pool_layers: Sequence[int] = ()) -> EncoderOutput:
         """Return the unadapted encoder states, computed only where the batch does not bring them.
 
+        Args:
+            batch: with encoder states, or with mel (n_utt, n_mels, n_frames) and n_frames (n_utt,).
+            pool_layers: hidden layers to pool where they are computed; see `Backbone.encode`.
+        Returns:
+            States (n_utt, n_states, d_model) of 20 ms each.
         Raises:
             ShapeError: the batch has neither states nor mel.
         """
-        return self._encoded(batch, ())
-
-    def _encoded(self, batch: Batch, pool_layers: Sequence[int]) -> EncoderOutput:
         if batch.encoded is not None:
             return batch.encoded
         if batch.mel is None:
@@ -114,7 +121,7 @@ class AdaptedWhisper(nn.Module):
         """
         if batch.speaker_emb is not None:
             return batch.speaker_emb, self.encode(batch)
-        encoded = self._encoded(batch, self.speaker.layers)
+        encoded = self.encode(batch, self.speaker.layers)
         emb = self.speaker(
             encoded=encoded, mel=batch.mel, n_frames=batch.n_frames, waveforms=batch.waveforms
         )
@@ -131,7 +138,7 @@ class AdaptedWhisper(nn.Module):
         """Return the distribution over each utterance's factors.
 
         Args:
-            speaker_emb: (n_utt, d_spk); None where the source does not listen.
+            speaker_emb: (n_utt, d_spk); None where the source is not conditioned.
             groups: of each utterance, for a source with posteriors by cohort or speaker.
         Raises:
             ConfigError: the source gives points.
@@ -141,7 +148,8 @@ class AdaptedWhisper(nn.Module):
                 f"a source of kind {self.source_config.kind!r} gives points, not a distribution; "
                 "posterior samples need bayes_hypernet, vi_lora or blora"
             )
-        return self.source(speaker_emb, groups=list(groups) or None)
+        posterior: GaussianFactors = self.source(speaker_emb, groups=list(groups) or None)
+        return posterior
 
     def factors(
         self,
@@ -154,16 +162,20 @@ class AdaptedWhisper(nn.Module):
         """Return the low-rank factors of each utterance: of a Gaussian source the mean, or samples.
 
         Args:
-            speaker_emb: (n_utt, d_spk); None where the source does not listen.
+            speaker_emb: (n_utt, d_spk); None where the source is not conditioned.
             groups: of each utterance, for a source with factors by cohort or speaker.
             n_samples: posterior samples of each utterance, adjacent; None for the mean.
             generator: of the samples: one for all, or one for each row of the result.
         Raises:
             ConfigError: samples of a source that gives points.
+        Returns:
+            A (n_layer, n_row, rank, d_in) and B (n_layer, n_row, d_out, rank) of each target, with
+            n_row n_utt or n_utt * n_samples; 1 where one serves all.
         """
         if n_samples is None:
-            found = self.source(speaker_emb, groups=list(groups) or None)
-            return found.mean() if isinstance(found, GaussianFactors) else found
+            factors: LoRAFactors | GaussianFactors
+            factors = self.source(speaker_emb, groups=list(groups) or None)
+            return factors.mean() if isinstance(factors, GaussianFactors) else factors
         n_utt = len(groups) if speaker_emb is None else speaker_emb.shape[0]
         posterior = self.posterior(speaker_emb, groups)
         return posterior.sample(generator, n_samples, n_utt=max(1, n_utt))
@@ -190,7 +202,7 @@ class AdaptedWhisper(nn.Module):
             n_samples: posterior samples of each utterance, adjacent rows; None for the mean.
             generator: of the samples: one for all, or one for each row.
         Yields:
-            The states to decode from, n_utt or n_utt * n_samples rows.
+            The states to decode from (n_row, n_states, d_model), n_row n_utt or n_utt * n_samples.
         Raises:
             ConfigError: samples of a source that gives points.
         """
@@ -205,7 +217,7 @@ class AdaptedWhisper(nn.Module):
     @contextmanager
     def adapted_with(
         self,
-        found: LoRAFactors | GaussianFactors,
+        factors: LoRAFactors | GaussianFactors,
         batch: Batch,
         encoded: EncoderOutput,
         n_samples: int = 1,
@@ -213,13 +225,26 @@ class AdaptedWhisper(nn.Module):
         """Adapt with factors that are at hand; yields the states as `adapted` does.
 
         Args:
-            found: factors of n_utt or n_utt * n_samples rows, or a distribution: in training noisy
+            factors: of n_utt or n_utt * n_samples rows, or a distribution: in training noisy
                 samples of it, else its mean.
             batch: with mel where the encoder is a target.
-            encoded: the unadapted states.
+            encoded: the unadapted states (n_utt, n_states, d_model).
             n_samples: rows of each utterance.
+        Raises:
+            ShapeError: the encoder is a target, and the batch has no mel.
         """
-        with self._using(found, batch.n_utt, n_samples):
+        whisper, n_rows = self.backbone.whisper, batch.n_utt * n_samples
+        block: AbstractContextManager[object]
+        if not isinstance(factors, GaussianFactors):
+            block = lora.using(whisper, factors)
+        elif not self.training:
+            block = lora.using(whisper, factors.mean())
+        elif factors.noise == "plain":
+            drawn = factors.sample(None, n_samples, n_utt=batch.n_utt)
+            block = lora.using(whisper, drawn)
+        else:
+            block = using_noise(whisper, factors, n_rows)
+        with block:
             yield self._states(batch, encoded, n_samples)
 
     def _states(self, batch: Batch, encoded: EncoderOutput, n_samples: int) -> EncoderOutput:
@@ -239,31 +264,31 @@ class AdaptedWhisper(nn.Module):
     def forward(self, batch: Batch) -> ELBO:
         """Score a batch with its own weights; everything trainable goes through here.
 
-        In training a Gaussian source draws `ObjectiveConfig.samples` for each utterance; in
-        evaluation mode the mean is scored, so that the result does not depend on chance.
+        In training a Gaussian source draws a sample for each utterance; in evaluation mode the mean
+        is scored, so that the result does not depend on chance.
 
         Args:
             batch: with tokens, and either encoder states (and embeddings) or mel.
         Returns:
             The objective; `nll` is the mean over the scored tokens. What is not finite stays so,
             but for divergences of single matrices, which are left out and counted.
+        Raises:
+            ShapeError: a batch without tokens, or with neither states nor mel.
         """
         if batch.tokens is None or batch.n_tokens is None:
             raise ShapeError("a batch needs tokens and n_tokens to be scored")
         emb, encoded = self.embed(batch)
-        found = self.source(emb, groups=list(self.groups(batch)) or None)
-        k = self.objective.samples if self.training and isinstance(found, GaussianFactors) else 1
-        with self.adapted_with(found, batch, encoded, k) as states:
-            tokens, n_tokens = _rows(batch.tokens, k), _rows(batch.n_tokens, k)
+        factors = self.source(emb, groups=list(self.groups(batch)) or None)
+        with self.adapted_with(factors, batch, encoded) as states:
             among, place = self._vocabulary(batch)
             logprobs, scored = self.backbone.scored_logprobs(
-                states, tokens, n_tokens, batch.n_prompt, among
+                states, batch.tokens, batch.n_tokens, batch.n_prompt, among
             )
-        nll = -logprobs.gather(1, place[tokens[scored]][:, None]).mean()
-        elbo = self._weighed(nll, found, batch, scored.sum(1))
+        nll = -logprobs.gather(1, place[batch.tokens[scored]][:, None]).mean()
+        elbo = self._weighed(nll, factors, batch)
         if not self.objective.teacher or batch.teacher is None:
             return elbo
-        told = TeacherTokens(place[_rows(batch.teacher.ids, k)], _rows(batch.teacher.logprobs, k))
+        told = TeacherTokens(place[batch.teacher.ids], batch.teacher.logprobs)
         weight = self.objective.teacher
         return replace(elbo, teacher=weight * from_teacher(logprobs, told, scored))
 
@@ -278,46 +303,23 @@ class AdaptedWhisper(nn.Module):
         wanted = [drawn, batch.tokens.flatten()]
         if batch.teacher is not None:
             wanted.append(batch.teacher.ids.flatten())
-        among = torch.cat(wanted).unique()
+        among = torch.cat(wanted).unique()  # type: ignore[no-untyped-call]
         # A token that nobody asks for has no place; where one did, gathering it would fail.
         place = torch.full_like(place, n_vocab)
         place[among] = torch.arange(len(among), device=place.device)
         return among, place
 
-    @contextmanager
-    def _using(
-        self, found: LoRAFactors | GaussianFactors, n_utt: int, n_samples: int
-    ) -> Iterator[None]:
-        """Adapt with factors, in training with noisy ones of a distribution."""
-        whisper = self.backbone.whisper
-        if isinstance(found, GaussianFactors) and self.training:
-            if found.noise != "plain":
-                with using_noise(whisper, found, n_utt * n_samples):
-                    yield
-                return
-            found = found.sample(None, n_samples, n_utt=n_utt)
-        factors = found.mean() if isinstance(found, GaussianFactors) else found
-        with lora.using(whisper, factors):
-            yield
-
-    def _weighed(
-        self,
-        nll: Tensor,
-        found: LoRAFactors | GaussianFactors,
-        batch: Batch,
-        n_scored: Tensor,
-    ) -> ELBO:
+    def _weighed(self, nll: Tensor, factors: LoRAFactors | GaussianFactors, batch: Batch) -> ELBO:
         """Put the objective together; penalties are of the mean factors."""
         goal, kl, penalty = self.objective, nll.new_zeros(()), nll.new_zeros(())
         n_left_out: Tensor | int = 0
-        if isinstance(found, GaussianFactors):
-            n_tokens = n_scored.double().mean()
-            divergence = found.kl(self.source.prior, goal.kl_reduction, n_tokens)  # type: ignore[arg-type]
-            kl = (divergence.value / goal.n_train).to(nll.dtype)
+        if isinstance(factors, GaussianFactors):
+            divergence = factors.kl(self.source.prior, goal.kl_reduction)  # type: ignore[arg-type]
+            kl = divergence.value.to(nll.dtype)
             n_left_out = divergence.n_left_out
-            means = found.mean()
+            means = factors.mean()
         else:
-            means = found
+            means = factors
         if goal.l2:
             penalty = penalty + goal.l2 * mean_squares(means)
         if goal.typical_penalty:
@@ -340,7 +342,7 @@ class AdaptedWhisper(nn.Module):
             )
         typical = [i for i, cohort in enumerate(batch.cohorts) if cohort == "typical"]
         if not typical:
-            return self.backbone.whisper.proj_out.weight.new_zeros(())
+            return torch.zeros((), device=self.backbone.device)
         if not self._squared_norms:
             self._squared_norms = lora.squared_norms(self.backbone.whisper, factors)
         if not factors.shared:

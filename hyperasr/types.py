@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -24,10 +24,16 @@ __all__ = [
     "Transcript",
     "Unclear",
     "Utterance",
+    "real_mask",
 ]
 
 UNCERTAIN = 0.5
 """A word with less probability, or that more posterior samples doubt, is marked."""
+
+
+def real_mask(lengths: Tensor, size: int) -> Tensor:
+    """Return (n, size) bool, true on the first `lengths` (n,) of each row: real, not padding."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 @dataclass(frozen=True)
@@ -108,12 +114,6 @@ class EncoderOutput:
         moments = {layer: values[index] for layer, values in self.moments.items()}
         sounding = None if self.sounding is None else self.sounding[index]
         return EncoderOutput(states, lengths, moments, sounding)
-
-    @property
-    def mask(self) -> Tensor:
-        """True on real states, (n_utt, n_states)."""
-        steps = torch.arange(self.states.shape[1], device=self.states.device)
-        return steps < self.lengths[:, None].to(self.states.device)
 
 
 @dataclass(frozen=True)
@@ -256,8 +256,8 @@ class LoRAFactors:
     def __getitem__(self, name: str) -> LayerFactors:
         return self.targets[name]
 
-    def map(self, function: Any) -> LoRAFactors:
-        """Apply `function` to every A and B."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> LoRAFactors:
+        """Apply `function` to every A and B, (n_layer, n_utt, ...) each."""
         return replace(
             self,
             targets={
@@ -266,7 +266,7 @@ class LoRAFactors:
         )
 
     def repeat_rows(self, k: int) -> LoRAFactors:
-        """Return the factors with every utterance repeated k times, copies adjacent."""
+        """Return factors of n_utt * k rows, copies of one utterance adjacent; shared ones stay."""
         if self.shared or k == 1:
             return self
         return self.map(lambda t: t.repeat_interleave(k, dim=1))

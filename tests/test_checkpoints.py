@@ -312,21 +312,6 @@ def test_a_device_or_format_that_is_not_there(options: dict[str, str], message: 
 # On disk
 
 
-def test_sharded_weights(folders: Callable[[str], Path], tmp_path: Path) -> None:
-    whole = Backbone.from_pretrained(folders("whisper-en"), offline=True)
-    save(published("tiny.en", d_model=16, layers=2), tmp_path, "whisper-en", max_shard_size="1MB")
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    assert Backbone.from_pretrained(tmp_path, offline=True).fingerprint() == whole.fingerprint()
-
-
-def test_what_a_backbone_writes_keeps_its_languages(multilingual: Backbone, tmp_path: Path) -> None:
-    multilingual.save_pretrained(tmp_path)
-    again = Backbone.from_pretrained(tmp_path, offline=True)
-    for name in ("lang_to_id", "task_to_id", "is_multilingual"):
-        ours = getattr(again.whisper.generation_config, name)
-        assert ours == getattr(multilingual.whisper.generation_config, name), name
-
-
 # Offline
 
 

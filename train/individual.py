@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperasr.adapters import SourceConfig, StaticLoRA
+from hyperasr.adapters.lora import W1
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.adapters.posterior import GaussianFactors
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
@@ -83,7 +84,7 @@ class IndividualConfig:
     """Leave out people with too few utterances, instead of stopping."""
     init_from: Path | None = None
     """A trained model folder with a global LoRA that everybody starts from; none starts from 0."""
-    targets: tuple[str, ...] = ("decoder.fc1",)
+    targets: tuple[str, ...] = (W1,)
     """Adapted matrices."""
     rank: int = 8
     """Rank of the factors, 1 to 32."""
@@ -92,7 +93,7 @@ class IndividualConfig:
     kind: Literal["static", "vi_lora"] = "static"
     """What each person gets: factors, or a Gaussian over them, decoded with its mean."""
     prior: Literal["single", "dual"] = "dual"
-    """Of a Gaussian, from the backbone's weights; see `hyperasr.adapters.gaussian`."""
+    """Of a Gaussian, from the backbone's weights; see `hyperasr.adapters.priors`."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Weights of cross-entropy and divergence, of each person, and its reduction; nothing else."""
     speaker: SpeakerConfig = field(default_factory=SpeakerConfig)
@@ -117,7 +118,7 @@ class IndividualConfig:
             raise ConfigError("k is 0 (all) and held_out is 0: nothing is left to recognise")
         if self.kind not in ("static", "vi_lora"):
             raise ConfigError(f"no kind {self.kind!r}; there are static and vi_lora")
-        unused = ("n_train", "kl_warmup", "l2", "typical_penalty", "samples")
+        unused = ("kl_warmup", "l2", "typical_penalty")
         for name in unused:
             if getattr(self.objective, name) != getattr(ObjectiveConfig(), name):
                 raise ConfigError(f"objective.{name} has no effect on enrolment; leave it out")
@@ -227,8 +228,7 @@ class IndividualObjective(nn.Module):
         kl = torch.zeros((), device=model.backbone.device)
         factors = found
         if isinstance(found, GaussianFactors):
-            n_tokens = (batch.n_tokens - batch.n_prompt).double().mean()
-            kl = found.kl(model.source.prior, goal.kl_reduction, n_tokens).value.float()
+            kl = found.kl(model.source.prior, goal.kl_reduction).value.float()
             factors = found.sample()
         with model.adapted_with(factors, batch, encoded) as states:
             nll, n_scored = model.backbone.nll(states, batch.tokens, batch.n_tokens, batch.n_prompt)

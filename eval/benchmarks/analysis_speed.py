@@ -31,10 +31,15 @@ from rich.table import Table
 from eval.lib import results
 from eval.lib.threads import in_threads
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.edits import EditCounts
-from hyperasr.metrics.statistics import bootstrap
-from hyperasr.metrics.subspace import SPACES, delta_svd, pairwise_angles, principal_angles
-from hyperasr.metrics.top_subspace import TopSubspace
+from hyperasr.metrics.error_rates import EditCounts
+from hyperasr.metrics.statistics import SpeakerBootstrap
+from hyperasr.metrics.subspace import (
+    SPACES,
+    TopSubspace,
+    delta_svd,
+    pairwise_angles,
+    principal_angles,
+)
 from hyperasr.types import LayerFactors, LoRAFactors
 from train.loop.program import read_config, run_program
 
@@ -118,7 +123,7 @@ def _bootstrap_work(config: AnalysisSpeedConfig) -> tuple[Callable[[], Row], Row
     speakers = [f"s{i}" for i in (*range(config.n_speakers), *rest.tolist())]
 
     def work() -> Row:
-        bootstrap(counts, speakers, n_resamples=config.n_resamples)
+        SpeakerBootstrap(speakers, n_resamples=config.n_resamples).rate(counts)
         return {}
 
     setting = (
@@ -179,7 +184,7 @@ def _weights(factors: LoRAFactors) -> int:
     top, n_angles = TopSubspace(weight, min(32, d_in - 1)), 0
     for a, b in zip(pair.A[0], pair.B[0], strict=True):
         found = top.angles(0.01 * a, b)[top.k]
-        n_angles += found.column.numel() + found.row.numel()
+        n_angles += found["column"].numel() + found["row"].numel()
     return n_angles
 
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from eval.lib.adaptation import AngleSettings, Who, layers_of
 from hyperasr.adapters.lora import find_targets
 from hyperasr.metrics.calibration import clustered_interval
-from hyperasr.metrics.subspace import SPACES, effective_rank
-from hyperasr.metrics.top_subspace import TopSubspace
+from hyperasr.metrics.subspace import SPACES, TopSubspace, effective_rank
 from hyperasr.types import LoRAFactors
 
 __all__ = ["means_by_cohort", "size_rows", "weight_rows"]
@@ -63,7 +62,7 @@ def weight_rows(
             ]
             for space in SPACES:
                 for rank in ranks:
-                    angles = torch.stack([getattr(one[rank], space) for one in found])
+                    angles = torch.stack([one[rank][space] for one in found])
                     degrees = torch.rad2deg(angles).numpy()
                     place = {"target": target, "layer": layer, "space": space, "rank": rank}
                     for row in means_by_cohort(

@@ -13,12 +13,11 @@ from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.error_rates import (
     METRICS,
     EditCounts,
-    Interval,
     clipped_rate,
-    holm,
     macro_by_speaker,
 )
 from hyperasr.metrics.protocols import Protocol
+from hyperasr.metrics.statistics import Interval, holm
 from hyperasr.util.files import atomic_write_text
 from hyperasr.util.tables import markdown_table, print_table
 
@@ -145,8 +144,8 @@ def difference_row(
 ) -> Row:
     """Return a paired difference as a row: `system` minus `against`, below 0 where it is better.
 
-    The interval is of `hyperasr.metrics.statistics.bootstrap_difference`; other arguments and
-    errors as in `error_row`.
+    The interval is of `hyperasr.metrics.statistics.SpeakerBootstrap.difference`; other arguments
+    and errors as in `error_row`.
     """
     names = {"system": system, "against": against}
     return _measurement(names, cohort, domain, interval, metric, severity, protocol)

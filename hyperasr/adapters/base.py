@@ -32,10 +32,6 @@ class Budget:
     n_backbone: int
     """Parameters of the frozen backbone, > 0."""
 
-    def __post_init__(self) -> None:
-        if self.n_backbone < 1:
-            raise ConfigError(f"n_backbone_params must be at least 1, got {self.n_backbone}")
-
     @property
     def share_source(self) -> float:
         """Trained parameters as a fraction of the backbone's."""
@@ -108,6 +104,9 @@ class AdapterSource(nn.Module, ABC):
             speaker_emb: (n_utt, d_spk) for a conditioned source.
             groups: cohort or speaker of each utterance, for sources with factors by name.
             generator: of random numbers a source draws in training; None is torch's own.
+        Returns:
+            A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out, rank) of each target, or
+            their distribution; n_utt is 1 where one serves all.
         """
 
     def budget(self, n_backbone_params: int) -> Budget:
@@ -138,8 +137,8 @@ def check_rank(rank: int, alpha: float) -> None:
 
 def kaiming_start(shape: Sequence[int], d_in: int, generator: torch.Generator) -> Tensor:
     """Draw A as an ordinary LoRA does: uniform in +-1/sqrt(d_in) (Kaiming, a = sqrt(5))."""
-    bound = d_in**-0.5
-    return (torch.rand(tuple(shape), generator=generator) * 2 - 1) * bound
+    uniform = torch.rand(tuple(shape), generator=generator)
+    return (uniform * 2 - 1).mul(d_in**-0.5)
 
 
 def _percent(share: float) -> str:

@@ -16,12 +16,15 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from hyperasr.adapters.elbo import clamp_log_sigma
-from hyperasr.adapters.gaussian import GaussianSettings, PriorBuffers
-from hyperasr.adapters.hypernet import HyperNet, HyperNetConfig
+from hyperasr.adapters.hypernet import HyperNet, HyperNetConfig, zero_linear
 from hyperasr.adapters.lora import TargetShape
 from hyperasr.adapters.posterior import GaussianFactors, LogSigma
-from hyperasr.adapters.priors import FactorPrior
+from hyperasr.adapters.priors import (
+    FactorPrior,
+    GaussianSettings,
+    PriorBuffers,
+    clamp_log_sigma,
+)
 from hyperasr.errors import ConfigError
 
 __all__ = ["BayesHyperNet", "BayesHyperNetConfig"]
@@ -63,16 +66,15 @@ class BayesHyperNet(HyperNet):
         self.bias_sigma = nn.ParameterDict()
         for name, shape in self.targets.items():
             n_out = sum(self._n_deviations(shape))
-            head = torch.nn.utils.skip_init(nn.Linear, config.d_hidden, n_out, bias=False)
-            nn.init.zeros_(head.weight)
-            self.sigma_heads[self.key(name)] = head
+            self.sigma_heads[self.key(name)] = zero_linear(config.d_hidden, n_out)
             start = torch.full((shape.n_layer, n_out), math.log(config.sigma_start))
             self.bias_sigma[self.key(name)] = nn.Parameter(start)
 
     @property
     def prior(self) -> FactorPrior:
         """The prior of every target."""
-        return self.prior_sigma()
+        prior: FactorPrior = self.prior_sigma()
+        return prior
 
     @property
     def n_generated_per_utterance(self) -> int:
@@ -86,7 +88,12 @@ class BayesHyperNet(HyperNet):
         groups: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
     ) -> GaussianFactors:
-        """Generate the posterior of each utterance; see `HyperNet.forward`."""
+        """Generate the posterior of each utterance; see `HyperNet.forward`.
+
+        Returns:
+            Means and log deviations of A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out,
+            rank) of each target.
+        """
         hidden = self._trunk_states(speaker_emb, generator)
         log_sigma = {
             name: self._log_sigma(name, shape, rows)
@@ -99,7 +106,7 @@ class BayesHyperNet(HyperNet):
         key, rank = self.key(name), self.rank
         n_a, n_b = self._n_deviations(shape)
         out = clamp_log_sigma(self.sigma_heads[key](hidden) + self.bias_sigma[key][:, None])
-        a, b = out.split([n_a, n_b], dim=-1)
+        a, b = torch.split(out, [n_a, n_b], dim=-1)
         return LogSigma(
             rearrange(a, "layer utt (r d_in) -> layer utt r d_in", r=rank) if n_a else None,
             rearrange(b, "layer utt (r d_out) -> layer utt d_out r", r=rank) if n_b else None,

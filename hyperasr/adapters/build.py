@@ -39,7 +39,7 @@ class SourceConfig:
 
     kind: str = "hypernet"
     """``hypernet``, ``bayes_hypernet``, ``static``, ``vi_lora`` or ``blora``."""
-    targets: tuple[str, ...] = ("decoder.fc1",)
+    targets: tuple[str, ...] = (lora.W1,)
     """Names of adapted matrices, such as ``decoder.fc1`` or ``encoder.q_proj``; any subset of
     `hyperasr.adapters.lora.TARGET_NAMES`."""
     settings: dict[str, Any] | None = None
@@ -59,7 +59,7 @@ def new_source(
     Args:
         config: kind, targets and settings.
         whisper: the backbone that it adapts.
-        d_spk: size of the speaker embedding, for sources that listen.
+        d_spk: size of the speaker embedding, for conditioned sources.
         seed: of the untrained weights.
         fit_prior: fit a data-driven prior to the backbone's weights; False where it is loaded.
     Raises:
@@ -72,7 +72,9 @@ def new_source(
         settings["d_spk"] = d_spk
     shapes = lora.target_shapes(whisper, config.targets)
     source_config = from_dict(kind_config, settings, f"source {config.kind}")
-    source = kind(source_config, shapes, generator=torch.Generator().manual_seed(seed))
+    source: AdapterSource = kind(
+        source_config, shapes, generator=torch.Generator().manual_seed(seed)
+    )
     if fit_prior and isinstance(source, GAUSSIAN_SOURCES) and source.gaussian.prior != "fixed":
         source.prior_sigma.fit(weight_deviations(whisper, config.targets))
     return source

@@ -57,8 +57,8 @@ def read_head(path: Path) -> dict[str, Any]:
     head = {"margin_s": 0.0, **head}  # not written before 2026-11-28, when there was none
     wrong = sorted(_HEAD ^ set(head))
     if wrong:
-        known = "unknown" if wrong[0] in head else "missing"
-        raise ConfigError(f"{path / 'config.json'}: {known} key {wrong[0]!r}")
+        fault = "unknown" if wrong[0] in head else "missing"
+        raise ConfigError(f"{path / 'config.json'}: {fault} key {wrong[0]!r}")
     return head
 
 
@@ -81,16 +81,16 @@ def load_strictly(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointMismatch: weights are missing, damaged, too many or of other shapes.
     """
-    own = {n: t for n, t in model.state_dict().items() if not n.startswith("backbone.")}
+    expected = {n: t for n, t in model.state_dict().items() if not n.startswith("backbone.")}
     try:
         saved = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointMismatch(f"{path}: weights are missing or damaged ({error})") from error
-    missing, surplus = sorted(set(own) - set(saved)), sorted(set(saved) - set(own))
+    missing, surplus = sorted(set(expected) - set(saved)), sorted(set(saved) - set(expected))
     wrong = [
-        f"{n} is {tuple(saved[n].shape)}, not {tuple(own[n].shape)}"
-        for n in own
-        if n in saved and saved[n].shape != own[n].shape
+        f"{n} is {tuple(saved[n].shape)}, not {tuple(expected[n].shape)}"
+        for n in expected
+        if n in saved and saved[n].shape != expected[n].shape
     ]
     if missing or surplus or wrong:
         raise CheckpointMismatch(
@@ -98,5 +98,5 @@ def load_strictly(model: nn.Module, path: Path) -> None:
             f"other shape {wrong[:3]}"
         )
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in expected.items():
             tensor.copy_(saved[name])

@@ -22,7 +22,7 @@ from hyperasr.adapters.posterior import GaussianFactors
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LoRAFactors
 
-__all__ = ["HyperNet", "HyperNetConfig"]
+__all__ = ["HyperNet", "HyperNetConfig", "zero_linear"]
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,12 @@ class HyperNet(AdapterSource):
             if not torch.isfinite(block).all():
                 raise ConfigError("speaker embeddings contain values that are not finite")
             wide = block.to("cpu", torch.float64)
-            n_own, largest = len(wide), torch.maximum(largest, wide.abs().amax())
+            n_block, largest = len(wide), torch.maximum(largest, wide.abs().amax())
             # Moments of parts joined: Chan, Golub and LeVeque 1983.
-            off, part = wide.mean(0) - mean, wide.var(0, correction=0) * n_own
-            squares = squares + part + off.square() * (n * n_own / (n + n_own))
-            mean = mean + off * (n_own / (n + n_own))
-            n += n_own
+            off, part = wide.mean(0) - mean, wide.var(0, correction=0) * n_block
+            squares = squares + part + off.square() * (n * n_block / (n + n_block))
+            mean = mean + off * (n_block / (n + n_block))
+            n += n_block
         if n < 2:
             raise ShapeError(f"need at least 2 embeddings to standardise, got {n}")
         std = (squares / n).sqrt()
@@ -172,7 +172,8 @@ class HyperNet(AdapterSource):
             speaker_emb: (n_utt, d_spk).
             groups: ignored; the network knows nothing but the embedding.
             generator: of the embedding noise in training; None is torch's own.
-
+        Returns:
+            A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out, rank) of each target.
         Raises:
             ConfigError: no embedding.
             ShapeError: not (n_utt, d_spk).
@@ -209,7 +210,8 @@ class HyperNet(AdapterSource):
         n_utt, n_rows = emb.shape[0], self.layer_emb.shape[0]
         speaker = repeat(self.speaker(emb), "utt d -> row utt d", row=n_rows)
         layer = repeat(self.layer_emb, "row d -> row utt d", utt=n_utt).to(speaker.dtype)
-        return self.trunk(self.join(torch.cat([speaker, layer], dim=-1)))
+        states: Tensor = self.trunk(self.join(torch.cat([speaker, layer], dim=-1)))
+        return states
 
     def _factors(self, name: str, shape: TargetShape, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Turn (n_layer, n_utt, d_hidden) into A and B of one target.
@@ -257,7 +259,8 @@ class _Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mlp(x)
+        update: Tensor = self.mlp(x)
+        return x + update
 
 
 def _head(config: HyperNetConfig, n_out: int, generator: torch.Generator) -> nn.Sequential:
@@ -265,14 +268,19 @@ def _head(config: HyperNetConfig, n_out: int, generator: torch.Generator) -> nn.
     layers: list[nn.Module] = []
     if config.head == "mlp":
         layers += [_linear(config.d_hidden, config.d_hidden, generator), nn.SiLU()]
-    last = torch.nn.utils.skip_init(nn.Linear, config.d_hidden, n_out, bias=False)
-    nn.init.zeros_(last.weight)
-    return nn.Sequential(*layers, last)
+    return nn.Sequential(*layers, zero_linear(config.d_hidden, n_out))
+
+
+def zero_linear(d_in: int, d_out: int) -> nn.Linear:
+    """Build a linear layer without bias whose weights are zero."""
+    linear = nn.Linear(d_in, d_out, bias=False, device="meta").to_empty(device="cpu")
+    nn.init.zeros_(linear.weight)
+    return linear
 
 
 def _linear(d_in: int, d_out: int, generator: torch.Generator) -> nn.Linear:
     """Build a linear layer without touching torch's global random state."""
-    linear = torch.nn.utils.skip_init(nn.Linear, d_in, d_out)
+    linear = nn.Linear(d_in, d_out, device="meta").to_empty(device="cpu")
     nn.init.kaiming_uniform_(linear.weight, a=5**0.5, generator=generator)
     nn.init.zeros_(linear.bias)
     return linear

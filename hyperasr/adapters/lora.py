@@ -1,8 +1,11 @@
 """Per-utterance low-rank updates of linear layers: every utterance of a batch has its own weights.
 
-Factors are data. They enter a model for the length of a `with using(model, factors):` block, as
-forward hooks on exactly the target layers, and never become parameters. LoRA: Hu et al., arXiv
-2106.09685, equation 3; the batching over utterances is ours.
+    W1 x + (alpha / rank) B (A x),    A (n_utt, rank, d_in), B (n_utt, d_out, rank)
+
+W1 (d_out, d_in) is frozen and the same for all; row u of the batch x (n_utt, n_tokens, d_in) meets
+A_u and B_u alone. Factors are data: they enter a model for the length of a
+`with using(model, factors):` block, as forward hooks on exactly the target layers, and never become
+parameters. LoRA: Hu et al., arXiv 2106.09685, equation 3; the batching over utterances is ours.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from hyperasr.util.closest import closest
 
 __all__ = [
     "TARGET_NAMES",
+    "W1",
     "Hook",
     "TargetShape",
     "by_utterance",
@@ -33,9 +37,14 @@ __all__ = [
     "merged",
     "of_this_thread",
     "squared_norms",
+    "squared_product_norm",
     "target_shapes",
     "using",
 ]
+
+W1 = "decoder.fc1"
+"""The target of the hypernetwork's paper: the first matrix of every decoder layer's feed-forward
+block, weight (d_ff, d_model)."""
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 """A forward hook: layer, inputs, output -> what the layer is to give instead."""
@@ -84,36 +93,29 @@ def find_targets(whisper: nn.Module, names: Iterable[str]) -> dict[str, list[nn.
     if isinstance(names, str):
         names = (names,)
     parts: dict[str, nn.ModuleList] | None = None
-    found: dict[str, list[nn.Linear]] = {}
+    linears: dict[str, list[nn.Linear]] = {}
     for name in names:
         if name not in TARGET_NAMES:
             close = closest(name, TARGET_NAMES)
             raise ConfigError(f"unknown target {name!r}; did you mean {close!r}?")
         parts = parts or _layers_by_part(whisper)
         part, matrix = name.split(".")
-        found[name] = _linears(parts[part], _PATHS[part][matrix])
-        if not found[name]:
-            present = _closest_present(name, parts)
-            raise ConfigError(f"target {name!r} matches no linear layer of this model; {present}")
-    return found
+        linears[name] = _linears(parts[part], _PATHS[part][matrix])
+        if not linears[name]:
+            raise ConfigError(f"target {name!r} matches no linear layer of this model")
+    return linears
 
 
 def target_shapes(whisper: nn.Module, names: Iterable[str]) -> dict[str, TargetShape]:
     """Return the sizes of each target, which is all an adapter source needs to know of a model.
 
     Raises:
-        ConfigError: a name that is unknown or matches no layer, or layers that differ in size.
+        ConfigError: a name that is unknown or matches no layer.
     """
     shapes: dict[str, TargetShape] = {}
     for name, linears in find_targets(whisper, names).items():
-        sizes = {(linear.in_features, linear.out_features) for linear in linears}
-        if len(sizes) > 1:
-            raise ConfigError(
-                f"layers of target {name!r} differ in (d_in, d_out): {sorted(sizes)}; "
-                "choose targets whose layers are alike"
-            )
-        d_in, d_out = sizes.pop()
-        shapes[name] = TargetShape(len(linears), d_in, d_out)
+        # Layers of a Whisper are alike; those of anything else fail in `using`.
+        shapes[name] = TargetShape(len(linears), linears[0].in_features, linears[0].out_features)
     return shapes
 
 
@@ -163,8 +165,8 @@ def hooked(
         for name, linears in targets.items():
             for linear, hook in zip(linears, hooks[name], strict=True):
                 # First in the row, so that the output is still ours alone to add to in place.
-                own = of_this_thread(hook)
-                handles.append(linear.register_forward_hook(own, prepend=True))
+                handle = linear.register_forward_hook(of_this_thread(hook), prepend=True)
+                handles.append(handle)
         yield
     finally:
         for handle in handles:
@@ -204,6 +206,18 @@ def squared_norms(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     return norms
 
 
+def squared_product_norm(A: Tensor, B: Tensor) -> Tensor:
+    """Return ||B A||^2 (Frobenius) without building B A: <B^T B, A A^T>, two r x r matrices.
+
+    Args:
+        A: (..., rank, d_in).
+        B: (..., d_out, rank).
+    Returns:
+        (...), of the same dtype.
+    """
+    return ((B.mT @ B) * (A @ A.mT)).sum(dim=(-2, -1))
+
+
 def delta_weight(factors: LoRAFactors, name: str, layer: int) -> Tensor:
     """Return `scaling * B @ A` of one layer, in float32 or wider: (n_utt, d_out, d_in).
 
@@ -226,6 +240,9 @@ def merge(model: nn.Module, factors: LoRAFactors) -> None:
 
     The sum is taken in float32 or wider and cast last. Either all layers change or none.
 
+    Args:
+        model: a Whisper of transformers, or any module that contains one.
+        factors: A (n_layer, 1, rank, d_in), B (n_layer, 1, d_out, rank) of each target.
     Raises:
         ShapeError: more than one utterance, or sizes that do not fit the model.
         ConfigError: unknown targets, weights in 8 bits, or a merged weight that is not finite.
@@ -242,9 +259,7 @@ def merged(model: nn.Module, factors: LoRAFactors) -> Iterator[None]:
     Raises:
         ShapeError, ConfigError: as `merge`.
     """
-    targets = checked_targets(model, factors)
-    _require_writable(targets)
-    linears = [m for ms in targets.values() for m in ms]
+    linears = [m for ms in find_targets(model, factors).values() for m in ms]
     originals = [linear.weight.detach().clone() for linear in linears]
     try:
         merge(model, factors)
@@ -398,15 +413,3 @@ def _linears(layers: nn.ModuleList, path: str) -> list[nn.Linear]:
         if isinstance(module, nn.Linear):
             modules.append(module)
     return modules
-
-
-def _closest_present(name: str, parts: Mapping[str, nn.ModuleList]) -> str:
-    present = [
-        f"{part}.{matrix}"
-        for part, paths in _PATHS.items()
-        for matrix, path in paths.items()
-        if _linears(parts[part], path)
-    ]
-    if not present:
-        return "it has none of the known targets"
-    return f"the closest it has is {closest(name, present)!r}"

@@ -38,7 +38,8 @@ def using_noise(
 
     Args:
         model: a Whisper of transformers, or any module that contains one.
-        posterior: shared, with `noise` ``flipout``.
+        posterior: shared, with `noise` ``flipout``: A (n_layer, 1, rank, d_in), B (n_layer, 1,
+            d_out, rank).
         n_rows: utterances, or utterances times samples; the batch has a multiple of it.
         generator: of all noise; None is torch's own.
     Raises:
@@ -58,20 +59,6 @@ def using_noise(
         yield
 
 
-class _Layer:
-    """Means (float32 or wider) and deviations of one layer, (n, m) each; no deviation is None."""
-
-    def __init__(self, name: str, layer: int, posterior: GaussianFactors) -> None:
-        pair, log_sigma = posterior.mu[name], posterior.log_sigma[name]
-        self.dtype = torch.promote_types(pair.A.dtype, torch.float32)
-        self.A, self.B = pair.A[layer, 0].to(self.dtype), pair.B[layer, 0].to(self.dtype)
-        self.sigma_A, self.sigma_B = (
-            None if s is None else s[layer, 0].to(self.dtype).exp()
-            for s in (log_sigma.A, log_sigma.B)
-        )
-        self.scaling = posterior.mu.scaling
-
-
 def _hook(
     name: str,
     layer: int,
@@ -80,20 +67,22 @@ def _hook(
     generator: torch.Generator | None,
 ) -> lora.Hook:
     """Draw the noise of one layer now, so that every call in the block meets the same weights."""
-    own = _Layer(name, layer, posterior)
-    noise = [
-        None if sigma is None else _Signed(sigma, n_rows, generator)
-        for sigma in (own.sigma_A, own.sigma_B)
-    ]
+    pair, log_sigma, scaling = posterior.mu[name], posterior.log_sigma[name], posterior.mu.scaling
+    dtype = torch.promote_types(pair.A.dtype, torch.float32)
+    factors = []  # mean (n, m) and noise, of A before B
+    for mean, deviation in ((pair.A, log_sigma.A), (pair.B, log_sigma.B)):
+        sigma = None if deviation is None else deviation[layer, 0].to(dtype).exp()
+        noise = None if sigma is None else _Signed(sigma, n_rows, generator)
+        factors.append((mean[layer, 0].to(dtype), noise))
 
-    def hook(module: nn.Module, args: tuple[torch.Tensor, ...], y: Tensor) -> Tensor:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
         x = args[0]
         with torch.autocast(x.device.type, enabled=False):
-            h = lora.by_utterance(name, x, n_rows).to(own.dtype)
-            for mean, signed in ((own.A, noise[0]), (own.B, noise[1])):
+            h = lora.by_utterance(name, x, n_rows).to(dtype)
+            for mean, noise in factors:
                 out = h @ mean.mT
-                h = out if signed is None else out + signed(h)
-            return y + (own.scaling * h).to(y.dtype).view(y.shape)
+                h = out if noise is None else out + noise(h)
+            return y + (scaling * h).to(y.dtype).view(y.shape)
 
     return hook
 

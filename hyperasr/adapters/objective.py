@@ -1,4 +1,4 @@
-"""What is minimised: weights of cross-entropy, divergences and penalties, and the latter."""
+"""What is minimised: cross-entropy, divergences and penalties, their weights, and their sum."""
 
 from __future__ import annotations
 
@@ -9,18 +9,64 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperasr.adapters.elbo import KL_REDUCTIONS
+from hyperasr.adapters import lora
+from hyperasr.adapters.posterior import KL_REDUCTIONS
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LoRAFactors, TeacherTokens
 
-__all__ = ["ObjectiveConfig", "from_teacher", "mean_squares", "relative_size"]
+__all__ = ["ELBO", "ObjectiveConfig", "from_teacher", "mean_squares", "relative_size"]
 
 _LEAST = 1e-6  # probability of all tokens that a teacher does not name
 
 
 @dataclass(frozen=True)
+class ELBO:
+    """Negative evidence lower bound of a batch, in nats, with its weights.
+
+    Attributes:
+        nll: cross-entropy, mean over the scored tokens; scalar.
+        kl: divergence of the factors' posterior from its prior, reduced; 0 for a point source.
+        beta: weight of the divergence at this step, warm-up included.
+        penalty: other regularisers, weighted already (`ObjectiveConfig.l2`, `typical_penalty`).
+        nll_weight: weight of the cross-entropy.
+        teacher: divergence from a teacher's next tokens, weighted already.
+        n_left_out: matrices whose divergence was not finite and is not in `kl`.
+    """
+
+    nll: Tensor
+    kl: Tensor
+    beta: float = 0.0
+    penalty: Tensor | float = 0.0
+    nll_weight: float = 1.0
+    teacher: Tensor | float = 0.0
+    n_left_out: Tensor | int = 0
+
+    @property
+    def total(self) -> Tensor:
+        """nll_weight * nll + beta * kl + teacher + penalty, the number that is minimised."""
+        return self.nll_weight * self.nll + self.beta * self.kl + self.teacher + self.penalty
+
+    def losses(self) -> dict[str, Tensor]:
+        """Return the parts by name, for the training loop and its log; scalars all."""
+        parts: dict[str, Tensor | float] = {
+            "total": self.total,
+            "nll": self.nll,
+            "kl": self.kl,
+            "beta": self.beta,
+            "teacher": self.teacher,
+            "penalty": self.penalty,
+            "kl_left_out": self.n_left_out,
+        }
+        like = self.nll.detach()
+        return {
+            name: value if isinstance(value, Tensor) else like.new_tensor(float(value))
+            for name, value in parts.items()
+        }
+
+
+@dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the objective: nll_weight nll + teacher KL + beta kl / n_train + penalties."""
+    """Weights of the objective: nll_weight nll + teacher KL + beta kl + penalties."""
 
     nll_weight: float = 1.0
     """Weight of the cross-entropy (nats a token), at least 0; 0.9 in VI LoRA."""
@@ -36,16 +82,11 @@ class ObjectiveConfig:
     anybody in the batch writes or might write is there. Evaluation never samples."""
 
     beta: float = 0.0
-    """Weight of the divergence from the prior, at least 0; 0.1 in VI LoRA, 0.5 in BLoRA."""
+    """Weight of the divergence from the prior, at least 0; 0.1 in VI LoRA, 0.5 in BLoRA. The exact
+    bound of a posterior that all share has 1 / training utterances here, and ``sum``."""
 
     kl_reduction: str = "mean_per_matrix"
-    """``sum``, ``mean_per_matrix``, ``mean`` or ``per_utterance``; see
-    `hyperasr.adapters.elbo.KL_REDUCTIONS`."""
-
-    n_train: float = 1.0
-    """Divides the divergence, at least 1: utterances that share one posterior. 1 where each has its
-    own, and in the published VI LoRA and BLoRA; the size of the training set for the bound of a
-    shared posterior."""
+    """``sum``, ``mean_per_matrix`` or ``mean``; see `hyperasr.adapters.posterior.KL_REDUCTIONS`."""
 
     kl_warmup: float = 0.0
     """Share of the steps in which the divergence's weight rises linearly to beta, in [0, 1]."""
@@ -58,19 +99,14 @@ class ObjectiveConfig:
     """Weight of the relative size of the update on typical utterances, at least 0: do no harm; see
     `relative_size`."""
 
-    samples: int = 1
-    """Posterior samples of each utterance and step in training, at least 1."""
-
     def __post_init__(self) -> None:
         for name, low in (
             ("nll_weight", 0),
             ("teacher", 0),
             ("negatives", 0),
             ("beta", 0),
-            ("n_train", 1),
             ("l2", 0),
             ("typical_penalty", 0),
-            ("samples", 1),
         ):
             value = getattr(self, name)
             if not (value >= low and math.isfinite(value)):
@@ -102,20 +138,26 @@ def from_teacher(logprobs: Tensor, teacher: TeacherTokens, scored: Tensor) -> Te
     Returns:
         Scalar.
     """
-    told = teacher.logprobs[scored]
+    taught = teacher.logprobs[scored]
     # exp(-inf) is 0, but 0 times what follows from -inf would be no number.
-    known = torch.isfinite(told)
-    chance = told.exp()
-    own = logprobs.gather(1, teacher.ids[scored])
-    named = torch.where(known, chance * (told.nan_to_num(neginf=0.0) - own), 0.0).sum(1)
+    is_named = torch.isfinite(taught)
+    chance = taught.exp()
+    model = logprobs.gather(1, teacher.ids[scored])
+    named = torch.where(is_named, chance * (taught.nan_to_num(neginf=0.0) - model), 0.0).sum(1)
     rest = (1 - chance.sum(1)).clamp_min(_LEAST)
-    own_rest = (1 - torch.where(known, own, -torch.inf).exp().sum(1)).clamp_min(_LEAST)
-    others = torch.where(known.any(1), rest * (rest.log() - own_rest.log()), 0.0)
+    model_rest = (1 - torch.where(is_named, model, -torch.inf).exp().sum(1)).clamp_min(_LEAST)
+    others = torch.where(is_named.any(1), rest * (rest.log() - model_rest.log()), 0.0)
     return (named + others).mean()
 
 
 def mean_squares(factors: LoRAFactors) -> Tensor:
-    """Return the mean squared entry of each matrix, summed over matrices, mean over utterances."""
+    """Return the mean squared entry of each matrix, summed over matrices, mean over utterances.
+
+    Args:
+        factors: A (n_layer, n_utt, rank, d_in), B (n_layer, n_utt, d_out, rank) of each target.
+    Returns:
+        Scalar float32.
+    """
     terms = [
         matrix.float().square().mean(dim=(1, 2, 3)).sum()
         for pair in factors.targets.values()
@@ -127,7 +169,7 @@ def mean_squares(factors: LoRAFactors) -> Tensor:
 def relative_size(factors: LoRAFactors, squared_norms: Mapping[str, Tensor]) -> Tensor:
     """Return ||delta W||^2 / ||W||^2 (Frobenius) of each utterance, mean over targets and layers.
 
-    delta W = scaling * B A is never built: ||B A||^2 = <B^T B, A A^T>, two r x r matrices.
+    delta W = scaling * B A is never built, see `lora.squared_product_norm`.
 
     Args:
         factors: A (n_layer, n_utt, rank, d_in), B (n_layer, n_utt, d_out, rank) of each target.
@@ -144,7 +186,6 @@ def relative_size(factors: LoRAFactors, squared_norms: Mapping[str, Tensor]) -> 
             raise ShapeError(
                 f"{len(norms)} weight norms for {pair.A.shape[0]} layers of target {name!r}"
             )
-        a, b = pair.A.float(), pair.B.float()
-        squared = ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1))
+        squared = lora.squared_product_norm(pair.A.float(), pair.B.float())
         ratios.append(factors.scaling**2 * squared / norms.to(squared)[:, None])
     return torch.cat(ratios).mean(dim=0)

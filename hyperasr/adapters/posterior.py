@@ -1,6 +1,8 @@
 """Gaussian low-rank factors: a distribution over the adapter of each utterance.
 
-A sample belongs to an utterance, is drawn once, and is kept over all tokens, steps and beams.
+A sample belongs to an utterance, is drawn once, and is kept over all tokens, steps and beams. The
+divergence from the prior is summed in float64; how its entries become one number is a named option,
+because the published strengths differ by orders of magnitude with it: see `KL_REDUCTIONS`.
 """
 
 from __future__ import annotations
@@ -10,20 +12,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from hyperasr.adapters.elbo import KL, KLTerm, matrix_kl, reduce_kl
 from hyperasr.adapters.priors import FactorPrior
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LayerFactors, LoRAFactors
 
 __all__ = [
+    "KL",
+    "KL_REDUCTIONS",
     "NOISE_SCHEMES",
     "GaussianFactors",
     "Generators",
+    "KLTerm",
     "LogSigma",
+    "gaussian_kl",
+    "matrix_kl",
+    "reduce_kl",
     "utterance_generators",
 ]
+
+KL_REDUCTIONS = ("sum", "mean_per_matrix", "mean")
+"""How the divergence of all entries becomes one number. A matrix is A or B of one layer; rows are
+posteriors of a batch (one where a posterior is shared), over which each takes the mean.
+
+- ``sum``: nats of all entries, as in the exact bound.
+- ``mean_per_matrix``: the mean over the entries of each matrix, summed over matrices, as in the
+  authors' code of BLoRA (arXiv 2510.18723): its strength grows with the number of matrices.
+- ``mean``: the mean over matrices of that mean; nats an entry, the same strength at any size.
+"""
 
 NOISE_SCHEMES = ("plain", "flipout")
 """How training noise enters; see `hyperasr.adapters.noise`. ``plain`` draws the factors
@@ -31,6 +49,34 @@ themselves."""
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for all rows, one for each row of the result, or torch's own."""
+
+
+@dataclass(frozen=True)
+class KL:
+    """A reduced divergence.
+
+    Attributes:
+        value: nats, float64 scalar; NaN where no term is finite.
+        n_left_out: terms that were not finite and are not in the value.
+    """
+
+    value: Tensor
+    n_left_out: Tensor
+
+
+@dataclass(frozen=True)
+class KLTerm:
+    """Divergence of one matrix, of all its layers and rows.
+
+    Attributes:
+        value: nats, the sum over entries (n_layer, n_row) float64; 0 where not finite.
+        finite: which values are (n_layer, n_row).
+        n_entries: entries of the matrix.
+    """
+
+    value: Tensor
+    finite: Tensor
+    n_entries: int
 
 
 @dataclass(frozen=True)
@@ -64,23 +110,14 @@ class GaussianFactors:
     noise: str = "plain"
 
     def __post_init__(self) -> None:
-        if set(self.log_sigma) != set(self.mu.targets):
-            raise ShapeError(
-                f"means are of {sorted(self.mu.targets)}, deviations of {sorted(self.log_sigma)}"
-            )
         for name, pair in self.mu.targets.items():
             deviations = self.log_sigma[name]
-            for matrix in ("A", "B"):
-                mean, log_sigma = getattr(pair, matrix), getattr(deviations, matrix)
+            for mean, log_sigma in ((pair.A, deviations.A), (pair.B, deviations.B)):
                 if log_sigma is not None and log_sigma.shape != mean.shape:
                     raise ShapeError(
-                        f"{matrix} of target {name!r} has means {tuple(mean.shape)} and "
-                        f"deviations {tuple(log_sigma.shape)}"
+                        f"target {name!r} has means {tuple(mean.shape)} and deviations "
+                        f"{tuple(log_sigma.shape)}"
                     )
-            if deviations.A is None and deviations.B is None:
-                raise ConfigError(f"target {name!r} has no Gaussian factor; use a point source")
-        if self.noise not in NOISE_SCHEMES:
-            raise ConfigError(f"noise must be one of {NOISE_SCHEMES}, got {self.noise!r}")
         if self.noise != "plain" and not self.mu.shared:
             raise ConfigError(
                 f"noise {self.noise!r} needs one posterior for all utterances; use noise 'plain'"
@@ -107,7 +144,8 @@ class GaussianFactors:
             n_utt: utterances of the batch, each with samples of its own; None takes one for each
                 posterior. Only a shared posterior has another number.
         Returns:
-            Factors of n_utt * n_samples rows, the samples of one utterance adjacent.
+            A (n_layer, n_row, rank, d_in), B (n_layer, n_row, d_out, rank) of each target, with
+            n_row n_utt * n_samples, the samples of one utterance adjacent.
         Raises:
             ConfigError: fewer than one sample.
             ShapeError: another number of posteriors than utterances, or of generators than rows.
@@ -129,26 +167,94 @@ class GaussianFactors:
             targets[name] = LayerFactors(a, b)
         return replace(self.mu, targets=targets, shared=self.mu.shared and n_row == 1)
 
-    def kl(self, prior: FactorPrior, reduction: str = "sum", n_tokens: float | Tensor = 1.0) -> KL:
+    def kl(self, prior: FactorPrior, reduction: str = "sum") -> KL:
         """Return the divergence from a prior, closed form.
 
         Args:
             prior: zero-mean Gaussians of every target.
-            reduction: one of `hyperasr.adapters.elbo.KL_REDUCTIONS`.
-            n_tokens: scored tokens of an average utterance, for ``per_utterance``.
+            reduction: one of `KL_REDUCTIONS`.
         Raises:
             ConfigError: an unknown reduction, or a target without a prior.
         """
-        return reduce_kl(self._kl_terms(prior), reduction, n_tokens)
-
-    def _kl_terms(self, prior: FactorPrior) -> list[KLTerm]:
         terms = []
         for name, pair in self.mu.targets.items():
             log_prior, deviations = prior.log_sigma(name), self.log_sigma[name]
             for mean, log_sigma in ((pair.A, deviations.A), (pair.B, deviations.B)):
                 if log_sigma is not None or self.map_points:
                     terms.append(matrix_kl(mean, log_sigma, log_prior))
-        return terms
+        return reduce_kl(terms, reduction)
+
+
+def gaussian_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -> Tensor:
+    """Return KL(N(mu, sigma^2) || N(0, prior_sigma^2)) of each entry, in nats.
+
+    Args:
+        mu: means, any shape.
+        log_sigma: natural logs of standard deviations, the same shape; None for a point, of which
+            the part that depends on it remains: minus the log density of the prior, without the
+            constant (the limit of an ever narrower Gaussian, whose constant is infinite).
+        prior_log_sigma: log standard deviation of the prior, broadcasts.
+    Returns:
+        The shape of `mu`.
+    Source: Kingma and Welling, arXiv 1312.6114, appendix B.
+    """
+    from_mean = 0.5 * (mu * torch.exp(-prior_log_sigma)).square()
+    if log_sigma is None:
+        return from_mean
+    ratio = log_sigma - prior_log_sigma
+    # expm1 keeps the digits where posterior and prior are almost the same.
+    return from_mean + 0.5 * torch.expm1(2 * ratio) - ratio
+
+
+def matrix_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -> KLTerm:
+    """Sum the divergence over the entries of one matrix.
+
+    A layer and row whose sum is not finite counts as 0, passes no gradient, and is marked.
+
+    Args:
+        mu: (n_layer, n_row, n, m).
+        log_sigma: the same shape, or None for a point.
+        prior_log_sigma: (n_layer,).
+    """
+    prior = prior_log_sigma.to(mu)[:, None, None, None]
+
+    def nats(mean: Tensor, log_deviation: Tensor | None) -> Tensor:
+        return gaussian_kl(mean, log_deviation, prior).sum(dim=(-2, -1), dtype=torch.float64)
+
+    value = nats(mu, log_sigma)
+    finite = value.detach().isfinite()
+    if not bool(finite.all()):
+        # Once more without them: masking only the sum would leave 0 * inf in the gradient.
+        keep = finite[..., None, None]
+        mean, deviation = (
+            t if t is None else torch.where(keep, t, torch.zeros_like(t)) for t in (mu, log_sigma)
+        )
+        value = torch.where(finite, nats(mean, deviation), torch.zeros_like(value))  # type: ignore[arg-type]
+    return KLTerm(value, finite, mu.shape[-2] * mu.shape[-1])
+
+
+def reduce_kl(terms: Sequence[KLTerm], reduction: str) -> KL:
+    """Make one number of the divergences of all matrices; see `KL_REDUCTIONS`.
+
+    Args:
+        terms: of every target; what is not finite in them is left out of sums and of averages.
+        reduction: one of `KL_REDUCTIONS`.
+    Raises:
+        ConfigError: an unknown reduction, or nothing to reduce.
+    """
+    if reduction not in KL_REDUCTIONS:
+        raise ConfigError(f"kl_reduction must be one of {KL_REDUCTIONS}, got {reduction!r}")
+    if not terms:
+        raise ConfigError("no factor has a distribution; there is no divergence to reduce")
+    total = torch.stack(
+        [t.value.sum() / (1 if reduction == "sum" else t.n_entries) for t in terms]
+    ).sum()
+    n_finite = torch.stack([t.finite.sum() for t in terms]).sum()
+    n_all = sum(t.finite.numel() for t in terms)
+    value = total / (n_finite if reduction == "mean" else terms[0].value.shape[1])
+    # A divergence of which nothing is left is not 0.
+    value = torch.where(n_finite > 0, value, torch.full_like(value, torch.nan))
+    return KL(value, n_all - n_finite)
 
 
 def utterance_generators(
@@ -175,7 +281,7 @@ def _drawn(mean: Tensor, log_sigma: Tensor | None, each: int, generator: Generat
         return rows.flatten(1, 2)
     noise = _noise((mean.shape[0], mean.shape[1] * each, *mean.shape[2:]), mean, generator)
     # Broadcast: means and deviations of a shared posterior are not copied for every utterance.
-    noise = noise.unflatten(1, (mean.shape[1], each))
+    noise = rearrange(noise, "layer (row each) n m -> layer row each n m", each=each)
     return torch.addcmul(rows, log_sigma.exp().unsqueeze(2), noise).flatten(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Zero-mean Gaussian priors of factors: of one width, or of widths that follow the backbone.
+"""Zero-mean Gaussian priors of factors, and the settings that Gaussian sources share.
 
 The data-driven priors are those of *Variational Low-Rank Adaptation for Personalized Impaired
 Speech Recognition* (arXiv 2509.20397): the standard deviation of every target layer's pretrained
@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,9 +21,22 @@ from torch import Tensor, nn
 from hyperasr.adapters import lora
 from hyperasr.errors import ConfigError, MissingExtra, ShapeError
 
-__all__ = ["FactorPrior", "MixtureFit", "fixed_prior", "mixture_prior", "weight_deviations"]
+__all__ = [
+    "LOG_SIGMA_RANGE",
+    "FactorPrior",
+    "GaussianSettings",
+    "PriorBuffers",
+    "check_sigma",
+    "clamp_log_sigma",
+    "fixed_prior",
+    "mixture_prior",
+    "weight_deviations",
+]
 
 log = logging.getLogger(__name__)
+
+LOG_SIGMA_RANGE = (-12.0, 2.0)
+"""Least and largest log standard deviation of a factor: sigma from 6e-6 to 7.4."""
 
 # Of the variance of all layers together: a component is at least a tenth as wide as the whole.
 _LEAST_VARIANCE = 1e-2
@@ -63,21 +77,63 @@ class FactorPrior:
 
 
 @dataclass(frozen=True)
-class MixtureFit:
-    """What a mixture made of the layers' deviations.
+class GaussianSettings:
+    """Prior and starting width of a Gaussian source."""
 
-    Attributes:
-        prior: each layer with the prior of its component.
-        sigmas: the width of each component, narrow first.
-    """
+    sigma_start: float = 1e-3
+    """Standard deviation of the posterior at the start, above 0: our choice, a few percent of A's
+    entries."""
 
-    prior: FactorPrior
-    sigmas: tuple[float, ...]
+    prior: Literal["fixed", "single", "dual"] = "fixed"
+    """``fixed`` has the width `prior_sigma`; ``single`` the mean deviation of the pretrained target
+    weights; ``dual`` that of the layer's component in a mixture of two."""
 
-    def __str__(self) -> str:
-        """Say it in one line."""
-        widths = " and ".join(f"{sigma:.4g}" for sigma in self.sigmas)
-        return f"prior: {len(self.sigmas)} component(s), sigma {widths}"
+    prior_sigma: float = 0.1
+    """Width of the fixed prior, above 0."""
+
+    prior_scale: float = 1.0
+    """Factor of the widths of a data-driven prior, above 0."""
+
+    def __post_init__(self) -> None:
+        check_sigma("sigma_start", self.sigma_start)
+        for name in ("prior_sigma", "prior_scale"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(
+                    f"{name} is {value}: a prior of zero width; it must be above 0 and finite"
+                )
+        if self.prior not in ("fixed", "single", "dual"):
+            raise ConfigError(f"prior must be 'fixed', 'single' or 'dual', got {self.prior!r}")
+
+
+class PriorBuffers(nn.Module):
+    """Widths of the prior as buffers, so that a loaded model needs neither backbone nor mixture."""
+
+    def __init__(self, settings: GaussianSettings, targets: Mapping[str, lora.TargetShape]) -> None:
+        super().__init__()
+        self.settings = settings
+        self.names = {name: name.replace(".", "_") for name in targets}
+        # A data-driven prior is fitted by `fit`, or loaded; until then this keeps its place.
+        self._store(fixed_prior(targets, settings.prior_sigma))
+
+    def forward(self) -> FactorPrior:
+        """Return the prior."""
+        return FactorPrior({name: getattr(self, key) for name, key in self.names.items()})
+
+    def fit(self, deviations: Mapping[str, Tensor]) -> None:
+        """Fit a data-driven prior; a fixed one stays as it is.
+
+        Args:
+            deviations: (n_layer,) of each target, as `weight_deviations` returns them.
+        """
+        if self.settings.prior == "fixed":
+            return
+        dual = self.settings.prior == "dual"
+        self._store(mixture_prior(deviations, dual=dual, scale=self.settings.prior_scale))
+
+    def _store(self, prior: FactorPrior) -> None:
+        for name, key in self.names.items():
+            self.register_buffer(key, prior.sigma[name].clone())
 
 
 def fixed_prior(targets: Mapping[str, lora.TargetShape], sigma: float) -> FactorPrior:
@@ -108,7 +164,7 @@ def mixture_prior(
     dual: bool = True,
     scale: float = 1.0,
     seed: int = 0,
-) -> MixtureFit:
+) -> FactorPrior:
     """Let each layer's prior be as wide as the weights of the layers of its kind.
 
     A component's width is the mean deviation of the layers that belong to it, times `scale`, for A
@@ -135,11 +191,11 @@ def mixture_prior(
         raise ConfigError(f"prior_scale is {scale}; it must be above 0")
     labels = _components(values, seed) if dual else np.zeros(len(values), int)
     means = [float(values[labels == c].mean()) * scale for c in range(labels.max() + 1)]
-    order = sorted(range(len(means)), key=lambda c: means[c])
-    widths = torch.tensor([means[c] for c in labels], dtype=torch.float32)
+    widths_said = " and ".join(f"{mean:.4g}" for mean in sorted(means))
+    log.info("prior: %d component(s), sigma %s", len(means), widths_said)
     sizes = [len(d) for d in deviations.values()]
-    prior = FactorPrior(dict(zip(deviations, widths.split(sizes), strict=True)))
-    return MixtureFit(prior, tuple(means[c] for c in order))
+    widths = np.split(np.array(means, dtype=np.float32)[labels], np.cumsum(sizes)[:-1])
+    return FactorPrior(dict(zip(deviations, map(torch.from_numpy, widths), strict=True)))
 
 
 def _components(values: np.ndarray, seed: int) -> np.ndarray:
@@ -159,3 +215,19 @@ def _components(values: np.ndarray, seed: int) -> np.ndarray:
     mixture = GaussianMixture(2, reg_covar=_LEAST_VARIANCE, n_init=5, random_state=seed)
     labels = mixture.fit(data).predict(data)
     return labels if len(set(labels)) == 2 else one
+
+
+def clamp_log_sigma(log_sigma: Tensor) -> Tensor:
+    """Hold log standard deviations, of any shape, in `LOG_SIGMA_RANGE`.
+
+    The gradient passes also outside, or a value that overshot could never come back.
+    """
+    low, high = LOG_SIGMA_RANGE
+    return log_sigma + (log_sigma.clamp(low, high) - log_sigma).detach()
+
+
+def check_sigma(name: str, sigma: float) -> None:
+    """Raise ConfigError unless `sigma` is a standard deviation a posterior may have."""
+    low, high = (math.exp(bound) for bound in LOG_SIGMA_RANGE)
+    if not low <= sigma <= high:
+        raise ConfigError(f"{name} is {sigma}; it must be in [{low:.2g}, {high:.2g}]")

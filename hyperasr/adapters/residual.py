@@ -69,7 +69,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the adapted hidden states, any shape that ends in d_model."""
-        return hidden + self.up(F.relu(self.down(self.norm(hidden))))
+        update: Tensor = self.up(F.relu(self.down(self.norm(hidden))))
+        return hidden + update
 
 
 class ResidualAdapters(nn.Module):
@@ -107,14 +108,15 @@ class ResidualAdapters(nn.Module):
         """
         pairs = []
         for part, layers in _layers(whisper, self.config.parts).items():
-            own: list[Any] = list(self.adapters[part].children())
+            adapters: list[Any] = list(self.adapters[part].children())
+            width = adapters[0].norm.weight.shape[0]
             widths = {layer.final_layer_norm.weight.shape[0] for layer in layers}
-            if len(own) != len(layers) or widths != {own[0].norm.weight.shape[0]}:
+            if len(adapters) != len(layers) or widths != {width}:
                 raise CheckpointMismatch(
-                    f"these adapters are for {len(own)} {part} layers of width "
-                    f"{own[0].norm.weight.shape[0]}, the model has {len(layers)} of {widths.pop()}"
+                    f"these adapters are for {len(adapters)} {part} layers of width {width}, the "
+                    f"model has {len(layers)} of {widths.pop()}"
                 )
-            pairs += list(zip(layers, own, strict=True))
+            pairs += list(zip(layers, adapters, strict=True))
         return [layer.register_forward_hook(_hook(adapter)) for layer, adapter in pairs]
 
     @contextmanager
@@ -175,15 +177,15 @@ class ResidualAdapters(nn.Module):
             raise ConfigError(f"{path} holds no residual adapters; give a folder that holds some")
         backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {path}")
         config = from_dict(ResidualConfig, head["adapters"], str(path / "config.json"))
-        own = cls(config, backbone.whisper)
+        adapters = cls(config, backbone.whisper)
         try:
-            own.load_state_dict(load_file(path / "model.safetensors"))
+            adapters.load_state_dict(load_file(path / "model.safetensors"))
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointMismatch(
                 f"{path}: weights are missing or do not fit ({reason})"
             ) from error
-        return own.to(backbone.device)
+        return adapters.to(backbone.device)
 
 
 def _hook(adapter: nn.Module) -> Any:
@@ -197,10 +199,10 @@ def _hook(adapter: nn.Module) -> Any:
 
 def _layers(whisper: nn.Module, parts: Sequence[str]) -> dict[str, list[Any]]:
     model = getattr(whisper, "model", None)
-    found = {part: getattr(getattr(model, part, None), "layers", None) for part in parts}
-    if any(not isinstance(layers, nn.ModuleList) or not len(layers) for layers in found.values()):
+    by_part = {part: getattr(getattr(model, part, None), "layers", None) for part in parts}
+    if any(not isinstance(layers, nn.ModuleList) or not len(layers) for layers in by_part.values()):
         raise ConfigError(
             f"{type(whisper).__name__} has no layers in {' and '.join(parts)}; pass a transformers "
             "WhisperForConditionalGeneration"
         )
-    return {part: list(layers) for part, layers in found.items() if layers is not None}
+    return {part: list(layers) for part, layers in by_part.items() if layers is not None}

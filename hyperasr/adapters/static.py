@@ -1,4 +1,4 @@
-"""Adapters that do not listen: one set of factors for all, or one per cohort or speaker.
+"""Adapters that do not depend on the utterance: one for all, or one per cohort or speaker.
 
 The baselines of arXiv 2406.04240 at its three levels: global, cohort, individual.
 """
@@ -82,10 +82,7 @@ class StaticLoRA(AdapterSource):
     ) -> LoRAFactors | GaussianFactors:
         """Return shared factors, or each utterance's by its cohort or speaker.
 
-        Args:
-            speaker_emb: ignored.
-            groups: cohort or speaker of each utterance; ignored when global.
-            generator: ignored.
+        See `AdapterSource.forward`; embedding and generator are ignored.
 
         Raises:
             ConfigError: groups are missing, or one has no factors.

@@ -1,4 +1,4 @@
-"""Gaussian posteriors that do not listen: VI LoRA and BLoRA.
+"""Gaussian posteriors that do not depend on the utterance: VI LoRA and BLoRA.
 
 `VILoRA` after *Variational Low-Rank Adaptation for Personalized Impaired Speech Recognition*
 (arXiv 2509.20397): mean-field Gaussians over A and B, prior from the backbone's weights. `BLoRA`
@@ -18,11 +18,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hyperasr.adapters.elbo import clamp_log_sigma
-from hyperasr.adapters.gaussian import GaussianSettings, PriorBuffers, check_sigma
 from hyperasr.adapters.lora import TargetShape
 from hyperasr.adapters.posterior import NOISE_SCHEMES, GaussianFactors, LogSigma
-from hyperasr.adapters.priors import FactorPrior
+from hyperasr.adapters.priors import (
+    FactorPrior,
+    GaussianSettings,
+    PriorBuffers,
+    check_sigma,
+    clamp_log_sigma,
+)
 from hyperasr.adapters.static import StaticLoRA, StaticLoRAConfig, select
 from hyperasr.errors import ConfigError
 
@@ -115,7 +119,8 @@ class VILoRA(StaticLoRA):
     @property
     def prior(self) -> FactorPrior:
         """The prior of every target."""
-        return self.prior_sigma()
+        prior: FactorPrior = self.prior_sigma()
+        return prior
 
     def forward(
         self,
@@ -125,10 +130,7 @@ class VILoRA(StaticLoRA):
     ) -> GaussianFactors:
         """Return the shared posterior, or each utterance's by its cohort or speaker.
 
-        Args:
-            speaker_emb: ignored.
-            groups: cohort or speaker of each utterance; ignored when global.
-            generator: ignored.
+        See `AdapterSource.forward`; embedding and generator are ignored.
 
         Raises:
             ConfigError: groups are missing, or one has no posterior.

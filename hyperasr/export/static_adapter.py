@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyperasr.adapters.lora import squared_product_norm
 from hyperasr.errors import ConfigError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, LayerFactors, LoRAFactors
@@ -111,7 +112,7 @@ def average(factors: LoRAFactors, rank: int) -> StaticAdapter:
             squared = values.square()
             total += float(squared.sum())
             held += float(squared[:rank].sum())
-            apart += float(_squared_norms(a, b * factors.scaling).mean())
+            apart += float(squared_product_norm(a, b * factors.scaling).mean())
         dtype = factors[name].A.dtype
         targets[name] = LayerFactors(
             torch.stack([a for a, _ in pairs])[:, None].to(dtype),
@@ -130,11 +131,6 @@ def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q_in, r_in = torch.linalg.qr(a.reshape(-1, a.shape[2]).mT)
     left, values, right = torch.linalg.svd(r_out @ r_in.mT, full_matrices=False)
     return q_out @ left, values, right @ q_in.mT
-
-
-def _squared_norms(a: Tensor, b: Tensor) -> Tensor:
-    """Return |B_u A_u|^2 of each utterance (n_utt,) by its small Gram matrices."""
-    return ((b.mT @ b) * (a @ a.mT)).sum((1, 2))
 
 
 def _filled(factor: Tensor, dim: int, rank: int) -> Tensor:

@@ -111,9 +111,9 @@ def reliability(
         number[np.argsort(claims, kind="stable")] = np.arange(len(claims)) * n_bins // len(claims)
     chosen = [number == b for b in range(n_bins)]
     return [
-        Bin(float(claims[own].mean()), float(right[own].mean()), int(own.sum()))
-        for own in chosen
-        if own.any()
+        Bin(float(claims[in_bin].mean()), float(right[in_bin].mean()), int(in_bin.sum()))
+        for in_bin in chosen
+        if in_bin.any()
     ]
 
 

@@ -1,46 +1,205 @@
-"""Error rates from edit counts: corpus, clipped, by speaker; errors of each kind apart.
+"""Edit counts of every utterance, and the error rates that are made of them.
 
-The face of three rooms: counts (`hyperasr.metrics.edits`), rates (here) and intervals
-(`hyperasr.metrics.statistics`).
+Intervals are in `hyperasr.metrics.statistics`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from hyperasr.errors import ConfigError
-from hyperasr.metrics.edits import (
-    METRICS,
-    EditCounts,
-    char_edits,
-    edit_counts,
-    fraction,
-    lower_of,
-    same_length,
-    score,
-    word_edits,
-)
-from hyperasr.metrics.statistics import Interval, bootstrap, bootstrap_difference, holm
+import jiwer
+
+from hyperasr.errors import ConfigError, ShapeError
 
 __all__ = [
     "METRICS",
     "EditCounts",
-    "Interval",
-    "bootstrap",
-    "bootstrap_difference",
-    "by_speaker",
-    "char_edits",
     "clipped_rate",
     "edit_counts",
     "error_rate",
-    "holm",
+    "fraction",
     "lower_of",
     "macro_by_speaker",
+    "same_length",
     "score",
-    "shares",
     "word_edits",
 ]
+
+METRICS = {"wer": "word", "cer": "char"}
+
+
+@dataclass(frozen=True)
+class EditCounts:
+    """Edits of a best alignment of one hypothesis, or their sum over several.
+
+    The unit is a word or a character; counts are whole, save for the mean of two references that
+    fit equally well (`lower_of`). ``sum(counts, EditCounts())`` adds up a corpus.
+    """
+
+    hits: float = 0
+    substitutions: float = 0
+    deletions: float = 0
+    insertions: float = 0
+
+    @property
+    def n_reference(self) -> float:
+        """Units in the reference."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def errors(self) -> float:
+        """Substitutions, deletions and insertions together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors over reference units, a fraction that insertions can lift above 1.
+
+        Nothing said and nothing written is 0.0. Words invented on an empty reference have no rate
+        of their own (infinity); in a corpus they count as errors over the other references.
+        """
+        return fraction(self.errors, self.n_reference)
+
+    @property
+    def clipped(self) -> float:
+        """Errors of this utterance, at most its reference units (100 %).
+
+        One looping hypothesis cannot outweigh a corpus then. Words invented on an empty reference
+        clip to 0 and show among the insertions only. Clip utterances, not their sum.
+        """
+        return min(self.errors, self.n_reference)
+
+    def __add__(self, other: EditCounts) -> EditCounts:
+        if not isinstance(other, EditCounts):
+            return NotImplemented
+        return EditCounts(
+            self.hits + other.hits,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
+
+
+def word_edits(reference: str, hypothesis: str) -> EditCounts:
+    """Count word edits of two normalised texts; words are separated by white space."""
+    return edit_counts([reference], [hypothesis])[0]
+
+
+def edit_counts(
+    references: Sequence[str], hypotheses: Sequence[str], unit: str = "word"
+) -> list[EditCounts]:
+    """Count the edits of many pairs of normalised texts in one call.
+
+    Args:
+        references, hypotheses: one text an utterance, in the same order.
+        unit: ``word`` or ``char``.
+    Raises:
+        ShapeError: the two lists differ in length.
+        ConfigError: the unit is another, or a text is not a string (a reference is missing).
+    """
+    process: Callable[..., Any]
+    if unit not in METRICS.values():
+        raise ConfigError(f"edits are counted in units of 'word' or 'char', not {unit!r}")
+    process = jiwer.process_words if unit == "word" else jiwer.process_characters
+    same_length("references", references, "hypotheses", hypotheses)
+    if not references:
+        return []
+    # jiwer separates words at spaces only; a tab or a line end must separate them too.
+    output = process(_single_spaced("reference", references), _single_spaced("text", hypotheses))
+    return [_count(chunks) for chunks in output.alignments]
+
+
+def _single_spaced(what: str, texts: Sequence[str]) -> list[str]:
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigError(
+                f"{what} {i} is {text!r}, not a text; score only utterances that have one"
+            )
+    return [" ".join(text.split()) for text in texts]
+
+
+def _count(chunks: Sequence[Any]) -> EditCounts:
+    """Add up the chunks of one alignment of jiwer."""
+    n = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
+    for chunk in chunks:
+        # One of the two spans is empty in insertions and deletions; else they are equally long.
+        n[chunk.type] += max(
+            chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx
+        )
+    return EditCounts(n["equal"], n["substitute"], n["delete"], n["insert"])
+
+
+def score(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    normaliser: Callable[[str], str],
+    metric: str = "wer",
+) -> list[EditCounts]:
+    """Normalise both sides and count the edits of every utterance.
+
+    Args:
+        references, hypotheses: one raw text an utterance, in the same order.
+        normaliser: such as `hyperasr.metrics.normalisers.normaliser("spoken")`.
+        metric: ``wer`` (words) or ``cer`` (characters).
+    Raises:
+        ShapeError: the two lists differ in length.
+        ConfigError: the metric is another, or a text is not a string.
+    """
+    if metric not in METRICS:
+        raise ConfigError(f"the metric is 'wer' or 'cer', not {metric!r}")
+    same_length("references", references, "hypotheses", hypotheses)
+    pairs = [
+        [normaliser(text) if isinstance(text, str) else text for text in texts]
+        for texts in (references, hypotheses)
+    ]
+    return edit_counts(pairs[0], pairs[1], METRICS[metric])
+
+
+def lower_of(first: Sequence[EditCounts], second: Sequence[EditCounts]) -> list[EditCounts]:
+    """Choose for each utterance the reference that its hypothesis fits better.
+
+    The better one has the lower error rate, clipped at 100 %; an empty reference has none and
+    loses against any other. Of two that fit equally well neither is preferred: their counts are
+    averaged, which leaves the rate and weighs the utterance by the mean of both lengths.
+
+    Args:
+        first, second: edits of the same hypotheses against two references, such as the verbatim
+            and the clean one.
+    Raises:
+        ShapeError: the two lists differ in length.
+    Source: scoring of the Speech Accessibility Project Challenge 2, 2026 (utils/metrics of
+        github.com/xiuwenz2/SAPC-template).
+    """
+    same_length("edit counts of one reference", first, "of the other", second)
+    return [_lower(a, b) for a, b in zip(first, second, strict=True)]
+
+
+def _lower(a: EditCounts, b: EditCounts) -> EditCounts:
+    rates = [c.clipped / c.n_reference if c.n_reference else math.inf for c in (a, b)]
+    if a == b or rates[0] < rates[1]:
+        return a
+    if rates[1] < rates[0]:
+        return b
+    both = a + b
+    return EditCounts(
+        both.hits / 2, both.substitutions / 2, both.deletions / 2, both.insertions / 2
+    )
+
+
+def fraction(errors: float, units: float) -> float:
+    """Return errors over reference units; 0/0 is 0, and errors over nothing are infinite."""
+    if units:
+        return errors / units
+    return math.inf if errors else 0.0
+
+
+def same_length(name_a: str, a: Sequence[Any], name_b: str, b: Sequence[Any]) -> None:
+    """Raise ShapeError unless two lists have one entry an utterance each."""
+    if len(a) != len(b):
+        raise ShapeError(f"{len(a)} {name_a} and {len(b)} {name_b}; give one of each an utterance")
 
 
 def error_rate(counts: Sequence[EditCounts]) -> float:
@@ -63,36 +222,6 @@ def clipped_rate(counts: Sequence[EditCounts]) -> float:
     return fraction(sum(c.clipped for c in counts), sum(c.n_reference for c in counts))
 
 
-def shares(counts: Sequence[EditCounts]) -> dict[str, float]:
-    """Return substitutions, deletions and insertions, each over all reference units.
-
-    The three add up to the corpus rate. Most of what adaptation removes in stuttering are
-    insertions, so one figure hides what happened.
-
-    Raises:
-        ConfigError: there are no utterances.
-    """
-    _not_empty(counts)
-    total = sum(counts, EditCounts())
-    return {
-        name: fraction(getattr(total, name), total.n_reference)
-        for name in ("substitutions", "deletions", "insertions")
-    }
-
-
-def by_speaker(counts: Sequence[EditCounts], speakers: Sequence[str]) -> dict[str, EditCounts]:
-    """Add up the edits of each speaker; speakers in the order of their names.
-
-    Raises:
-        ShapeError: not one speaker an utterance.
-    """
-    same_length("edit counts", counts, "speakers", speakers)
-    sums: dict[str, EditCounts] = {name: EditCounts() for name in sorted(set(speakers))}
-    for count, name in zip(counts, speakers, strict=True):
-        sums[name] += count
-    return sums
-
-
 def macro_by_speaker(counts: Sequence[EditCounts], speakers: Sequence[str]) -> float:
     """Return the mean over speakers of each one's corpus rate: every person counts the same.
 
@@ -103,7 +232,11 @@ def macro_by_speaker(counts: Sequence[EditCounts], speakers: Sequence[str]) -> f
         ConfigError: there are no utterances, or none with a reference.
     """
     _not_empty(speakers)
-    rates = [c.rate for c in by_speaker(counts, speakers).values() if c.n_reference]
+    same_length("edit counts", counts, "speakers", speakers)
+    sums: dict[str, EditCounts] = {name: EditCounts() for name in sorted(set(speakers))}
+    for count, name in zip(counts, speakers, strict=True):
+        sums[name] += count
+    rates = [c.rate for c in sums.values() if c.n_reference]
     if not rates:
         raise ConfigError("no utterance has a reference; a mean over speakers needs one")
     return sum(rates) / len(rates)

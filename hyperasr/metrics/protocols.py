@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.edits import EditCounts, lower_of, score
+from hyperasr.metrics.error_rates import EditCounts, lower_of, score
 from hyperasr.metrics.normalisers import Normaliser, normaliser
 from hyperasr.util.closest import closest
 
@@ -68,10 +68,10 @@ class Protocol:
                 f"protocol {self.name!r} scores against verbatim references, and there are none; "
                 "give them, or choose the protocol 'spoken'"
             )
-        heard = score(verbatim, hypotheses, self.normaliser, metric)
+        against_verbatim = score(verbatim, hypotheses, self.normaliser, metric)
         if self.references == "verbatim":
-            return heard
-        return lower_of(heard, score(clean, hypotheses, self.normaliser, metric))
+            return against_verbatim
+        return lower_of(against_verbatim, score(clean, hypotheses, self.normaliser, metric))
 
 
 PROTOCOLS = {

@@ -56,7 +56,7 @@ class Sparsity:
 
 
 def share_below(matrix: Tensor, threshold: float = THRESHOLD) -> float:
-    """Return the share of entries with absolute value below `threshold`."""
+    """Return the share of entries with absolute value below `threshold`; any shape."""
     return float((matrix.abs() < threshold).double().mean())
 
 
@@ -97,25 +97,26 @@ def hoyer(matrix: Tensor) -> float:
 
 
 def delta_sparsity(factors: LoRAFactors, name: str, layer: int) -> list[Sparsity]:
-    """Return the sparsity of delta_weight of one layer, one value an utterance.
+    """Return the sparsity of delta_weight (d_out, d_in) of one layer, one value an utterance.
 
     The matrices are built one utterance at a time; singular values come from the factors.
 
     Raises:
         ConfigError: no such target or layer, or factors that are not finite.
     """
-    made = []
-    for utt in range(factors.n_utt):
-        one = factors.map(lambda t, utt=utt: t[:, utt : utt + 1])
-        delta = delta_weight(one, name, layer)[0].detach()
-        pair = one[name]
-        svd = delta_svd(pair.A[layer], pair.B[layer], factors.scaling, f"{name}, layer {layer}")
-        made.append(_sparsity(delta, svd.values[0]))
-    return made
+    return [_delta_sparsity(factors, name, layer, utt) for utt in range(factors.n_utt)]
+
+
+def _delta_sparsity(factors: LoRAFactors, name: str, layer: int, utt: int) -> Sparsity:
+    one = factors.map(lambda t: t[:, utt : utt + 1])
+    delta = delta_weight(one, name, layer)[0].detach()
+    pair = one[name]
+    svd = delta_svd(pair.A[layer], pair.B[layer], factors.scaling, f"{name}, layer {layer}")
+    return _sparsity(delta, svd.values[0])
 
 
 def factor_sparsity(factors: LoRAFactors, name: str, layer: int, factor: str) -> list[Sparsity]:
-    """Return the sparsity of a factor, ``A`` or ``B``, of one layer, one value an utterance.
+    """Return the sparsity of A (rank, d_in) or B (d_out, rank) of one layer, one an utterance.
 
     Unlike those of delta_weight these numbers depend on the basis: (M A, B M^-1) has others.
 

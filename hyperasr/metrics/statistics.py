@@ -5,22 +5,19 @@ Utterances of one person are alike, so whole speakers are drawn, never utterance
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.edits import EditCounts, fraction, same_length
+from hyperasr.metrics.error_rates import EditCounts, fraction, same_length
 
 __all__ = [
     "ONE_SPEAKER",
     "Interval",
     "SpeakerBootstrap",
-    "bootstrap",
-    "bootstrap_difference",
     "holm",
 ]
 
@@ -149,7 +146,7 @@ class SpeakerBootstrap:
             return self._draws @ sums
         return np.concatenate([block @ sums for block in self._blocks()])
 
-    def _blocks(self) -> Any:
+    def _blocks(self) -> Iterator[_Floats]:
         """Draw n_speakers speakers with replacement and count how often each came (n, n_speakers).
 
         A count for each speaker turns adding up into one matrix product for all columns.
@@ -186,7 +183,7 @@ class SpeakerBootstrap:
             n_all += len(gaps)
         return n_more / n_all
 
-    def _exchanges(self, exact: bool) -> Any:
+    def _exchanges(self, exact: bool) -> Iterator[_Floats]:
         """Yield which speakers are exchanged (n, n_speakers), 0 or 1."""
         size = self.n_speakers
         if exact:
@@ -208,46 +205,6 @@ class SpeakerBootstrap:
         if not (np.isfinite(low) and np.isfinite(high)):
             return Interval(value, None, None, n_utterances, n_speakers, NO_WORDS)
         return Interval(value, float(low), float(high), n_utterances, n_speakers, p=p)
-
-
-def bootstrap(
-    counts: Sequence[EditCounts],
-    speakers: Sequence[str],
-    *,
-    n_resamples: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
-    clip: bool = False,
-) -> Interval:
-    """Return the corpus rate with its interval; see `SpeakerBootstrap`.
-
-    Raises:
-        ShapeError: not one speaker an utterance.
-        ConfigError: there are no utterances, or an option is out of its range.
-    """
-    drawn = SpeakerBootstrap(speakers, n_resamples=n_resamples, seed=seed, level=level, clip=clip)
-    return drawn.rate(counts)
-
-
-def bootstrap_difference(
-    counts_a: Sequence[EditCounts],
-    counts_b: Sequence[EditCounts],
-    speakers: Sequence[str],
-    *,
-    n_resamples: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
-    clip: bool = False,
-) -> Interval:
-    """Return rate of a minus rate of b, paired; see `SpeakerBootstrap.difference`.
-
-    Raises:
-        ShapeError: not one speaker an utterance.
-        ConfigError: there are no utterances, or an option is out of its range.
-    """
-    same_length("counts of a", counts_a, "counts of b", counts_b)
-    drawn = SpeakerBootstrap(speakers, n_resamples=n_resamples, seed=seed, level=level, clip=clip)
-    return drawn.difference(counts_a, counts_b)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -23,9 +23,9 @@ from hyperasr.speaker.speechbrain_import import (
     see_real_frames_only,
     speechbrain_import,
 )
-from hyperasr.types import EncoderOutput
+from hyperasr.types import EncoderOutput, real_mask
 from hyperasr.util.closest import closest
-from hyperasr.whisper.pooling import frame_mask, require_frames
+from hyperasr.whisper.pooling import require_frames
 
 __all__ = [
     "BackboneDims",
@@ -172,7 +172,8 @@ class SpeechBrainEncoder(nn.Module):
             raise ShapeError(f"a waveform must be (n_samples,), not {tuple(waveform.shape)}")
         missing = max(0, _MIN_SAMPLES - len(waveform))
         waveform = nn.functional.pad(waveform.float(), (0, missing))
-        return self._pretrained[0].encode_batch(waveform[None])[0, 0]
+        embedding: Tensor = self._pretrained[0].encode_batch(waveform[None])[0, 0]
+        return embedding
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpeechBrainEncoder:
         """Let the pretrained network follow to another device, never to another precision."""
@@ -181,7 +182,8 @@ class SpeechBrainEncoder(nn.Module):
         classifier.device = str(device)
         for module in classifier.mods.values():
             module.to(device)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 class SmallEcapa(nn.Module):
@@ -238,12 +240,13 @@ class SmallEcapa(nn.Module):
             raise ShapeError("this speaker encoder needs mel and n_frames")
         n_frames = n_frames.to(mel.device)
         require_frames(n_frames, torch.Size([mel.shape[0], mel.shape[2]]))
-        self._real.mask = frame_mask(n_frames, mel.shape[2])
+        self._real.mask = real_mask(n_frames, mel.shape[2])
         # Relative lengths in the middle of a frame: SpeechBrain multiplies them back in floating
         # point, and n / N * N may come out above n and let a padded frame in.
         lengths = (n_frames - 0.5) / mel.shape[2]
         try:
-            return self.ecapa(mel.transpose(1, 2), lengths)[:, 0].float()
+            embeddings: Tensor = self.ecapa(mel.transpose(1, 2), lengths)[:, 0]
+            return embeddings.float()
         finally:
             self._real.mask = None
 

@@ -46,6 +46,7 @@ class RealFrames:
         _masks()[id(self)] = value
 
     def silence_padding(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Set padding of a layer's input (n_utt, n_channels, n_frames) to zero, as a pre-hook."""
         assert self.mask is not None
         return (args[0].masked_fill(~self.mask[:, None], 0), *args[1:])
 

@@ -88,8 +88,9 @@ class Backbone(nn.Module):
                 f"audio_context is {self.audio_context!r}; it must be 'trimmed' or 'full'"
             )
         if margin_s is None:
-            known = getattr(whisper.config, "margin_s", None)
-            margin_s = (0.0 if recorded == "trimmed" else MARGIN_S) if known is None else known
+            default = 0.0 if recorded == "trimmed" else MARGIN_S
+            margin_s = getattr(whisper.config, "margin_s", None)
+            margin_s = default if margin_s is None else margin_s
         if not 0 <= margin_s <= CHUNK_S:
             raise ConfigError(f"margin_s is {margin_s}; it must be in [0, {CHUNK_S}]")
         # Frames and not seconds, so that states of 20 ms fit in whole.
@@ -201,10 +202,10 @@ class Backbone(nn.Module):
     @property
     def is_multilingual(self) -> bool:
         """Whether the prompt names language and task."""
-        known = getattr(self.whisper.generation_config, "is_multilingual", None)
+        recorded = getattr(self.whisper.generation_config, "is_multilingual", None)
         # Old checkpoints do not say; OpenAI's code goes by the size of the vocabulary.
         size = int(self.whisper.config.vocab_size)
-        return size >= MULTILINGUAL_VOCABULARY if known is None else bool(known)
+        return size >= MULTILINGUAL_VOCABULARY if recorded is None else bool(recorded)
 
     @property
     def eos(self) -> int:
@@ -214,7 +215,8 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.whisper.parameters()).device
+        weight: Tensor = next(self.whisper.parameters())
+        return weight.device
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that identify weights and shape of this model.
@@ -222,8 +224,8 @@ class Backbone(nn.Module):
         It is the same after a round trip through fp16, and whatever number format the weights were
         brought to after loading; see `hyperasr.whisper.loading.weights_digest`.
         """
-        known = self._full_precision
-        digest = weights_digest(self.whisper) if known is None else known[0].copy()
+        whole = self._full_precision
+        digest = weights_digest(self.whisper) if whole is None else whole[0].copy()
         digest.update(self.audio_context.encode())
         if self.margin_frames:
             digest.update(f" and {self.margin_frames} frames".encode())
@@ -231,10 +233,10 @@ class Backbone(nn.Module):
 
     def require_fingerprint(self, expected: str, what: str) -> None:
         """Raise `CheckpointMismatch` where `what` was made for another backbone."""
-        found = self.fingerprint()
-        if found != expected:
+        loaded = self.fingerprint()
+        if loaded != expected:
             raise CheckpointMismatch(
-                f"{what} belongs to the backbone {expected}, but the one loaded is {found}; "
+                f"{what} belongs to the backbone {expected}, but the one loaded is {loaded}; "
                 "load it with its own backbone, or train it again on this one"
             )
 
@@ -253,9 +255,8 @@ class Backbone(nn.Module):
         """
         pad_to_s = CHUNK_S if self.audio_context == "full" else None
         waveforms = [self._long_enough(waveform) for waveform in waveforms]
-        heard = [self._with_margin(waveform) for waveform in waveforms]
-        mel, n_heard = log_mel_batch(heard, n_mels=self.n_mels, pad_to_s=pad_to_s)
-        n_frames = n_heard
+        with_margin = [self._with_margin(waveform) for waveform in waveforms]
+        mel, n_frames = log_mel_batch(with_margin, n_mels=self.n_mels, pad_to_s=pad_to_s)
         if self.margin_frames:
             n_frames = torch.tensor([count_frames(len(waveform)) for waveform in waveforms])
         return mel.to(self.device), n_frames.to(self.device)
@@ -329,15 +330,15 @@ class Backbone(nn.Module):
         hidden = F.dropout(hidden, p=encoder.dropout, training=encoder.training)
         bias = attention_bias(lengths, hidden.shape[1], hidden.dtype)
         weights = frame_weights(real, hidden.shape[:2]) if pool_layers else None
-        found = {}
+        pooled = {}
         for index in range(self.n_encoder_layers + 1):
             if index:
                 hidden = encoder.layers[index - 1](hidden, bias)
             # Pooled while it is at hand: no layer waits in memory for the last one.
             if weights is not None and index in pool_layers:
-                found[index] = moments(hidden, weights)
+                pooled[index] = moments(hidden, weights)
         states = zero_padding(encoder.layer_norm(hidden), lengths, dim=1)
-        return EncoderOutput(states, lengths, found, self.sounding(mel, real * FRAMES_PER_STATE))
+        return EncoderOutput(states, lengths, pooled, self.sounding(mel, real * FRAMES_PER_STATE))
 
     def sounding(self, mel: Tensor, n_frames: Tensor) -> Tensor | None:
         """Return the states up to the end of each utterance's sound (n_utt,); None without margin.
@@ -380,6 +381,11 @@ class Backbone(nn.Module):
 
         One step of the decoder after the start token, over the languages alone, as Whisper does
         (arXiv 2212.04356, section 2.3). A model of English alone says ``en``.
+
+        Args:
+            encoded: encoder states (n_utt, n_states, d_model).
+        Returns:
+            Code and probability of each utterance.
         """
         ids = self.language_ids
         if len(ids) < 2:
@@ -484,12 +490,12 @@ class Backbone(nn.Module):
         step = DecoderStep(self.whisper, encoded, rows_per_utt=k, watched=watched)
         stop = None
         if step.watches:
-            heard = encoded.sounding
-            if heard is None:  # states alone do not tell; the recording's end is near it
+            n_sounding = encoded.sounding
+            if n_sounding is None:  # states alone do not tell; the recording's end is near it
                 margin = self.margin_frames // FRAMES_PER_STATE
-                heard = (encoded.lengths - margin).clamp_min(1)
-            heard = heard.repeat_interleave(k)
-            stop = StopAfterSound(step.looked, self.piece, self.eos, heard)
+                n_sounding = (encoded.lengths - margin).clamp_min(1)
+            n_sounding = n_sounding.repeat_interleave(k)
+            stop = StopAfterSound(step.looked, self.piece, self.eos, n_sounding)
         how: dict[str, Any] = {"eos": self.eos, "config": config, "max_tokens": max_tokens}
         if k == 1:
             return greedy(step, prompt, stop=stop, **how)

@@ -161,7 +161,7 @@ def _whisper(
         tokens = language_tokens(vocabulary)
         generation["lang_to_id"] = {f"<|{code}|>": token for code, token in tokens.items()}
         generation["task_to_id"] = {t: vocabulary[f"<|{t}|>"] for t in ("transcribe", "translate")}
-    whisper.generation_config = GenerationConfig(
+    whisper.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         **generation,
         max_length=shape.max_target_positions,
         alignment_heads=config.get("alignment_heads"),
@@ -223,15 +223,15 @@ def _state(
     left = {name for name, array in arrays.items() if array.ndim}
     state: dict[str, Tensor] = {}
     for theirs, ours in _names(n_layers):
-        found = [kind for kind in _KINDS if f"{theirs}/{kind}" in left]
-        if not found:
+        kinds = [kind for kind in _KINDS if f"{theirs}/{kind}" in left]
+        if not kinds:
             raise ConfigError(f"{where}: model.bin has no {theirs}; convert the model again")
-        for kind in found:
+        for kind in kinds:
             name = f"{theirs}/{kind}"
             left.discard(name)
             whole = torch.from_numpy(arrays[name].astype(np.float32))
-            for own, part in zip(ours, whole.chunk(len(ours)), strict=True):
-                state[f"{own}.{_KINDS[kind]}"] = part.clone()
+            for module, part in zip(ours, whole.chunk(len(ours)), strict=True):
+                state[f"{module}.{_KINDS[kind]}"] = part.clone()
     if left:
         raise ConfigError(
             f"{where}: model.bin has {sorted(left)[0]}, which no Whisper has; give the Whisper "

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.errors import ShapeError
-from hyperasr.types import EncoderOutput
+from hyperasr.types import EncoderOutput, real_mask
 from hyperasr.whisper.quantize import Int8Linear, join_linears
 
 __all__ = ["DecoderStep", "alignment_heads", "attention_bias", "zero_padding"]
@@ -30,7 +30,6 @@ class DecoderStep:
         encoded: encoder states of n_utt utterances.
         rows_per_utt: beams of each utterance; rows of one utterance are adjacent.
         cached: keep keys and values between calls; such steps have no gradients and no dropout.
-        published: call the published layers also with a cache, to compare.
         watched: heads of cross-attention by layer whose place `looked` tells; None for none.
             Only with a cache, and where nothing hangs on a whole layer (see `watches`).
     """
@@ -42,7 +41,6 @@ class DecoderStep:
         rows_per_utt: int = 1,
         cached: bool = True,
         *,
-        published: bool = False,
         watched: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         self.whisper = whisper
@@ -51,7 +49,7 @@ class DecoderStep:
         self.cached = cached
         self._cache: Any = None
         self._layers: list[_CachedLayer] = []
-        if cached and not published and not any(map(_is_watched, self.decoder.layers)):
+        if cached and not any(map(_is_watched, self.decoder.layers)):
             size, dtype = encoded.states.shape[1], encoded.states.dtype
             bias = attention_bias(encoded.lengths, size, dtype)
             heads = watched or {}
@@ -83,15 +81,17 @@ class DecoderStep:
         return torch.stack(weights).sum(0).argmax(dim=-1)
 
     def all_logits(self, tokens: Tensor) -> Tensor:
-        """Return the logits after each of the given tokens (n_rows, n_new, n_vocab)."""
-        return self.whisper.proj_out(self.hidden(tokens))
+        """Return the logits (n_rows, n_new, n_vocab) after each of the tokens (n_rows, n_new)."""
+        logits: Tensor = self.whisper.proj_out(self.hidden(tokens))
+        return logits
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the logits after the last of the given tokens (n_rows, n_vocab)."""
-        return self.whisper.proj_out(self.hidden(tokens)[:, -1])
+        """Return the logits (n_rows, n_vocab) after the last of the tokens (n_rows, n_new)."""
+        logits: Tensor = self.whisper.proj_out(self.hidden(tokens)[:, -1])
+        return logits
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row i go on from what was row `rows[i]`, always within one utterance."""
+        """Let row i go on from what was row `rows[i]` (n_rows,), always within one utterance."""
         assert self.cached
         for layer in self._layers:
             layer.reorder(rows, self.n_past)
@@ -99,7 +99,15 @@ class DecoderStep:
             self._cache.self_attention_cache.reorder_cache(cast(torch.LongTensor, rows))
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """Return the decoder's last states of the given tokens (n_rows, n_new, d_model)."""
+        """Return the decoder's last states of the given tokens, which a cached step remembers.
+
+        Args:
+            tokens: (n_rows, n_new) int64.
+        Returns:
+            (n_rows, n_new, d_model).
+        Raises:
+            ShapeError: more tokens in all than the decoder has positions.
+        """
         decoder, n_new = self.decoder, tokens.shape[1]
         positions = decoder.embed_positions.weight[self.n_past : self.n_past + n_new]
         if positions.shape[0] < n_new:
@@ -110,7 +118,8 @@ class DecoderStep:
         hidden = decoder.embed_tokens(tokens) + positions
         hidden = self._by_parts(hidden) if self._layers else self._by_layers(hidden)
         self.n_past += n_new if self.cached else 0
-        return decoder.layer_norm(hidden)
+        states: Tensor = decoder.layer_norm(hidden)
+        return states
 
     @torch.no_grad()
     def _by_parts(self, hidden: Tensor) -> Tensor:
@@ -175,8 +184,8 @@ class _CachedLayer:
         layer = self.layer
         hidden = hidden + self._to_tokens(layer.self_attn_layer_norm(hidden), n_past, mask)
         hidden = hidden + self._to_states(layer.encoder_attn_layer_norm(hidden))
-        inner = layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden)))
-        return hidden + layer.fc2(inner)
+        out: Tensor = layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden))))
+        return hidden + out
 
     def reorder(self, rows: Tensor, n_past: int) -> None:
         """Let row i go on from what was row `rows[i]`."""
@@ -207,7 +216,8 @@ class _CachedLayer:
             is_causal=n_past == 0 and n > 1,
             scale=attention.scaling,
         )
-        return attention.out_proj(out.transpose(1, 2).reshape(x.shape))
+        mixed: Tensor = attention.out_proj(out.transpose(1, 2).reshape(x.shape))
+        return mixed
 
     def _to_states(self, x: Tensor) -> Tensor:
         attention = self.layer.encoder_attn
@@ -228,7 +238,8 @@ class _CachedLayer:
         )
         if self.heads:
             self._keep_weights(query.unflatten(2, (-1, x.shape[1]))[..., -1, :] * attention.scaling)
-        return attention.out_proj(out.transpose(1, 2).reshape(x.shape))
+        mixed: Tensor = attention.out_proj(out.transpose(1, 2).reshape(x.shape))
+        return mixed
 
     def _keep_weights(self, query: Tensor) -> None:
         """Keep what the watched heads look at, for scaled queries (n_utt, n_heads, n_rows, d)."""
@@ -273,19 +284,35 @@ def _is_watched(layer: Any) -> bool:
 
 
 def zero_padding(x: Tensor, lengths: Tensor, dim: int) -> Tensor:
-    """Set everything beyond each row's length along `dim` to zero."""
+    """Set everything beyond each row's length along `dim` to zero.
+
+    Args:
+        x: (n_rows, n, d), or (n_rows, d, n) with `dim` -1.
+        lengths: (n_rows,).
+        dim: 1 or -1.
+    Returns:
+        The same shape and dtype.
+    """
     size = x.shape[dim]
     if bool((lengths >= size).all()):
         return x
-    real = torch.arange(size, device=x.device) < lengths[:, None]
+    real = real_mask(lengths, size)
     # Filled, not multiplied: 0 * NaN is NaN.
     return x.masked_fill(~real.unsqueeze(1 if dim in (-1, x.dim() - 1) else -1), 0.0)
 
 
 def attention_bias(lengths: Tensor, size: int, dtype: torch.dtype) -> Tensor | None:
-    """Return (n_rows, 1, 1, size), 0 on real states and the lowest number on padding."""
+    """Return what attention adds to its scores so that padding is never looked at.
+
+    Args:
+        lengths: real states (n_rows,).
+        size: states of a row, padding with them.
+        dtype: of the scores.
+    Returns:
+        (n_rows, 1, 1, size), 0 on real states and the lowest number on padding; None without any.
+    """
     if bool((lengths >= size).all()):
         return None
-    real = torch.arange(size, device=lengths.device) < lengths[:, None]
+    real = real_mask(lengths, size)
     bias = torch.zeros(real.shape, dtype=dtype, device=lengths.device)
     return bias.masked_fill(~real, torch.finfo(dtype).min)[:, None, None, :]

@@ -124,14 +124,14 @@ def checked_device(device: str | torch.device) -> torch.device:
         ConfigError: no such device on this machine.
     """
     try:
-        found = torch.device(device)
-        torch.zeros(1, device=found)
+        target = torch.device(device)
+        torch.zeros(1, device=target)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"device {str(device)!r} cannot be used here ({reason}); cpu always can"
         ) from error
-    return found
+    return target
 
 
 def weights_digest(whisper: torch.nn.Module) -> Any:
@@ -199,8 +199,9 @@ def _fault(whisper: Any, report: dict[str, Any], tokenizer: Any) -> str | None:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers from drawing bars, and from tables of what is reported here."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
+    logging: Any = transformers_logging  # without types
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -6,13 +6,9 @@ import torch
 from torch import Tensor
 
 from hyperasr.errors import ShapeError
+from hyperasr.types import real_mask
 
-__all__ = ["frame_mask", "frame_weights", "moments", "require_frames"]
-
-
-def frame_mask(lengths: Tensor, n_frames: int) -> Tensor:
-    """Return (n_utt, n_frames) bool, true on the first `lengths` (n_utt,) frames."""
-    return torch.arange(n_frames, device=lengths.device) < lengths[:, None]
+__all__ = ["frame_weights", "moments", "require_frames"]
 
 
 def require_frames(lengths: Tensor, size: torch.Size) -> None:
@@ -38,8 +34,7 @@ def frame_weights(lengths: Tensor, size: torch.Size) -> Tensor:
         ShapeError: as `require_frames`.
     """
     require_frames(lengths, size)
-    mask = frame_mask(lengths, size[1])
-    return mask[:, None].float() / lengths[:, None, None]
+    return real_mask(lengths, size[1])[:, None].float() / lengths[:, None, None]
 
 
 def moments(states: Tensor, weights: Tensor) -> Tensor:

@@ -85,10 +85,6 @@ class Int8Linear(nn.Linear):
         """Return what a copy starts from: without what can be made again."""
         return {k: v for k, v in self.__dict__.items() if k not in ("packed", "joined_with")}
 
-    def extra_repr(self) -> str:
-        """Return what `print` shows of this layer."""
-        return f"{self.in_features} -> {self.out_features}, int8"
-
 
 def join_linears(linears: Sequence[nn.Linear]) -> Int8Linear | None:
     """Return one layer whose outputs are those of several, one after the other, to the last bit.

@@ -41,8 +41,6 @@ class SearchConfig:
     """Hypotheses kept for each utterance, at least 1."""
     max_tokens: int = 224
     """Most tokens decoded, end of text included, at least 1; half of Whisper's 448 positions."""
-    length_penalty: float = 1.0
-    """Beams are ranked by sum of log-probabilities / length ** this; above 0 favours length."""
     suppress: tuple[int, ...] = ()
     """Token ids never decoded."""
     begin_suppress: tuple[int, ...] = ()
@@ -62,8 +60,6 @@ class SearchConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        if not math.isfinite(self.length_penalty):
-            raise ConfigError(f"length_penalty is {self.length_penalty}; it must be finite")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature is {self.temperature}; it must be 0 or more")
         if self.temperature and self.beam_size > 1:
@@ -100,8 +96,8 @@ def greedy(
         step: see `Step`; called with the same rows every time.
         prompt: tokens given to each row (n_rows, n_prompt) int64.
         eos: id of the end of text.
-        config: search settings; `beam_size` and `length_penalty` are not used. Log-probabilities
-            are those of the model, at temperature 1, whatever tokens are drawn at.
+        config: search settings; `beam_size` is not used. Log-probabilities are those of the model,
+            at temperature 1, whatever tokens are drawn at.
         max_tokens: a limit for each row (n_rows,), on top of the config's; 0 decodes nothing.
         stop: ends texts that begin again; such a row is finished, and its end of text has the
             log-probability that it had there.
@@ -199,7 +195,7 @@ def beam(
             rows = first_row + parents
             candidates = _without_repeats(candidates, rows, finished, stop, index + 1)
         ends = (candidates.tokens[:, :, index] == eos) | (limits <= index + 1)[:, None]
-        length = (index + 1) ** config.length_penalty
+        length = index + 1  # hypotheses are ranked by the mean of their log-probabilities
         # Only the first k of the 2 k candidates can end; the others keep k beams open if they do.
         finished = finished.joined(candidates.only(ends).first(k, length)).best(k)[0]
         running, chosen = candidates.only(~ends).best(k)
@@ -272,7 +268,7 @@ class _Hypotheses:
     def only(self, mask: Tensor) -> _Hypotheses:
         return replace(self, score=self.score.masked_fill(~mask, -torch.inf))
 
-    def first(self, n: int, length: float) -> _Hypotheses:
+    def first(self, n: int, length: int) -> _Hypotheses:
         """Return the first n, their scores divided by the length."""
         return _Hypotheses(self.score[:, :n] / length, self.tokens[:, :n], self.logprobs[:, :n])
 
@@ -322,14 +318,11 @@ class _LogitFilter:
     def __init__(self, config: SearchConfig, eos: int, n_rows: int, device: torch.device) -> None:
         if eos < 0:
             raise ConfigError(f"eos is {eos}; token ids are 0 or more")
-        first, later = (
-            sorted({*config.suppress, *config.begin_suppress}),
-            sorted({*config.suppress}),
-        )
+        first = sorted({*config.suppress, *config.begin_suppress})
         self.n_rows = n_rows
         self.highest = max([eos, *first])
         self.first = torch.tensor(first, dtype=torch.int64, device=device)
-        self.later = torch.tensor(later, dtype=torch.int64, device=device)
+        self.later = torch.tensor(sorted({*config.suppress}), dtype=torch.int64, device=device)
 
     def __call__(self, logits: Tensor, *, first: bool) -> Tensor:
         if logits.dim() != 2 or logits.shape[0] != self.n_rows:

@@ -84,7 +84,7 @@ class StopAfterSound:
             self.fronts = torch.cat([self.fronts, furthest], dim=1)
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row i go on from what was row `rows[i]`."""
+        """Let row i go on from what was row `rows[i]`, (n_rows,) int64."""
         assert self.fronts is not None
         self.fronts = self.fronts.index_select(0, rows)
 
@@ -97,7 +97,7 @@ class StopAfterSound:
             of_row: the row that each text goes on from (n,); None where they are the rows.
         """
         assert self.fronts is not None
-        found = {}
+        ends = {}
         rows = range(len(tokens)) if of_row is None else of_row.tolist()
         for place in (~skip).nonzero().flatten().tolist():
             row = rows[place]
@@ -110,5 +110,5 @@ class StopAfterSound:
             fronts = self.fronts[row].tolist()
             end = text_end([self.piece(i) for i in ids], fronts, n_sounding)
             if end is not None:
-                found[place] = end
-        return found
+                ends[place] = end
+        return ends

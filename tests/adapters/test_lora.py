@@ -105,13 +105,8 @@ class TestTargets:
     def test_name_that_matches_no_layer(self, tiny_whisper: Any) -> None:
         for layer in tiny_whisper.model.decoder.layers:
             layer.fc1 = nn.Identity()
-        with pytest.raises(ConfigError, match=r"'decoder\.fc1' matches no.*encoder\.fc1"):
+        with pytest.raises(ConfigError, match=r"'decoder\.fc1' matches no linear layer"):
             lora.find_targets(tiny_whisper, ["decoder.fc1"])
-
-    def test_layers_of_different_size(self, tiny_whisper: Any) -> None:
-        tiny_whisper.model.decoder.layers[1].fc1 = nn.Linear(D_MODEL, 64)
-        with pytest.raises(ConfigError, match="differ"):
-            lora.target_shapes(tiny_whisper, ["decoder.fc1"])
 
     def test_model_without_whisper(self) -> None:
         with pytest.raises(ConfigError, match="Linear holds no Whisper"):
@@ -432,21 +427,15 @@ class _LargestTensor(TorchDispatchMode):
 
 
 class TestBadInput:
+    @pytest.mark.parametrize("n_utt", [3, 8])
     def test_rows_that_are_no_multiple(
-        self, tiny_whisper: Any, decoder_batch: tuple[Tensor, Tensor]
+        self, tiny_whisper: Any, decoder_batch: tuple[Tensor, Tensor], n_utt: int
     ) -> None:
-        factors = random_factors(tiny_whisper, ("decoder.fc1",), 3)
+        factors = random_factors(tiny_whisper, ("decoder.fc1",), n_utt)
         with (
-            pytest.raises(ShapeError, match=r"decoder\.fc1.* 4 rows .* 3 utterances"),
+            pytest.raises(ShapeError, match=rf"decoder\.fc1.* 4 rows .* {n_utt} utterances"),
             lora.using(tiny_whisper, factors),
         ):
-            decoder_logits(tiny_whisper, *decoder_batch)
-
-    def test_fewer_rows_than_utterances(
-        self, tiny_whisper: Any, decoder_batch: tuple[Tensor, Tensor]
-    ) -> None:
-        factors = random_factors(tiny_whisper, ("decoder.fc1",), 8)
-        with pytest.raises(ShapeError), lora.using(tiny_whisper, factors):
             decoder_logits(tiny_whisper, *decoder_batch)
 
     @pytest.mark.parametrize(
@@ -540,11 +529,4 @@ class TestMerge:
         factors["decoder.fc1"].B[-1, 0, 0, 0] = bad
         with pytest.raises(ConfigError, match=r"layer 1 .*not finite"):
             lora.merge(tiny_whisper, factors)
-        assert all(torch.equal(v, before[k]) for k, v in tiny_whisper.state_dict().items())
-
-    def test_modes_never_merge(self, tiny_whisper: Any) -> None:
-        before = {k: v.clone() for k, v in tiny_whisper.state_dict().items()}
-        with lora.using(tiny_whisper, random_factors(tiny_whisper, SOME, 1)):
-            tiny_whisper.train()
-            tiny_whisper.eval()
         assert all(torch.equal(v, before[k]) for k, v in tiny_whisper.state_dict().items())

@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from hyperasr.adapters import lora
-from hyperasr.adapters.elbo import matrix_kl
-from hyperasr.adapters.objective import ObjectiveConfig, from_teacher, mean_squares, relative_size
+from hyperasr.adapters.objective import (
+    ELBO,
+    ObjectiveConfig,
+    from_teacher,
+    mean_squares,
+    relative_size,
+)
+from hyperasr.adapters.posterior import matrix_kl
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LayerFactors, LoRAFactors, TeacherTokens
 
@@ -90,10 +96,8 @@ def test_warm_up_is_linear_and_ends_at_one() -> None:
         ({"beta": -0.1}, "beta is -0.1; it must be a finite number of 0 or more"),
         ({"beta": math.nan}, "beta is nan"),
         ({"nll_weight": -1.0}, "nll_weight"),
-        ({"n_train": 0.0}, "n_train"),
         ({"l2": -1.0}, "l2"),
         ({"typical_penalty": math.inf}, "typical_penalty"),
-        ({"samples": 0}, "samples"),
         ({"kl_warmup": 1.5}, "kl_warmup"),
         ({"kl_reduction": "average"}, "kl_reduction must be one of"),
     ],
@@ -138,3 +142,23 @@ def test_a_model_has_nothing_to_learn_from_itself() -> None:
     assert abs(float(loss)) < 1e-6
     assert logits.grad is not None
     assert float(logits.grad.abs().max()) < 1e-6
+
+
+class TestObjectiveValue:
+    def test_what_is_logged_is_what_is_optimised(self) -> None:
+        nll, kl = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
+        objective = ELBO(nll, kl, 0.5, torch.tensor(0.25), nll_weight=0.9, n_left_out=4)
+        parts = {n: float(v.detach()) for n, v in objective.losses().items()}
+        expected = {"nll": 2.0, "kl": 3.0, "beta": 0.5, "penalty": 0.25, "kl_left_out": 4.0}
+        expected |= {"total": pytest.approx(0.9 * 2 + 0.5 * 3 + 0.25), "teacher": 0.0}
+        assert parts == expected
+        objective.losses()["total"].backward()
+        assert (float(nll.grad), float(kl.grad)) == (pytest.approx(0.9), 0.5)  # type: ignore[arg-type]
+
+    def test_without_weights_it_is_the_cross_entropy_bit_for_bit(self) -> None:
+        nll = torch.tensor(1.2345678)
+        assert torch.equal(ELBO(nll, torch.tensor(0.0)).total, nll)
+
+    def test_nan_is_not_hidden(self) -> None:
+        assert ELBO(torch.tensor(math.nan), torch.tensor(0.0)).total.isnan()
+        assert ELBO(torch.tensor(1.0), torch.tensor(math.nan), beta=0.0).total.isnan()

@@ -1,4 +1,5 @@
-"""Gaussian factors: samples, their rows and generators, and the divergence from a prior."""
+"""Gaussian factors: samples, their rows and generators; the divergence from a prior against
+torch.distributions and Monte Carlo, and its reductions."""
 
 from __future__ import annotations
 
@@ -10,7 +11,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from hyperasr.adapters.posterior import GaussianFactors, LogSigma, utterance_generators
+from hyperasr.adapters.posterior import (
+    GaussianFactors,
+    KLTerm,
+    LogSigma,
+    gaussian_kl,
+    matrix_kl,
+    reduce_kl,
+    utterance_generators,
+)
 from hyperasr.adapters.priors import FactorPrior
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LayerFactors, LoRAFactors
@@ -173,24 +182,126 @@ class TestDivergence:
         assert math.isfinite(float(found.value))
 
 
-@pytest.mark.parametrize("what", ["targets", "shape", "point", "noise", "rows"])
-def test_impossible_posteriors(what: str) -> None:
+def drawn(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(*shape, generator=g, dtype=torch.float64)
+
+
+class TestOneEntry:
+    def test_is_that_of_torch(self) -> None:
+        mu, log_sigma, log_prior = drawn(50), drawn(50, seed=1) - 2, drawn(50, seed=2) - 1
+        theirs = kl_divergence(
+            Normal(mu, log_sigma.exp()), Normal(torch.zeros(50).double(), log_prior.exp())
+        )
+        torch.testing.assert_close(gaussian_kl(mu, log_sigma, log_prior), theirs)
+
+    def test_is_zero_at_the_prior_and_nowhere_below(self) -> None:
+        log_prior = torch.full((1000,), -4.6)
+        assert torch.equal(gaussian_kl(torch.zeros(1000), log_prior, log_prior), torch.zeros(1000))
+        near = log_prior + 1e-4 * drawn(1000).float()
+        # 0.5 * (e^2x - 1) - x is x^2 for small x; the direct formula in float32 gives only noise.
+        found = gaussian_kl(torch.zeros(1000), near, log_prior)
+        assert found.min() >= -1e-9
+        assert float(found.mean()) == pytest.approx(1e-8, rel=0.5)
+
+    def test_a_point_is_the_limit_without_its_constant(self) -> None:
+        mu, log_prior = drawn(20), torch.tensor(-1.0).double()
+        narrow = torch.full_like(mu, -12.0)
+        constant = gaussian_kl(torch.zeros_like(mu), narrow, log_prior)
+        point = gaussian_kl(mu, None, log_prior)
+        torch.testing.assert_close(gaussian_kl(mu, narrow, log_prior) - constant, point)
+
+    def test_gradient_by_finite_differences(self) -> None:
+        inputs = (drawn(5), drawn(5, seed=1), drawn(5, seed=2))
+        assert torch.autograd.gradcheck(
+            gaussian_kl, tuple(t.requires_grad_() for t in inputs), eps=1e-6
+        )
+
+
+class TestMatrices:
+    def test_sums_the_entries_of_each_layer_and_row(self) -> None:
+        mu, log_sigma = drawn(2, 3, 4, 5), drawn(2, 3, 4, 5, seed=1) - 2
+        log_prior = drawn(2, seed=2)
+        term = matrix_kl(mu, log_sigma, log_prior)
+        for layer in range(2):
+            for row in range(3):
+                expected = gaussian_kl(mu[layer, row], log_sigma[layer, row], log_prior[layer])
+                torch.testing.assert_close(term.value[layer, row], expected.sum())
+        assert term.n_entries == 20
+        assert bool(term.finite.all())
+
+    def test_is_summed_in_float64(self) -> None:
+        # A million small terms beside a large one: in float32 they would be lost.
+        mu = torch.full((1, 1, 1000, 1000), 1e-3)
+        mu[0, 0, 0, 0] = 1e4
+        log_sigma = torch.zeros_like(mu)
+        value = matrix_kl(mu, log_sigma, torch.zeros(1)).value
+        assert value.dtype == torch.float64
+        assert float(value) == pytest.approx(0.5 * 1e8 + 0.5, abs=1e-3)
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_what_is_not_finite_is_left_out_and_has_no_gradient(self, bad: float) -> None:
+        mu, log_sigma = drawn(2, 3, 4, 5), drawn(2, 3, 4, 5, seed=1) - 2
+        clean = matrix_kl(mu, log_sigma, torch.zeros(2)).value
+        mu[1, 2, 0, 0] = bad
+        mu.requires_grad_()
+        log_sigma.requires_grad_()
+        term = matrix_kl(mu, log_sigma, torch.zeros(2))
+        assert term.finite.sum() == 5
+        assert not term.finite[1, 2]
+        torch.testing.assert_close(term.value[term.finite], clean[term.finite])
+        term.value.sum().backward()
+        for parameter in (mu, log_sigma):
+            assert parameter.grad is not None
+            assert bool(parameter.grad.isfinite().all())
+            assert not parameter.grad[1, 2].any()
+            assert bool(parameter.grad[0].any())
+
+
+def term(values: list[float], n_entries: int) -> KLTerm:
+    """One layer, a row for each value."""
+    value = torch.tensor([values], dtype=torch.float64)
+    finite = value.isfinite()
+    return KLTerm(torch.where(finite, value, 0.0), finite, n_entries)
+
+
+class TestReduction:
+    @pytest.mark.parametrize(
+        ("reduction", "expected"),
+        [
+            ("sum", (8 + 30) / 2),
+            ("mean_per_matrix", (8 / 4 + 30 / 10) / 2),
+            ("mean", (8 / 4 + 30 / 10) / 4),
+        ],
+    )
+    def test_by_hand(self, reduction: str, expected: float) -> None:
+        found = reduce_kl([term([2.0, 6.0], 4), term([10.0, 20.0], 10)], reduction)
+        assert float(found.value) == pytest.approx(expected)
+        assert int(found.n_left_out) == 0
+
+    def test_the_average_is_of_what_is_finite(self) -> None:
+        terms = [term([2.0, math.nan], 4), term([math.inf, 20.0], 10)]
+        found = reduce_kl(terms, "mean")
+        assert float(found.value) == pytest.approx((0.5 + 2.0) / 2)
+        assert int(found.n_left_out) == 2
+
+    @pytest.mark.parametrize("reduction", ["sum", "mean"])
+    def test_where_nothing_is_finite_the_result_is_not_either(self, reduction: str) -> None:
+        found = reduce_kl([term([math.nan, math.inf], 4)], reduction)
+        assert math.isnan(float(found.value))
+        assert int(found.n_left_out) == 2
+
+    def test_bad_calls(self) -> None:
+        with pytest.raises(ConfigError, match=r"kl_reduction must be one of.*'average'"):
+            reduce_kl([term([1.0], 1)], "average")
+        with pytest.raises(ConfigError, match="no factor has a distribution"):
+            reduce_kl([], "sum")
+
+
+def test_impossible_posteriors() -> None:
     good = gaussian()
-    name = "decoder.fc1"
-    log_sigma, options = dict(good.log_sigma), {}
-    if what == "targets":
-        del log_sigma[name]
-        expected: tuple[type[Exception], str] = (ShapeError, "deviations of")
-    elif what == "shape":
-        log_sigma[name] = LogSigma(torch.zeros(2, 2, 3, 5), log_sigma[name].B)
-        expected = (ShapeError, r"A of target 'decoder\.fc1' has means \(2, 2, 3, 4\)")
-    elif what == "point":
-        log_sigma[name] = LogSigma(None, None)
-        expected = (ConfigError, "no Gaussian factor")
-    elif what == "noise":
-        options, expected = {"noise": "salt"}, (ConfigError, "noise must be one of")
-    else:
-        options = {"noise": "flipout"}
-        expected = (ConfigError, "needs one posterior for all")
-    with pytest.raises(expected[0], match=expected[1]):
-        GaussianFactors(good.mu, log_sigma, **options)
+    narrow = LogSigma(torch.zeros(2, 2, 3, 5), None)
+    with pytest.raises(ShapeError, match=r"'decoder\.fc1' has means \(2, 2, 3, 4\)"):
+        GaussianFactors(good.mu, {**good.log_sigma, "decoder.fc1": narrow})
+    with pytest.raises(ConfigError, match="needs one posterior for all"):
+        GaussianFactors(good.mu, good.log_sigma, noise="flipout")

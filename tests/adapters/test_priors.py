@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from hyperasr.adapters import lora
-from hyperasr.adapters.priors import FactorPrior, fixed_prior, mixture_prior, weight_deviations
+from hyperasr.adapters.priors import (
+    LOG_SIGMA_RANGE,
+    FactorPrior,
+    clamp_log_sigma,
+    fixed_prior,
+    mixture_prior,
+    weight_deviations,
+)
 from hyperasr.errors import ConfigError, MissingExtra, ShapeError
 
 NARROW, WIDE = "decoder.q_proj", "decoder.fc1"
@@ -25,6 +32,11 @@ def deviations(*centres: float, n: int = 10, spread: float = 0.02) -> dict[str, 
     }
 
 
+def sigmas(prior: FactorPrior) -> list[float]:
+    """Return the width of each component, narrow first."""
+    return sorted(set(torch.cat(list(prior.sigma.values())).tolist()))
+
+
 def test_weight_deviations_are_those_of_the_layers(tiny_whisper: Any) -> None:
     found = weight_deviations(tiny_whisper, ["decoder.fc1", "encoder.v_proj"])
     layers = tiny_whisper.model.encoder.layers
@@ -33,46 +45,43 @@ def test_weight_deviations_are_those_of_the_layers(tiny_whisper: Any) -> None:
     assert found["decoder.fc1"].shape == (2,)
 
 
-def test_two_kinds_of_layers_get_two_priors() -> None:
+def test_two_kinds_of_layers_get_two_priors(caplog: pytest.LogCaptureFixture) -> None:
     given = deviations(0.02, 0.08)
-    fit = mixture_prior(given)
-    assert len(fit.sigmas) == 2
-    for name, sigma in zip((NARROW, WIDE), fit.sigmas, strict=True):
+    caplog.set_level("INFO")
+    prior = mixture_prior(given)
+    assert len(sigmas(prior)) == 2
+    for name in (NARROW, WIDE):
         expected = float(given[name].mean())
-        assert sigma == pytest.approx(expected)
-        torch.testing.assert_close(fit.prior.sigma[name], torch.full((10,), expected))
-    assert "2 component(s)" in str(fit)
-    assert "\n" not in str(fit)
+        torch.testing.assert_close(prior.sigma[name], torch.full((10,), expected))
+    assert "prior: 2 component(s), sigma 0.01989 and 0.07941" in caplog.text
 
 
 @pytest.mark.parametrize("centres", [(0.05, 0.05), (0.05,)])
 def test_one_kind_of_layers_gets_two_priors_too(centres: tuple[float, ...]) -> None:
     given = deviations(*centres, spread=0.1)
-    fit = mixture_prior(given)
-    mean = float(torch.cat(list(given.values())).mean())
-    assert fit.sigmas[0] < mean < fit.sigmas[1]
+    narrow, wide = sigmas(mixture_prior(given))
+    assert narrow < float(torch.cat(list(given.values())).mean()) < wide
 
 
 def test_single_and_scale() -> None:
     given = deviations(0.02, 0.08)
     single = mixture_prior(given, dual=False, scale=0.5)
     mean = float(torch.cat(list(given.values())).mean())
-    assert single.sigmas == pytest.approx((0.5 * mean,))
-    assert mixture_prior(given, scale=2.0).sigmas == pytest.approx(
-        tuple(2 * s for s in mixture_prior(given).sigmas)
+    assert sigmas(single) == pytest.approx([0.5 * mean])
+    assert sigmas(mixture_prior(given, scale=2.0)) == pytest.approx(
+        [2 * s for s in sigmas(mixture_prior(given))]
     )
 
 
 def test_layers_that_are_all_alike_need_no_mixture() -> None:
-    assert mixture_prior({NARROW: torch.full((5,), 0.04)}).sigmas == pytest.approx((0.04,))
-    assert len(mixture_prior({NARROW: torch.tensor([0.04, 0.4])}).sigmas) == 1
+    assert sigmas(mixture_prior({NARROW: torch.full((5,), 0.04)})) == pytest.approx([0.04])
+    assert len(sigmas(mixture_prior({NARROW: torch.tensor([0.04, 0.4])}))) == 1
 
 
 def test_the_same_weights_give_the_same_prior() -> None:
     first, again = (mixture_prior(deviations(0.02, 0.04, 0.08)) for _ in range(2))
-    assert first.sigmas == again.sigmas
-    for name, sigma in first.prior.sigma.items():
-        assert torch.equal(sigma, again.prior.sigma[name])
+    for name, sigma in first.sigma.items():
+        assert torch.equal(sigma, again.sigma[name])
 
 
 def test_fixed() -> None:
@@ -116,3 +125,13 @@ def test_without_scikit_learn_only_the_dual_prior_is_missing(
     mixture_prior(deviations(0.02, 0.08), dual=False)
     with pytest.raises(MissingExtra, match=r"hyperasr\[train\]"):
         mixture_prior(deviations(0.02, 0.08))
+
+
+def test_log_sigma_is_held_in_its_range_and_can_come_back() -> None:
+    low, high = LOG_SIGMA_RANGE
+    x = torch.tensor([low - 5, low, 0.0, high, high + 5], requires_grad=True)
+    held = clamp_log_sigma(x)
+    assert held.tolist() == [low, low, 0.0, high, high]
+    held.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1.0] * 5

@@ -275,7 +275,7 @@ def test_a_fold_that_leaks_is_not_written(corpus, tmp_path, monkeypatch) -> None
 
 
 def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None:
-    from hyperasr.metrics.error_rates import Interval
+    from hyperasr.metrics.statistics import Interval
 
     def row(cohort: str, **more: Any) -> dict[str, Any]:
         interval = Interval(-0.1, -0.2, -0.05, 1, 9, p=0.01)

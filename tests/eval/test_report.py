@@ -16,8 +16,9 @@ from eval import report
 from eval.lib import results
 from eval.report import about_program, check_row, error_figure, field_blocks, section, told_apart
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.error_rates import EditCounts, Interval
+from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.protocols import protocol
+from hyperasr.metrics.statistics import Interval
 from train.loop.program import run_program
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,9 @@ import pytest
 
 from eval.lib.scores import Scores
 from eval.zero_shot import EXCESS, differences, excess_rows, rows_of
-from hyperasr.metrics.error_rates import EditCounts, bootstrap, bootstrap_difference, error_rate
+from hyperasr.metrics.error_rates import EditCounts, error_rate
 from hyperasr.metrics.protocols import protocol
+from hyperasr.metrics.statistics import SpeakerBootstrap
 
 
 @pytest.fixture
@@ -87,10 +88,10 @@ def test_rows_agree_with_counting_by_hand(small_set) -> None:
         who = [made.meta["speaker"][i] for i in chosen]
         counts = {s: [c[i] for i in chosen] for s, c in made.counts.items()}
         if "against" in row:
-            found = bootstrap_difference(counts[row["system"]], counts[row["against"]], who)
+            found = SpeakerBootstrap(who).difference(counts[row["system"]], counts[row["against"]])
             assert row.get("p") == found.p
         else:
-            found = bootstrap(counts[row["system"]], who)
+            found = SpeakerBootstrap(who).rate(counts[row["system"]])
             assert row["value"] == error_rate(counts[row["system"]])
         assert (row["value"], row["low"], row["high"]) == (found.value, found.low, found.high)
 

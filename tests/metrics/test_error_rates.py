@@ -12,15 +12,12 @@ from hypothesis import strategies as st
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.error_rates import (
     EditCounts,
-    by_speaker,
-    char_edits,
     clipped_rate,
     edit_counts,
     error_rate,
     lower_of,
     macro_by_speaker,
     score,
-    shares,
     word_edits,
 )
 from hyperasr.metrics.normalisers import normaliser
@@ -69,7 +66,7 @@ def test_hand_counted_words(
     ],
 )
 def test_hand_counted_characters(reference: str, hypothesis: str, expected: EditCounts) -> None:
-    assert char_edits(reference, hypothesis) == expected
+    assert edit_counts([reference], [hypothesis], "char")[0] == expected
 
 
 def plain_distance(a: list[str], b: list[str]) -> int:
@@ -139,21 +136,6 @@ def test_macro_counts_every_speaker_the_same() -> None:
     assert macro_by_speaker(counts, speakers) == pytest.approx((0.1 + 1.0) / 2)
     with pytest.raises(ConfigError, match="no utterance has a reference"):
         macro_by_speaker([EditCounts()], ["ann"])
-
-
-def test_errors_of_each_kind_add_up_to_the_rate() -> None:
-    counts = [EditCounts(6, 2, 1, 0), EditCounts(1, 0, 0, 3)]  # 10 words
-    assert shares(counts) == {"substitutions": 0.2, "deletions": 0.1, "insertions": 0.3}
-    assert sum(shares(counts).values()) == pytest.approx(error_rate(counts))
-    # Only insertions, on an empty reference: no share of anything.
-    assert shares([EditCounts(insertions=1)])["insertions"] == math.inf
-    assert shares([EditCounts()]) == {"substitutions": 0, "deletions": 0, "insertions": 0}
-
-
-def test_edits_of_each_speaker() -> None:
-    found = by_speaker([EditCounts(1), EditCounts(0, 2), EditCounts(3)], ["bob", "ann", "bob"])
-    assert found == {"ann": EditCounts(0, 2), "bob": EditCounts(4)}
-    assert list(found) == ["ann", "bob"]
 
 
 @pytest.mark.parametrize(

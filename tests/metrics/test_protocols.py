@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.metrics.edits import EditCounts
-from hyperasr.metrics.error_rates import clipped_rate, error_rate
+from hyperasr.metrics.error_rates import EditCounts, clipped_rate, error_rate
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.metrics.protocols import PROTOCOLS, protocol
 

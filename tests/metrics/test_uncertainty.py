@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.edits import word_edits
+from hyperasr.metrics.error_rates import word_edits
 from hyperasr.metrics.uncertainty import consensus, disagreement, word_correctness, word_matches
 
 texts = st.lists(st.sampled_from("abc"), max_size=5).map(" ".join)

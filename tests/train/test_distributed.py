@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from hyperasr.adapters import SourceConfig
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
-from hyperasr.types import Batch, EncoderOutput
+from hyperasr.types import Batch, EncoderOutput, real_mask
 from hyperasr.whisper.backbone import Backbone
 from train.baselines import FineTuneConfig, TunedObjective
 from train.loop.batches import split_batch
@@ -59,10 +59,11 @@ class Rows:
         tokens = torch.full((self.n_utt, max(map(len, ids))), self.backbone.eos)
         for row, values in zip(tokens, ids, strict=True):
             row[: len(values)] = torch.tensor(values)
-        encoded = EncoderOutput(states, n_states)
         return Batch(
             n_frames=2 * n_states,
-            encoded=EncoderOutput(encoded.states * encoded.mask[..., None], n_states),
+            encoded=EncoderOutput(
+                states * real_mask(n_states, states.shape[1])[..., None], n_states
+            ),
             speaker_emb=torch.randn(self.n_utt, 2 * self.backbone.d_model, generator=generator),
             tokens=tokens,
             n_tokens=torch.tensor([len(values) for values in ids]),

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from hyperasr.audio.mel import SAMPLE_RATE, log_mel_batch
-from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, ShapeError
+from hyperasr.errors import AudioError, ConfigError, ShapeError
 from hyperasr.types import EncoderOutput
 from hyperasr.whisper.backbone import MARGIN_S, SHORTEST_S, Backbone
 from hyperasr.whisper.decoder import DecoderStep
@@ -286,11 +286,6 @@ def test_unknown_audio_context(tiny_whisper: Any) -> None:
         Backbone(tiny_whisper, None, "short")
 
 
-def test_weights_are_frozen(random_backbone: Backbone) -> None:
-    assert not any(p.requires_grad for p in random_backbone.parameters())
-    assert not random_backbone.whisper.training
-
-
 # On disk
 
 
@@ -339,57 +334,25 @@ def test_the_fingerprint_survives_fp16_storage(random_backbone: Backbone, tmp_pa
     assert loaded.fingerprint() == random_backbone.fingerprint()
 
 
-def test_another_backbone_is_refused(random_backbone: Backbone) -> None:
-    random_backbone.require_fingerprint(random_backbone.fingerprint(), "the adapter")
-    with pytest.raises(
-        CheckpointMismatch, match=r"the adapter belongs to the backbone 0123.*"
-    ) as e:
-        random_backbone.require_fingerprint("0123", "the adapter")
-    assert random_backbone.fingerprint() in str(e.value)
+def _without(pattern: str) -> Callable[[Path], None]:
+    return lambda folder: [path.unlink() for path in folder.glob(pattern)] and None
 
 
-def _without_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
+def _config(**changes: Any) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return spoil
 
 
 def _damaged_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
-def _without_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
 def _truncated_weights(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-
-
-def _without_tokenizer(folder: Path) -> None:
-    for path in folder.glob("tokenizer*"):
-        path.unlink()
-
-
-def _fewer_layers(folder: Path) -> None:
-    """Weights of a smaller model: transformers would fill the rest with random numbers."""
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "decoder_layers": 3}))
-
-
-def _another_kind(folder: Path) -> None:
-    config = {"model_type": "bert", "architectures": ["BertModel"]}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def _wider(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "decoder_ffn_dim": 64}))
-
-
-def _shallower(folder: Path) -> None:
-    """A smaller config: transformers would leave layers out without a word."""
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "encoder_layers": 1}))
 
 
 def _without_a_shard(folder: Path) -> None:
@@ -407,25 +370,30 @@ def _another_tokenizer(folder: Path) -> None:
     WhisperForConditionalGeneration(other).save_pretrained(folder)
 
 
-def _an_adapter(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"format_version": 1}))
-
-
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (_without_config, "it has no config.json"),
+        (_without("config.json"), "it has no config.json"),
         (_damaged_config, "config.json says nothing of a model"),
-        (_without_weights, "it has no weights"),
+        (_without("model.safetensors"), "it has no weights"),
         (_truncated_weights, "a folder with a Whisper"),
         (_without_a_shard, "a folder with a Whisper"),
-        (_without_tokenizer, "it has no tokenizer.json"),
+        (_without("tokenizer*"), "it has no tokenizer.json"),
         (_another_tokenizer, "its tokenizer is of another model"),
-        (_fewer_layers, r"incomplete for its config.json, without model.decoder.layers.2"),
-        (_shallower, r"of a larger model than its config.json, with model.encoder.layers.1"),
-        (_wider, r"fc1.bias is \(128,\) in the weights and \(64,\) after config.json"),
-        (_another_kind, "config.json says bert"),
-        (_an_adapter, "it is an adapter; as a backbone give the Whisper"),
+        (
+            _config(decoder_layers=3),
+            "incomplete for its .*, without model.decoder.layers.2",
+        ),
+        (
+            _config(encoder_layers=1),
+            "of a larger model .*, with model.encoder.layers.1",
+        ),
+        (
+            _config(decoder_ffn_dim=64),
+            r"fc1.bias is \(128,\) .* and \(64,\) after config.json",
+        ),
+        (_config(model_type="bert"), "config.json says bert"),
+        (_config(format_version=1), "it is an adapter; as a backbone give the Whisper"),
     ],
 )
 def test_a_folder_that_is_no_whisper(

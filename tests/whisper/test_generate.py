@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hyperasr.adapters import SourceConfig
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.hub import HyperASR
-from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription.recogniser import previous_ids
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, greedy, text_only
@@ -161,29 +158,6 @@ def test_a_model_that_takes_no_prompt_says_so(
     monkeypatch.setitem(vars(backbone), "vocabulary", known)
     with pytest.raises(ConfigError, match="takes no prompt"):
         previous_ids(backbone, "names")
-
-
-@pytest.mark.parametrize("beams", [1, 3])
-def test_suppressed_tokens(backbone: Backbone, mel: torch.Tensor, beams: int) -> None:
-    free = ours(backbone, mel, "en", SearchConfig(beams, max_tokens=N_TOKENS))
-    unwanted = sorted({token for row in free for token in row})
-    config = SearchConfig(beams, max_tokens=N_TOKENS, suppress=tuple(unwanted))
-    found = ours(backbone, mel, "en", config)
-    assert found == theirs(backbone, mel, "en", beams, suppress=unwanted)
-    assert not set(unwanted) & {token for row in found for token in row}
-
-
-@pytest.mark.parametrize("beams", [1, 3])
-def test_zero_factors_change_nothing(backbone: Backbone, mel: torch.Tensor, beams: int) -> None:
-    from hyperasr.decode import decode
-    from hyperasr.types import Batch
-
-    # An untrained source gives zero updates.
-    model = HyperASR(backbone, SpeakerConfig(), SourceConfig(settings={"rank": 2, "d_hidden": 8}))
-    config = text_only(SearchConfig(beams, max_tokens=N_TOKENS), backbone.eos, N_VOCAB)
-    batch = Batch(n_frames=torch.full((3,), 200), mel=mel)
-    found = decode(model.eval(), batch, config, language="de")
-    assert list(found.tokens) == theirs(backbone, mel, "de", beams)
 
 
 # Drawn tokens ------------------------------------------------------------------------------------

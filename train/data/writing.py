@@ -39,7 +39,7 @@ from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.decode import token_limits
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.edits import word_edits
+from hyperasr.metrics.error_rates import word_edits
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import EncoderOutput, Utterance
 from hyperasr.whisper.backbone import Backbone

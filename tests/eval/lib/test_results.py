@@ -28,9 +28,10 @@ from eval.lib.results import (
     write,
 )
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.metrics.error_rates import EditCounts, Interval
+from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.metrics.protocols import protocol
+from hyperasr.metrics.statistics import Interval
 
 COUNTS = [EditCounts(8, 1, 1, 0), EditCounts(2, 0, 0, 50)]
 HEAD = {
