@@ -1,8 +1,8 @@
 """Readers of speech corpora as they are distributed; one module each, looked up by name.
 
-Every reader has two functions:
+Every reader has two names:
 
-- ``describe() -> Description``: licence, how to get it, citation, languages, cohorts, speakers;
+- ``ABOUT``, a `Description`: licence, how to get it, citation, languages, cohorts, speakers;
 - ``prepare(root, **options) -> Prepared``: iterate over it for `Utterance` rows, then read its
   ``report`` for what was skipped, with reasons.
 
@@ -38,8 +38,7 @@ __all__ = [
 class Corpus(Protocol):
     """What a reader module offers."""
 
-    def describe(self) -> Description:
-        """Say what the corpus is and how to get it."""
+    ABOUT: Description
 
     def prepare(self, root: str | os.PathLike[str], **options: Any) -> Prepared:
         """Read a copy of the corpus below `root`."""

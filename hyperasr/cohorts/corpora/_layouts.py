@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyperasr.cohorts.corpora.base import NO_SPLIT, Report, listed_path
+from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
 
 __all__ = ["Defaults", "inside"]
@@ -38,7 +38,9 @@ class Defaults:
     source: str = "generic"
     untranscribed: bool = False
 
-    def row(self, path: Path, name: str, text: str | None, report: Report, **known: Any) -> Any:
+    def row(
+        self, path: Path, name: str, text: str | None, report: base.Report, **known: Any
+    ) -> Any:
         """Return an `Utterance`, or None with the reason counted; `known` wins over defaults."""
         if not (text and text.strip()):
             if not self.untranscribed:
@@ -72,7 +74,7 @@ class Defaults:
     def split_of(self, path: Path) -> str:
         """Return the split that a folder names, else none."""
         names = (SPLITS[n.lower()] for n in self.folders(path) if n.lower() in SPLITS)
-        return next(names, NO_SPLIT)
+        return next(names, base.NO_SPLIT)
 
     def name_of(self, path: Path) -> str:
         """Return an id: the file below the root, without suffix, blanks as underscores."""
@@ -80,7 +82,7 @@ class Defaults:
         return path.relative_to(top).with_suffix("").as_posix().replace(" ", "_")
 
 
-def inside(defaults: Defaults, listed: str, report: Report, below: Path) -> Path | None:
+def inside(defaults: Defaults, listed: str, report: base.Report, below: Path) -> Path | None:
     """Return a listed recording, or None with the reason counted.
 
     Unlike the lists of published corpora, those of one's own may hold absolute paths, as long as
@@ -91,4 +93,4 @@ def inside(defaults: Defaults, listed: str, report: Report, below: Path) -> Path
     if absolute and Path(absolute).is_relative_to(top):
         listed = os.path.relpath(absolute, top)
         below = top
-    return listed_path(top, listed, report, below=below if below.is_relative_to(top) else top)
+    return base.listed_path(top, listed, report, below=below if below.is_relative_to(top) else top)

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from hyperasr.audio.reading import load
-from hyperasr.cohorts.corpora.base import Prepared
+from hyperasr.cohorts.corpora.base import Description, Prepared
 from hyperasr.types import Utterance
 
 RATE = 16_000
@@ -31,7 +31,8 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(row: Utterance, **options: bool) -> Prepared:
-    return Prepared(Path(row.path).parent, lambda report: iter([row]), expects="rows", **options)
+    about = Description("x", "X", "", "", "", "rows", ("en",))
+    return Prepared(about, Path(row.path).parent, lambda root, report: [row], **options)
 
 
 def test_a_long_recording_is_cut_in_its_pauses(long: Path) -> None:
