@@ -25,7 +25,7 @@ class Defaults:
         root: folder of the corpus; audio_root: folder that no recording may lie outside of.
         speaker: None takes the folder's name.
         untranscribed: keep recordings without text.
-        cohort, language, etiology, split, source: as in `Utterance`; split None takes the folder's.
+        cohort, language, etiology, split: as in `Utterance`; split None takes the folder's.
     """
 
     root: Path
@@ -35,7 +35,6 @@ class Defaults:
     language: str = "en"
     etiology: str | None = None
     split: str | None = None
-    source: str = "generic"
     untranscribed: bool = False
 
     def row(
@@ -54,7 +53,7 @@ class Defaults:
             "language": self.language,
             "etiology": self.etiology,
             "split": self.split or self.split_of(path),
-            "source": self.source,
+            "source": "generic",
         }
         values |= {key: value for key, value in known.items() if value not in (None, "")}
         if values["speaker"] == "unknown":
@@ -63,8 +62,7 @@ class Defaults:
 
     def folders(self, path: Path) -> tuple[str, ...]:
         """Return the folders of a file below the root."""
-        top = self.root if path.is_relative_to(self.root) else self.audio_root
-        return path.relative_to(top).parts[:-1] if path.is_relative_to(top) else ()
+        return self._below(path).parts[:-1]
 
     def speaker_of(self, path: Path) -> str:
         """Return the first folder below the root that may be a speaker's, else ``unknown``."""
@@ -78,8 +76,10 @@ class Defaults:
 
     def name_of(self, path: Path) -> str:
         """Return an id: the file below the root, without suffix, blanks as underscores."""
-        top = self.root if path.is_relative_to(self.root) else self.audio_root
-        return path.relative_to(top).with_suffix("").as_posix().replace(" ", "_")
+        return self._below(path).with_suffix("").as_posix().replace(" ", "_")
+
+    def _below(self, path: Path) -> Path:
+        return path.relative_to(self.root if path.is_relative_to(self.root) else self.audio_root)
 
 
 def inside(defaults: Defaults, listed: str, report: base.Report, below: Path) -> Path | None:

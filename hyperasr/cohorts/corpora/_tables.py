@@ -74,10 +74,11 @@ def table_rows(path: Path, defaults: Defaults, report: base.Report) -> Iterator[
         except ValueError as error:
             report.skip(f"a row whose {error} is no usable number", where)
             continue
-        extra = known.setdefault("extra", {})
-        extra |= _rest(values)
-        name = str(fields.get("id") or "") or _name(audio, known, defaults)
-        row = defaults.row(audio, name, _text(fields.get("text")), report, **known)
+        name = str(fields.get("id") or "") or defaults.name_of(audio)
+        if not fields.get("id") and known["start_s"] is not None:
+            name = f"{name}@{known['start_s']:g}"
+        text = _text(fields.get("text"))
+        row = defaults.row(audio, name, text, report, extra=_rest(values), **known)
         if row is not None:
             yield row
 
@@ -104,12 +105,11 @@ def _values(path: Path, report: base.Report) -> Iterator[dict[str, Any]]:
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values by field; of several columns for one field, the preferred one."""
     lower = {str(name).lower(): value for name, value in values.items()}
-    fields = {}
-    for field, names in _COLUMNS.items():
-        column = next((name for name in names if name in lower), None)
-        if column is not None:
-            fields[field] = lower[column]
-    return fields
+    columns = {
+        field: next((name for name in names if name in lower), None)
+        for field, names in _COLUMNS.items()
+    }
+    return {field: lower[name] for field, name in columns.items() if name is not None}
 
 
 def _rest(values: dict[str, Any]) -> dict[str, str]:
@@ -175,8 +175,3 @@ def _audio(listed: str, folder: Path, defaults: Defaults, report: base.Report) -
             if candidate is not None and candidate.exists():
                 return candidate
     return path
-
-
-def _name(audio: Path, known: dict[str, Any], defaults: Defaults) -> str:
-    name = defaults.name_of(audio)
-    return name if known["start_s"] is None else f"{name}@{known['start_s']:g}"

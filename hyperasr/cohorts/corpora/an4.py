@@ -28,14 +28,14 @@ ABOUT = base.Description(
 )
 
 
-def prepare(root: base.AnyPath, *, check_audio: bool = True) -> base.Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read ``etc/an4_{train,test}.{fileids,transcription}`` with ``wav/``, or a ``manifest.csv``.
 
     Recordings may be converted (``.sph``, ``.wav``, ``.flac``); the headerless ``.raw`` ones are
     refused. Texts become lower case. The second form is a folder ``SPEAKER/NAME-SPEAKER-b.flac``
     with columns path, text and split.
     """
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio)
+    return base.Prepared(ABOUT, root, _rows)
 
 
 def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:

@@ -31,13 +31,13 @@ ABOUT = base.Description(
 )
 
 
-def prepare(root: base.AnyPath, *, check_audio: bool = True) -> base.Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read ``ASR_files/{text,segments,utt2spk}``, ``recordings/Cxx-Ryy.WAV`` and ``splits/``.
 
     Recordings are found by their name, since ``wav.scp`` has the authors' own paths. Times come
     from ``segments``, or else from the utterance's id, in centiseconds.
     """
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio)
+    return base.Prepared(ABOUT, root, _rows)
 
 
 def clean(text: str) -> str:

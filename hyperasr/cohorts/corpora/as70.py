@@ -37,9 +37,7 @@ ABOUT = base.Description(
 )
 
 
-def prepare(
-    root: base.AnyPath, *, keep_interviewer: bool = False, check_audio: bool = True
-) -> base.Prepared:
+def prepare(root: base.AnyPath, *, keep_interviewer: bool = False) -> base.Prepared:
     """Read the ASR release (annotations and audio by speaker) or the SED release below `root`.
 
     `text` is as said, `text_clean` without repeated words and interjections. An annotation
@@ -51,13 +49,10 @@ def prepare(
     Args:
         root: folder with the unpacked archives and, if wanted, the two JSON files.
         keep_interviewer: keep side B, as a speaker without stuttering.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder.
     """
-    return base.Prepared(
-        ABOUT, root, _rows, check_audio=check_audio, keep_interviewer=keep_interviewer
-    )
+    return base.Prepared(ABOUT, root, _rows, keep_interviewer=keep_interviewer)
 
 
 def clean_text(text: str) -> tuple[str, str]:

@@ -42,7 +42,6 @@ from hyperasr.cohorts.corpora._files import (
     read_text,
     walk,
 )
-from hyperasr.cohorts.corpora._header import wav_length_s
 from hyperasr.errors import AudioError, ManifestError
 from hyperasr.types import Utterance
 
@@ -144,8 +143,6 @@ class Prepared:
         root: its folder.
         rows: makes the rows; called once an iteration with the absolute root, the new report and
             `options`.
-        check_audio: read every recording's header; without it lengths stay unknown, and nothing
-            is cut.
         one_cohort: a speaker belongs to one cohort; False where a corpus says otherwise.
     Raises:
         ConfigError: there is no such folder.
@@ -157,7 +154,6 @@ class Prepared:
         root: AnyPath,
         rows: Callable[..., Iterable[Utterance]],
         *,
-        check_audio: bool = True,
         one_cohort: bool = True,
         **options: Any,
     ) -> None:
@@ -165,7 +161,6 @@ class Prepared:
         self.root = corpus_root(root)
         self.report = Report()
         self._rows = partial(rows, **options)
-        self._check_audio = check_audio
         self._one_cohort = one_cohort
 
     def __iter__(self) -> Iterator[Utterance]:
@@ -218,7 +213,7 @@ class Prepared:
         if length is None:
             if len(lengths) >= _N_REMEMBERED:
                 lengths.clear()
-            length = lengths[row.path] = _measure(row.path) if self._check_audio else math.inf
+            length = lengths[row.path] = _measure(row.path)
         if isinstance(length, str):
             return length, 0.0
         if row.start_s >= length:
@@ -268,8 +263,6 @@ def audio_fault(path: AnyPath) -> str | None:
 
 def _measure(path: AnyPath) -> float | str:
     """Return the length in seconds by the header (infinite: only decoding tells), or a fault."""
-    if (length_s := wav_length_s(path)) is not None:
-        return length_s
     try:
         with open_recording(path) as file:
             if file.frames:

@@ -31,14 +31,14 @@ ABOUT = base.Description(
 )
 
 
-def prepare(root: base.AnyPath, *, check_audio: bool = True) -> base.Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read ``[after_catting/]{1h,10h}/Text/**/*.txt`` and ``.../Audio/**/SPEAKER/UTTERANCE.wav``.
 
     Lines of the texts are an utterance and what was said. Full-width Latin letters become ASCII,
     Latin letters upper case, and blanks go, as in the recipe of lhotse; ``extra`` keeps the
     original. The same utterance in both parts counts twice, with the part in its id.
     """
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio)
+    return base.Prepared(ABOUT, root, _rows)
 
 
 def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:

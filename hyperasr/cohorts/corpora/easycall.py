@@ -29,14 +29,14 @@ ABOUT = base.Description(
 )
 
 
-def prepare(root: base.AnyPath, *, check_audio: bool = True) -> base.Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read ``SPEAKER_SESSION_word_word.wav`` at any depth.
 
     Speakers are ``f01``, ``m01`` (dysarthric) and ``fc01``, ``mc01`` (controls). Severity comes
     from a third party's ``easycall_meta.csv`` in the folder (columns speaker, severity 0 to 3),
     divided by 3; it is unknown without, and for f04. Accents that the file names lost stay lost.
     """
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio)
+    return base.Prepared(ABOUT, root, _rows)
 
 
 def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:

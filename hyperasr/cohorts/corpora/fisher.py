@@ -42,9 +42,7 @@ ABOUT = base.Description(
 )
 
 
-def prepare(
-    root: base.AnyPath, *, uncertain: bool = False, check_audio: bool = True
-) -> base.Prepared:
+def prepare(root: base.AnyPath, *, uncertain: bool = False) -> base.Prepared:
     """Read ``fe_03_NNNNN.{txt,sph}`` and ``*_fsp.{tdf,sph}`` at any depth, English and Spanish.
 
     The two speakers of a call are its two channels: ``extra["channel"]`` is 0 or 1, and reading
@@ -54,11 +52,8 @@ def prepare(
     Args:
         root: folder with the audio and the transcripts, below one another or side by side.
         uncertain: keep turns with words in ``(( ))``, of which the transcriber was not sure.
-        check_audio: open every recording's header.
     """
-    return base.Prepared(
-        ABOUT, root, _rows, check_audio=check_audio, uncertain=uncertain, open_files=check_audio
-    )
+    return base.Prepared(ABOUT, root, _rows, uncertain=uncertain)
 
 
 def clean(text: str) -> str:
@@ -72,9 +67,7 @@ def clean(text: str) -> str:
     return " ".join(_TAG.sub(" ", words).replace("¿", "").replace("¡", "").split())
 
 
-def _rows(
-    root: Path, report: base.Report, uncertain: bool, open_files: bool
-) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, uncertain: bool) -> Iterator[Utterance]:
     recordings = {
         path.stem.lower(): path for path in base.walk(root, report, (".sph", ".wav", ".flac"))
     }
@@ -88,7 +81,7 @@ def _rows(
             language, call, turns = "es", spanish[2], _spanish(path, report)
         else:
             continue
-        fault = _fault(recordings.get(name), open_files)
+        fault = _fault(recordings.get(name))
         for start_s, end_s, channel, raw in turns:
             utterance = f"{name}-{'AB'[channel]}-{_cs(start_s):06d}-{_cs(end_s):06d}"
             reason = fault or _unusable(raw, uncertain)
@@ -110,16 +103,15 @@ def _rows(
             )
 
 
-def _fault(path: Path | None, open_file: bool) -> str | None:
+def _fault(path: Path | None) -> str | None:
     if path is None:
         return "the recording is listed but absent"
-    if open_file:
-        try:
-            open_recording(path).close()
-        except AudioError as error:
-            # What else is wrong with a recording is found where all rows are checked.
-            if "sph2pipe" in str(error):
-                return "the recording is compressed (shorten): sph2pipe -f wav IN.sph OUT.wav"
+    try:
+        open_recording(path).close()
+    except AudioError as error:
+        # What else is wrong with a recording is found where all rows are checked.
+        if "sph2pipe" in str(error):
+            return "the recording is compressed (shorten): sph2pipe -f wav IN.sph OUT.wav"
     return None
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base, librispeech
 from hyperasr.cohorts.corpora._kaldi import kaldi_rows
-from hyperasr.cohorts.corpora._layouts import Defaults, inside
+from hyperasr.cohorts.corpora._layouts import Defaults
 from hyperasr.cohorts.corpora._tables import TABLE_SUFFIXES, is_table, table_rows
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 
 __all__ = ["ABOUT", "LAYOUTS", "layout_of", "prepare"]
 
+LAYOUTS = ("kaldi", "table", "librispeech", "pairs")
+"""In the order in which they are looked for."""
+
 _TEXT_SUFFIXES = (".txt", ".lab")
-_Rows = Callable[[Defaults, base.Report], Iterator[Utterance]]
 
 ABOUT = base.Description(
     name="generic",
@@ -24,7 +26,7 @@ ABOUT = base.Description(
     licence="yours",
     how_to_get="any folder with recordings and texts; Nemours and BF-Sprache too",
     citation="that of the recordings",
-    layout="one of: kaldi, table, azure, librispeech, ljspeech, pairs "
+    layout="one of: kaldi, table, librispeech, pairs "
     "(see hyperasr.cohorts.corpora.generic.prepare)",
     languages=(),
     cohorts=(),
@@ -43,28 +45,23 @@ def prepare(
     etiology: str | None = None,
     split: str | None = None,
     untranscribed: bool = False,
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read a folder in one of these layouts.
 
     - ``table``: CSV, TSV or JSON lines with a column for the path and more (text, speaker, cohort,
       language, start, end ...; the names of NeMo, Hugging Face and `hyperasr` are known);
     - ``pairs``: ``NAME.wav`` beside ``NAME.txt`` (or ``.lab``); a folder is a speaker;
-    - ``azure``: ``trans.txt`` with ``NAME<TAB>text`` beside the recordings;
     - ``librispeech``: ``SPEAKER-CHAPTER.trans.txt`` beside the recordings;
-    - ``ljspeech``: ``metadata.csv`` with ``NAME|text|normalised text`` and ``wavs/``;
     - ``kaldi``: ``wav.scp``, ``text``, ``segments``, ``utt2spk``; no command is run.
 
     Args:
         root: folder of the recordings.
-        layout: ``auto`` takes the first that fits: kaldi, table, azure, librispeech, ljspeech,
-            pairs.
+        layout: ``auto`` takes the first that fits: kaldi, table, librispeech, pairs.
         table: the table, where there are several; below `root`.
         audio_root: folder of the recordings that lists name, where they lie outside of `root`.
         speaker, cohort, language, etiology, split: of all rows where the layout does not tell;
             without, speakers and splits are taken from the folders' names.
         untranscribed: keep recordings without text.
-        check_audio: open every recording's header.
     Raises:
         ConfigError: no such folder, layout or table.
     """
@@ -90,7 +87,6 @@ def prepare(
         ABOUT,
         root,
         _rows,
-        check_audio=check_audio,
         one_cohort=False,
         layout=layout,
         tables=tables,
@@ -105,8 +101,13 @@ def _rows(
     if layout == "table":
         for path in tables or _tables(root):
             yield from table_rows(path, defaults, report)
+    elif layout == "kaldi":
+        for path in base.find_named(root, "wav.scp"):
+            yield from kaldi_rows(path.parent, defaults, report)
+    elif layout == "librispeech":
+        yield from _librispeech(defaults, report)
     else:
-        yield from LAYOUTS[layout](defaults, report)
+        yield from _pairs(defaults, report)
 
 
 def layout_of(root: Path) -> str:
@@ -115,41 +116,17 @@ def layout_of(root: Path) -> str:
         return "kaldi"
     if _tables(root):
         return "table"
-    if base.find_named(root, "trans.txt"):
-        return "azure"
-    if next(base.walk(root, base.Report(), (".trans.txt",)), None):
-        return "librispeech"
-    return "ljspeech" if _pipe_tables(root) else "pairs"
+    chapters = base.walk(root, base.Report(), (".trans.txt",))
+    return "librispeech" if next(chapters, None) else "pairs"
 
 
 def _tables(root: Path) -> list[Path]:
     """Return the tables of recordings: in the folder itself, else one level below."""
     for pattern in ("*", "*/*"):
-        found = sorted(p for p in root.glob(pattern) if p.suffix.lower() in TABLE_SUFFIXES)
-        tables = [path for path in found if path.is_file() and is_table(path)]
-        if tables:
+        paths = sorted(p for p in root.glob(pattern) if p.suffix.lower() in TABLE_SUFFIXES)
+        if tables := [path for path in paths if path.is_file() and is_table(path)]:
             return tables
     return []
-
-
-def _pipe_tables(root: Path) -> list[Path]:
-    """Return LJSpeech's tables, which are no CSV whatever their name says."""
-    found = []
-    for path in base.find_named(root, "metadata.csv", depth=2):
-        with path.open("rb") as file:
-            if b"|" in file.readline():
-                found.append(path)
-    return found
-
-
-def _kaldi(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
-    for path in base.find_named(defaults.root, "wav.scp"):
-        yield from kaldi_rows(path.parent, defaults, report)
-
-
-def _table(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
-    for path in _tables(defaults.root):
-        yield from table_rows(path, defaults, report)
 
 
 def _librispeech(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
@@ -160,42 +137,8 @@ def _librispeech(defaults: Defaults, report: base.Report) -> Iterator[Utterance]
             language=defaults.language,
             etiology=defaults.etiology,
             split=defaults.split or row.split,
-            source=defaults.source,
+            source="generic",
         )
-
-
-def _azure(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
-    for listing in base.find_named(defaults.root, "trans.txt"):
-        for line in (base.read_text(listing, report) or "").splitlines():
-            if not line.strip():
-                continue
-            name, _, text = line.partition("\t")
-            path = inside(defaults, name, report, listing.parent)
-            row = path and defaults.row(path, defaults.name_of(path), text.strip(), report)
-            if row:
-                yield row
-
-
-def _ljspeech(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
-    for listing in _pipe_tables(defaults.root):
-        for line in (base.read_text(listing, report) or "").splitlines():
-            name, *texts = (field.strip() for field in line.split("|"))
-            if not name:
-                continue
-            # The name stands without suffix; copies are converted.
-            wavs = listing.parent / "wavs"
-            suffix = next(
-                (s for s in base.AUDIO_SUFFIXES if (wavs / f"{name}{s}").exists()), ".wav"
-            )
-            path = inside(defaults, f"{name}{suffix}", report, wavs)
-            if path is None:
-                continue
-            known = {"speaker": defaults.speaker or listing.parent.name}
-            extra = {"raw_text": texts[0]} if len(texts) > 1 and texts[0] != texts[-1] else {}
-            text = texts[-1] if texts else None
-            row = defaults.row(path, name, text, report, extra=extra, **known)
-            if row is not None:
-                yield row
 
 
 def _pairs(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
@@ -218,14 +161,3 @@ def _sibling(path: Path, suffixes: tuple[str, ...]) -> Path | None:
             if candidate.is_file():
                 return candidate
     return None
-
-
-LAYOUTS: dict[str, _Rows] = {
-    "kaldi": _kaldi,
-    "table": _table,
-    "azure": _azure,
-    "librispeech": _librispeech,
-    "ljspeech": _ljspeech,
-    "pairs": _pairs,
-}
-"""Readers of the layouts by name, in the order in which they are looked for."""

@@ -40,7 +40,6 @@ def prepare(
     texts: Mapping[str, str] | base.AnyPath | None = None,
     tasks: str = "words",
     salt: str = "",
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read IPVS below `root`.
 
@@ -53,7 +52,6 @@ def prepare(
         texts: by task (B1, B2, FB1, PR1): a mapping or a CSV ``task,text``.
         tasks: ``words`` (passages, phrases, words) or ``all``, vowels and syllables too.
         salt: secret that goes into the hash of names.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or table, or unknown tasks.
     """
@@ -64,7 +62,6 @@ def prepare(
         ABOUT,
         root,
         _rows,
-        check_audio=check_audio,
         table=table,
         all_tasks=tasks == "all",
         salt=salt,

@@ -28,13 +28,13 @@ ABOUT = base.Description(
 )
 
 
-def prepare(root: base.AnyPath, *, check_audio: bool = True) -> base.Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read a copy below `root`: ``[SUBSET/]SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` and audio.
 
     The split is that of the subset's folder (``train-clean-100`` is ``train``); texts become lower
     case. Gender comes from ``SPEAKERS.TXT`` where it is there.
     """
-    return base.Prepared(ABOUT, root, read_rows, check_audio=check_audio)
+    return base.Prepared(ABOUT, root, read_rows)
 
 
 def read_rows(root: Path, report: base.Report) -> Iterator[Utterance]:
@@ -61,36 +61,31 @@ def read_rows(root: Path, report: base.Report) -> Iterator[Utterance]:
 
 def _transcripts(folder: Path, report: base.Report) -> dict[str, str]:
     """Return the texts of a chapter by utterance."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         if not path.name.lower().endswith(_TRANSCRIPT) or path.name.startswith("."):
             continue
         for line in (base.read_text(path, report) or "").splitlines():
             name, _, text = line.strip().partition(" ")
-            if name in found:
+            if name in texts:
                 report.skip("a second transcript of the same utterance", name)
             elif name:
-                found[name] = text.strip()
-    return found
+                texts[name] = text.strip()
+    return texts
 
 
 def _row(path: Path, root: Path, text: str, gender: str | None) -> Utterance:
-    subset = next((p for p in reversed(path.relative_to(root).parts) if _SUBSET.match(p)), None)
-    if subset is None and _SUBSET.match(root.name):
-        subset = root.name
+    folders = (root.name, *path.relative_to(root).parts)
+    subset = next((part for part in reversed(folders) if _SUBSET.match(part)), "")
     speaker, _, rest = path.stem.partition("-")
-    extra = {"text_source": "human", "session": rest.rpartition("-")[0]}
-    if gender:
-        extra["gender"] = gender
-    if subset:
-        extra["subset"] = subset
+    extra = {"gender": gender or "", "subset": subset, "session": rest.rpartition("-")[0]}
     return ABOUT.row(
         id=path.stem,
         path=path,
         text=text.lower(),
         speaker=speaker,
         split=subset.split("-")[0].lower() if subset else base.NO_SPLIT,
-        extra=extra,
+        extra={"text_source": "human"} | {key: value for key, value in extra.items() if value},
     )
 
 

@@ -49,7 +49,6 @@ def prepare(
     root: base.AnyPath,
     *,
     librispeech: base.AnyPath | None = None,
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read LibriStutter below `root`.
 
@@ -62,12 +61,11 @@ def prepare(
     Args:
         root: the unpacked corpus, one part or several.
         librispeech: folder with LibriSpeech's ``SPEAKER/CHAPTER/*.trans.txt``, at any depth.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder.
     """
     texts = None if librispeech is None else base.corpus_root(librispeech)
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio, texts=texts)
+    return base.Prepared(ABOUT, root, _rows, texts=texts)
 
 
 def _rows(root: Path, report: base.Report, texts: Path | None) -> Iterator[Utterance]:

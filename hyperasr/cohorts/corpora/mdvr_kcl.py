@@ -38,7 +38,6 @@ def prepare(
     root: base.AnyPath,
     *,
     texts: Mapping[str, str] | base.AnyPath | None = None,
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read MDVR-KCL below `root`; a row is a recording of one to three minutes.
 
@@ -49,12 +48,11 @@ def prepare(
         root: the unpacked corpus.
         texts: by file stem, or by ``ReadText`` for the passage read (check who read which): a
             mapping or a CSV ``name,text``.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or table.
     """
     table = {name.lower(): text for name, text in user_table(texts, "texts").items()}
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio, table=table)
+    return base.Prepared(ABOUT, root, _rows, table=table)
 
 
 def _rows(root: Path, report: base.Report, table: dict[str, str]) -> Iterator[Utterance]:

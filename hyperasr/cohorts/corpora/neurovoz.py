@@ -38,7 +38,7 @@ ABOUT = base.Description(
 )
 
 
-def prepare(root: base.AnyPath, *, tasks: str = "words", check_audio: bool = True) -> base.Prepared:
+def prepare(root: base.AnyPath, *, tasks: str = "words") -> base.Prepared:
     """Read NeuroVoz below `root`.
 
     A speaker is group and number, since some numbers occur in both groups. Severity is the grade
@@ -48,13 +48,12 @@ def prepare(root: base.AnyPath, *, tasks: str = "words", check_audio: bool = Tru
     Args:
         root: the unpacked corpus.
         tasks: ``words``, or ``all``: vowels and syllables too, without text.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder, or unknown tasks.
     """
     if tasks not in ("words", "all"):
         raise ConfigError(f"tasks is {tasks!r}; it must be words or all")
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio, all_tasks=tasks == "all")
+    return base.Prepared(ABOUT, root, _rows, all_tasks=tasks == "all")
 
 
 def _rows(root: Path, report: base.Report, all_tasks: bool) -> Iterator[Utterance]:

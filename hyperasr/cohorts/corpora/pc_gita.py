@@ -60,7 +60,6 @@ def prepare(
     *,
     texts: Mapping[str, str] | base.AnyPath | None = None,
     wordless: bool = False,
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read ``TASK/[ITEM/]sin normalizar/{hc,pd}/AVPEPUDEA[C]NNNN_item.wav``.
 
@@ -74,14 +73,11 @@ def prepare(
             ``ayerfuialmedico``): a mapping or a CSV of two columns. The corpus does not ship them;
             without, and for monologues, there is no text.
         wordless: also vowels and syllables (diadochokinesis), without text.
-        check_audio: open every recording's header.
     """
     table = {_plain(item): text for item, text in user_table(texts, "texts").items()}
     if any(not text.strip() for text in table.values()):
         raise ConfigError("texts: an item has an empty text; leave the item out")
-    return base.Prepared(
-        ABOUT, root, _rows, check_audio=check_audio, texts=table, wordless=wordless
-    )
+    return base.Prepared(ABOUT, root, _rows, texts=table, wordless=wordless)
 
 
 def _rows(

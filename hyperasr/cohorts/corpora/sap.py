@@ -48,7 +48,6 @@ def prepare(
     unknown_words: bool = False,
     keep_ids: bool = False,
     salt: str = "",
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read unpacked archives: a JSON for each contributor, and the recordings it lists.
 
@@ -66,10 +65,9 @@ def prepare(
         unknown_words: keep utterances with words that nobody understood, as ``UNK``.
         keep_ids: use the contributor ids as they are, to score a challenge; else a hash of them.
         salt: a secret of your own that goes into the hash.
-        check_audio: open every recording's header.
     """
     reader = _Reader(etiology, unknown_words, keep_ids, salt)
-    return base.Prepared(ABOUT, root, reader.rows, check_audio=check_audio)
+    return base.Prepared(ABOUT, root, reader.rows)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ def prepare(
     root: base.AnyPath,
     *,
     dev_sets: base.AnyPath | None = None,
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read ``{conversation,interview}/audio/*.flac`` and ``transcript/{phaseI,phaseII}/*.txt``.
 
@@ -49,10 +48,9 @@ def prepare(
         dev_sets: folder of the usual test sets (Kaldi folders ``dev_man`` and ``dev_sge``), by
             default looked for below `root`. An utterance within 3 centiseconds of one of theirs
             has its name as split, all others ``train``; without, there are no splits.
-        check_audio: open every recording's header.
     """
     lists = None if dev_sets is None else base.corpus_root(dev_sets)
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio, lists=lists)
+    return base.Prepared(ABOUT, root, _rows, lists=lists)
 
 
 def clean(text: str) -> str:

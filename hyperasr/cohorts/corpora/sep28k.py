@@ -59,7 +59,6 @@ def prepare(
     *,
     split_column: str = "SEP28k-E",
     salt: str = "",
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read the clips that the tables below `root` list; no row has a text.
 
@@ -73,15 +72,12 @@ def prepare(
         root: folder with the tables and the audio.
         split_column: of the extended table: SEP28k-E, SEP28k-T, SEP28k-D or SEP12k.
         salt: secret that goes into the hash of speakers' names.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or column.
     """
     if split_column not in _SPLITS:
         raise ConfigError(f"split_column is {split_column!r}; known are {', '.join(_SPLITS)}")
-    return base.Prepared(
-        ABOUT, root, _rows, check_audio=check_audio, split_column=split_column, salt=salt
-    )
+    return base.Prepared(ABOUT, root, _rows, split_column=split_column, salt=salt)
 
 
 def _rows(root: Path, report: base.Report, split_column: str, salt: str) -> Iterator[Utterance]:

@@ -49,7 +49,6 @@ def prepare(
     *,
     mics: str = "both",
     severity: Mapping[str, float] | base.AnyPath | None = None,
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read TORGO below `root`.
 
@@ -62,7 +61,6 @@ def prepare(
         mics: ``both``, ``array`` or ``head``.
         severity: of each speaker in [0, 1]: a mapping or a CSV ``speaker,severity``. The corpus
             has none, and what is in circulation disagrees.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or table, an unknown microphone, a severity out of range.
     """
@@ -70,7 +68,7 @@ def prepare(
         raise ConfigError(f"mics is {mics!r}; it must be both, array or head")
     table = _severities(user_table(severity, "severity"))
     wanted = _MICS if mics == "both" else (mics,)
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio, mics=wanted, severity=table)
+    return base.Prepared(ABOUT, root, _rows, mics=wanted, severity=table)
 
 
 def clean_prompt(prompt: str) -> str | None:

@@ -47,7 +47,6 @@ def prepare(
     version: str = "",
     mics: str = "",
     repair_to: base.AnyPath | None = None,
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read UA-Speech below `root`, the old or the new release.
 
@@ -63,7 +62,6 @@ def prepare(
         mics: such as ``M5`` or ``M2,M5``; empty means all.
         repair_to: folder outside of the corpus for copies of recordings whose header is corrupt,
             read as 16-bit samples at 16 kHz after 44 bytes; None means that they are skipped.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder, version or microphone.
     """
@@ -77,7 +75,7 @@ def prepare(
     if repair is not None and repair.is_relative_to(folder):
         raise ConfigError(f"repair_to is {repair_to}; it must be outside of the corpus")
     options = {"version": version.lower(), "mics": wanted, "repair": repair}
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio, **options)
+    return base.Prepared(ABOUT, root, _rows, **options)
 
 
 def read_mlf(text: str) -> dict[str, str]:

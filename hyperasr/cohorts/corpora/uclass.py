@@ -47,7 +47,6 @@ def prepare(
     root: base.AnyPath,
     *,
     texts: Mapping[str, str] | base.AnyPath | None = None,
-    check_audio: bool = True,
 ) -> base.Prepared:
     """Read recordings and the transcripts of the same stem below `root`.
 
@@ -60,12 +59,11 @@ def prepare(
         root: folder with both releases or one.
         texts: of recordings whose text is known, such as a passage read: a mapping or a CSV
             ``stem,text``.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or table.
     """
     table = {_key(stem): text for stem, text in user_table(texts, "texts").items()}
-    return base.Prepared(ABOUT, root, _rows, check_audio=check_audio, table=table)
+    return base.Prepared(ABOUT, root, _rows, table=table)
 
 
 def _rows(root: Path, report: base.Report, table: dict[str, str]) -> Iterator[Utterance]:
