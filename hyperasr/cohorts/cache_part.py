@@ -42,11 +42,7 @@ def start_worker(
     disable_progress_bars()
     torch.set_num_threads(1)
     backbone = Backbone.from_pretrained(
-        backbone_name,
-        offline=True,
-        audio_context=audio_context,
-        margin_s=margin_s,
-        device=device,
+        backbone_name, offline=True, audio_context=audio_context, margin_s=margin_s, device=device
     )
     speaker = speaker_encoder(config.speaker, backbone).eval().to(device)
     _worker.update(backbone=backbone, config=config, speaker=speaker)

@@ -42,10 +42,7 @@ class Fold:
 
 
 def leave_one_out(
-    utterances: Sequence[Utterance],
-    by: str,
-    *,
-    edges: Sequence[float] = (0.25, 0.5, 0.75),
+    utterances: Sequence[Utterance], by: str, *, edges: Sequence[float] = (0.25, 0.5, 0.75)
 ) -> Iterator[Fold]:
     """Hold out one cohort, speaker or range of severity after the other.
 

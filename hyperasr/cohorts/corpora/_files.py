@@ -114,11 +114,11 @@ def walk(
 def _walk(folder: str, real_root: str, report: Report, wanted: tuple[str, ...]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
-            found = [(e.name.lower(), e.name, _kind(e), e.is_symlink()) for e in entries]
+            listing = [(e.name.lower(), e.name, _kind(e), e.is_symlink()) for e in entries]
     except OSError as error:
         report.skip(f"a folder cannot be read ({error.strerror})", folder)
         return
-    for _, name, kind, is_link in sorted(found):
+    for _, name, kind, is_link in sorted(listing):
         is_dir = kind == "folder"
         path = f"{folder}{os.sep}{name}"
         if name.startswith(".") or name == "__MACOSX":
@@ -167,7 +167,7 @@ def find_named(
     Upper levels come first. Links are treated as by `walk`; those that are refused are counted
     where a `report` is given.
     """
-    found: list[Path] = []
+    matches: list[Path] = []
     level = [root]
     real_root = os.path.realpath(within or root)
     for _ in range(depth):
@@ -184,12 +184,12 @@ def find_named(
                 if entry.is_symlink():
                     fault = _link_fault(entry.path, real_root, _kind(entry) == "folder")
                 if not fault:
-                    found.append(Path(entry.path))
+                    matches.append(Path(entry.path))
                 elif report is not None:
                     report.skip(fault, entry.path)
             deeper += [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)]
         level = deeper
-    return found
+    return matches
 
 
 def listed_path(

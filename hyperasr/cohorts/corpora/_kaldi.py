@@ -36,10 +36,10 @@ def kaldi_rows(folder: Path, defaults: Defaults, report: base.Report) -> Iterato
     genders = base.read_pairs(folder / "spk2gender", report)
     split = defaults.split or SPLITS.get(folder.name.lower())
     for name, recording, start_s, end_s in _segments(folder, recordings, report):
-        found = recordings[recording]
-        if found is None:
+        source = recordings[recording]
+        if source is None:
             continue
-        path, channel = found
+        path, channel = source
         speaker = people["utt2spk"].get(name) or defaults.speaker or "unknown"
         extra = {} if channel is None else {"channel": channel}
         if speaker in genders:
@@ -86,7 +86,7 @@ def _recordings(
     folder: Path, defaults: Defaults, report: base.Report
 ) -> dict[str, tuple[Path, str | None] | None]:
     """Return file and channel of each recording; None where it was refused, with a reason."""
-    found: dict[str, tuple[Path, str | None] | None] = {}
+    recordings: dict[str, tuple[Path, str | None] | None] = {}
     for name, source in base.read_pairs(folder / "wav.scp", report).items():
         channel = None
         if source.endswith("|") or source.startswith("|"):
@@ -95,7 +95,7 @@ def _recordings(
             decoded = _decoded(source)
             if decoded is None:
                 report.skip("a command in wav.scp that does more than decode a file", name)
-                found[name] = None
+                recordings[name] = None
                 continue
             source = decoded
         path = inside(defaults, source, report, folder)
@@ -103,8 +103,8 @@ def _recordings(
             # Relative paths of Kaldi start from where it was run.
             other = inside(defaults, source, base.Report(), defaults.audio_root)
             path = other if other is not None and other.exists() else path
-        found[name] = None if path is None else (path, channel)
-    return found
+        recordings[name] = None if path is None else (path, channel)
+    return recordings
 
 
 def _decoded(command: str) -> str | None:

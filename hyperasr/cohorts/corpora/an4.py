@@ -57,12 +57,12 @@ def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:
 
 def _recordings(root: Path, report: base.Report) -> dict[str, Path]:
     """Return every recording by its name, which is unique in this corpus of a thousand."""
-    found: dict[str, Path] = {}
+    recordings: dict[str, Path] = {}
     for path in base.walk(root, report, (*base.AUDIO_SUFFIXES, ".raw")):
         # A converted copy beside the original wins over what cannot be read.
-        if path.stem not in found or found[path.stem].suffix == ".raw":
-            found[path.stem] = path
-    return found
+        if path.stem not in recordings or recordings[path.stem].suffix == ".raw":
+            recordings[path.stem] = path
+    return recordings
 
 
 def _listed(

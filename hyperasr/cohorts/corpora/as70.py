@@ -123,10 +123,10 @@ def _asr_lines(path: Path, audio: dict[str, Path], report: base.Report) -> Itera
     task = ("interviewer" if side == "B" else "conversation") if conversation else "commands"
     extra = {"task": task} | ({"side": side} if side else {})
     for number, line in enumerate((text or "").split("\n"), start=1):
-        found = _LINE.fullmatch(line.strip())
-        if found:
-            times = (float(found[1]), float(found[2]))
-            yield f"{path.stem}/{number:04d}", recording, times, found[3].strip(), dict(extra)
+        match = _LINE.fullmatch(line.strip())
+        if match:
+            times = (float(match[1]), float(match[2]))
+            yield f"{path.stem}/{number:04d}", recording, times, match[3].strip(), dict(extra)
         elif line.strip():
             report.skip("a line is not START END TEXT", f"{path.name}, line {number}")
 

@@ -50,14 +50,14 @@ def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:
 
 def _part(folder: Path, part: str, report: base.Report) -> Iterator[Utterance]:
     texts = _texts(folder, report)
-    found: set[str] = set()
+    recorded: set[str] = set()
     for top in base.find_named(folder, "audio", depth=1):
         for path in base.walk(top, report, (".wav", ".flac")):
             raw = texts.get(path.stem)
             if raw is None:
                 report.skip("no transcript", path)
                 continue
-            found.add(path.stem)
+            recorded.add(path.stem)
             extra = {"text_source": "prompt", "session": part}
             text = "".join(raw.translate(_NARROW).upper().split())
             if text != raw:
@@ -69,7 +69,7 @@ def _part(folder: Path, part: str, report: base.Report) -> Iterator[Utterance]:
                 speaker=path.parent.name,
                 extra=extra,
             )
-    for name in sorted(texts.keys() - found):
+    for name in sorted(texts.keys() - recorded):
         report.skip("the recording is listed but absent", name)
 
 

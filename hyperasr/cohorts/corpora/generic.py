@@ -84,13 +84,7 @@ def prepare(
         untranscribed=untranscribed,
     )
     return base.Prepared(
-        ABOUT,
-        root,
-        _rows,
-        one_cohort=False,
-        layout=layout,
-        tables=tables,
-        defaults=defaults,
+        ABOUT, root, _rows, one_cohort=False, layout=layout, tables=tables, defaults=defaults
     )
 
 

@@ -58,14 +58,7 @@ def prepare(
     if tasks not in ("words", "all"):
         raise ConfigError(f"tasks is {tasks!r}; it must be words or all")
     table = {task.upper(): text for task, text in user_table(texts, "texts").items()}
-    return base.Prepared(
-        ABOUT,
-        root,
-        _rows,
-        table=table,
-        all_tasks=tasks == "all",
-        salt=salt,
-    )
+    return base.Prepared(ABOUT, root, _rows, table=table, all_tasks=tasks == "all", salt=salt)
 
 
 def _rows(
@@ -82,34 +75,31 @@ def _rows(
             )
             continue
         speaker = base.pseudonym(person, salt, prefix=group)
-        task = _TASK.match(path.stem)
-        if task is None:
+        named = _TASK.match(path.stem)
+        if named is None:
             report.skip("the name does not begin with a task", speaker)
             continue
-        if not all_tasks and task[0].upper() not in _WITH_WORDS:
-            report.skip("a task without words (vowels, syllables)", f"{speaker}/{task[0].upper()}")
+        task = named[0].upper()
+        if not all_tasks and task not in _WITH_WORDS:
+            report.skip("a task without words (vowels, syllables)", f"{speaker}/{task}")
             continue
-        yield _row(path, group, speaker, task[0].upper(), table.get(task[0].upper()), salt)
+        text = table.get(task)
+        extra = {"text_source": "none" if text is None else "passage", "task": task}
+        if tail := _TAIL.search(path.stem[len(task) :]):
+            day = tail[3]
+            year = int(day[4:]) if len(day) == 8 else 2000 + int(day[4:])
+            # The day itself, with sex and age, could tell who it was.
+            extra |= {"gender": tail[2].lower(), "age": str((year - int(tail[1])) % 100)}
+        yield ABOUT.row(
+            id=f"ipvs/{speaker}/{task}/{base.pseudonym(path.stem, salt, prefix='')}",
+            path=path,
+            text=text,
+            speaker=speaker,
+            typical=group != "PD",
+            etiology="Parkinson's disease",
+            extra=extra,
+        )
     report.absorb(private, "not shown: the path holds a name")
-
-
-def _row(path: Path, group: str, speaker: str, task: str, text: str | None, salt: str) -> Utterance:
-    tail = _TAIL.search(path.stem[len(task) :])
-    extra = {"text_source": "none" if text is None else "passage", "task": task}
-    if tail:
-        day = tail[3]
-        year = int(day[4:]) if len(day) == 8 else 2000 + int(day[4:])
-        # The day itself, with sex and age, could tell who it was.
-        extra |= {"gender": tail[2].lower(), "age": str((year - int(tail[1])) % 100)}
-    return ABOUT.row(
-        id=f"ipvs/{speaker}/{task}/{base.pseudonym(path.stem, salt, prefix='')}",
-        path=path,
-        text=text,
-        speaker=speaker,
-        typical=group != "PD",
-        etiology="Parkinson's disease",
-        extra=extra,
-    )
 
 
 def _group_and_person(path: Path, root: Path) -> tuple[str | None, str | None]:

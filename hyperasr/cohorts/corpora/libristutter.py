@@ -45,11 +45,7 @@ ABOUT = base.Description(
 )
 
 
-def prepare(
-    root: base.AnyPath,
-    *,
-    librispeech: base.AnyPath | None = None,
-) -> base.Prepared:
+def prepare(root: base.AnyPath, *, librispeech: base.AnyPath | None = None) -> base.Prepared:
     """Read LibriStutter below `root`.
 
     The text is what was meant, without the stuttering: LibriSpeech's own where `librispeech` has
@@ -70,8 +66,8 @@ def prepare(
 
 def _rows(root: Path, report: base.Report, texts: Path | None) -> Iterator[Utterance]:
     chapters = {} if texts is None else _chapters(texts, report)
-    found = [folder for name in _ANNOTATIONS for folder in base.find_named(root, name, report)]
-    annotations = [folder for folder in found if folder.is_dir()]
+    folders = [folder for name in _ANNOTATIONS for folder in base.find_named(root, name, report)]
+    annotations = [folder for folder in folders if folder.is_dir()]
     chapter, lines = "", {}
     for path in base.walk(root, report, (".flac", ".wav")):
         named = _NAME.fullmatch(path.stem)

@@ -35,9 +35,7 @@ ABOUT = base.Description(
 
 
 def prepare(
-    root: base.AnyPath,
-    *,
-    texts: Mapping[str, str] | base.AnyPath | None = None,
+    root: base.AnyPath, *, texts: Mapping[str, str] | base.AnyPath | None = None
 ) -> base.Prepared:
     """Read MDVR-KCL below `root`; a row is a recording of one to three minutes.
 

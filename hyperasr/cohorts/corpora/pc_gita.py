@@ -104,7 +104,20 @@ def _rows(
         text = None if task in (*_WORDLESS, "monologue") else texts.get(item)
         if text is not None:
             used.add(item)
-        yield _row(path, speaker, task, item, text, people.get(speaker[0].upper(), {}))
+        code, take = speaker[0].upper(), _plain(path.stem[speaker.end() :])
+        name = f"{task}-{item}" if take in ("", item) else f"{task}-{item}-{take}"
+        severity, known = people.get(code, (None, {}))
+        extra = {"text_source": "none" if text is None else "passage", "task": task, "item": item}
+        yield ABOUT.row(
+            id=f"{code}-{name}".replace(" ", "_"),
+            path=path,
+            text=text,
+            speaker=code,
+            typical=bool(speaker[1]),
+            etiology="Parkinson's disease",
+            severity=severity,
+            extra=extra | known,
+        )
     for item in sorted(set(texts) - used):
         report.skip("a text whose item has no recording", item)
 
@@ -132,60 +145,33 @@ def _task(folders: list[str], rest: str) -> tuple[str, str]:
 
 def _unnormalised(root: Path) -> set[tuple[str, str]]:
     """Return the tasks and items that have recordings which are not normalised."""
-    found = set()
+    items = set()
     for path in base.walk(root, base.Report(), (".wav",)):
         folders = _folders(root, path)
         speaker = _SPEAKER.search(path.stem)
         if speaker and not any(part in _NORMALISED for part in folders):
-            found.add(_task(folders, path.stem[speaker.end() :]))
-    return found
+            items.add(_task(folders, path.stem[speaker.end() :]))
+    return items
 
 
-def _row(
-    path: Path,
-    speaker: re.Match[str],
-    task: str,
-    item: str,
-    text: str | None,
-    person: dict[str, str],
-) -> Utterance:
-    control = bool(speaker[1])
-    extra = {"text_source": "none" if text is None else "passage", "task": task, "item": item}
-    take = _plain(path.stem[speaker.end() :])
-    name = f"{task}-{item}" if take in ("", item) else f"{task}-{item}-{take}"
-    return ABOUT.row(
-        id=f"{speaker[0].upper()}-{name}".replace(" ", "_"),
-        path=path,
-        text=text,
-        speaker=speaker[0].upper(),
-        typical=control,
-        etiology="Parkinson's disease",
-        severity=float(person["severity"]) if "severity" in person else None,
-        extra=extra | {key: value for key, value in person.items() if key != "severity"},
-    )
-
-
-def _people(root: Path, report: base.Report) -> dict[str, dict[str, str]]:
-    """Return what the metadata says of each speaker."""
-    people: dict[str, dict[str, str]] = {}
+def _people(root: Path, report: base.Report) -> dict[str, tuple[float | None, dict[str, str]]]:
+    """Return severity and what else the metadata says of each speaker."""
+    people: dict[str, tuple[float | None, dict[str, str]]] = {}
     tables = (p for p in base.walk(root, report, (".xlsx", ".csv")) if "metadata" in p.stem.lower())
     for path in tables:
         for row in _table(path, report):
             name = next((v for k, v in row.items() if k.startswith("recoding original")), "")
-            speaker = _SPEAKER.search(name)
-            if speaker:
+            if speaker := _SPEAKER.search(name):
                 known = {_COLUMNS[k]: v for k, v in row.items() if k in _COLUMNS and v}
                 if "gender" in known:
                     known["gender"] = known["gender"].lower()
                 rating = known.get("updrs_speech", "")
                 severity = base.scaled(rating, _WORST_SPEECH)
-                if severity is not None:
-                    known["severity"] = str(severity)
-                elif rating:
+                if rating and severity is None:
                     report.note(
                         "a speech item of the UPDRS that is no number from 0 to 4 gives no severity"
                     )
-                people.setdefault(speaker[0].upper(), known)
+                people.setdefault(speaker[0].upper(), (severity, known))
     return people
 
 

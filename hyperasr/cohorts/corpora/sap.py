@@ -197,14 +197,14 @@ def _prompt(prompt: dict[str, Any]) -> dict[str, str]:
 
 def _ratings(item: dict[str, Any]) -> dict[str, str]:
     """Return the levels of each dimension; several raters are separated by blanks."""
-    found: dict[str, str] = {}
+    levels: dict[str, str] = {}
     ratings = item.get("Ratings")
     for rating in ratings if isinstance(ratings, list) else ():
         dimension, level = _text(rating, "Dimension Description"), _text(rating, "Level")
         if dimension and level:
             key = f"rating: {dimension}"
-            found[key] = f"{found[key]} {level}" if key in found else level
-    return found
+            levels[key] = f"{found[key]} {level}" if key in levels else level
+    return levels
 
 
 def _split(path: Path) -> str:
@@ -229,7 +229,7 @@ def _listed(root: Path, report: base.Report) -> dict[str, tuple[str, str]]:
     ``{train,dev}.txt`` has lines of a path and an etiology; ``{train,dev,test1,test2}.tsv`` the
     root in its first line, then a path and a number of samples.
     """
-    found: dict[str, tuple[str, str]] = {}
+    lists: dict[str, tuple[str, str]] = {}
     for path in base.walk(root, report, (".txt", ".tsv")):
         split = path.stem.lower()
         if split not in _SPLITS:
@@ -238,5 +238,5 @@ def _listed(root: Path, report: base.Report) -> dict[str, tuple[str, str]]:
             name, _, value = (field.strip() for field in line.partition("\t"))
             if value:
                 etiology = "" if path.suffix.lower() == ".tsv" else value
-                found[name.rpartition("/")[2].lower()] = split, etiology
-    return found
+                lists[name.rpartition("/")[2].lower()] = split, etiology
+    return lists

@@ -32,11 +32,7 @@ ABOUT = base.Description(
 )
 
 
-def prepare(
-    root: base.AnyPath,
-    *,
-    dev_sets: base.AnyPath | None = None,
-) -> base.Prepared:
+def prepare(root: base.AnyPath, *, dev_sets: base.AnyPath | None = None) -> base.Prepared:
     """Read ``{conversation,interview}/audio/*.flac`` and ``transcript/{phaseI,phaseII}/*.txt``.
 
     Lines are ``id, start, end[, language], text`` between tabs, times in milliseconds. A recording

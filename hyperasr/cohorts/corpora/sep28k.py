@@ -54,12 +54,7 @@ ABOUT = base.Description(
 )
 
 
-def prepare(
-    root: base.AnyPath,
-    *,
-    split_column: str = "SEP28k-E",
-    salt: str = "",
-) -> base.Prepared:
+def prepare(root: base.AnyPath, *, split_column: str = "SEP28k-E", salt: str = "") -> base.Prepared:
     """Read the clips that the tables below `root` list; no row has a text.
 
     Clips are taken from ``CLIPS/Show/EpId/Show_EpId_ClipId.wav`` (or all in one folder), else cut

@@ -160,11 +160,11 @@ def _place(path: Path, root: Path) -> tuple[str, str, str, str, Path | None] | N
 
 def _prompts(session: Path, root: Path, report: base.Report) -> dict[str, Path]:
     """Return the prompt files of a session by their number."""
-    found: dict[str, Path] = {}
+    prompts: dict[str, Path] = {}
     for folder in base.find_named(session, "prompts", report, depth=1, within=root):
         for file in base.walk(folder, report, (".txt",), within=root):
-            found.setdefault(file.name[:4], file)
-    return found
+            prompts.setdefault(file.name[:4], file)
+    return prompts
 
 
 def _severities(table: dict[str, str]) -> dict[str, float]:

@@ -42,11 +42,7 @@ ABOUT = base.Description(
 
 
 def prepare(
-    root: base.AnyPath,
-    *,
-    version: str = "",
-    mics: str = "",
-    repair_to: base.AnyPath | None = None,
+    root: base.AnyPath, *, version: str = "", mics: str = "", repair_to: base.AnyPath | None = None
 ) -> base.Prepared:
     """Read UA-Speech below `root`, the old or the new release.
 
@@ -74,8 +70,7 @@ def prepare(
     repair = None if repair_to is None else Path(repair_to).expanduser().absolute()
     if repair is not None and repair.is_relative_to(folder):
         raise ConfigError(f"repair_to is {repair_to}; it must be outside of the corpus")
-    options = {"version": version.lower(), "mics": wanted, "repair": repair}
-    return base.Prepared(ABOUT, root, _rows, **options)
+    return base.Prepared(ABOUT, root, _rows, version=version.lower(), mics=wanted, repair=repair)
 
 
 def read_mlf(text: str) -> dict[str, str]:
@@ -91,7 +86,7 @@ def read_mlf(text: str) -> dict[str, str]:
             fields = line.split()
             timed = len(fields) >= 3 and fields[0].isdigit() and fields[1].isdigit()
             current.append(fields[2] if timed else fields[0])
-    return {name: _clean(" ".join(found)) for name, found in words.items()}
+    return {name: _clean(" ".join(parts)) for name, parts in words.items()}
 
 
 def _rows(
@@ -195,8 +190,8 @@ def _repaired(path: Path, folder: Path | None, report: base.Report) -> Path | No
 
 
 def _has_folder(root: Path, name: str, report: base.Report) -> bool:
-    found = base.find_named(root, name, report, depth=3)
-    return root.name.lower() == name or any(p.is_dir() for p in found)
+    folders = base.find_named(root, name, report, depth=3)
+    return root.name.lower() == name or any(p.is_dir() for p in folders)
 
 
 def _people(sheet: Sheet) -> dict[str, tuple[int | None, str]]:

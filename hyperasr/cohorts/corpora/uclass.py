@@ -44,9 +44,7 @@ ABOUT = base.Description(
 
 
 def prepare(
-    root: base.AnyPath,
-    *,
-    texts: Mapping[str, str] | base.AnyPath | None = None,
+    root: base.AnyPath, *, texts: Mapping[str, str] | base.AnyPath | None = None
 ) -> base.Prepared:
     """Read recordings and the transcripts of the same stem below `root`.
 

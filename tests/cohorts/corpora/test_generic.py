@@ -14,8 +14,8 @@ import soundfile
 from hyperasr.cohorts.corpora import generic
 from hyperasr.cohorts.corpora._kaldi import _decoded
 from hyperasr.errors import ConfigError, ManifestError
+from tests.cohorts.corpora.conftest import Tree
 
-Tree = Callable[[dict[str, str | bytes | float]], Path]
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
