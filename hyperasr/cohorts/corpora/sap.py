@@ -203,7 +203,7 @@ def _ratings(item: dict[str, Any]) -> dict[str, str]:
         dimension, level = _text(rating, "Dimension Description"), _text(rating, "Level")
         if dimension and level:
             key = f"rating: {dimension}"
-            levels[key] = f"{found[key]} {level}" if key in levels else level
+            levels[key] = f"{levels[key]} {level}" if key in levels else level
     return levels
 
 
