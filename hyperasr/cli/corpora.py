@@ -30,18 +30,18 @@ def corpora(args: Any) -> int:
     for title in ("name", "corpus", "cohorts", "languages", "text", "licence"):
         table.add_column(title, overflow="fold")
     for name, reader in readers.corpora().items():
-        d = reader.describe()
+        d = reader.ABOUT
         text = "yes" if d.has_text else "no"
         table.add_row(name, d.title, ", ".join(d.cohorts), ", ".join(d.languages), text, d.licence)
     # A file or a pipe has no width to fit.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-    statuses = {reader.describe().status for reader in readers.corpora().values()}
+    statuses = {reader.ABOUT.status for reader in readers.corpora().values()}
     print(f"Status: {'; '.join(sorted(statuses))}. More of one: hyperasr corpora NAME")
     return 0
 
 
 def _details(name: str) -> list[str]:
-    d = readers.corpus(name).describe()
+    d = readers.corpus(name).ABOUT
     speakers = "unknown" if d.n_speakers is None else str(d.n_speakers)
     rows = {
         "name": d.name,

@@ -3,8 +3,8 @@
 The backbone is frozen, so the encoder runs once per view and not once per epoch. A cache is a
 folder named by what is in it: the plan, the backbone's weights and the speaker encoder. It is
 written in parts by several processes, so that an interrupted build goes on, and read back as one
-`datasets.Dataset` that stays on disk. Every part carries its size and checksum, and the folder the
-backbone's fingerprint: what is cut short, changed or of another backbone is refused.
+`datasets.Dataset` that stays on disk. Every part carries its size, and the folder the backbone's
+fingerprint: what is cut short or of another backbone is refused.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def build_cache(
     head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views)}
     head |= {"layout": _layout(backbone), "part_views": size}
     atomic_write_text(folder / "cache.json", json.dumps({**head, "config": to_dict(config)}) + "\n")
-    said = (str(backbone_name), config, backbone.audio_context, backbone.margin_s, device)
-    with WorkerPool(workers, start_worker, said) as pool:
+    worker = (str(backbone_name), config, backbone.audio_context, backbone.margin_s, device)
+    with WorkerPool(workers, start_worker, worker) as pool:
         jobs = [
             pool.submit(write_part, list(views[s : s + size]), str(_part(folder, s // size)))
             for s in todo
@@ -195,15 +195,12 @@ class Cache:
     Args:
         folders: as `build_cache` returned them.
         backbone: which they must have been made with.
-        verify: read every byte and compare checksums; else sizes alone are compared.
     Raises:
-        ConfigError: no rows, or a part that is cut short or changed.
+        ConfigError: no rows, or a part that is cut short.
         CheckpointMismatch: the states are of another backbone.
     """
 
-    def __init__(
-        self, folders: Sequence[Path], backbone: Backbone, *, verify: bool = False
-    ) -> None:
+    def __init__(self, folders: Sequence[Path], backbone: Backbone) -> None:
         from datasets import concatenate_datasets, load_from_disk
 
         paths = [p for f in folders for p in sorted(Path(f).glob("part-*"))]
@@ -212,7 +209,7 @@ class Cache:
         for folder in folders:
             _check_head(Path(folder), backbone)
         for path in paths:
-            check_part(path, verify)
+            check_part(path)
         paths = [path for path in paths if any(path.glob("*.arrow"))]
         if not paths:
             raise ConfigError(f"no view lasts {CHUNK_S} s or less; give shorter recordings")
@@ -247,27 +244,26 @@ class Cache:
         """Return who speaks a row: the simulated person, or the speaker of a typical view."""
         return str(self.meta["person"][row])
 
-    def embeddings(self, rows: Sequence[int] | None = None) -> torch.Tensor:
-        """Return embeddings (n_rows, d_spk) float32, of all rows or of some.
+    def embeddings(self) -> torch.Tensor:
+        """Return the embeddings of all rows, (n_rows, d_spk) float32.
 
         Raises:
             ConfigError: there are none, because the speaker encoder is trained along.
         """
-        return torch.cat(list(self.embedding_blocks(rows)))
+        return torch.cat(list(self.embedding_blocks()))
 
-    def embedding_blocks(self, rows: Sequence[int] | None = None) -> Iterator[torch.Tensor]:
-        """Yield embeddings (n, d_spk) float32, of all rows or of some, some thousands at a time.
+    def embedding_blocks(self) -> Iterator[torch.Tensor]:
+        """Yield the embeddings of all rows, (n, d_spk) float32, some hundreds at a time.
 
         Raises:
             ConfigError: there are none, because the speaker encoder is trained along.
         """
         if self._embs is None:
             raise ConfigError("this cache has no embeddings: its speaker encoder is trained along")
-        wanted = self.index if rows is None else [self.index[row] for row in rows]
-        for start in range(0, len(wanted), _EMBEDDINGS):
-            own = list(wanted[start : start + _EMBEDDINGS])
-            data = b"".join(self._embs[own]["emb"])
-            yield torch.frombuffer(bytearray(data), dtype=torch.float32).view(len(own), -1)
+        for start in range(0, len(self), _EMBEDDINGS):
+            rows = list(self.index[start : start + _EMBEDDINGS])
+            data = b"".join(self._embs[rows]["emb"])
+            yield torch.frombuffer(bytearray(data), dtype=torch.float32).view(len(rows), -1)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the rows `indices` as a batch with states, embeddings, mel and tokens."""
@@ -308,21 +304,21 @@ class Cache:
         whole, margin = self.backbone.audio_context == "full", self.backbone.margin_frames
         mel = torch.zeros(len(stored), n_mels, most if whole else min(longest + margin, most))
         for target, data in zip(mel, stored, strict=True):
-            own = _tensor(data, n_mels, -1)
-            n = min(own.shape[1], target.shape[1])
-            target[:, :n] = own[:, :n]
+            frames = _tensor(data, n_mels, -1)
+            n = min(frames.shape[1], target.shape[1])
+            target[:, :n] = frames[:, :n]
             if whole or margin:  # what is beyond an utterance's margin is not heard
-                target[:, n:] = own[:, -1:]
+                target[:, n:] = frames[:, -1:]
         return mel
 
 
 def _columns(rows: Any, names: Sequence[str]) -> dict[str, list[Any]]:
     """Return columns as lists, in which equal values are one object: speakers and texts repeat."""
-    found = {}
+    columns = {}
     for name in names:
         shared: dict[Any, Any] = {}
-        found[name] = [shared.setdefault(value, value) for value in rows[name][:]]
-    return found
+        columns[name] = [shared.setdefault(value, value) for value in rows[name][:]]
+    return columns
 
 
 def _tensor(data: bytes, *shape: int) -> torch.Tensor:

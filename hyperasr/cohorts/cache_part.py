@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ import torch
 from hyperasr.audio.mel import N_SAMPLES, TAIL_FRAMES
 from hyperasr.cohorts.views import View, render_view
 from hyperasr.errors import AudioError, ConfigError
-from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
+from hyperasr.speaker.encoder import speaker_encoder
 from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
 
@@ -24,26 +23,17 @@ _SORTED = 64  # views that are sorted by length together, so that little is padd
 _SUMS = "sums.json"
 
 
-class Contents(Protocol):
-    """What a part has to know of `hyperasr.cohorts.cache.CacheConfig`."""
-
-    @property
-    def speaker(self) -> SpeakerConfig: ...
-    @property
-    def keep_mel(self) -> bool: ...
-
-
 _worker: dict[str, Any] = {}
 
 
 def start_worker(
-    backbone_name: str, config: Contents, audio_context: str, margin_s: float, device: str
+    backbone_name: str, config: Any, audio_context: str, margin_s: float, device: str
 ) -> None:
     """Load what `write_part` needs, once a process.
 
     Args:
         backbone_name: as for `Backbone.from_pretrained`, at hand on this machine.
-        config: what a row holds.
+        config: what a row holds, a `hyperasr.cohorts.cache.CacheConfig`.
         audio_context, margin_s: of the backbone.
         device: to encode on.
     """
@@ -52,18 +42,14 @@ def start_worker(
     disable_progress_bars()
     torch.set_num_threads(1)
     backbone = Backbone.from_pretrained(
-        backbone_name,
-        offline=True,
-        audio_context=audio_context,
-        margin_s=margin_s,
-        device=device,
+        backbone_name, offline=True, audio_context=audio_context, margin_s=margin_s, device=device
     )
     speaker = speaker_encoder(config.speaker, backbone).eval().to(device)
     _worker.update(backbone=backbone, config=config, speaker=speaker)
 
 
 def write_part(views: list[View], folder: str) -> int:
-    """Write the rows of some views, their sizes and checksums beside them; all of it or nothing.
+    """Write the rows of some views, their sizes beside them; all of it or nothing.
 
     Returns:
         How many views were left out because simulation made them longer than Whisper hears.
@@ -81,49 +67,43 @@ def write_part(views: list[View], folder: str) -> int:
             # A part in which nobody's severity is known would have a column of another type.
             table = Dataset.from_dict(columns).cast_column("severity", Value("float64"))
             table.save_to_disk(str(temporary))
-        sums = {p.name: _checksum(p) for p in sorted(temporary.glob("*.arrow"))}
+        sums = {p.name: {"bytes": p.stat().st_size} for p in sorted(temporary.glob("*.arrow"))}
         (temporary / _SUMS).write_text(json.dumps(sums))
     return len(views) - len(rows)
-
-
-def _checksum(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 @torch.inference_mode()
 def _rows(views: list[View]) -> list[dict[str, Any]]:
     """Simulate, encode and embed some views, in their order, without those of more than 30 s."""
-    made = [render_view(view) for view in views]
-    short = [i for i, (waveform, _) in enumerate(made) if len(waveform) <= N_SAMPLES]
+    rendered = [render_view(view) for view in views]
+    short = [i for i, (waveform, _) in enumerate(rendered) if len(waveform) <= N_SAMPLES]
     for i in short:
-        if len(made[i][0]) == 0:
+        if len(rendered[i][0]) == 0:
             raise AudioError(f"{views[i].utterance.path}: no samples between the given times")
-    short.sort(key=lambda i: len(made[i][0]))
-    found: dict[int, dict[str, Any]] = {}
+    short.sort(key=lambda i: len(rendered[i][0]))
+    rows: dict[int, dict[str, Any]] = {}
     for start in range(0, len(short), _BATCH):
         chosen = short[start : start + _BATCH]
-        rows = _encoded([views[i] for i in chosen], [made[i] for i in chosen])
-        found.update(zip(chosen, rows, strict=True))
-    return [found[i] for i in sorted(found)]
+        encoded = _encoded([views[i] for i in chosen], [rendered[i] for i in chosen])
+        rows.update(zip(chosen, encoded, strict=True))
+    return [rows[i] for i in sorted(rows)]
 
 
-def _encoded(views: list[View], made: list[tuple[np.ndarray, str]]) -> list[dict[str, Any]]:
-    """Return the rows of views that were made: a waveform and a text each."""
+def _encoded(views: list[View], rendered: list[tuple[np.ndarray, str]]) -> list[dict[str, Any]]:
+    """Return the rows of views that are rendered: a waveform and a text each."""
     backbone, config, speaker = _worker["backbone"], _worker["config"], _worker["speaker"]
-    mel, n_frames = backbone.features([waveform for waveform, _ in made])
+    waveforms = [waveform for waveform, _ in rendered]
+    mel, n_frames = backbone.features(waveforms)
     encoded = backbone.encode(mel, n_frames, speaker.layers)
     embs = None
     # What a speaker encoder that is yet to be trained says now would only be in its way.
     if not any(p.requires_grad for p in speaker.parameters()):
-        waveforms = [waveform for waveform, _ in made]
         embs = speaker(encoded=encoded, mel=mel, n_frames=n_frames, waveforms=waveforms)
     # Of the silence after it what differs: the last frame kept is as all the others are.
     silent = backbone.audio_context == "full" or backbone.margin_frames > 0
     tail = TAIL_FRAMES if silent else 0
     rows = []
-    for i, (view, (waveform, text)) in enumerate(zip(views, made, strict=True)):
+    for i, (view, (waveform, text)) in enumerate(zip(views, rendered, strict=True)):
         n_states = int(encoded.lengths[i])
         row = {
             "id": view.id,
@@ -151,18 +131,11 @@ def _bytes(tensor: torch.Tensor) -> bytes:
     return tensor.to("cpu", torch.float16).contiguous().numpy().tobytes()
 
 
-def check_part(path: Path, verify: bool) -> None:
-    """Raise ConfigError where a part is not what was written.
-
-    Args:
-        path: its folder.
-        verify: compare checksums too; else sizes alone.
-    """
+def check_part(path: Path) -> None:
+    """Raise ConfigError where a file of the part in folder `path` is not as long as written."""
     try:
-        sums = json.loads((path / _SUMS).read_text())
-        for name, sum_ in sums.items():
-            wrong = (path / name).stat().st_size != sum_["bytes"]
-            if wrong or (verify and _checksum(path / name) != sum_):
+        for name, size in json.loads((path / _SUMS).read_text()).items():
+            if (path / name).stat().st_size != size["bytes"]:
                 raise ConfigError(f"{path / name} is not what was written; remove {path}")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is damaged ({error}); remove it and build again") from error

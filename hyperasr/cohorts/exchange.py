@@ -23,55 +23,36 @@ if TYPE_CHECKING:
 
 __all__ = ["to_dataset", "to_kaldi", "to_lhotse"]
 
-AUDIO_COLUMN = "audio"
-
 _NAMES = tuple(field.name for field in dataclasses.fields(Utterance))
 _NUMBERS = ("start_s", "end_s", "severity")
 # Fields that a lhotse supervision has itself; the others go to `custom`.
-_OF_LHOTSE = ("id", "path", "text", "speaker", "language", "start_s", "end_s", "extra")
+_OF_LHOTSE = ("id", "path", "text", "speaker", "language", "start_s", "end_s")
 _UNKNOWN_FRAMES = 2**62
-_DECODERS = {
-    ".flac": "flac -c -d -s {} |",
-    ".sph": "sph2pipe -f wav -p{} {} |",
-    ".wav": "{}",
-}
-KALDI_FILES = ("wav.scp", "utt2spk")
 
 
-def to_dataset(rows: Iterable[Utterance], *, audio: str = "path") -> Dataset:
+def to_dataset(rows: Iterable[Utterance]) -> Dataset:
     """Return the rows as a dataset in memory: one column a field, and the column ``audio``.
 
-    ``audio`` has the feature ``Audio(decode=False)``: items are ``{"path", "bytes"}``, for
-    `hyperasr.audio.reading` to decode; decoding by `datasets` itself needs torchcodec. ``extra`` is
-    JSON.
+    ``audio`` refers to the files. It has the feature ``Audio(decode=False)``: items are ``{"path",
+    "bytes"}``, for `hyperasr.audio.reading` to decode; decoding by `datasets` itself needs
+    torchcodec. ``extra`` is JSON.
 
-    Args:
-        rows: of a manifest.
-        audio: ``path`` refers to the files; ``bytes`` copies them in, once a row: rows that are
-            parts of one long recording each carry the whole of it.
     Raises:
-        ManifestError: no rows, another `audio`, or a file that cannot be read.
+        ManifestError: no rows.
     """
     from datasets import Audio, Dataset, Features, Value
 
-    if audio not in ("path", "bytes"):
-        raise ManifestError(f"audio is {audio!r}; it must be path or bytes")
     rows = list(rows)
     if not rows:
         raise ManifestError("there is nothing to convert: the manifest has no rows")
     # An `Audio` feature from the start would encode, which needs torchcodec: cast afterwards.
     kinds = {name: Value("float64" if name in _NUMBERS else "string") for name in _NAMES}
-    stored = Value("string") if audio == "path" else Value("binary")
-    features = Features({**kinds, AUDIO_COLUMN: stored})
-    columns: dict[str, list[Any]] = {name: [] for name in features}
-    for row in rows:
-        for name, value in row.to_dict().items():
-            columns[name].append(_json(value) if name == "extra" else value)
-        columns[AUDIO_COLUMN].append(
-            os.path.abspath(row.path) if audio == "path" else _content(row.path)
-        )
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _NAMES}
+    columns["extra"] = [None if extra is None else _json(extra) for extra in columns["extra"]]
+    columns["audio"] = [os.path.abspath(row.path) for row in rows]
+    features = Features({**kinds, "audio": Value("string")})
     dataset = Dataset.from_dict(columns, features=features)
-    return dataset.cast_column(AUDIO_COLUMN, Audio(decode=False))
+    return dataset.cast_column("audio", Audio(decode=False))
 
 
 def to_lhotse(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path:
@@ -94,22 +75,17 @@ def to_lhotse(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path
             recordings[path] = _lhotse_recording(path, row.id)
         recording = recordings[path]
         end_s = recording["duration"] if row.end_s is None else row.end_s
-        custom = {
-            name: value
-            for name, value in row.to_dict().items()
-            if name not in _OF_LHOTSE and value is not None
-        }
-        channel = int((row.extra or {}).get("channel", "0"))
+        custom = {k: v for k, v in row.to_dict().items() if k not in _OF_LHOTSE and v is not None}
         values = {
             "id": row.id,
             "recording_id": recording["id"],
             "start": row.start_s,
             "duration": round(min(end_s, recording["duration"]) - row.start_s, 8),
-            "channel": channel,
+            "channel": row.channel or 0,
             "text": row.text,
             "language": row.language,
             "speaker": row.speaker,
-            "custom": custom | ({"extra": row.extra} if row.extra else {}),
+            "custom": custom,
         }
         supervisions.append({k: v for k, v in values.items() if v is not None})
     if not supervisions:
@@ -163,20 +139,15 @@ def to_kaldi(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path:
         if cut:
             end = -1 if row.end_s is None else row.end_s
             files["segments"][name] = f"{recording} {row.start_s:.3f} {end:.3f}"
-    _write_kaldi(folder, files)
-    return Path(folder)
-
-
-def _write_kaldi(folder: str | os.PathLike[str], files: dict[str, dict[str, str]]) -> None:
     utterances: dict[str, list[str]] = {}
     for name, speaker in files["utt2spk"].items():
         utterances.setdefault(speaker, []).append(name)
-    spk2utt = {speaker: " ".join(_sorted(names)) for speaker, names in utterances.items()}
-    with atomic_folder(Path(folder), replaces=KALDI_FILES) as temporary:
-        for name, pairs in {**files, "spk2utt": spk2utt}.items():
+    files["spk2utt"] = {speaker: " ".join(_sorted(own)) for speaker, own in utterances.items()}
+    with atomic_folder(Path(folder), replaces=("wav.scp", "utt2spk")) as temporary:
+        for name, pairs in files.items():
             if pairs:
-                lines = (f"{key} {pairs[key]}" for key in _sorted(pairs))
-                _write_lines(temporary / name, lines)
+                _write_lines(temporary / name, (f"{key} {pairs[key]}" for key in _sorted(pairs)))
+    return Path(folder)
 
 
 def _sorted(names: Iterable[str]) -> list[str]:
@@ -212,12 +183,12 @@ def _kaldi_source(path: str, channel: str) -> str:
     suffix = Path(path).suffix.lower()
     if suffix == ".sph":
         side = f" -c {int(channel) + 1}" if channel else ""
-        return _DECODERS[".sph"].format(side, quoted)
+        return f"sph2pipe -f wav -p{side} {quoted} |"
     if channel:
         return f"sox {quoted} -t wav - remix {int(channel) + 1} |"
     if suffix == ".wav":
         return path
-    return _DECODERS.get(suffix, "sox {} -t wav - |").format(quoted)
+    return f"flac -c -d -s {quoted} |" if suffix == ".flac" else f"sox {quoted} -t wav - |"
 
 
 def _lhotse_recording(path: str, name: str) -> dict[str, Any]:
@@ -241,16 +212,9 @@ def _lhotse_recording(path: str, name: str) -> dict[str, Any]:
     }
 
 
-def _content(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ManifestError(f"cannot read {path}: {error.strerror}") from error
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _write_lines(path: Path, lines: Iterable[str | None]) -> None:
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -20,7 +20,6 @@ _FIELDS = {field.name for field in dataclasses.fields(Utterance)}
 _TEXT = {"id", "path", "speaker", "cohort", "language", "split", "source", "domain"}
 _OPTIONAL_TEXT = {"text", "text_clean", "etiology"}
 _NAMES = {"id", "path", "speaker", "cohort"}
-_NUMBERS = {"start_s"}
 _OPTIONAL_NUMBERS = {"end_s", "severity"}
 _DOMAINS = ("recorded", "simulated")
 
@@ -75,54 +74,41 @@ def _row(line: str, where: str, folder: Path) -> Utterance:
         raise ManifestError(f"{where}: not a JSON object ({error})") from error
     if not isinstance(values, dict):
         raise ManifestError(f"{where}: a row must be a JSON object, not {type(values).__name__}")
-    return check_row(values, where, folder)
-
-
-def check_row(values: dict[str, Any], where: str, folder: Path) -> Utterance:
-    """Return one row of a manifest, checked field by field.
-
-    Args:
-        values: by field; what is left out takes `Utterance`'s default.
-        where: what an error begins with, such as the file and the line.
-        folder: which a relative path starts from.
-    Raises:
-        ManifestError: an unknown field, one that is missing, or a value that cannot be.
-    """
-    unknown = sorted(set(values) - _FIELDS)
-    if unknown:
+    if unknown := sorted(set(values) - _FIELDS):
         raise ManifestError(f"{where}: unknown field {unknown[0]!r}; known are {sorted(_FIELDS)}")
     for name in ("id", "path"):
         if not values.get(name):
             raise ManifestError(f"{where}: field {name!r} is missing or empty")
     for name, value in values.items():
-        _check(name, value, where)
+        if fault := _fault(name, value):
+            raise ManifestError(f"{where}: {fault}")
     end_s = values.get("end_s")
     if end_s is not None and end_s <= values.get("start_s", 0.0):
         raise ManifestError(f"{where}: end_s {end_s} is not after start_s")
     return Utterance(**{**values, "path": str(folder / values["path"])})
 
 
-def _check(name: str, value: Any, where: str) -> None:
+def _fault(name: str, value: Any) -> str | None:
+    """Say what is wrong with the value of a field; None where nothing is."""
     if name in _TEXT and not isinstance(value, str):
-        raise ManifestError(f"{where}: field {name!r} must be text, not {value!r}")
-    if name in _OPTIONAL_TEXT and not (value is None or isinstance(value, str)):
-        raise ManifestError(f"{where}: field {name!r} must be text or null, not {value!r}")
-    if name in _NUMBERS or (name in _OPTIONAL_NUMBERS and value is not None):
+        return f"field {name!r} must be text, not {value!r}"
+    if name in _NAMES and not value.strip():
+        return f"field {name!r} is empty; leave it out where it is unknown"
+    if name == "domain" and value not in _DOMAINS:
+        return f"field 'domain' must be {' or '.join(_DOMAINS)}, not {value!r}"
+    if name == "start_s" or (name in _OPTIONAL_NUMBERS and value is not None):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value < 0:
-            raise ManifestError(f"{where}: field {name!r} must be a number >= 0, not {value!r}")
-    if name in _NAMES and not value.strip():
-        raise ManifestError(f"{where}: field {name!r} is empty; leave it out where it is unknown")
-    if name == "severity" and value is not None and value > 1:
-        raise ManifestError(f"{where}: field 'severity' must be from 0 to 1, not {value!r}")
-    if name == "domain" and value not in _DOMAINS:
-        raise ManifestError(
-            f"{where}: field 'domain' must be {' or '.join(_DOMAINS)}, not {value!r}"
-        )
-    if name == "extra" and value is not None:
+            return f"field {name!r} must be a number >= 0, not {value!r}"
+    if value is None:
+        return None
+    if name in _OPTIONAL_TEXT and not isinstance(value, str):
+        return f"field {name!r} must be text or null, not {value!r}"
+    if name == "severity" and value > 1:
+        return f"field 'severity' must be from 0 to 1, not {value!r}"
+    if name == "extra":
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-            raise ManifestError(f"{where}: field 'extra' must map names to text, not {value!r}")
+            return f"field 'extra' must map names to text, not {value!r}"
         if not value.get("channel", "0").isdecimal():
-            raise ManifestError(
-                f"{where}: extra channel must be a number from 0, not {value['channel']!r}"
-            )
+            return f"extra channel must be a number from 0, not {value['channel']!r}"
+    return None

@@ -74,8 +74,7 @@ def simulate_corpus(
         ConfigError: an unknown cohort or an impossible severity.
         ManifestError: not one recording could be made.
     """
-    unknown = [cohort for cohort in cohorts if cohort not in COHORTS]
-    if unknown:
+    if unknown := [cohort for cohort in cohorts if cohort not in COHORTS]:
         raise ConfigError(f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}")
     typical = [u for u in utterances if u.cohort == TYPICAL]
     if utterances and not typical:
@@ -111,8 +110,13 @@ def simulate_corpus(
         )
     rows = [_row(view, done[view.id]) for view in views if view.id in done]
     write_manifest(out / "manifest.jsonl", rows)
-    n_left_out = len(utterances) - len(typical)
-    return CorpusMade(out / "manifest.jsonl", len(done) - n_kept, n_kept, tuple(failed), n_left_out)
+    return CorpusMade(
+        manifest=out / "manifest.jsonl",
+        n_written=len(done) - n_kept,
+        n_kept=n_kept,
+        failed=tuple(failed),
+        n_left_out=len(utterances) - len(typical),
+    )
 
 
 def _made(
@@ -136,7 +140,7 @@ def _make(view: View, out: Path) -> tuple[dict[str, Any] | None, str]:
     try:
         waveform = load(u.path, start_s=u.start_s, end_s=u.end_s, channel=u.channel)
         text = u.text_clean or u.text or ""
-        made = simulate(
+        simulated = simulate(
             waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person
         )
     except HyperASRError as error:
@@ -145,17 +149,17 @@ def _make(view: View, out: Path) -> tuple[dict[str, Any] | None, str]:
         "simulated": True,
         "version": VERSION,
         "key": view.key,
-        "cohort": made.cohort,
-        "severity": made.severity,
+        "cohort": simulated.cohort,
+        "severity": simulated.severity,
         "person": view.person,
-        "duration_s": round(len(made.waveform) / SAMPLE_RATE, 3),
-        "text_clean": made.text,
-        "text_verbatim": made.verbatim,
-        "events": [dataclasses.asdict(event) for event in made.events],
-        "words": [dataclasses.asdict(word) for word in made.words],
+        "duration_s": round(len(simulated.waveform) / SAMPLE_RATE, 3),
+        "text_clean": simulated.text,
+        "text_verbatim": simulated.verbatim,
+        "events": [dataclasses.asdict(event) for event in simulated.events],
+        "words": [dataclasses.asdict(word) for word in simulated.words],
     }
     flac = io.BytesIO()
-    soundfile.write(flac, made.waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(flac, simulated.waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     path = out / _name(view)
     atomic_write_bytes(path.with_suffix(".flac"), flac.getvalue())
     atomic_write_text(path.with_suffix(".json"), json.dumps(labels, ensure_ascii=False) + "\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,10 @@ from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
 
-__all__ = ["LEAKS", "Fold", "check_leaks", "leave_one_out", "severity_bin"]
+__all__ = ["Fold", "check_leaks", "leave_one_out", "severity_bin"]
 
 log = logging.getLogger(__name__)
 
-LEAKS = ("speaker", "session", "audio", "text")
 UNKNOWN = "unknown"  # the speaker of a row that names none
 _NAMED = 3  # examples in a message
 
@@ -42,11 +42,7 @@ class Fold:
 
 
 def leave_one_out(
-    utterances: Sequence[Utterance],
-    by: str,
-    *,
-    parts: Sequence[str] | None = None,
-    edges: Sequence[float] = (0.25, 0.5, 0.75),
+    utterances: Sequence[Utterance], by: str, *, edges: Sequence[float] = (0.25, 0.5, 0.75)
 ) -> Iterator[Fold]:
     """Hold out one cohort, speaker or range of severity after the other.
 
@@ -55,11 +51,10 @@ def leave_one_out(
     Args:
         utterances: of all parts.
         by: ``cohort``, ``speaker`` or ``severity``.
-        parts: which to hold out; None for each in the order of their names.
         edges: between ranges of severity, ascending, in (0, 1); for ``severity`` only.
     Raises:
-        ConfigError: another `by`, edges out of order, a part that nobody is in, or one that
-            everybody is in, which leaves nothing to train on.
+        ConfigError: another `by`, edges out of order, or a part that everybody is in, which leaves
+            nothing to train on.
     """
     keys: dict[str, Callable[[Utterance], str]] = {
         "cohort": lambda u: u.cohort,
@@ -71,11 +66,8 @@ def leave_one_out(
     if list(edges) != sorted(set(edges)) or not all(0 < e < 1 for e in edges):
         raise ConfigError(f"edges of severity ascend within (0, 1); these do not: {list(edges)}")
     key = keys[by]
-    found = sorted({key(u) for u in utterances})
-    for part in found if parts is None else parts:
+    for part in sorted({key(u) for u in utterances}):
         test = tuple(u for u in utterances if key(u) == part)
-        if not test:
-            raise ConfigError(f"no utterance has the {by} {part!r}; there are {', '.join(found)}")
         held_out = {u.speaker for u in test}
         others = [u for u in utterances if key(u) != part]
         train = tuple(u for u in others if u.speaker not in held_out)
@@ -102,122 +94,84 @@ def check_leaks(
     train: Sequence[Utterance],
     test: Sequence[Utterance],
     *,
-    over: Sequence[str] = LEAKS,
     text: str = "warn",
-    session: Callable[[Utterance], str] | None = None,
     name: str = "the training part",
 ) -> list[str]:
     """Refuse a split in which the test knows something of the training.
 
-    - ``speaker``: the same speaker name on both sides. Names must be unique over corpora.
-    - ``session``: the same session; unless `session` says otherwise, a recording file is one, of
-      which several utterances may be cut.
-    - ``audio``: the same bytes under two names.
-    - ``text``: the same words, after the ``spoken`` normaliser. This is a warning unless `text` is
-      ``error``: closed vocabularies (digits, commands) repeat by design, while in read sentences
-      a prompt that was trained on is a leak (TORGO's are the known case).
+    - The same speaker name on both sides. Names must be unique over corpora.
+    - The same session: a recording file is one, of which several utterances may be cut.
+    - The same bytes under two names.
+    - The same words, after the ``spoken`` normaliser. This is a warning unless `text` is ``error``:
+      closed vocabularies (digits, commands) repeat by design, while in read sentences a prompt that
+      was trained on is a leak (TORGO's are the known case).
 
     Args:
         train, test: the two sides.
-        over: which checks to make.
         text: ``warn``, ``error`` or ``ignore``.
-        session: names the session of an utterance, for corpora that know it.
         name: of the training side, for messages.
     Returns:
         Warnings, one line each; they are logged too.
     Raises:
         ManifestError: a leak, with its size and examples.
-        ConfigError: an unknown check or severity of a text leak, or an empty side.
+        ConfigError: an unknown severity of a text leak, or an empty side.
     """
-    if unknown := sorted(set(over) - set(LEAKS)):
-        raise ConfigError(f"leaks are over {', '.join(LEAKS)}, not {unknown[0]!r}")
     if text not in ("warn", "error", "ignore"):
         raise ConfigError(f"a text leak is 'warn', 'error' or 'ignore', not {text!r}")
     if not train or not test:
         raise ConfigError("a leak check needs utterances on both sides; one side has none")
+    digests: dict[str, str] = {}
+    spoken = normaliser("spoken")
     keys: dict[str, Callable[[Utterance], str]] = {
         "speaker": lambda u: u.speaker,
-        "session": session or (lambda u: os.path.realpath(u.path)),
-        "audio": _audio_hash({}),
-        "text": lambda u: _words(u.text_clean or u.text or ""),
+        "session": lambda u: os.path.realpath(u.path),
+        "audio": lambda u: _digest(u.path, digests),
+        "text": lambda u: spoken(u.text_clean or u.text or ""),
     }
     warnings = []
-    for check in (check for check in LEAKS if check in over):
+    for check, key in keys.items():
         if check == "text" and text == "ignore":
             continue
-        found = _shared(train, test, keys[check])
+        trained = {key(u) for u in train} - {""}
+        shared = Counter(value for u in test if (value := key(u)) in trained)
         if check == "audio":
-            warnings += _unread(train, test, keys[check], name)
-        if not found:
-            continue
-        message = _message(check, found, len(test), name)
-        if check != "text" or text == "error":
-            raise ManifestError(f"the split leaks: {message}")
-        warnings.append(message)
+            for side, part in ((name, train), ("the test", test)):
+                if n := sum(not key(u) for u in part):
+                    warnings.append(
+                        f"{n} of {len(part)} recordings of {side} cannot be read; their audio is "
+                        "not compared"
+                    )
+        if shared:
+            message = _message(check, shared, len(test), name)
+            if check != "text" or text == "error":
+                raise ManifestError(f"the split leaks: {message}")
+            warnings.append(message)
     for warning in warnings:
         log.warning("%s", warning)
     return warnings
 
 
-def _shared(
-    train: Sequence[Utterance], test: Sequence[Utterance], key: Callable[[Utterance], str]
-) -> dict[str, int]:
-    """Return what is on both sides, with the number of test utterances it concerns."""
-    known = {key(u) for u in train} - {""}
-    found: dict[str, int] = {}
-    for utterance in test:
-        if (value := key(utterance)) in known:
-            found[value] = found.get(value, 0) + 1
-    return found
-
-
-def _unread(
-    train: Sequence[Utterance],
-    test: Sequence[Utterance],
-    digest: Callable[[Utterance], str],
-    name: str,
-) -> list[str]:
-    """Say how many recordings could not be compared, because they are not there."""
-    sides = ((name, train), ("the test", test))
-    counts = [(side, sum(not digest(u) for u in part), len(part)) for side, part in sides]
-    return [
-        f"{n} of {n_all} recordings of {side} cannot be read; their audio is not compared"
-        for side, n, n_all in counts
-        if n
-    ]
-
-
-def _message(check: str, found: dict[str, int], n_test: int, name: str) -> str:
-    n = sum(found.values())
-    share = f"{n} of {n_test} test utterances"
+def _message(check: str, shared: Counter[str], n_test: int, name: str) -> str:
+    share = f"{shared.total()} of {n_test} test utterances"
     if check == "text":
         # Not the words themselves: logs carry no transcript.
-        return f"{share} say one of {len(found)} texts that {name} has too"
+        return f"{share} say one of {len(shared)} texts that {name} has too"
     if check == "audio":
         return f"{share} are recordings that {name} has too, byte for byte"
-    listed = ", ".join(repr(os.path.basename(value)) for value in sorted(found)[:_NAMED])
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    listed = ", ".join(repr(os.path.basename(value)) for value in sorted(shared)[:_NAMED])
+    more = f" and {len(shared) - _NAMED} more" if len(shared) > _NAMED else ""
     hint = "hold them out of the training"
-    if check == "speaker" and UNKNOWN in found:
+    if check == "speaker" and UNKNOWN in shared:
         hint = "rows without a speaker cannot be told apart; name their speakers"
     return f"{share} have a {check} of {name}: {listed}{more}; {hint}"
 
 
-def _audio_hash(known: dict[str, str]) -> Callable[[Utterance], str]:
-    """Return a function that hashes each recording file once; "" where it cannot be read."""
-
-    def digest(utterance: Utterance) -> str:
-        path = utterance.path
-        if path not in known:
-            try:
-                with open(path, "rb") as file:
-                    known[path] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError:
-                known[path] = ""
-        return known[path]
-
-    return digest
-
-
-def _words(text: str) -> str:
-    return normaliser("spoken")(text)
+def _digest(path: str, digests: dict[str, str]) -> str:
+    """Hash each recording file once; "" where it cannot be read."""
+    if path not in digests:
+        try:
+            with open(path, "rb") as file:
+                digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            digests[path] = ""
+    return digests[path]

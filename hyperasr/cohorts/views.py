@@ -137,7 +137,14 @@ def plan_views(
         ConfigError: a cohort that cannot be simulated, a severity outside [0, 1], or nobody to
             simulate.
     """
-    _check_plan(cohorts, severities, people_per_speaker)
+    if unknown := [cohort for cohort in cohorts if cohort not in (*COHORTS, TYPICAL)]:
+        raise ConfigError(
+            f"no cohort {unknown[0]!r} to simulate; there are {', '.join((*COHORTS, TYPICAL))}"
+        )
+    if severities is not None and not (severities and all(0 <= s <= 1 for s in severities)):
+        raise ConfigError(f"severities are {list(severities)}; give some, each in [0, 1]")
+    if people_per_speaker < 1:
+        raise ConfigError(f"people_per_speaker is {people_per_speaker}; it must be at least 1")
     variety = variety or Variety()
     views: list[View] = []
     turn: dict[tuple[str, str], int] = {}
@@ -181,20 +188,6 @@ def _varied(view: View, variety: Variety, seed: int, rng: random.Random) -> View
     return replace(view, elsewhere=rng.random() < variety.place_share)
 
 
-def _check_plan(
-    cohorts: Sequence[str], severities: Sequence[float] | None, people_per_speaker: int
-) -> None:
-    unknown = [cohort for cohort in cohorts if cohort not in (*COHORTS, TYPICAL)]
-    if unknown:
-        raise ConfigError(
-            f"no cohort {unknown[0]!r} to simulate; there are {', '.join((*COHORTS, TYPICAL))}"
-        )
-    if severities is not None and not (severities and all(0 <= s <= 1 for s in severities)):
-        raise ConfigError(f"severities are {list(severities)}; give some, each in [0, 1]")
-    if people_per_speaker < 1:
-        raise ConfigError(f"people_per_speaker is {people_per_speaker}; it must be at least 1")
-
-
 def render_view(view: View) -> tuple[np.ndarray, str]:
     """Return the waveform (n_samples,) float32, 16 kHz, and the intended text of a view."""
     u = view.utterance
@@ -204,17 +197,14 @@ def render_view(view: View) -> tuple[np.ndarray, str]:
         waveform = change_speed(waveform, view.speed)
     if view.simulates:
         assert view.severity is not None
-        made = simulate(
+        simulated = simulate(
             waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person
         )
-        waveform, text = made.waveform, made.text
+        waveform, text = simulated.waveform, simulated.text
     if view.elsewhere:
-        waveform = change_place(waveform, np.random.default_rng(_number(view.id)))
+        seed = int.from_bytes(hashlib.sha256(view.id.encode()).digest()[:8], "big")
+        waveform = change_place(waveform, np.random.default_rng(seed))
     return waveform, text
-
-
-def _number(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def plan_key(views: Sequence[View]) -> str:

@@ -563,8 +563,8 @@ def test_prepare_and_convert(cli: Cli, good: Path, tmp_path: Path) -> None:
         assert (tmp_path / form / file).is_file()
     fails(cli("prepare", "librispeach", tmp_path, "--out", out), "did you mean 'librispeech'?")
     fails(cli("prepare", "librispeech", tmp_path / "none", "--out", out), "none")
-    bad = cli("prepare", "vctk", tmp_path, "--out", out, "--set", "mik=1")
-    fails(bad, "has no option 'mik'; did you mean 'mic'?")
+    bad = cli("prepare", "torgo", tmp_path, "--out", out, "--set", "miks=1")
+    fails(bad, "has no option 'miks'; did you mean 'mics'?")
 
 
 def test_corpora(cli: Cli) -> None:

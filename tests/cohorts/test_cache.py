@@ -17,7 +17,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
-import hyperasr.cohorts.cache as room
+import hyperasr.cohorts.cache as module
 from hyperasr.adapters import SourceConfig
 from hyperasr.cohorts import cache_part
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache, cache_folder, estimate_bytes
@@ -36,8 +36,8 @@ ECAPA = CacheConfig(SpeakerConfig(kind="ecapa", d_spk=8, channels=8), keep_mel=T
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "WorkerPool", InThisProcess)
-    monkeypatch.setattr(room, "_PART", 3)
+    monkeypatch.setattr(module, "WorkerPool", InThisProcess)
+    monkeypatch.setattr(module, "_PART", 3)
     monkeypatch.setattr(cache_part, "_BATCH", 2)
 
 
@@ -149,7 +149,7 @@ def test_batches_do_not_depend_on_the_parts(
     parted = Cache([in_parts], random_backbone).batch(range(9))
     for part in parts:
         part.rename(in_parts.parent / f"old-{part.name}")
-    monkeypatch.setattr(room, "_PART", 100)
+    monkeypatch.setattr(module, "_PART", 100)
     monkeypatch.setattr(cache_part, "_BATCH", 100)
     whole = Cache([build(views)], random_backbone).batch(range(9))
     assert parted.encoded is not None
@@ -187,14 +187,14 @@ def test_a_cache_goes_on_with_the_parts_that_it_began_with(
 ) -> None:
     folder = build(views)
     shutil.rmtree(folder / "part-00001")
-    monkeypatch.setattr(room, "_PART", 2)
+    monkeypatch.setattr(module, "_PART", 2)
     build(views)
     assert Cache([folder], random_backbone).meta["id"] == [view.id for view in views]
     # One of before caches said how many views a part has.
     head = json.loads((folder / "cache.json").read_text())
     assert head.pop("part_views") == 3
     (folder / "cache.json").write_text(json.dumps(head))
-    monkeypatch.setattr(room, "_ONCE", 3)
+    monkeypatch.setattr(module, "_ONCE", 3)
     shutil.rmtree(folder / "part-00002")
     build(views)
     assert Cache([folder], random_backbone).meta["id"] == [view.id for view in views]
@@ -296,7 +296,6 @@ def test_a_part_of_the_rows_is_a_cache(
     assert part.meta["id"] == [views[i].id for i in chosen]
     assert part.n_frames == [whole.n_frames[i] for i in chosen]
     assert torch.equal(part.embeddings(), whole.embeddings()[chosen])
-    assert torch.equal(part.embeddings([3, 1]), whole.embeddings([chosen[3], chosen[1]]))
     assert part.batch([2]).ids == whole.batch([chosen[2]]).ids
     twice = part.where(lambda row: part.meta["cohort"][row] == "typical")
     assert {twice.meta["cohort"][row] for row in range(len(twice))} == {"typical"}
@@ -326,14 +325,7 @@ def test_damaged_parts_are_refused(
 ) -> None:
     folder = build(views)
     file = folder / "part-00001" / "data-00000-of-00001.arrow"
-    data = bytearray(file.read_bytes())
-    Cache([folder], random_backbone, verify=True)
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    Cache([folder], random_backbone)  # sizes alone are looked at
-    with pytest.raises(ConfigError, match="is not what was written"):
-        Cache([folder], random_backbone, verify=True)
-    file.write_bytes(data[:-8])
+    file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(ConfigError, match="is not what was written"):
         Cache([folder], random_backbone)
     file.unlink()
@@ -358,13 +350,13 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    usage = room.shutil.disk_usage(tmp_path)
+    usage = module.shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=1_000))
+        patch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1_000))
         with pytest.raises(HyperASRError, match="make room or choose another folder"):
             build(views)
     assert not list(tmp_path.rglob("part-*"))
-    write, written = room.write_part, []
+    write, written = module.write_part, []
 
     def fills_up(chosen: list[View], folder: str) -> int:
         if written:
@@ -373,10 +365,10 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
         return write(chosen, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "write_part", fills_up)
+        patch.setattr(module, "write_part", fills_up)
         with pytest.raises(HyperASRError, match=r"is full; 1 of 3 parts are done and stay"):
             build(views)
-    assert len(Cache([build(views)], random_backbone, verify=True)) == 9, "goes on, and is whole"
+    assert len(Cache([build(views)], random_backbone)) == 9, "goes on, and is whole"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
@@ -434,9 +426,9 @@ def test_processes_of_their_own_write_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "_PART", 1)
+    monkeypatch.setattr(module, "_PART", 1)
     folder = build_cache(tmp_path / "a", views[:2], random_backbone_folder, POOLED, workers=1)
-    monkeypatch.setattr(room, "WorkerPool", InThisProcess)
+    monkeypatch.setattr(module, "WorkerPool", InThisProcess)
     here = build_cache(tmp_path / "b", views[:2], random_backbone_folder, POOLED)
     assert here.name == folder.name
     batches: list[Batch] = [Cache([f], random_backbone).batch([0, 1]) for f in (folder, here)]

@@ -58,9 +58,7 @@ def test_relative_paths_start_at_the_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(
-        tmp_path / "m.jsonl",
-        {"id": "a", "path": "wav/a.wav"},
-        {"id": "b", "path": "/abs/b.wav"},
+        tmp_path / "m.jsonl", {"id": "a", "path": "wav/a.wav"}, {"id": "b", "path": "/abs/b.wav"}
     )
     monkeypatch.chdir("/")
     assert [row.path for row in read_manifest(path)] == [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from hyperasr.cohorts.simulate import COHORTS, profile, simulate
+from hyperasr.cohorts.simulate import COHORTS, parkinson, simulate
 from hyperasr.cohorts.simulate.align import count_syllables, word_spans
 from hyperasr.cohorts.simulate.analysis import FREQUENCIES, HOP, SAMPLE_RATE, analyse
 from hyperasr.cohorts.simulate.spectrum import formants, nasal_curve, reduce_contrast, warp
@@ -137,9 +137,9 @@ def test_words_are_found_between_pauses(speech: Speech) -> None:
 
 
 def test_tremor_is_at_the_speakers_rate(sustained: np.ndarray) -> None:
-    deep = sorted(range(40), key=lambda k: -profile("parkinson", k, 1.0).tremor_db)[:4]
+    deep = sorted(range(40), key=lambda k: -parkinson.profile(k, 1.0).tremor_db)[:4]
     for person in deep:
-        traits = profile("parkinson", person, 1.0)
+        traits = parkinson.profile(person, 1.0)
         heights = []
         for severity in (0.0, 0.4, 1.0):
             # an empty text: no words, so no rushes

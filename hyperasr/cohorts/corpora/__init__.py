@@ -1,8 +1,8 @@
 """Readers of speech corpora as they are distributed; one module each, looked up by name.
 
-Every reader has two functions:
+Every reader has two names:
 
-- ``describe() -> Description``: licence, how to get it, citation, languages, cohorts, speakers;
+- ``ABOUT``, a `Description`: licence, how to get it, citation, languages, cohorts, speakers;
 - ``prepare(root, **options) -> Prepared``: iterate over it for `Utterance` rows, then read its
   ``report`` for what was skipped, with reasons.
 
@@ -38,8 +38,7 @@ __all__ = [
 class Corpus(Protocol):
     """What a reader module offers."""
 
-    def describe(self) -> Description:
-        """Say what the corpus is and how to get it."""
+    ABOUT: Description
 
     def prepare(self, root: str | os.PathLike[str], **options: Any) -> Prepared:
         """Read a copy of the corpus below `root`."""
@@ -47,8 +46,8 @@ class Corpus(Protocol):
 
 def names() -> list[str]:
     """Return the names of all readers, sorted; none is imported."""
-    found = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in found if name != "base" and not name.startswith("_"))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if name != "base" and not name.startswith("_"))
 
 
 def corpus(name: str) -> Corpus:
@@ -57,12 +56,12 @@ def corpus(name: str) -> Corpus:
     Raises:
         ConfigError: there is none of this name; the closest one is named.
     """
-    known = {_plain(n): n for n in names()}
-    if _plain(name) not in known:
-        close = closest(_plain(name), known, at_least=0.5)
-        hint = "" if close is None else f"did you mean {known[close]!r}? "
+    readers = {_plain(n): n for n in names()}
+    if _plain(name) not in readers:
+        close = closest(_plain(name), readers, at_least=0.5)
+        hint = "" if close is None else f"did you mean {readers[close]!r}? "
         raise ConfigError(f"there is no corpus {name!r}; {hint}known are {', '.join(names())}")
-    return cast(Corpus, importlib.import_module(f"{__name__}.{known[_plain(name)]}"))
+    return cast(Corpus, importlib.import_module(f"{__name__}.{readers[_plain(name)]}"))
 
 
 def corpora() -> dict[str, Corpus]:
@@ -82,8 +81,7 @@ def prepare(name: str, root: str | os.PathLike[str], **given: Any) -> Prepared:
         ConfigError: no such corpus, no such folder, or an option that this reader does not have.
     """
     known = options(name)
-    unknown = sorted(set(given) - set(known))
-    if unknown:
+    if unknown := sorted(set(given) - set(known)):
         close = closest(unknown[0], known, at_least=0.5)
         hint = "" if close is None else f"did you mean {close!r}? "
         raise ConfigError(

@@ -4,26 +4,81 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from hyperasr.cohorts.corpora._report import Report
 from hyperasr.errors import ConfigError
 
 __all__ = [
     "AUDIO_SUFFIXES",
+    "Report",
     "corpus_root",
     "find_named",
     "listed_path",
+    "read_pairs",
     "read_table",
     "read_text",
     "walk",
 ]
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".sph")
+_N_EXAMPLES = 3
 
-_BLOCK_BYTES = 1 << 20
+
+@dataclass
+class Report:
+    """What was found and what was skipped.
+
+    Attributes:
+        n_rows: rows given out; duration_s: their sum, of those whose length is known.
+        cohorts: rows by cohort; speakers: cohort by speaker.
+        skipped: number by reason; examples: the first few of each reason.
+        notes: what the user should know, by number of times.
+    """
+
+    n_rows: int = 0
+    duration_s: float = 0.0
+    cohorts: dict[str, int] = field(default_factory=dict)
+    speakers: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def skip(self, reason: str, example: str | os.PathLike[str]) -> None:
+        """Count one case that is left out; the first few of a reason are kept as examples."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        kept = self.examples.setdefault(reason, [])
+        if len(kept) < _N_EXAMPLES:
+            kept.append(str(example).encode("utf-8", "backslashreplace").decode())
+
+    def note(self, what: str) -> None:
+        """Count something that was dealt with and that the user should know."""
+        self.notes[what] = self.notes.get(what, 0) + 1
+
+    def absorb(self, other: Report, example: str) -> None:
+        """Add the skipped cases of another report under one neutral example.
+
+        For corpora whose paths hold names of people.
+        """
+        for reason, n in other.skipped.items():
+            for _ in range(n):
+                self.skip(reason, example)
+
+    def lines(self) -> list[str]:
+        """Return the report for people, one line a fact."""
+        hours = f", {self.duration_s / 3600:.2f} h" if self.duration_s else ""
+        cohorts = ", ".join(f"{n} {cohort}" for cohort, n in sorted(self.cohorts.items()))
+        lines = [
+            f"{self.n_rows} utterances{hours} of {len(self.speakers)} speakers"
+            + (f" ({cohorts})" if cohorts else "")
+        ]
+        for reason, n in sorted(self.skipped.items(), key=lambda item: -item[1]):
+            lines.append(f"skipped {n}: {reason} (such as {'; '.join(self.examples[reason])})")
+        lines += [f"note, {n} times: {what}" for what, n in sorted(self.notes.items())]
+        return lines
 
 
 def corpus_root(root: str | os.PathLike[str]) -> Path:
@@ -53,27 +108,24 @@ def walk(
         suffixes: such as ``.wav``, in lower case; empty means all files.
         within: root of the corpus, where links may end; None means `root`.
     """
-    wanted = tuple(suffixes)
-    real_root = os.path.realpath(within or root)
-    yield from _walk(str(root), real_root, report, wanted)
+    yield from _walk(str(root), os.path.realpath(within or root), report, tuple(suffixes))
 
 
 def _walk(folder: str, real_root: str, report: Report, wanted: tuple[str, ...]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
-            found = [(e.name.lower(), e.name, _kind(e), e.is_symlink()) for e in entries]
+            listing = [(e.name.lower(), e.name, _kind(e), e.is_symlink()) for e in entries]
     except OSError as error:
         report.skip(f"a folder cannot be read ({error.strerror})", folder)
         return
-    for _, name, kind, is_link in sorted(found):
+    for _, name, kind, is_link in sorted(listing):
         is_dir = kind == "folder"
         path = f"{folder}{os.sep}{name}"
         if name.startswith(".") or name == "__MACOSX":
             continue
         if is_link and (is_dir or not wanted or name.lower().endswith(wanted)):
-            refusal = _link_fault(path, real_root, is_dir)
-            if refusal:
-                report.skip(refusal, path)
+            if fault := _link_fault(path, real_root, is_dir):
+                report.skip(fault, path)
                 continue
         if is_dir:
             yield from _walk(path, real_root, report, wanted)
@@ -115,7 +167,7 @@ def find_named(
     Upper levels come first. Links are treated as by `walk`; those that are refused are counted
     where a `report` is given.
     """
-    found: list[Path] = []
+    matches: list[Path] = []
     level = [root]
     real_root = os.path.realpath(within or root)
     for _ in range(depth):
@@ -132,12 +184,12 @@ def find_named(
                 if entry.is_symlink():
                     fault = _link_fault(entry.path, real_root, _kind(entry) == "folder")
                 if not fault:
-                    found.append(Path(entry.path))
+                    matches.append(Path(entry.path))
                 elif report is not None:
                     report.skip(fault, entry.path)
             deeper += [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)]
         level = deeper
-    return found
+    return matches
 
 
 def listed_path(
@@ -179,7 +231,8 @@ def read_text(path: Path, report: Report, *, fallback: str = "cp1252") -> str | 
     except OSError as error:
         report.skip(f"a text cannot be read ({error.strerror})", path)
         return None
-    for encoding in _encodings(raw[:4], fallback):
+    utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if utf_16 else ("utf-8-sig", fallback):
         try:
             text = raw.decode(encoding)
         except UnicodeError:
@@ -191,6 +244,22 @@ def read_text(path: Path, report: Report, *, fallback: str = "cp1252") -> str | 
     return None
 
 
+def read_pairs(path: Path, report: Report, *, fallback: str = "cp1252") -> dict[str, str]:
+    """Return the lines of a text file by their first field; none where there is no such file.
+
+    Further lines of an id are skipped with a reason. Encodings as `read_text`.
+    """
+    pairs: dict[str, str] = {}
+    text = read_text(path, report, fallback=fallback) if path.is_file() else None
+    for line in (text or "").split("\n"):
+        name, _, rest = line.strip().replace("\t", " ", 1).partition(" ")
+        if name in pairs:
+            report.skip(f"a second line of the same id in {path.name}", name)
+        elif name:
+            pairs[name] = rest.strip()
+    return pairs
+
+
 def read_table(
     path: Path,
     report: Report,
@@ -200,7 +269,7 @@ def read_table(
     quoted: bool = True,
     fallback: str = "cp1252",
 ) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV or TSV file by column name, in flat memory; values are stripped.
+    """Yield the rows of a CSV or TSV file by column name; values are stripped.
 
     Rows with more or fewer fields than columns are skipped with a reason; an empty unnamed last
     column, as some writers leave it, is not. Encodings as `read_text`.
@@ -213,68 +282,29 @@ def read_table(
         quoted: whether double quotes group; False where they are part of the text.
         fallback: encoding of a file that is no UTF-8.
     """
-    encoding = _encoding_of(path, report, fallback)
-    if encoding is None:
+    text = read_text(path, report, fallback=fallback)
+    if text is None:
         return
-    columns = None if header is None else [name.strip() for name in header]
-    with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(
-            file,
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            skipinitialspace=quoted,
-        )
-        for fields in _records(reader, path, report):
-            if not any(value.strip() for value in fields):
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        skipinitialspace=quoted,
+    )
+    columns = None if header is None else list(header)
+    try:
+        for fields in reader:
+            values = [value.strip() for value in fields]
+            if not any(values):
                 continue
             if columns is None:
-                columns = [name.strip() for name in fields]
+                columns = values
                 while columns and not columns[-1]:
                     columns.pop()
-                continue
-            n = len(columns)
-            if len(fields) < n or any(value.strip() for value in fields[n:]):
+            elif len(values) < len(columns) or any(values[len(columns) :]):
                 where = f"{path.name}, line {reader.line_num}"
                 report.skip("a row of a table has too many or too few fields", where)
-                continue
-            yield dict(zip(columns, (value.strip() for value in fields), strict=False))
-
-
-def _records(reader: Iterator[list[str]], path: Path, report: Report) -> Iterator[list[str]]:
-    try:
-        yield from reader
+            else:
+                yield dict(zip(columns, values, strict=False))
     except csv.Error as error:  # such as a field without end
         report.skip(f"a table cannot be read to its end ({error})", path.name)
-
-
-def _encoding_of(path: Path, report: Report, fallback: str) -> str | None:
-    """Return the encoding of a text file by reading it through once; None with a reason."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-        for encoding in _encodings(head, fallback):
-            if _decodes(path, encoding):
-                if encoding == fallback:
-                    report.note(f"a text that is no UTF-8 was read as {fallback}")
-                return encoding
-    except OSError as error:
-        report.skip(f"a text cannot be read ({error.strerror})", path)
-        return None
-    report.skip(f"a text is neither UTF-8 nor {fallback}", path)
-    return None
-
-
-def _encodings(head: bytes, fallback: str) -> tuple[str, ...]:
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return ("utf-16",)
-    return ("utf-8-sig", fallback)
-
-
-def _decodes(path: Path, encoding: str) -> bool:
-    try:
-        with path.open(encoding=encoding) as file:
-            while file.read(_BLOCK_BYTES):
-                pass
-    except UnicodeError:
-        return False
-    return True

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._layouts import SPLITS, Defaults, inside
-from hyperasr.cohorts.corpora.base import AUDIO_SUFFIXES, Report, read_text
 from hyperasr.types import Utterance
 
 __all__ = ["kaldi_rows"]
@@ -19,7 +19,7 @@ _DECODERS = ("flac", "sox", "sph2pipe", "ffmpeg")
 _CHANNEL = re.compile(r"sph2pipe\s.*\s-c\s+([12])\s|sox\s.*\sremix\s+(\d+)\s")
 
 
-def kaldi_rows(folder: Path, defaults: Defaults, report: Report) -> Iterator[Utterance]:
+def kaldi_rows(folder: Path, defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
     """Yield the utterances of one Kaldi folder.
 
     No command of ``wav.scp`` is ever run. Where one only decodes a recording (flac, sox, sph2pipe
@@ -28,15 +28,18 @@ def kaldi_rows(folder: Path, defaults: Defaults, report: Report) -> Iterator[Utt
     ``spk2gender``.
     """
     recordings = _recordings(folder, defaults, report)
-    texts = _pairs(folder / "text", report)
-    people = {name: _pairs(folder / name, report) for name in ("utt2spk", "utt2cohort", "utt2lang")}
-    genders = _pairs(folder / "spk2gender", report)
+    texts = base.read_pairs(folder / "text", report)
+    people = {
+        name: base.read_pairs(folder / name, report)
+        for name in ("utt2spk", "utt2cohort", "utt2lang")
+    }
+    genders = base.read_pairs(folder / "spk2gender", report)
     split = defaults.split or SPLITS.get(folder.name.lower())
     for name, recording, start_s, end_s in _segments(folder, recordings, report):
-        found = recordings[recording]
-        if found is None:
+        source = recordings[recording]
+        if source is None:
             continue
-        path, channel = found
+        path, channel = source
         speaker = people["utt2spk"].get(name) or defaults.speaker or "unknown"
         extra = {} if channel is None else {"channel": channel}
         if speaker in genders:
@@ -58,14 +61,14 @@ def kaldi_rows(folder: Path, defaults: Defaults, report: Report) -> Iterator[Utt
 
 
 def _segments(
-    folder: Path, recordings: dict[str, Any], report: Report
+    folder: Path, recordings: dict[str, Any], report: base.Report
 ) -> Iterator[tuple[str, str, float | None, float | None]]:
     """Yield utterance, recording, start and end in seconds."""
     if not (folder / "segments").is_file():
         for name in recordings:
             yield name, name, None, None
         return
-    for name, rest in _pairs(folder / "segments", report).items():
+    for name, rest in base.read_pairs(folder / "segments", report).items():
         fields = rest.split()
         try:
             recording, start_s, end_s = fields[0], float(fields[1]), float(fields[2])
@@ -80,11 +83,11 @@ def _segments(
 
 
 def _recordings(
-    folder: Path, defaults: Defaults, report: Report
+    folder: Path, defaults: Defaults, report: base.Report
 ) -> dict[str, tuple[Path, str | None] | None]:
     """Return file and channel of each recording; None where it was refused, with a reason."""
-    found: dict[str, tuple[Path, str | None] | None] = {}
-    for name, source in _pairs(folder / "wav.scp", report).items():
+    recordings: dict[str, tuple[Path, str | None] | None] = {}
+    for name, source in base.read_pairs(folder / "wav.scp", report).items():
         channel = None
         if source.endswith("|") or source.startswith("|"):
             side = _CHANNEL.search(source)
@@ -92,16 +95,16 @@ def _recordings(
             decoded = _decoded(source)
             if decoded is None:
                 report.skip("a command in wav.scp that does more than decode a file", name)
-                found[name] = None
+                recordings[name] = None
                 continue
             source = decoded
         path = inside(defaults, source, report, folder)
         if path is not None and not path.exists():
             # Relative paths of Kaldi start from where it was run.
-            other = inside(defaults, source, Report(), defaults.audio_root)
+            other = inside(defaults, source, base.Report(), defaults.audio_root)
             path = other if other is not None and other.exists() else path
-        found[name] = None if path is None else (path, channel)
-    return found
+        recordings[name] = None if path is None else (path, channel)
+    return recordings
 
 
 def _decoded(command: str) -> str | None:
@@ -110,18 +113,6 @@ def _decoded(command: str) -> str | None:
         words = shlex.split(command.strip("| "))
     except ValueError:
         return None
-    audio = [word for word in words if word.lower().endswith(AUDIO_SUFFIXES)]
+    audio = [word for word in words if word.lower().endswith(base.AUDIO_SUFFIXES)]
     known = bool(words) and Path(words[0]).name in _DECODERS
     return audio[0] if known and len(audio) == 1 and "|" not in words else None
-
-
-def _pairs(path: Path, report: Report) -> dict[str, str]:
-    """Return the lines of a Kaldi file by their first field; none where there is no such file."""
-    pairs: dict[str, str] = {}
-    for line in (read_text(path, report) or "").split("\n") if path.is_file() else ():
-        name, _, rest = line.strip().replace("\t", " ", 1).partition(" ")
-        if name in pairs:
-            report.skip(f"a second line of the same id in {path.name}", name)
-        elif name:
-            pairs[name] = rest.strip()
-    return pairs

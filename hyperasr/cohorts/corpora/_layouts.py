@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyperasr.cohorts.corpora.base import NO_SPLIT, Report, listed_path
+from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
 
 __all__ = ["Defaults", "inside"]
@@ -25,7 +25,7 @@ class Defaults:
         root: folder of the corpus; audio_root: folder that no recording may lie outside of.
         speaker: None takes the folder's name.
         untranscribed: keep recordings without text.
-        cohort, language, etiology, split, source: as in `Utterance`; split None takes the folder's.
+        cohort, language, etiology, split: as in `Utterance`; split None takes the folder's.
     """
 
     root: Path
@@ -35,10 +35,11 @@ class Defaults:
     language: str = "en"
     etiology: str | None = None
     split: str | None = None
-    source: str = "generic"
     untranscribed: bool = False
 
-    def row(self, path: Path, name: str, text: str | None, report: Report, **known: Any) -> Any:
+    def row(
+        self, path: Path, name: str, text: str | None, report: base.Report, **known: Any
+    ) -> Any:
         """Return an `Utterance`, or None with the reason counted; `known` wins over defaults."""
         if not (text and text.strip()):
             if not self.untranscribed:
@@ -52,7 +53,7 @@ class Defaults:
             "language": self.language,
             "etiology": self.etiology,
             "split": self.split or self.split_of(path),
-            "source": self.source,
+            "source": "generic",
         }
         values |= {key: value for key, value in known.items() if value not in (None, "")}
         if values["speaker"] == "unknown":
@@ -61,8 +62,7 @@ class Defaults:
 
     def folders(self, path: Path) -> tuple[str, ...]:
         """Return the folders of a file below the root."""
-        top = self.root if path.is_relative_to(self.root) else self.audio_root
-        return path.relative_to(top).parts[:-1] if path.is_relative_to(top) else ()
+        return self._below(path).parts[:-1]
 
     def speaker_of(self, path: Path) -> str:
         """Return the first folder below the root that may be a speaker's, else ``unknown``."""
@@ -72,15 +72,17 @@ class Defaults:
     def split_of(self, path: Path) -> str:
         """Return the split that a folder names, else none."""
         names = (SPLITS[n.lower()] for n in self.folders(path) if n.lower() in SPLITS)
-        return next(names, NO_SPLIT)
+        return next(names, base.NO_SPLIT)
 
     def name_of(self, path: Path) -> str:
         """Return an id: the file below the root, without suffix, blanks as underscores."""
-        top = self.root if path.is_relative_to(self.root) else self.audio_root
-        return path.relative_to(top).with_suffix("").as_posix().replace(" ", "_")
+        return self._below(path).with_suffix("").as_posix().replace(" ", "_")
+
+    def _below(self, path: Path) -> Path:
+        return path.relative_to(self.root if path.is_relative_to(self.root) else self.audio_root)
 
 
-def inside(defaults: Defaults, listed: str, report: Report, below: Path) -> Path | None:
+def inside(defaults: Defaults, listed: str, report: base.Report, below: Path) -> Path | None:
     """Return a listed recording, or None with the reason counted.
 
     Unlike the lists of published corpora, those of one's own may hold absolute paths, as long as
@@ -91,4 +93,4 @@ def inside(defaults: Defaults, listed: str, report: Report, below: Path) -> Path
     if absolute and Path(absolute).is_relative_to(top):
         listed = os.path.relpath(absolute, top)
         below = top
-    return listed_path(top, listed, report, below=below if below.is_relative_to(top) else top)
+    return base.listed_path(top, listed, report, below=below if below.is_relative_to(top) else top)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperasr.cohorts.corpora.base import Report, read_table
+from hyperasr.cohorts.corpora import base
 from hyperasr.errors import ConfigError, ManifestError, MissingExtra
 
 __all__ = ["Sheet", "read_sheets", "user_table"]
@@ -48,9 +47,7 @@ def read_sheets(path: Path) -> dict[str, Sheet]:
         raise ManifestError(f"{path}: a damaged Excel file ({error})") from error
 
 
-def user_table(
-    value: Mapping[str, Any] | str | os.PathLike[str] | None, what: str
-) -> dict[str, str]:
+def user_table(value: Mapping[str, Any] | base.AnyPath | None, what: str) -> dict[str, str]:
     """Return a table that the user gives: a mapping, or a CSV of two columns with a header.
 
     Raises:
@@ -63,8 +60,8 @@ def user_table(
     path = Path(value).expanduser()
     if not path.is_file():
         raise ConfigError(f"{what}: there is no file {value}; give a CSV with two columns")
-    report = Report()
-    rows = [list(row.values()) for row in read_table(path, report)]
+    report = base.Report()
+    rows = [list(row.values()) for row in base.read_table(path, report)]
     if not rows or len(rows[0]) != 2 or report.skipped:
         raise ConfigError(f"{what}: {value} must have a header and two columns in every row")
     return {key: entry for key, entry in rows}

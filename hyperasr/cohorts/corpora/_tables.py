@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._layouts import SPLITS, Defaults, inside
-from hyperasr.cohorts.corpora.base import Report, read_table, read_text
 from hyperasr.types import Utterance
 
 __all__ = ["TABLE_SUFFIXES", "is_table", "table_rows"]
@@ -49,11 +49,11 @@ _SUFFIXES_TO_TRY = (".wav", ".flac", ".mp3")
 
 def is_table(path: Path) -> bool:
     """Whether a file is a table with a column of recordings."""
-    values = next(_values(path, Report()), {})
+    values = next(_values(path, base.Report()), {})
     return "path" in _fields(values) and (path.suffix.lower() == ".jsonl" or len(values) > 1)
 
 
-def table_rows(path: Path, defaults: Defaults, report: Report) -> Iterator[Utterance]:
+def table_rows(path: Path, defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
     """Yield the rows of one table; paths start from its folder, or from the root of the audio.
 
     Columns that no field takes go to ``extra``. Times are seconds; a duration counts as one only
@@ -74,21 +74,22 @@ def table_rows(path: Path, defaults: Defaults, report: Report) -> Iterator[Utter
         except ValueError as error:
             report.skip(f"a row whose {error} is no usable number", where)
             continue
-        extra = known.setdefault("extra", {})
-        extra |= _rest(values)
-        name = str(fields.get("id") or "") or _name(audio, known, defaults)
-        row = defaults.row(audio, name, _text(fields.get("text")), report, **known)
+        name = str(fields.get("id") or "") or defaults.name_of(audio)
+        if not fields.get("id") and known["start_s"] is not None:
+            name = f"{name}@{known['start_s']:g}"
+        text = _text(fields.get("text"))
+        row = defaults.row(audio, name, text, report, extra=_rest(values), **known)
         if row is not None:
             yield row
 
 
-def _values(path: Path, report: Report) -> Iterator[dict[str, Any]]:
+def _values(path: Path, report: base.Report) -> Iterator[dict[str, Any]]:
     """Yield each row as the table has it."""
     if path.suffix.lower() != ".jsonl":
         tabs = path.suffix.lower() == ".tsv"
-        yield from read_table(path, report, delimiter="\t" if tabs else ",", quoted=not tabs)
+        yield from base.read_table(path, report, delimiter="\t" if tabs else ",", quoted=not tabs)
         return
-    for number, line in enumerate((read_text(path, report) or "").split("\n"), start=1):
+    for number, line in enumerate((base.read_text(path, report) or "").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -104,12 +105,11 @@ def _values(path: Path, report: Report) -> Iterator[dict[str, Any]]:
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values by field; of several columns for one field, the preferred one."""
     lower = {str(name).lower(): value for name, value in values.items()}
-    fields = {}
-    for field, names in _COLUMNS.items():
-        column = next((name for name in names if name in lower), None)
-        if column is not None:
-            fields[field] = lower[column]
-    return fields
+    columns = {
+        field: next((name for name in names if name in lower), None)
+        for field, names in _COLUMNS.items()
+    }
+    return {field: lower[name] for field, name in columns.items() if name is not None}
 
 
 def _rest(values: dict[str, Any]) -> dict[str, str]:
@@ -164,19 +164,14 @@ def _number(fields: dict[str, Any], name: str) -> float | None:
     return number
 
 
-def _audio(listed: str, folder: Path, defaults: Defaults, report: Report) -> Path | None:
+def _audio(listed: str, folder: Path, defaults: Defaults, report: base.Report) -> Path | None:
     """Look from the table's folder and from that of the audio, with and without a suffix."""
     path = inside(defaults, listed, report, folder)
     if path is None or path.exists():
         return path
     for top in (folder, defaults.audio_root):
         for suffix in ("", *_SUFFIXES_TO_TRY):
-            candidate = inside(defaults, listed.strip() + suffix, Report(), top)
+            candidate = inside(defaults, listed.strip() + suffix, base.Report(), top)
             if candidate is not None and candidate.exists():
                 return candidate
     return path
-
-
-def _name(audio: Path, known: dict[str, Any], defaults: Defaults) -> str:
-    name = defaults.name_of(audio)
-    return name if known["start_s"] is None else f"{name}@{known['start_s']:g}"

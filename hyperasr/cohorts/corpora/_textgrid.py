@@ -29,8 +29,8 @@ def read_textgrid(text: str) -> dict[str, list[Interval]]:
         raise ValueError("no TextGrid in text format")
     # Both formats are the same sequence of strings and numbers; the long one has names between.
     values: list[str | float] = []
-    for found in _TOKEN.finditer(text):
-        quoted, number = found.groups()
+    for token in _TOKEN.finditer(text):
+        quoted, number = token.groups()
         values.append(quoted.replace('""', '"') if number is None else float(number))
     stream = iter(values[2:])  # after "ooTextFile" and "TextGrid"
     try:

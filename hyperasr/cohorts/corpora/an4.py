@@ -2,100 +2,77 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperasr.cohorts.corpora.base import (
-    AUDIO_SUFFIXES,
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    find_named,
-    listed_path,
-    read_table,
-    read_text,
-    walk,
-)
+from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
 
-__all__ = ["describe", "prepare"]
+__all__ = ["ABOUT", "prepare"]
 
 _LINE = re.compile(r"(.*?)\s*\(([^()\s]+)\)\s*$")
 _MARK = re.compile(r"</?s>|<sil>")
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="an4",
-        title="CMU Census database (AN4)",
-        licence="CMU's own, of the two-clause BSD kind",
-        how_to_get="download from speech.cs.cmu.edu/databases/an4",
-        citation="Acero 1993, Acoustical and Environmental Robustness in Automatic Speech "
-        "Recognition, Kluwer",
-        languages=("en",),
-        cohorts=("typical",),
-        n_speakers=84,
-        has_text=True,
-        status="tested on the corpus (training part) and on synthetic fixtures",
-    )
+ABOUT = base.Description(
+    name="an4",
+    title="CMU Census database (AN4)",
+    licence="CMU's own, of the two-clause BSD kind",
+    how_to_get="download from speech.cs.cmu.edu/databases/an4",
+    citation="Acero 1993, Acoustical and Environmental Robustness in Automatic Speech "
+    "Recognition, Kluwer",
+    layout="etc/an4_train.transcription and wav/an4_clstk/SPEAKER/NAME-SPEAKER-b.sph",
+    languages=("en",),
+    n_speakers=84,
+    status="tested on the corpus (training part) and on synthetic fixtures",
+)
 
 
-def prepare(root: str | os.PathLike[str], *, check_audio: bool = True) -> Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read ``etc/an4_{train,test}.{fileids,transcription}`` with ``wav/``, or a ``manifest.csv``.
 
     Recordings may be converted (``.sph``, ``.wav``, ``.flac``); the headerless ``.raw`` ones are
     refused. Texts become lower case. The second form is a folder ``SPEAKER/NAME-SPEAKER-b.flac``
     with columns path, text and split.
     """
-    folder = corpus_root(root)
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report),
-        expects="etc/an4_train.transcription and wav/an4_clstk/SPEAKER/NAME-SPEAKER-b.sph",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows)
 
 
-def _rows(root: Path, report: Report) -> Iterator[Utterance]:
-    lists = [p for p in walk(root, report, (".transcription",)) if p.stem.startswith("an4_")]
+def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:
+    lists = [p for p in base.walk(root, report, (".transcription",)) if p.stem.startswith("an4_")]
     if lists:
         recordings = _recordings(root, report)
         for path in lists:
             yield from _listed(root, path, recordings, report)
         return
-    for table in find_named(root, "manifest.csv")[:1]:
-        for row in read_table(table, report):
+    for table in base.find_named(root, "manifest.csv")[:1]:
+        for row in base.read_table(table, report):
             if not row.get("path") or "text" not in row:
                 report.skip("a row without path or text", str(row))
                 continue
-            recording = listed_path(root, row["path"], report, below=table.parent)
+            recording = base.listed_path(root, row["path"], report, below=table.parent)
             if recording is not None:
-                yield _row(recording, row["text"], row.get("split") or NO_SPLIT)
+                yield _row(recording, row["text"], row.get("split") or base.NO_SPLIT)
 
 
-def _recordings(root: Path, report: Report) -> dict[str, Path]:
+def _recordings(root: Path, report: base.Report) -> dict[str, Path]:
     """Return every recording by its name, which is unique in this corpus of a thousand."""
-    found: dict[str, Path] = {}
-    for path in walk(root, report, (*AUDIO_SUFFIXES, ".raw")):
+    recordings: dict[str, Path] = {}
+    for path in base.walk(root, report, (*base.AUDIO_SUFFIXES, ".raw")):
         # A converted copy beside the original wins over what cannot be read.
-        if path.stem not in found or found[path.stem].suffix == ".raw":
-            found[path.stem] = path
-    return found
+        if path.stem not in recordings or recordings[path.stem].suffix == ".raw":
+            recordings[path.stem] = path
+    return recordings
 
 
 def _listed(
-    root: Path, listing: Path, recordings: dict[str, Path], report: Report
+    root: Path, listing: Path, recordings: dict[str, Path], report: base.Report
 ) -> Iterator[Utterance]:
     ids = listing.with_suffix(".fileids")
-    names = (read_text(ids, report) or "").split() if ids.is_file() else []
+    names = (base.read_text(ids, report) or "").split() if ids.is_file() else []
     where = {Path(name).name: name for name in names}
     split = listing.stem.partition("_")[2].lower()
-    for line in (read_text(listing, report) or "").splitlines():
+    for line in (base.read_text(listing, report) or "").splitlines():
         if not line.strip():
             continue
         match = _LINE.match(line)
@@ -104,7 +81,7 @@ def _listed(
             continue
         path: Path | None = recordings.get(match[2])
         if path is None:
-            path = listed_path(root, f"wav/{where.get(match[2], match[2])}.sph", report)
+            path = base.listed_path(root, f"wav/{where.get(match[2], match[2])}.sph", report)
         elif path.suffix == ".raw":
             report.skip("a headerless .raw recording; take the release in SPHERE format", path)
             continue
@@ -116,12 +93,11 @@ def _row(path: Path, text: str, split: str) -> Utterance:
     # NAME-SPEAKER-b: "b" is the second of two microphones, the only one in the distribution.
     parts = path.stem.split("-")
     speaker = parts[1] if len(parts) == 3 else path.parent.name
-    return Utterance(
+    return ABOUT.row(
         id=path.stem,
-        path=str(path),
+        path=path,
         text=" ".join(text.lower().split()),
         speaker=speaker,
         split=split,
-        source="an4",
         extra={"text_source": "human", "gender": speaker[0]},
     )

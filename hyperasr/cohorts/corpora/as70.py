@@ -3,57 +3,41 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    find_named,
-    read_table,
-    read_text,
-    severity_of,
-    walk,
-)
+from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
 
-__all__ = ["clean_text", "describe", "prepare"]
+__all__ = ["ABOUT", "clean_text", "prepare"]
 
 _LINE = re.compile(r"(\d+(?:\.\d+)?)[\s,]+(\d+(?:\.\d+)?)[\s,]+(\S.*)")
 _SPEAKER = re.compile(r"[A-Za-z]{0,2}\d{2,5}")
 _TAGS = re.compile(r"<[^<>]*>|＜[^＜＞]*＞")
 _BRACKETS = str.maketrans("【】［］", "[][]")
+_SEVERITY = {"mild": 0.25, "moderate": 0.5, "severe": 0.75}
 _FLAGS = ("p", "b", "r", "wr", "i")
 _CATEGORIES = {"A": "conversation", "B": "interviewer", "P": "commands"}
 _CHINESE = "gb18030"  # what such files are in when they are no UTF-8
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="as70",
-        title="AS-70 (StammerTalk, AISHELL-6A), Mandarin stuttered speech",
-        licence="CC BY-NC 4.0",
-        how_to_get="AISHELL (6A); recipes and splits: github.com/StammerTalk/stammertalk-speech-70",
-        citation=(
-            "Gong et al.: AS-70: a Mandarin stuttered speech dataset for automatic speech "
-            "recognition and stuttering event detection. Interspeech 2024"
-        ),
-        languages=("zh",),
-        cohorts=("stuttering",),
-        n_speakers=70,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="as70",
+    title="AS-70 (StammerTalk, AISHELL-6A), Mandarin stuttered speech",
+    licence="CC BY-NC 4.0",
+    how_to_get="AISHELL (6A); recipes and splits: github.com/StammerTalk/stammertalk-speech-70",
+    citation=(
+        "Gong et al.: AS-70: a Mandarin stuttered speech dataset for automatic speech "
+        "recognition and stuttering event detection. Interspeech 2024"
+    ),
+    layout="NNNN/*.txt and NNNN/*.wav (ASR), or ref/NNNN.csv and wav/NNNN/*.wav (SED)",
+    languages=("zh",),
+    cohorts=("stuttering",),
+    n_speakers=70,
+)
 
 
-def prepare(
-    root: str | os.PathLike[str], *, keep_interviewer: bool = False, check_audio: bool = True
-) -> Prepared:
+def prepare(root: base.AnyPath, *, keep_interviewer: bool = False) -> base.Prepared:
     """Read the ASR release (annotations and audio by speaker) or the SED release below `root`.
 
     `text` is as said, `text_clean` without repeated words and interjections. An annotation
@@ -65,17 +49,10 @@ def prepare(
     Args:
         root: folder with the unpacked archives and, if wanted, the two JSON files.
         keep_interviewer: keep side B, as a speaker without stuttering.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder.
     """
-    folder = corpus_root(root)
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report, keep_interviewer),
-        expects="NNNN/*.txt and NNNN/*.wav (ASR), or ref/NNNN.csv and wav/NNNN/*.wav (SED)",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows, keep_interviewer=keep_interviewer)
 
 
 def clean_text(text: str) -> tuple[str, str]:
@@ -93,12 +70,12 @@ def clean_text(text: str) -> tuple[str, str]:
     return " ".join(said.split()), " ".join(meant.split())
 
 
-def _rows(root: Path, report: Report, keep_interviewer: bool) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, keep_interviewer: bool) -> Iterator[Utterance]:
     audio: dict[str, dict[str, Path]] = {}
-    for path in walk(root, report, (".wav", ".flac")):
+    for path in base.walk(root, report, (".wav", ".flac")):
         audio.setdefault(path.parent.name, {})[path.stem.lower()] = path
     splits, levels = _splits(root, report), _levels(root, report)
-    for path in walk(root, report, (".txt", ".csv")):
+    for path in base.walk(root, report, (".txt", ".csv")):
         if path.suffix.lower() == ".csv" and path.parent.name.lower() == "ref":
             speaker = path.stem
             lines = _sed_lines(path, audio.get(speaker, {}), report)
@@ -113,19 +90,17 @@ def _rows(root: Path, report: Report, keep_interviewer: bool) -> Iterator[Uttera
                 report.skip("the interviewer's side (B)", name)
                 continue
             said, meant = clean_text(raw)
-            yield Utterance(
+            yield ABOUT.row(
                 id=f"as70/{speaker}/{name}",
-                path=str(recording),
+                path=recording,
                 text=said,
                 text_clean=meant or None,
                 start_s=times[0],
                 end_s=times[1],
                 speaker=f"{speaker}-B" if is_other else speaker,
-                cohort="typical" if is_other else "stuttering",
-                severity=None if is_other else levels.get(_number(speaker)),
-                language="zh",
-                split=splits.get(_number(speaker), NO_SPLIT),
-                source="as70",
+                typical=is_other,
+                severity=levels.get(_number(speaker)),
+                split=splits.get(_number(speaker), base.NO_SPLIT),
                 extra=extra | {"text_source": "human", "raw_text": raw, "group": speaker},
             )
 
@@ -134,35 +109,35 @@ _Line = tuple[str, Path, tuple[float, float], str, dict[str, str]]
 """Name in the id, recording, start and end in seconds, marked text, extra."""
 
 
-def _asr_lines(path: Path, audio: dict[str, Path], report: Report) -> Iterator[_Line]:
+def _asr_lines(path: Path, audio: dict[str, Path], report: base.Report) -> Iterator[_Line]:
     recording = audio.get(path.stem.lower())
     if recording is None:
         report.skip(
             "there is no recording of the annotation's stem", f"{path.parent.name}/{path.name}"
         )
         return
-    text = read_text(path, report, fallback=_CHINESE)
+    text = base.read_text(path, report, fallback=_CHINESE)
     stem = path.stem.upper()
     conversation = stem.startswith("D")
     side = next((c for c in stem[1:] if c in "AB"), "") if conversation else ""
     task = ("interviewer" if side == "B" else "conversation") if conversation else "commands"
     extra = {"task": task} | ({"side": side} if side else {})
     for number, line in enumerate((text or "").split("\n"), start=1):
-        found = _LINE.fullmatch(line.strip())
-        if found:
-            times = (float(found[1]), float(found[2]))
-            yield f"{path.stem}/{number:04d}", recording, times, found[3].strip(), dict(extra)
+        match = _LINE.fullmatch(line.strip())
+        if match:
+            times = (float(match[1]), float(match[2]))
+            yield f"{path.stem}/{number:04d}", recording, times, match[3].strip(), dict(extra)
         elif line.strip():
             report.skip("a line is not START END TEXT", f"{path.name}, line {number}")
 
 
-def _sed_lines(path: Path, audio: dict[str, Path], report: Report) -> Iterator[_Line]:
+def _sed_lines(path: Path, audio: dict[str, Path], report: base.Report) -> Iterator[_Line]:
     if len(audio) != 1:
         n = "several recordings" if audio else "no recording"
         report.skip(f"{n} for the reference of a speaker", path.name)
         return
     recording = next(iter(audio.values()))
-    for number, row in enumerate(read_table(path, report, fallback=_CHINESE), start=1):
+    for number, row in enumerate(base.read_table(path, report, fallback=_CHINESE), start=1):
         values = list(row.values())  # only the first column's name is known for sure
         try:
             times = (_seconds(values[0]), _seconds(values[1]))
@@ -186,29 +161,28 @@ def _seconds(value: str) -> float:
     return total
 
 
-def _splits(root: Path, report: Report) -> dict[str, str]:
+def _splits(root: Path, report: base.Report) -> dict[str, str]:
     splits: dict[str, str] = {}
     for split, speakers in _json(root, "train_dev_test.json", report).items():
         splits |= {_number(speaker): split for speaker in speakers}
     return splits
 
 
-def _levels(root: Path, report: Report) -> dict[str, float]:
+def _levels(root: Path, report: base.Report) -> dict[str, float]:
     levels: dict[str, float] = {}
     for level, splits in _json(root, "level_split.json", report).items():
-        severity = severity_of(level)
-        if severity is None:
+        if level.lower() not in _SEVERITY:
             report.skip("level_split.json has a level that is not known", level)
             continue
         for speakers in splits.values():
-            levels |= {_number(speaker): severity for speaker in speakers}
+            levels |= {_number(speaker): _SEVERITY[level.lower()] for speaker in speakers}
     return levels
 
 
-def _json(root: Path, name: str, report: Report) -> dict:
-    for path in find_named(root, name, report)[:1]:
+def _json(root: Path, name: str, report: base.Report) -> dict:
+    for path in base.find_named(root, name, report)[:1]:
         try:
-            values = json.loads(read_text(path, report) or "null")
+            values = json.loads(base.read_text(path, report) or "null")
         except ValueError:
             values = None
         if isinstance(values, dict) and all(isinstance(v, list | dict) for v in values.values()):

@@ -23,30 +23,33 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from hyperasr.audio.container import open_recording
+from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
+from hyperasr.audio.reading import stream
+from hyperasr.audio.segments import cut_at_pauses
 from hyperasr.cohorts.corpora._files import (
     AUDIO_SUFFIXES,
+    Report,
     corpus_root,
     find_named,
     listed_path,
+    read_pairs,
     read_table,
     read_text,
     walk,
 )
-from hyperasr.cohorts.corpora._header import wav_length_s
-from hyperasr.cohorts.corpora._long import at_most_longest
-from hyperasr.cohorts.corpora._report import Report
 from hyperasr.errors import AudioError, ManifestError
 from hyperasr.types import Utterance
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "NO_SPLIT",
-    "SEVERITY",
     "STATUS",
+    "AnyPath",
     "Description",
     "Prepared",
     "Report",
@@ -55,30 +58,19 @@ __all__ = [
     "find_named",
     "listed_path",
     "pseudonym",
+    "read_pairs",
     "read_table",
     "read_text",
-    "severity_of",
+    "scaled",
     "walk",
 ]
 
+AnyPath = str | os.PathLike[str]
 STATUS = "tested on synthetic fixtures only"
 NO_SPLIT = "all"
 
-# Words of clinicians for [0, 1]; the spacing is our choice. A corpus with a scale from 0 to n
-# (UPDRS item, GRBAS) is divided by n; intelligibility in percent becomes 1 - percent / 100.
-SEVERITY = {
-    "none": 0.0,
-    "normal": 0.0,
-    "very mild": 0.125,
-    "mild": 0.25,
-    "mild-moderate": 0.375,
-    "moderate": 0.5,
-    "moderate-severe": 0.625,
-    "severe": 0.75,
-    "very severe": 1.0,
-    "profound": 1.0,
-}
-
+_LONGEST_S = float(CHUNK_S)  # Whisper reads no more at once
+_READ_S = 60.0  # at a time, so that an hour does not fill the memory
 _N_REMEMBERED = 256  # recordings whose check is kept, for corpora with many rows a recording
 _UNKNOWN_FRAMES = 2**62
 
@@ -90,7 +82,9 @@ class Description:
     Attributes:
         name: of the reader; title: of the corpus.
         licence, how_to_get, citation: one line each; say where a licence is only hearsay.
-        languages: codes as Whisper has them; cohorts: as in `Utterance.cohort`.
+        layout: what the reader expects below the folder, for the error where nothing is found.
+        languages: codes as Whisper has them; cohorts: as in `Utterance.cohort`. The first of each
+            is that of a row which says nothing else.
         n_speakers: as published, None where unknown.
         has_text: whether there are transcripts, or prompts that serve as such.
         status: how far the reader has been tried.
@@ -101,11 +95,38 @@ class Description:
     licence: str
     how_to_get: str
     citation: str
+    layout: str
     languages: tuple[str, ...]
-    cohorts: tuple[str, ...]
-    n_speakers: int | None
-    has_text: bool
+    cohorts: tuple[str, ...] = ("typical",)
+    n_speakers: int | None = None
+    has_text: bool = True
     status: str = STATUS
+
+    def row(
+        self,
+        *,
+        typical: bool = False,
+        etiology: str | None = None,
+        severity: float | None = None,
+        **fields: Any,
+    ) -> Utterance:
+        """Return an utterance of this corpus.
+
+        Args:
+            typical: a control, without etiology and severity.
+            etiology, severity: of a speaker who is no control.
+            fields: as in `Utterance`; language and cohort are the corpus's first where they are
+                not given, the split is `NO_SPLIT`.
+        """
+        if typical:
+            fields["cohort"], etiology, severity = "typical", None, None
+        known: dict[str, Any] = {
+            "cohort": self.cohorts[0],
+            "language": self.languages[0],
+            "split": NO_SPLIT,
+        }
+        known |= fields | {"path": str(fields["path"]), "source": self.name}
+        return Utterance(etiology=etiology, severity=severity, **known)
 
 
 class Prepared:
@@ -118,28 +139,28 @@ class Prepared:
     without text comes in pieces, cut at pauses.
 
     Args:
-        root: folder of the corpus, as `corpus_root` returns it.
-        rows: makes the rows; called once an iteration with the new report.
-        expects: the layout, for the error where nothing is found.
-        check_audio: read every recording's header; without it lengths stay unknown, and nothing
-            is cut.
+        about: the corpus.
+        root: its folder.
+        rows: makes the rows; called once an iteration with the absolute root, the new report and
+            `options`.
         one_cohort: a speaker belongs to one cohort; False where a corpus says otherwise.
+    Raises:
+        ConfigError: there is no such folder.
     """
 
     def __init__(
         self,
-        root: Path,
-        rows: Callable[[Report], Iterable[Utterance]],
+        about: Description,
+        root: AnyPath,
+        rows: Callable[..., Iterable[Utterance]],
         *,
-        expects: str,
-        check_audio: bool = True,
         one_cohort: bool = True,
+        **options: Any,
     ) -> None:
-        self.root = root
+        self.about = about
+        self.root = corpus_root(root)
         self.report = Report()
-        self._rows = rows
-        self._expects = expects
-        self._check_audio = check_audio
+        self._rows = partial(rows, **options)
         self._one_cohort = one_cohort
 
     def __iter__(self) -> Iterator[Utterance]:
@@ -149,10 +170,10 @@ class Prepared:
             ManifestError: at the end, when there was no usable row.
         """
         report = self.report = Report()
-        lengths: dict[str, float | AudioError] = {}
+        lengths: dict[str, float | str] = {}
         numbers: dict[str, int] = {}  # of speakers
         ids: dict[int, int] = {}  # hash of an id to the number of its speaker: 0.1 kB a row
-        for row in self._rows(report):
+        for row in self._rows(self.root, report):
             number = numbers.setdefault(row.speaker, len(numbers))
             reason, duration_s = self._fault(row, report, lengths)
             if reason is None and (owner := ids.get(hash(row.id))) is not None:
@@ -162,19 +183,22 @@ class Prepared:
                 continue
             ids[hash(row.id)] = number
             report.speakers.setdefault(row.speaker, row.cohort)
-            for piece in at_most_longest(row, duration_s, report):
+            for piece in _at_most_longest(row, duration_s, report):
                 report.n_rows += 1
-                report.duration_s += duration_s if piece is row else _seconds(piece)
+                if piece is row:
+                    report.duration_s += duration_s
+                elif piece.end_s is not None:
+                    report.duration_s += piece.end_s - piece.start_s
                 report.cohorts[row.cohort] = report.cohorts.get(row.cohort, 0) + 1
                 yield piece
         if report.n_rows == 0:
-            found = "; ".join(report.lines()[1:]) or "nothing of it was found"
+            reasons = "; ".join(report.lines()[1:]) or "nothing of it was found"
             raise ManifestError(
-                f"no usable utterance below {self.root}: {found}; expected {self._expects}"
+                f"no usable utterance below {self.root}: {reasons}; expected {self.about.layout}"
             )
 
     def _fault(
-        self, row: Utterance, report: Report, lengths: dict[str, float | AudioError]
+        self, row: Utterance, report: Report, lengths: dict[str, float | str]
     ) -> tuple[str | None, float]:
         """Return why a row cannot be used (None: it can), and its length in seconds."""
         if not row.path.isascii() and not _is_utf8(row.path):
@@ -189,37 +213,67 @@ class Prepared:
         if length is None:
             if len(lengths) >= _N_REMEMBERED:
                 lengths.clear()
-            length = lengths[row.path] = _measure(row.path) if self._check_audio else math.inf
-        if isinstance(length, AudioError):
-            return _kind_of_fault(row.path), 0.0
+            length = lengths[row.path] = _measure(row.path)
+        if isinstance(length, str):
+            return length, 0.0
         if row.start_s >= length:
             return "the times lie beyond the end of the recording", 0.0
         end_s = length if row.end_s is None else min(row.end_s, length)
         return None, 0.0 if end_s == math.inf else end_s - row.start_s
 
 
-def audio_fault(path: str | os.PathLike[str]) -> str | None:
+def _at_most_longest(row: Utterance, duration_s: float, report: Report) -> Iterator[Utterance]:
+    """Yield a row of at most 30 s as it is, or its pieces.
+
+    A long row without text is cut at pauses; the times of the pieces are those within its
+    recording, their ids count on from the row's. One with a text stays whole, because nobody says
+    which words are in which piece; the report tells it.
+    """
+    if duration_s <= _LONGEST_S:
+        yield row
+    elif row.text is not None:
+        report.note(
+            f"an utterance of more than {_LONGEST_S:g} s whose text has no times: it can be "
+            "transcribed, but training leaves it out"
+        )
+        yield row
+    else:
+        report.note(f"a recording of more than {_LONGEST_S:g} s without text was cut at pauses")
+        try:
+            yield from _pieces(row)
+        except AudioError:
+            report.skip("the recording cannot be decoded to its end", row.id)
+
+
+def _pieces(row: Utterance) -> Iterator[Utterance]:
+    recording = stream(
+        row.path, chunk_s=_READ_S, start_s=row.start_s, end_s=row.end_s, channel=row.channel
+    )
+    for number, (first, waveform) in enumerate(cut_at_pauses(recording, _LONGEST_S)):
+        start_s = row.start_s + first / SAMPLE_RATE
+        end_s = start_s + len(waveform) / SAMPLE_RATE
+        yield replace(row, id=f"{row.id}-{number:04d}", start_s=start_s, end_s=end_s)
+
+
+def audio_fault(path: AnyPath) -> str | None:
     """Say why a recording cannot be used, by its header alone; None where it can."""
-    return _kind_of_fault(path) if isinstance(_measure(path), AudioError) else None
+    length = _measure(path)
+    return length if isinstance(length, str) else None
 
 
-def _measure(path: str | os.PathLike[str]) -> float | AudioError:
-    """Return the length in seconds by the header, infinite where only decoding can tell."""
-    length_s = wav_length_s(path)
-    if length_s is not None:
-        return length_s
+def _measure(path: AnyPath) -> float | str:
+    """Return the length in seconds by the header (infinite: only decoding tells), or a fault."""
     try:
         with open_recording(path) as file:
-            if file.frames == 0:
-                return AudioError(f"{path} holds no samples")
-            known = file.frames < _UNKNOWN_FRAMES
-            return float(file.frames / file.samplerate) if known else math.inf
-    except AudioError as error:
-        return error
-
-
-def _seconds(row: Utterance) -> float:
-    return 0.0 if row.end_s is None else row.end_s - row.start_s
+            if file.frames:
+                return file.frames / file.samplerate if file.frames < _UNKNOWN_FRAMES else math.inf
+    except AudioError:
+        pass
+    try:
+        size = os.stat(path).st_size
+    except OSError:
+        return "the recording is listed but absent"
+    return "the recording's header cannot be read" if size else "the recording has 0 bytes"
 
 
 def _is_utf8(path: str) -> bool:
@@ -229,15 +283,6 @@ def _is_utf8(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _kind_of_fault(path: str | os.PathLike[str]) -> str:
-    """Name the kind of fault of a recording that could not be measured."""
-    try:
-        size = os.stat(path).st_size
-    except OSError:
-        return "the recording is listed but absent"
-    return "the recording has 0 bytes" if size == 0 else "the recording's header cannot be read"
 
 
 def pseudonym(name: str, salt: str, *, prefix: str = "S") -> str:
@@ -251,8 +296,10 @@ def pseudonym(name: str, salt: str, *, prefix: str = "S") -> str:
     return prefix + hmac.new(salt.encode(), plain.encode(), hashlib.sha256).hexdigest()[:10]
 
 
-def severity_of(label: str) -> float | None:
-    """Return a severity in [0, 1] for a clinician's word (see `SEVERITY`); None if unknown."""
-    words = label.lower().replace("-", " ").replace("_", " ").split()
-    known = {name.replace("-", " "): value for name, value in SEVERITY.items()}
-    return known.get(" ".join(word for word in words if word not in ("to", "speech")))
+def scaled(rating: str, worst: float) -> float | None:
+    """Return a rating from 0 to `worst` as a severity in [0, 1]; None where it is none."""
+    try:
+        severity = float(rating.replace(",", ".")) / worst
+    except ValueError:
+        return None
+    return severity if 0.0 <= severity <= 1.0 else None

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    find_named,
-    read_text,
-    walk,
-)
+from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
 
-__all__ = ["describe", "prepare"]
+__all__ = ["ABOUT", "prepare"]
 
 _PARTS = ("1h", "10h")
 # Full-width digits and letters to ASCII; Chinese punctuation stays as it is.
@@ -28,80 +18,67 @@ _NARROW = {
     for wide in range(ord(first), ord(last) + 1)
 }
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="cdsd",
-        title="Chinese Dysarthria Speech Database (CDSD)",
-        licence="academic use, on request (not confirmed by any file)",
-        how_to_get="ask the authors, who are named in the paper",
-        citation="Sun et al. 2023, CDSD: Chinese Dysarthria Speech Database, arXiv 2310.15930",
-        languages=("zh",),
-        cohorts=("dysarthria",),
-        n_speakers=24,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="cdsd",
+    title="Chinese Dysarthria Speech Database (CDSD)",
+    licence="academic use, on request (not confirmed by any file)",
+    how_to_get="ask the authors, who are named in the paper",
+    citation="Sun et al. 2023, CDSD: Chinese Dysarthria Speech Database, arXiv 2310.15930",
+    layout="1h/Text/*.txt with 1h/Audio/SPEAKER/UTTERANCE.wav, or 10h for 1h",
+    languages=("zh",),
+    cohorts=("dysarthria",),
+    n_speakers=24,
+)
 
 
-def prepare(root: str | os.PathLike[str], *, check_audio: bool = True) -> Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read ``[after_catting/]{1h,10h}/Text/**/*.txt`` and ``.../Audio/**/SPEAKER/UTTERANCE.wav``.
 
     Lines of the texts are an utterance and what was said. Full-width Latin letters become ASCII,
     Latin letters upper case, and blanks go, as in the recipe of lhotse; ``extra`` keeps the
     original. The same utterance in both parts counts twice, with the part in its id.
     """
-    folder = corpus_root(root)
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report),
-        expects="1h/Text/*.txt with 1h/Audio/SPEAKER/UTTERANCE.wav, or 10h for 1h",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows)
 
 
-def _rows(root: Path, report: Report) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:
     for part in _PARTS:
         here = [root] if root.name.lower() == part else []
-        for folder in here + [path for path in find_named(root, part) if path.is_dir()]:
+        for folder in here + [path for path in base.find_named(root, part) if path.is_dir()]:
             yield from _part(folder, part, report)
 
 
-def _part(folder: Path, part: str, report: Report) -> Iterator[Utterance]:
+def _part(folder: Path, part: str, report: base.Report) -> Iterator[Utterance]:
     texts = _texts(folder, report)
-    found: set[str] = set()
-    for top in find_named(folder, "audio", depth=1):
-        for path in walk(top, report, (".wav", ".flac")):
+    recorded: set[str] = set()
+    for top in base.find_named(folder, "audio", depth=1):
+        for path in base.walk(top, report, (".wav", ".flac")):
             raw = texts.get(path.stem)
             if raw is None:
                 report.skip("no transcript", path)
                 continue
-            found.add(path.stem)
+            recorded.add(path.stem)
             extra = {"text_source": "prompt", "session": part}
             text = "".join(raw.translate(_NARROW).upper().split())
             if text != raw:
                 extra["raw_text"] = raw
-            yield Utterance(
+            yield ABOUT.row(
                 id=f"{part}/{path.stem}",
-                path=str(path),
+                path=path,
                 text=text,
                 speaker=path.parent.name,
-                cohort="dysarthria",
-                language="zh",
-                split=NO_SPLIT,
-                source="cdsd",
                 extra=extra,
             )
-    for name in sorted(texts.keys() - found):
+    for name in sorted(texts.keys() - recorded):
         report.skip("the recording is listed but absent", name)
 
 
-def _texts(folder: Path, report: Report) -> dict[str, str]:
+def _texts(folder: Path, report: base.Report) -> dict[str, str]:
     """Return what was said by utterance; the texts of a part fit into memory."""
     texts: dict[str, str] = {}
-    for top in find_named(folder, "text", depth=1):
-        for path in walk(top, report, (".txt",)):
-            for line in (read_text(path, report, fallback="gb18030") or "").splitlines():
+    for top in base.find_named(folder, "text", depth=1):
+        for path in base.walk(top, report, (".txt",)):
+            for line in (base.read_text(path, report, fallback="gb18030") or "").splitlines():
                 name, _, text = line.strip().partition("\t" if "\t" in line.strip() else " ")
                 if not name:
                     continue

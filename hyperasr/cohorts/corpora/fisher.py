@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.audio.container import open_recording
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    read_text,
-    walk,
-)
+from hyperasr.cohorts.corpora import base
 from hyperasr.errors import AudioError
 from hyperasr.types import Utterance
 
-__all__ = ["clean", "describe", "prepare"]
+__all__ = ["ABOUT", "clean", "prepare"]
 
 _ENGLISH = re.compile(r"(fe_\d+_\d+)$", re.I)
 _SPANISH = re.compile(r"(\d{8}_\d{6}_(\d+)_fsp)$", re.I)
@@ -38,27 +29,20 @@ _TABLES = {"en": "calldata.tbl", "es": "_call.tbl"}
 # One start in the English transcripts lost its first digit.
 _WRONG_START = ("fe_03_11487", 31.09, 234.06, 231.09)
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="fisher",
-        title="Fisher English Training Speech and Fisher Spanish",
-        licence="LDC",
-        how_to_get="English LDC2004S13, LDC2005S13, LDC2004T19, LDC2005T19; Spanish LDC2010S01, "
-        "LDC2010T04",
-        citation="Cieri, Miller and Walker 2004, The Fisher Corpus: a resource for the next "
-        "generations of speech-to-text, LREC",
-        languages=("en", "es"),
-        cohorts=("typical",),
-        n_speakers=None,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="fisher",
+    title="Fisher English Training Speech and Fisher Spanish",
+    licence="LDC",
+    how_to_get="English LDC2004S13, LDC2005S13, LDC2004T19, LDC2005T19; Spanish LDC2010S01, "
+    "LDC2010T04",
+    citation="Cieri, Miller and Walker 2004, The Fisher Corpus: a resource for the next "
+    "generations of speech-to-text, LREC",
+    layout="data/trans/NNN/fe_03_NNNNN.txt or *_fsp.tdf, and .sph files of the same names",
+    languages=("en", "es"),
+)
 
 
-def prepare(
-    root: str | os.PathLike[str], *, uncertain: bool = False, check_audio: bool = True
-) -> Prepared:
+def prepare(root: base.AnyPath, *, uncertain: bool = False) -> base.Prepared:
     """Read ``fe_03_NNNNN.{txt,sph}`` and ``*_fsp.{tdf,sph}`` at any depth, English and Spanish.
 
     The two speakers of a call are its two channels: ``extra["channel"]`` is 0 or 1, and reading
@@ -68,15 +52,8 @@ def prepare(
     Args:
         root: folder with the audio and the transcripts, below one another or side by side.
         uncertain: keep turns with words in ``(( ))``, of which the transcriber was not sure.
-        check_audio: open every recording's header.
     """
-    folder = corpus_root(root)
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, uncertain, check_audio, report),
-        expects="data/trans/NNN/fe_03_NNNNN.txt or *_fsp.tdf, and .sph files of the same names",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows, uncertain=uncertain)
 
 
 def clean(text: str) -> str:
@@ -90,10 +67,12 @@ def clean(text: str) -> str:
     return " ".join(_TAG.sub(" ", words).replace("¿", "").replace("¡", "").split())
 
 
-def _rows(root: Path, uncertain: bool, check_audio: bool, report: Report) -> Iterator[Utterance]:
-    recordings = {path.stem.lower(): path for path in walk(root, report, (".sph", ".wav", ".flac"))}
+def _rows(root: Path, report: base.Report, uncertain: bool) -> Iterator[Utterance]:
+    recordings = {
+        path.stem.lower(): path for path in base.walk(root, report, (".sph", ".wav", ".flac"))
+    }
     pins = {language: _pins(root, language, report) for language in ("en", "es")}
-    for path in walk(root, report, (".txt", ".tdf")):
+    for path in base.walk(root, report, (".txt", ".tdf")):
         name = path.stem.lower()
         english, spanish = _ENGLISH.match(name), _SPANISH.match(name)
         if path.suffix.lower() == ".txt" and english:
@@ -102,7 +81,7 @@ def _rows(root: Path, uncertain: bool, check_audio: bool, report: Report) -> Ite
             language, call, turns = "es", spanish[2], _spanish(path, report)
         else:
             continue
-        fault = _fault(recordings.get(name), check_audio)
+        fault = _fault(recordings.get(name))
         for start_s, end_s, channel, raw in turns:
             utterance = f"{name}-{'AB'[channel]}-{_cs(start_s):06d}-{_cs(end_s):06d}"
             reason = fault or _unusable(raw, uncertain)
@@ -110,35 +89,29 @@ def _rows(root: Path, uncertain: bool, check_audio: bool, report: Report) -> Ite
                 report.skip(reason, utterance)
                 continue
             side = f"{name}-{'AB'[channel]}"
-            yield Utterance(
+            extra = {"text_source": "human", "raw_text": raw, "group": name}
+            extra["channel"] = str(channel)
+            yield ABOUT.row(
                 id=utterance,
-                path=str(recordings[name]),
+                path=recordings[name],
                 text=clean(raw),
                 speaker=pins[language].get((_number(call), channel), side),
                 start_s=start_s,
                 end_s=end_s,
                 language=language,
-                split=NO_SPLIT,
-                source="fisher",
-                extra=_extra(raw, name, channel),
+                extra=extra | ({"tag": "CS"} if _FOREIGN.search(raw) else {}),
             )
 
 
-def _extra(raw: str, call: str, channel: int) -> dict[str, str]:
-    extra = {"text_source": "human", "raw_text": raw, "channel": str(channel), "group": call}
-    return extra | ({"tag": "CS"} if _FOREIGN.search(raw) else {})
-
-
-def _fault(path: Path | None, check_audio: bool) -> str | None:
+def _fault(path: Path | None) -> str | None:
     if path is None:
         return "the recording is listed but absent"
-    if check_audio:
-        try:
-            open_recording(path).close()
-        except AudioError as error:
-            # What else is wrong with a recording is found where all rows are checked.
-            if "sph2pipe" in str(error):
-                return "the recording is compressed (shorten): sph2pipe -f wav IN.sph OUT.wav"
+    try:
+        open_recording(path).close()
+    except AudioError as error:
+        # What else is wrong with a recording is found where all rows are checked.
+        if "sph2pipe" in str(error):
+            return "the recording is compressed (shorten): sph2pipe -f wav IN.sph OUT.wav"
     return None
 
 
@@ -148,8 +121,8 @@ def _unusable(raw: str, uncertain: bool) -> str | None:
     return None if clean(raw) else "noise, no words"
 
 
-def _english(path: Path, report: Report) -> Iterator[tuple[float, float, int, str]]:
-    for line in (read_text(path, report) or "").splitlines():
+def _english(path: Path, report: base.Report) -> Iterator[tuple[float, float, int, str]]:
+    for line in (base.read_text(path, report) or "").splitlines():
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         turn = _TURN.match(line.strip())
@@ -166,8 +139,8 @@ def _english(path: Path, report: Report) -> Iterator[tuple[float, float, int, st
         yield start_s, end_s, "AB".index(turn[3]), turn[4]
 
 
-def _spanish(path: Path, report: Report) -> Iterator[tuple[float, float, int, str]]:
-    for number, line in enumerate((read_text(path, report) or "").splitlines(), start=1):
+def _spanish(path: Path, report: base.Report) -> Iterator[tuple[float, float, int, str]]:
+    for number, line in enumerate((base.read_text(path, report) or "").splitlines(), start=1):
         fields = line.split("\t")
         # Three lines at the head: column names and two comments.
         if not line.strip() or line.startswith(";;") or ";" in fields[0]:
@@ -184,12 +157,12 @@ def _spanish(path: Path, report: Report) -> Iterator[tuple[float, float, int, st
         yield start_s, end_s, channel, fields[7].strip()
 
 
-def _pins(root: Path, language: str, report: Report) -> dict[tuple[str, int], str]:
+def _pins(root: Path, language: str, report: base.Report) -> dict[tuple[str, int], str]:
     """Return the participant's number of each call and channel."""
     pins: dict[tuple[str, int], str] = {}
     columns = _PINS[language]
-    for path in walk(root, report, (_TABLES[language],)):
-        for line in (read_text(path, report) or "").splitlines():
+    for path in base.walk(root, report, (_TABLES[language],)):
+        for line in (base.read_text(path, report) or "").splitlines():
             fields = [field.strip() for field in line.split(",")]
             if len(fields) > columns[1] and fields[0].isdigit():
                 for channel, column in enumerate(columns):

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._chat import Turn, parse_line, read_chat, read_ids
-from hyperasr.cohorts.corpora.base import (
-    AUDIO_SUFFIXES,
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    read_table,
-    read_text,
-    walk,
-)
 from hyperasr.types import Utterance
 
-__all__ = ["describe", "prepare"]
+__all__ = ["ABOUT", "prepare"]
 
 _VIDEO_SUFFIXES = (".mp4", ".m4a", ".mov")
 _STEM = re.compile(r"(\d+)([mf])([a-z]?)", re.IGNORECASE)
@@ -33,26 +22,22 @@ _LANGUAGES = {"eng": "en", "spa": "es", "fra": "fr", "deu": "de", "nld": "nl"}
 _CASA_COLUMNS = {"media_file", "annotator", "start", "end", "label"}
 _CODE_OF_CASA = "PAR"
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="fluencybank",
-        title="FluencyBank (Voices-AWS and its siblings), transcripts in CHAT",
-        licence="TalkBank: CC BY-NC-SA and its ground rules (from memory); research only",
-        how_to_get="talkbank.org/fluency, with a login; convert the media to WAV",
-        citation=(
-            "Bernstein Ratner and MacWhinney: Fluency Bank: a new resource for fluency research "
-            "and practice. Journal of Fluency Disorders, 2018"
-        ),
-        languages=("en",),
-        cohorts=("stuttering",),
-        n_speakers=None,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="fluencybank",
+    title="FluencyBank (Voices-AWS and its siblings), transcripts in CHAT",
+    licence="TalkBank: CC BY-NC-SA and its ground rules (from memory); research only",
+    how_to_get="talkbank.org/fluency, with a login; convert the media to WAV",
+    citation=(
+        "Bernstein Ratner and MacWhinney: Fluency Bank: a new resource for fluency research "
+        "and practice. Journal of Fluency Disorders, 2018"
+    ),
+    layout="Voices-AWS/interview/24fa.cha and a recording 24fa.wav",
+    languages=("en",),
+    cohorts=("stuttering",),
+)
 
 
-def prepare(root: str | os.PathLike[str], *, check_audio: bool = True) -> Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read CHAT files (``.cha``) and the recordings of the same stem below `root`.
 
     A row is an utterance of the participant with a time mark: `text` as it was said, `text_clean`
@@ -63,34 +48,27 @@ def prepare(root: str | os.PathLike[str], *, check_audio: bool = True) -> Prepar
     Args:
         root: folder with transcripts and recordings, in any folders; where a stem stands for an
             interview and a reading, both kinds of file must lie in folders of these names.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder.
     """
-    folder = corpus_root(root)
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report),
-        expects="Voices-AWS/interview/24fa.cha and a recording 24fa.wav",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows)
 
 
-def _rows(root: Path, report: Report) -> Iterator[Utterance]:
-    files = list(walk(root, report, (".cha",)))
+def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:
+    files = list(base.walk(root, report, (".cha",)))
     media = _Media(root, report, Counter(path.stem.lower() for path in files))
     transcribed: set[Path] = set()
     for path in files:
         task = _task(path, root)
         audio = media.find(path.stem, task, report)
-        text = None if audio is None else read_text(path, report)
+        text = None if audio is None else base.read_text(path, report)
         if audio is None or text is None:
             continue
         transcribed.add(audio)
         ids = read_ids(text)
         turns = (turn for turn in read_chat(text) if turn.code in _PARTICIPANTS)
         yield from _utterances(turns, audio, _collection(path, root), task, ids, report)
-    for path in walk(root, report, (".csv",)):
+    for path in base.walk(root, report, (".csv",)):
         if path.name.lower() == "transcripts.csv":
             yield from _casa_rows(path, root, media, transcribed, report)
 
@@ -101,9 +79,10 @@ def _utterances(
     collection: str,
     task: str,
     ids: dict[str, tuple[str, ...]],
-    report: Report,
+    report: base.Report,
 ) -> Iterator[Utterance]:
     stem = audio.stem.lower()
+    named = _STEM.fullmatch(stem)
     place = "/".join(["fluencybank", collection, *([task] if task else []), stem])
     for number, turn in enumerate(turns, start=1):
         spoken = parse_line(turn.line)
@@ -115,37 +94,31 @@ def _utterances(
         elif not spoken.verbatim:
             report.skip("an utterance has no words (events and pauses only)", name)
         else:
-            fields = (*ids.get(turn.code, ()), *[""] * 6)
-            yield Utterance(
+            language, _, _, age, sex, group, *_ = (*ids.get(turn.code, ()), *[""] * 6)
+            extra = {"session": stem, "raw_text": turn.line, "task": task}
+            extra["gender"] = sex[:1].lower() or (named[2].lower() if named else "")
+            extra["age"] = age.partition(";")[0]
+            yield ABOUT.row(
                 id=name,
-                path=str(audio),
+                path=audio,
                 text=spoken.verbatim,
                 text_clean=spoken.intended or None,
                 start_s=turn.start_s,
                 end_s=turn.end_s,
-                speaker=_speaker(stem, collection),
-                cohort="stuttering",
-                etiology=fields[5] or None,
-                language=_LANGUAGES.get(fields[0].partition(",")[0].strip(), "en"),
-                split=NO_SPLIT,
-                source="fluencybank",
-                extra=_extra(stem, task, turn, fields),
+                speaker=f"{collection}-{named[1]}{named[2].lower()}"
+                if named
+                else f"{collection}-{stem}",
+                etiology=group or None,
+                language=_LANGUAGES.get(language.partition(",")[0].strip(), "en"),
+                extra={"text_source": "human"} | {k: v for k, v in extra.items() if v},
             )
 
 
-def _extra(stem: str, task: str, turn: Turn, fields: tuple[str, ...]) -> dict[str, str]:
-    named = _STEM.fullmatch(stem)
-    extra = {"text_source": "human", "session": stem, "raw_text": turn.line, "task": task}
-    extra["gender"] = fields[4][:1].lower() or (named[2].lower() if named else "")
-    extra["age"] = fields[3].partition(";")[0]
-    return {key: value for key, value in extra.items() if value}
-
-
 def _casa_rows(
-    path: Path, root: Path, media: _Media, transcribed: set[Path], report: Report
+    path: Path, root: Path, media: _Media, transcribed: set[Path], report: base.Report
 ) -> Iterator[Utterance]:
     turns: dict[str, list[Turn]] = {}
-    for row in read_table(path, report):
+    for row in base.read_table(path, report):
         if not row.keys() >= _CASA_COLUMNS:
             report.skip("a transcripts.csv is not CASA's", path.name)
             return
@@ -158,7 +131,7 @@ def _casa_rows(
             continue
         turn = Turn(_CODE_OF_CASA, row["label"], start_s, end_s)
         turns.setdefault(row["media_file"], []).append(turn)
-    for name, found in turns.items():
+    for name, of_recording in turns.items():
         parts = name.lower().replace("\\", "/").split("/")
         stem = parts[-1].partition(".")[0]
         task = next((part for part in parts if part in _TASKS), "")
@@ -169,38 +142,37 @@ def _casa_rows(
             report.note("CASA's rows are left aside where there is a CHAT file")
             continue
         task = _task(audio, root)
-        yield from _utterances(iter(found), audio, _collection(audio, root), task, {}, report)
+        yield from _utterances(
+            iter(of_recording), audio, _collection(audio, root), task, {}, report
+        )
 
 
 class _Media:
     """Recordings by stem; there are a few hundred."""
 
-    def __init__(self, root: Path, report: Report, transcripts: Counter[str]) -> None:
+    def __init__(self, root: Path, report: base.Report, transcripts: Counter[str]) -> None:
         self.root, self.transcripts = root, transcripts
-        self.audio: dict[str, list[Path]] = {}
+        self.audio: dict[str, dict[Path, Path]] = {}  # by stem and folder
         self.video: set[str] = set()
-        for path in walk(root, report, (*AUDIO_SUFFIXES, *_VIDEO_SUFFIXES)):
+        for path in base.walk(root, report, (*base.AUDIO_SUFFIXES, *_VIDEO_SUFFIXES)):
+            stem = path.stem.lower()
             if path.suffix.lower() in _VIDEO_SUFFIXES:
-                self.video.add(path.stem.lower())
+                self.video.add(stem)
                 continue
-            found = self.audio.setdefault(path.stem.lower(), [])
             # One recording in two formats: the first of AUDIO_SUFFIXES is taken.
-            twin = next((p for p in found if p.parent == path.parent), None)
-            if twin is None:
-                found.append(path)
-            elif _rank(path) < _rank(twin):
-                found[found.index(twin)] = path
+            here = self.audio.setdefault(stem, {})
+            here[path.parent] = min(path, here.get(path.parent, path), key=_rank)
 
-    def find(self, stem: str, task: str, report: Report) -> Path | None:
+    def find(self, stem: str, task: str, report: base.Report) -> Path | None:
         """Return the one recording of a transcript, or None with the reason counted."""
-        found = self.audio.get(stem.lower(), [])
-        tasks = [_task(path, self.root) for path in found]
-        same = [path for path, of in zip(found, tasks, strict=True) if of == task]
+        paths = {path: _task(path, self.root) for path in self.audio.get(stem.lower(), {}).values()}
+        same = [path for path, of in paths.items() if of == task]
         # A folder that names no task may hold the recording of any.
-        loose = [path for path, of in zip(found, tasks, strict=True) if not (task and of)]
-        if len(same) == 1 and (task or self.transcripts[stem.lower()] <= 1):
+        loose = [path for path, of in paths.items() if not (task and of)]
+        alone = self.transcripts[stem.lower()] <= 1
+        if len(same) == 1 and (task or alone):
             return same[0]
-        if len(loose) == 1 and not same and self.transcripts[stem.lower()] <= 1:
+        if len(loose) == 1 and not same and alone:
             return loose[0]
         if same or loose:
             report.skip("a transcript and a recording cannot be told to belong together", stem)
@@ -212,7 +184,7 @@ class _Media:
 
 
 def _rank(path: Path) -> int:
-    return AUDIO_SUFFIXES.index(path.suffix.lower())
+    return base.AUDIO_SUFFIXES.index(path.suffix.lower())
 
 
 def _task(path: Path, root: Path) -> str:
@@ -223,8 +195,3 @@ def _task(path: Path, root: Path) -> str:
 def _collection(path: Path, root: Path) -> str:
     parts = (root.name, *path.relative_to(root).parts)
     return next((part for part in parts if _COLLECTION.fullmatch(part)), "Voices")
-
-
-def _speaker(stem: str, collection: str) -> str:
-    named = _STEM.fullmatch(stem)
-    return f"{collection}-{named[1]}{named[2].lower()}" if named else f"{collection}-{stem}"

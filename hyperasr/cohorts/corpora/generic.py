@@ -2,87 +2,70 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from hyperasr.cohorts.corpora import librispeech
+from hyperasr.cohorts.corpora import base, librispeech
 from hyperasr.cohorts.corpora._kaldi import kaldi_rows
-from hyperasr.cohorts.corpora._layouts import Defaults, inside
+from hyperasr.cohorts.corpora._layouts import Defaults
 from hyperasr.cohorts.corpora._tables import TABLE_SUFFIXES, is_table, table_rows
-from hyperasr.cohorts.corpora.base import (
-    AUDIO_SUFFIXES,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    find_named,
-    read_text,
-    walk,
-)
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 
-__all__ = ["LAYOUTS", "describe", "layout_of", "prepare"]
+__all__ = ["ABOUT", "LAYOUTS", "layout_of", "prepare"]
+
+LAYOUTS = ("kaldi", "table", "librispeech", "pairs")
+"""In the order in which they are looked for."""
 
 _TEXT_SUFFIXES = (".txt", ".lab")
-_Rows = Callable[[Defaults, Report], Iterator[Utterance]]
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="generic",
-        title="Recordings of your own, and corpora without a reader",
-        licence="yours",
-        how_to_get="any folder with recordings and texts; Nemours and BF-Sprache too",
-        citation="that of the recordings",
-        languages=(),
-        cohorts=(),
-        n_speakers=None,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="generic",
+    title="Recordings of your own, and corpora without a reader",
+    licence="yours",
+    how_to_get="any folder with recordings and texts; Nemours and BF-Sprache too",
+    citation="that of the recordings",
+    layout="one of: kaldi, table, librispeech, pairs "
+    "(see hyperasr.cohorts.corpora.generic.prepare)",
+    languages=(),
+    cohorts=(),
+)
 
 
 def prepare(
-    root: str | os.PathLike[str],
+    root: base.AnyPath,
     *,
     layout: str = "auto",
-    table: str | os.PathLike[str] | None = None,
-    audio_root: str | os.PathLike[str] | None = None,
+    table: base.AnyPath | None = None,
+    audio_root: base.AnyPath | None = None,
     speaker: str | None = None,
     cohort: str = "typical",
     language: str = "en",
     etiology: str | None = None,
     split: str | None = None,
     untranscribed: bool = False,
-    check_audio: bool = True,
-) -> Prepared:
+) -> base.Prepared:
     """Read a folder in one of these layouts.
 
     - ``table``: CSV, TSV or JSON lines with a column for the path and more (text, speaker, cohort,
       language, start, end ...; the names of NeMo, Hugging Face and `hyperasr` are known);
     - ``pairs``: ``NAME.wav`` beside ``NAME.txt`` (or ``.lab``); a folder is a speaker;
-    - ``azure``: ``trans.txt`` with ``NAME<TAB>text`` beside the recordings;
     - ``librispeech``: ``SPEAKER-CHAPTER.trans.txt`` beside the recordings;
-    - ``ljspeech``: ``metadata.csv`` with ``NAME|text|normalised text`` and ``wavs/``;
     - ``kaldi``: ``wav.scp``, ``text``, ``segments``, ``utt2spk``; no command is run.
 
     Args:
         root: folder of the recordings.
-        layout: ``auto`` takes the first that fits: kaldi, table, azure, librispeech, ljspeech,
-            pairs.
+        layout: ``auto`` takes the first that fits: kaldi, table, librispeech, pairs.
         table: the table, where there are several; below `root`.
         audio_root: folder of the recordings that lists name, where they lie outside of `root`.
         speaker, cohort, language, etiology, split: of all rows where the layout does not tell;
             without, speakers and splits are taken from the folders' names.
         untranscribed: keep recordings without text.
-        check_audio: open every recording's header.
     Raises:
         ConfigError: no such folder, layout or table.
     """
-    folder = corpus_root(root)
+    folder = base.corpus_root(root)
     if layout not in ("auto", *LAYOUTS):
         raise ConfigError(f"there is no layout {layout!r}; give auto, {', '.join(LAYOUTS)}")
     tables: list[Path] = []
@@ -92,7 +75,7 @@ def prepare(
             raise ConfigError(f"there is no table {table} (csv, tsv or jsonl) in {root}")
     defaults = Defaults(
         root=folder,
-        audio_root=folder if audio_root is None else corpus_root(audio_root),
+        audio_root=folder if audio_root is None else base.corpus_root(audio_root),
         speaker=speaker,
         cohort=cohort,
         language=language,
@@ -100,63 +83,47 @@ def prepare(
         split=split,
         untranscribed=untranscribed,
     )
+    return base.Prepared(
+        ABOUT, root, _rows, one_cohort=False, layout=layout, tables=tables, defaults=defaults
+    )
 
-    def rows(report: Report) -> Iterator[Utterance]:
-        found = layout_of(folder) if layout == "auto" else layout
-        if found == "table":
-            for path in tables or _tables(folder):
-                yield from table_rows(path, defaults, report)
-        else:
-            yield from LAYOUTS[found](defaults, report)
 
-    expects = "one of: " + ", ".join(LAYOUTS) + " (see hyperasr.cohorts.corpora.generic.prepare)"
-    return Prepared(folder, rows, expects=expects, check_audio=check_audio, one_cohort=False)
+def _rows(
+    root: Path, report: base.Report, layout: str, tables: list[Path], defaults: Defaults
+) -> Iterator[Utterance]:
+    layout = layout_of(root) if layout == "auto" else layout
+    if layout == "table":
+        for path in tables or _tables(root):
+            yield from table_rows(path, defaults, report)
+    elif layout == "kaldi":
+        for path in base.find_named(root, "wav.scp"):
+            yield from kaldi_rows(path.parent, defaults, report)
+    elif layout == "librispeech":
+        yield from _librispeech(defaults, report)
+    else:
+        yield from _pairs(defaults, report)
 
 
 def layout_of(root: Path) -> str:
     """Return the name of the layout of a folder."""
-    if find_named(root, "wav.scp"):
+    if base.find_named(root, "wav.scp"):
         return "kaldi"
     if _tables(root):
         return "table"
-    if find_named(root, "trans.txt"):
-        return "azure"
-    if next(walk(root, Report(), (".trans.txt",)), None):
-        return "librispeech"
-    return "ljspeech" if _pipe_tables(root) else "pairs"
+    chapters = base.walk(root, base.Report(), (".trans.txt",))
+    return "librispeech" if next(chapters, None) else "pairs"
 
 
 def _tables(root: Path) -> list[Path]:
     """Return the tables of recordings: in the folder itself, else one level below."""
     for pattern in ("*", "*/*"):
-        found = sorted(p for p in root.glob(pattern) if p.suffix.lower() in TABLE_SUFFIXES)
-        tables = [path for path in found if path.is_file() and is_table(path)]
-        if tables:
+        paths = sorted(p for p in root.glob(pattern) if p.suffix.lower() in TABLE_SUFFIXES)
+        if tables := [path for path in paths if path.is_file() and is_table(path)]:
             return tables
     return []
 
 
-def _pipe_tables(root: Path) -> list[Path]:
-    """Return LJSpeech's tables, which are no CSV whatever their name says."""
-    found = []
-    for path in find_named(root, "metadata.csv", depth=2):
-        with path.open("rb") as file:
-            if b"|" in file.readline():
-                found.append(path)
-    return found
-
-
-def _kaldi(defaults: Defaults, report: Report) -> Iterator[Utterance]:
-    for path in find_named(defaults.root, "wav.scp"):
-        yield from kaldi_rows(path.parent, defaults, report)
-
-
-def _table(defaults: Defaults, report: Report) -> Iterator[Utterance]:
-    for path in _tables(defaults.root):
-        yield from table_rows(path, defaults, report)
-
-
-def _librispeech(defaults: Defaults, report: Report) -> Iterator[Utterance]:
+def _librispeech(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
     for row in librispeech.read_rows(defaults.root, report):
         yield replace(
             row,
@@ -164,50 +131,18 @@ def _librispeech(defaults: Defaults, report: Report) -> Iterator[Utterance]:
             language=defaults.language,
             etiology=defaults.etiology,
             split=defaults.split or row.split,
-            source=defaults.source,
+            source="generic",
         )
 
 
-def _azure(defaults: Defaults, report: Report) -> Iterator[Utterance]:
-    for listing in find_named(defaults.root, "trans.txt"):
-        for line in (read_text(listing, report) or "").splitlines():
-            if not line.strip():
-                continue
-            name, _, text = line.partition("\t")
-            path = inside(defaults, name, report, listing.parent)
-            row = path and defaults.row(path, defaults.name_of(path), text.strip(), report)
-            if row:
-                yield row
-
-
-def _ljspeech(defaults: Defaults, report: Report) -> Iterator[Utterance]:
-    for listing in _pipe_tables(defaults.root):
-        for line in (read_text(listing, report) or "").splitlines():
-            name, *texts = (field.strip() for field in line.split("|"))
-            if not name:
-                continue
-            # The name stands without suffix; copies are converted.
-            wavs = listing.parent / "wavs"
-            suffix = next((s for s in AUDIO_SUFFIXES if (wavs / f"{name}{s}").exists()), ".wav")
-            path = inside(defaults, f"{name}{suffix}", report, wavs)
-            if path is None:
-                continue
-            known = {"speaker": defaults.speaker or listing.parent.name}
-            extra = {"raw_text": texts[0]} if len(texts) > 1 and texts[0] != texts[-1] else {}
-            text = texts[-1] if texts else None
-            row = defaults.row(path, name, text, report, extra=extra, **known)
-            if row is not None:
-                yield row
-
-
-def _pairs(defaults: Defaults, report: Report) -> Iterator[Utterance]:
-    for path in walk(defaults.root, report, (*AUDIO_SUFFIXES, *_TEXT_SUFFIXES)):
+def _pairs(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
+    for path in base.walk(defaults.root, report, (*base.AUDIO_SUFFIXES, *_TEXT_SUFFIXES)):
         if path.suffix.lower() in _TEXT_SUFFIXES:
-            if _sibling(path, AUDIO_SUFFIXES) is None:
+            if _sibling(path, base.AUDIO_SUFFIXES) is None:
                 report.skip("a text without a recording beside it", path)
             continue
         beside = _sibling(path, _TEXT_SUFFIXES)
-        text = " ".join((read_text(beside, report) or "").split()) if beside else None
+        text = " ".join((base.read_text(beside, report) or "").split()) if beside else None
         row = defaults.row(path, defaults.name_of(path), text, report)
         if row is not None:
             yield row
@@ -220,14 +155,3 @@ def _sibling(path: Path, suffixes: tuple[str, ...]) -> Path | None:
             if candidate.is_file():
                 return candidate
     return None
-
-
-LAYOUTS: dict[str, _Rows] = {
-    "kaldi": _kaldi,
-    "table": _table,
-    "azure": _azure,
-    "librispeech": _librispeech,
-    "ljspeech": _ljspeech,
-    "pairs": _pairs,
-}
-"""Readers of the layouts by name, in the order in which they are looked for."""

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import user_table
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    pseudonym,
-    walk,
-)
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 
-__all__ = ["describe", "prepare"]
+__all__ = ["ABOUT", "prepare"]
 
 _GROUPS = {"young healthy": "YHC", "elderly healthy": "EHC", "people with parkinson": "PD"}
 _TASK = re.compile(r"B1|B2|D1|D2|FB1|PR1|V[AEIOU]\d", re.IGNORECASE)
@@ -29,30 +20,27 @@ _TAIL = re.compile(r"(\d{2})([MF])(\d{4}(?:20)?\d{2})(\d{4})", re.IGNORECASE)
 _WITH_WORDS = ("B1", "B2", "FB1", "PR1")
 _RANGE = re.compile(r"\d+\s*-\s*\d+")
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="ipvs",
-        title="Italian Parkinson's Voice and Speech",
-        licence="CC BY 4.0 (as a downstream copy says)",
-        how_to_get="IEEE DataPort, aw6b-tg17",
-        citation=("Dimauro and Girardi: Italian Parkinson's Voice and Speech. IEEE DataPort, 2019"),
-        languages=("it",),
-        cohorts=("parkinson", "typical"),
-        n_speakers=65,
-        has_text=False,
-    )
+ABOUT = base.Description(
+    name="ipvs",
+    title="Italian Parkinson's Voice and Speech",
+    licence="CC BY 4.0 (as a downstream copy says)",
+    how_to_get="IEEE DataPort, aw6b-tg17",
+    citation=("Dimauro and Girardi: Italian Parkinson's Voice and Speech. IEEE DataPort, 2019"),
+    layout="28 People with Parkinson's disease/1-5/PERSON/B1....wav and the control groups",
+    languages=("it",),
+    cohorts=("parkinson", "typical"),
+    n_speakers=65,
+    has_text=False,
+)
 
 
 def prepare(
-    root: str | os.PathLike[str],
+    root: base.AnyPath,
     *,
-    texts: Mapping[str, str] | str | os.PathLike[str] | None = None,
+    texts: Mapping[str, str] | base.AnyPath | None = None,
     tasks: str = "words",
     salt: str = "",
-    check_audio: bool = True,
-) -> Prepared:
+) -> base.Prepared:
     """Read IPVS below `root`.
 
     Speakers are hashes of the folders' names; a person in two folders is one speaker. Ids and the
@@ -64,66 +52,54 @@ def prepare(
         texts: by task (B1, B2, FB1, PR1): a mapping or a CSV ``task,text``.
         tasks: ``words`` (passages, phrases, words) or ``all``, vowels and syllables too.
         salt: secret that goes into the hash of names.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or table, or unknown tasks.
     """
     if tasks not in ("words", "all"):
         raise ConfigError(f"tasks is {tasks!r}; it must be words or all")
-    folder = corpus_root(root)
     table = {task.upper(): text for task, text in user_table(texts, "texts").items()}
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report, table, tasks == "all", salt),
-        expects="28 People with Parkinson's disease/1-5/PERSON/B1....wav and the control groups",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows, table=table, all_tasks=tasks == "all", salt=salt)
 
 
 def _rows(
-    root: Path, report: Report, table: dict[str, str], all_tasks: bool, salt: str
+    root: Path, report: base.Report, table: dict[str, str], all_tasks: bool, salt: str
 ) -> Iterator[Utterance]:
     if not salt:
         report.note("names of speakers are hashed without a secret salt; give one")
-    private = Report()  # its examples would show names
-    for path in walk(root, private, (".wav",)):
+    private = base.Report()  # its examples would show names
+    for path in base.walk(root, private, (".wav",)):
         group, person = _group_and_person(path, root)
         if group is None or person is None:
-            report.skip("not of the layout GROUP/PERSON/TASK....wav", pseudonym(path.stem, salt))
+            report.skip(
+                "not of the layout GROUP/PERSON/TASK....wav", base.pseudonym(path.stem, salt)
+            )
             continue
-        speaker = pseudonym(person, salt, prefix=group)
-        task = _TASK.match(path.stem)
-        if task is None:
+        speaker = base.pseudonym(person, salt, prefix=group)
+        named = _TASK.match(path.stem)
+        if named is None:
             report.skip("the name does not begin with a task", speaker)
             continue
-        if not all_tasks and task[0].upper() not in _WITH_WORDS:
-            report.skip("a task without words (vowels, syllables)", f"{speaker}/{task[0].upper()}")
+        task = named[0].upper()
+        if not all_tasks and task not in _WITH_WORDS:
+            report.skip("a task without words (vowels, syllables)", f"{speaker}/{task}")
             continue
-        yield _row(path, group, speaker, task[0].upper(), table.get(task[0].upper()), salt)
+        text = table.get(task)
+        extra = {"text_source": "none" if text is None else "passage", "task": task}
+        if tail := _TAIL.search(path.stem[len(task) :]):
+            day = tail[3]
+            year = int(day[4:]) if len(day) == 8 else 2000 + int(day[4:])
+            # The day itself, with sex and age, could tell who it was.
+            extra |= {"gender": tail[2].lower(), "age": str((year - int(tail[1])) % 100)}
+        yield ABOUT.row(
+            id=f"ipvs/{speaker}/{task}/{base.pseudonym(path.stem, salt, prefix='')}",
+            path=path,
+            text=text,
+            speaker=speaker,
+            typical=group != "PD",
+            etiology="Parkinson's disease",
+            extra=extra,
+        )
     report.absorb(private, "not shown: the path holds a name")
-
-
-def _row(path: Path, group: str, speaker: str, task: str, text: str | None, salt: str) -> Utterance:
-    tail = _TAIL.search(path.stem[len(task) :])
-    extra = {"text_source": "none" if text is None else "passage", "task": task}
-    if tail:
-        day = tail[3]
-        year = int(day[4:]) if len(day) == 8 else 2000 + int(day[4:])
-        # The day itself, with sex and age, could tell who it was.
-        extra |= {"gender": tail[2].lower(), "age": str((year - int(tail[1])) % 100)}
-    typical = group != "PD"
-    return Utterance(
-        id=f"ipvs/{speaker}/{task}/{pseudonym(path.stem, salt, prefix='')}",
-        path=str(path),
-        text=text,
-        speaker=speaker,
-        cohort="typical" if typical else "parkinson",
-        etiology=None if typical else "Parkinson's disease",
-        language="it",
-        split=NO_SPLIT,
-        source="ipvs",
-        extra=extra,
-    )
 
 
 def _group_and_person(path: Path, root: Path) -> tuple[str | None, str | None]:

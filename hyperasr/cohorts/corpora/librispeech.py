@@ -2,67 +2,47 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    find_named,
-    read_text,
-    walk,
-)
+from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
 
-__all__ = ["describe", "prepare", "read_rows"]
+__all__ = ["ABOUT", "prepare", "read_rows"]
 
 _TRANSCRIPT = ".trans.txt"
 _SUBSET = re.compile(r"(train|dev|test)-(clean|other)", re.I)
 _SUFFIXES = (".flac", ".wav", ".mp3", ".ogg")
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="librispeech",
-        title="LibriSpeech",
-        licence="CC BY 4.0",
-        how_to_get="download from openslr.org/12",
-        citation="Panayotov, Chen, Povey and Khudanpur 2015, Librispeech: an ASR corpus based on "
-        "public domain audio books, ICASSP",
-        languages=("en",),
-        cohorts=("typical",),
-        n_speakers=2484,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="librispeech",
+    title="LibriSpeech",
+    licence="CC BY 4.0",
+    how_to_get="download from openslr.org/12",
+    citation="Panayotov, Chen, Povey and Khudanpur 2015, Librispeech: an ASR corpus based on "
+    "public domain audio books, ICASSP",
+    layout="SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside SPEAKER-CHAPTER-NNNN.flac",
+    languages=("en",),
+    n_speakers=2484,
+)
 
 
-def prepare(root: str | os.PathLike[str], *, check_audio: bool = True) -> Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read a copy below `root`: ``[SUBSET/]SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` and audio.
 
     The split is that of the subset's folder (``train-clean-100`` is ``train``); texts become lower
     case. Gender comes from ``SPEAKERS.TXT`` where it is there.
     """
-    folder = corpus_root(root)
-    return Prepared(
-        folder,
-        lambda report: read_rows(folder, report),
-        expects="SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside SPEAKER-CHAPTER-NNNN.flac",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, read_rows)
 
 
-def read_rows(root: Path, report: Report) -> Iterator[Utterance]:
+def read_rows(root: Path, report: base.Report) -> Iterator[Utterance]:
     """Yield the rows below `root`, unchecked; what cannot be used is counted in `report`."""
     genders = _genders(root, report)
     chapter, texts = Path(), dict[str, str]()
     # A chapter's recordings and its transcript lie in one folder, which `walk` gives in one piece.
-    for path in walk(root, report, (*_SUFFIXES, _TRANSCRIPT)):
+    for path in base.walk(root, report, (*_SUFFIXES, _TRANSCRIPT)):
         if path.parent != chapter:
             for left in texts:
                 report.skip("the recording is listed but absent", left)
@@ -79,47 +59,43 @@ def read_rows(root: Path, report: Report) -> Iterator[Utterance]:
         report.skip("the recording is listed but absent", left)
 
 
-def _transcripts(folder: Path, report: Report) -> dict[str, str]:
+def _transcripts(folder: Path, report: base.Report) -> dict[str, str]:
     """Return the texts of a chapter by utterance."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         if not path.name.lower().endswith(_TRANSCRIPT) or path.name.startswith("."):
             continue
-        for line in (read_text(path, report) or "").splitlines():
+        for line in (base.read_text(path, report) or "").splitlines():
             name, _, text = line.strip().partition(" ")
-            if name in found:
+            if name in texts:
                 report.skip("a second transcript of the same utterance", name)
             elif name:
-                found[name] = text.strip()
-    return found
+                texts[name] = text.strip()
+    return texts
 
 
 def _row(path: Path, root: Path, text: str, gender: str | None) -> Utterance:
-    subset = next((p for p in reversed(path.relative_to(root).parts) if _SUBSET.match(p)), None)
-    if subset is None and _SUBSET.match(root.name):
-        subset = root.name
+    folders = (root.name, *path.relative_to(root).parts)
+    subset = next((part for part in reversed(folders) if _SUBSET.match(part)), "")
     speaker, _, rest = path.stem.partition("-")
-    extra = {"text_source": "human", "session": rest.rpartition("-")[0]}
-    if gender:
-        extra["gender"] = gender
-    if subset:
-        extra["subset"] = subset
-    return Utterance(
+    extra = {"gender": gender or "", "subset": subset, "session": rest.rpartition("-")[0]}
+    return ABOUT.row(
         id=path.stem,
-        path=str(path),
+        path=path,
         text=text.lower(),
         speaker=speaker,
-        split=subset.split("-")[0].lower() if subset else NO_SPLIT,
-        source="librispeech",
-        extra=extra,
+        split=subset.split("-")[0].lower() if subset else base.NO_SPLIT,
+        extra={"text_source": "human"} | {key: value for key, value in extra.items() if value},
     )
 
 
-def _genders(root: Path, report: Report) -> dict[str, str]:
+def _genders(root: Path, report: base.Report) -> dict[str, str]:
     """Return the gender of each speaker, from the table that lies above the subsets."""
-    tables = find_named(root, "SPEAKERS.TXT") or find_named(root.parent, "SPEAKERS.TXT", depth=1)
+    tables = base.find_named(root, "SPEAKERS.TXT") or base.find_named(
+        root.parent, "SPEAKERS.TXT", depth=1
+    )
     genders: dict[str, str] = {}
-    for line in (read_text(tables[0], report) or "").splitlines() if tables else ():
+    for line in (base.read_text(tables[0], report) or "").splitlines() if tables else ():
         fields = [field.strip() for field in line.split("|")]
         if not line.startswith(";") and len(fields) > 1:
             genders[fields[0]] = fields[1].lower()

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    find_named,
-    listed_path,
-    read_table,
-    read_text,
-    walk,
-)
+from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
 
-__all__ = ["EVENTS", "describe", "prepare"]
+__all__ = ["ABOUT", "EVENTS", "prepare"]
 
 EVENTS = (
     "clean",
@@ -40,32 +28,24 @@ _NAME = re.compile(r"(\d+)-(\d+)-(\d+)")
 _STUTTER = "STUTTER"
 _DOUBTFUL_FROM = 7800
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="libristutter",
-        title="LibriStutter (synthetic stuttering on LibriSpeech)",
-        licence="CC BY-NC 4.0",
-        how_to_get="Queen's University Dataverse; the text itself comes with LibriSpeech",
-        citation=(
-            "Kourkounakis, Hajavi and Etemad: FluentNet: end-to-end detection of stuttered speech "
-            "disfluencies with deep learning. IEEE/ACM Transactions on Audio, Speech, and Language "
-            "Processing, 2021"
-        ),
-        languages=("en",),
-        cohorts=("stuttering",),
-        n_speakers=50,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="libristutter",
+    title="LibriStutter (synthetic stuttering on LibriSpeech)",
+    licence="CC BY-NC 4.0",
+    how_to_get="Queen's University Dataverse; the text itself comes with LibriSpeech",
+    citation=(
+        "Kourkounakis, Hajavi and Etemad: FluentNet: end-to-end detection of stuttered speech "
+        "disfluencies with deep learning. IEEE/ACM Transactions on Audio, Speech, and Language "
+        "Processing, 2021"
+    ),
+    layout="LibriStutter Audio/SPK/CHAP/SPK-CHAP-UTT.flac with LibriStutter Annotations/",
+    languages=("en",),
+    cohorts=("stuttering",),
+    n_speakers=50,
+)
 
 
-def prepare(
-    root: str | os.PathLike[str],
-    *,
-    librispeech: str | os.PathLike[str] | None = None,
-    check_audio: bool = True,
-) -> Prepared:
+def prepare(root: base.AnyPath, *, librispeech: base.AnyPath | None = None) -> base.Prepared:
     """Read LibriStutter below `root`.
 
     The text is what was meant, without the stuttering: LibriSpeech's own where `librispeech` has
@@ -77,33 +57,26 @@ def prepare(
     Args:
         root: the unpacked corpus, one part or several.
         librispeech: folder with LibriSpeech's ``SPEAKER/CHAPTER/*.trans.txt``, at any depth.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder.
     """
-    folder = corpus_root(root)
-    texts = None if librispeech is None else corpus_root(librispeech)
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report, texts),
-        expects="LibriStutter Audio/SPK/CHAP/SPK-CHAP-UTT.flac with LibriStutter Annotations/",
-        check_audio=check_audio,
-    )
+    texts = None if librispeech is None else base.corpus_root(librispeech)
+    return base.Prepared(ABOUT, root, _rows, texts=texts)
 
 
-def _rows(root: Path, report: Report, texts: Path | None) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, texts: Path | None) -> Iterator[Utterance]:
     chapters = {} if texts is None else _chapters(texts, report)
-    found = [folder for name in _ANNOTATIONS for folder in find_named(root, name, report)]
-    annotations = [folder for folder in found if folder.is_dir()]
+    folders = [folder for name in _ANNOTATIONS for folder in base.find_named(root, name, report)]
+    annotations = [folder for folder in folders if folder.is_dir()]
     chapter, lines = "", {}
-    for path in walk(root, report, (".flac", ".wav")):
+    for path in base.walk(root, report, (".flac", ".wav")):
         named = _NAME.fullmatch(path.stem)
         below = _below_audio(path, root)
         if named is None or below is None:
             report.skip("not of the layout LibriStutter Audio/SPK/CHAP/SPK-CHAP-UTT.flac", path)
             continue
         name = str(below.with_suffix(".csv"))
-        candidates = (listed_path(root, name, report, below=folder) for folder in annotations)
+        candidates = (base.listed_path(root, name, report, below=folder) for folder in annotations)
         annotation = next((file for file in candidates if file and file.is_file()), None)
         if annotation is None:
             report.skip("there is no annotation for the recording", path)
@@ -111,31 +84,27 @@ def _rows(root: Path, report: Report, texts: Path | None) -> Iterator[Utterance]
         words, counts = _annotation(annotation, report)
         if chapter != f"{named[1]}-{named[2]}":  # the walk goes chapter by chapter
             chapter = f"{named[1]}-{named[2]}"
-            lines = _trans(chapters[chapter], report) if chapter in chapters else {}
+            lines = base.read_pairs(chapters[chapter], report) if chapter in chapters else {}
         text = lines.get(path.stem)
         if text is None and texts is not None:
             report.note("LibriSpeech lacks the text; that of the annotation was taken")
         if int(named[1]) >= _DOUBTFUL_FROM:
             report.note("speakers from 7800 on are reported misaligned in one mirror")
         extra = {"text_source": "human" if text is not None else "recogniser", "simulated": "true"}
-        yield Utterance(
+        yield ABOUT.row(
             id=f"libristutter/{path.stem}",
-            path=str(path),
+            path=path,
             text=" ".join(words) if text is None else text,
             speaker=f"libri-{named[1]}",
-            cohort="stuttering",
             etiology="simulated",
-            language="en",
-            split=NO_SPLIT,
-            source="libristutter",
             extra=extra | {event: str(n) for event, n in sorted(counts.items())},
         )
 
 
-def _annotation(path: Path, report: Report) -> tuple[list[str], Counter[str]]:
+def _annotation(path: Path, report: base.Report) -> tuple[list[str], Counter[str]]:
     words: list[str] = []
     counts: Counter[str] = Counter()
-    for row in read_table(path, report, header=("word", "start", "end", "label")):
+    for row in base.read_table(path, report, header=("word", "start", "end", "label")):
         # Some writers put the label as 3.0.
         label = row["label"].partition(".")[0]
         if not label.isdigit() or int(label) >= len(EVENTS):
@@ -157,12 +126,6 @@ def _below_audio(path: Path, root: Path) -> Path | None:
     return None
 
 
-def _chapters(folder: Path, report: Report) -> dict[str, Path]:
-    files = walk(folder, report, (".trans.txt",))
+def _chapters(folder: Path, report: base.Report) -> dict[str, Path]:
+    files = base.walk(folder, report, (".trans.txt",))
     return {file.name.removesuffix(".trans.txt"): file for file in files}
-
-
-def _trans(path: Path, report: Report) -> dict[str, str]:
-    text = read_text(path, report) or ""
-    pairs = (line.partition(" ") for line in text.split("\n") if line.strip())
-    return {name: words.strip() for name, _, words in pairs}

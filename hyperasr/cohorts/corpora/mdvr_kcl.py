@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import user_table
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    walk,
-)
 from hyperasr.types import Utterance
 
-__all__ = ["describe", "prepare"]
+__all__ = ["ABOUT", "prepare"]
 
 _NAME = re.compile(r"ID(\d+)_?(hc|pd)_(\d+)_(\d+)_(\d+)", re.IGNORECASE)
 _TASKS = {"readtext": "ReadText", "spontaneousdialogue": "SpontaneousDialogue"}
 _UPDRS_MAX = 4
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="mdvr_kcl",
-        title="Mobile Device Voice Recordings at King's College London",
-        licence="CC BY 4.0 (as two downstream copies say)",
-        how_to_get="zenodo.org/record/2867216",
-        citation=(
-            "Jaeger, Trivedi and Stadtschnitzer: Mobile Device Voice Recordings at King's College "
-            "London (MDVR-KCL) from both early and advanced Parkinson's disease patients and "
-            "healthy controls. Zenodo, 2019"
-        ),
-        languages=("en",),
-        cohorts=("parkinson", "typical"),
-        n_speakers=37,
-        has_text=False,
-    )
+ABOUT = base.Description(
+    name="mdvr_kcl",
+    title="Mobile Device Voice Recordings at King's College London",
+    licence="CC BY 4.0 (as two downstream copies say)",
+    how_to_get="zenodo.org/record/2867216",
+    citation=(
+        "Jaeger, Trivedi and Stadtschnitzer: Mobile Device Voice Recordings at King's College "
+        "London (MDVR-KCL) from both early and advanced Parkinson's disease patients and "
+        "healthy controls. Zenodo, 2019"
+    ),
+    layout="{ReadText,SpontaneousDialogue}/{HC,PD}/ID00_hc_0_0_0.wav",
+    languages=("en",),
+    cohorts=("parkinson", "typical"),
+    n_speakers=37,
+    has_text=False,
+)
 
 
 def prepare(
-    root: str | os.PathLike[str],
-    *,
-    texts: Mapping[str, str] | str | os.PathLike[str] | None = None,
-    check_audio: bool = True,
-) -> Prepared:
+    root: base.AnyPath, *, texts: Mapping[str, str] | base.AnyPath | None = None
+) -> base.Prepared:
     """Read MDVR-KCL below `root`; a row is a recording of one to three minutes.
 
     There are no transcripts: rows have a text only where `texts` gives one. The interviewer is
@@ -59,22 +46,15 @@ def prepare(
         root: the unpacked corpus.
         texts: by file stem, or by ``ReadText`` for the passage read (check who read which): a
             mapping or a CSV ``name,text``.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or table.
     """
-    folder = corpus_root(root)
     table = {name.lower(): text for name, text in user_table(texts, "texts").items()}
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report, table),
-        expects="{ReadText,SpontaneousDialogue}/{HC,PD}/ID00_hc_0_0_0.wav",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows, table=table)
 
 
-def _rows(root: Path, report: Report, table: dict[str, str]) -> Iterator[Utterance]:
-    for path in walk(root, report, (".wav",)):
+def _rows(root: Path, report: base.Report, table: dict[str, str]) -> Iterator[Utterance]:
+    for path in base.walk(root, report, (".wav",)):
         named = _NAME.fullmatch(path.stem)
         folders = [part.lower() for part in (*root.parts[-2:], *path.relative_to(root).parts[:-1])]
         task = next((_TASKS[part] for part in folders[::-1] if part in _TASKS), None)
@@ -89,18 +69,14 @@ def _rows(root: Path, report: Report, table: dict[str, str]) -> Iterator[Utteran
             report.skip("a rating in the name is out of its range", path)
             continue
         text = table.get(path.stem.lower()) or table.get(task.lower())
-        typical = group == "hc"
-        yield Utterance(
+        yield ABOUT.row(
             id=f"mdvr_kcl/{task}/ID{named[1]}",
-            path=str(path),
+            path=path,
             text=text,
             speaker=f"ID{named[1]}",
-            cohort="typical" if typical else "parkinson",
-            etiology=None if typical else "Parkinson's disease",
-            severity=None if typical else item_3 / _UPDRS_MAX,
-            language="en",
-            split=NO_SPLIT,
-            source="mdvr_kcl",
+            typical=group == "hc",
+            etiology="Parkinson's disease",
+            severity=item_3 / _UPDRS_MAX,
             extra={
                 "text_source": "none" if text is None else "passage",
                 "task": task,

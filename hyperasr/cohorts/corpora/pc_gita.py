@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import read_sheets, user_table
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    read_table,
-    walk,
-)
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.types import Utterance
 
-__all__ = ["describe", "prepare"]
+__all__ = ["ABOUT", "prepare"]
 
 _SPEAKER = re.compile(r"AVPEPUDEA(C?)\d{4}", re.I)
 _NORMALISED = ("con normalizar", "normalized", "normalizado")
@@ -49,30 +40,27 @@ _COLUMNS = {
 }
 _WORST_SPEECH = 4  # of the speech item of the UPDRS
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="pc_gita",
-        title="PC-GITA",
-        licence="on request, for research; not to be passed on",
-        how_to_get="ask the GITA laboratory, Universidad de Antioquia",
-        citation="Orozco-Arroyave et al. 2014, New Spanish speech corpus database for the analysis "
-        "of people suffering from Parkinson's disease, LREC",
-        languages=("es",),
-        cohorts=("parkinson", "typical"),
-        n_speakers=100,
-        has_text=False,
-    )
+ABOUT = base.Description(
+    name="pc_gita",
+    title="PC-GITA",
+    licence="on request, for research; not to be passed on",
+    how_to_get="ask the GITA laboratory, Universidad de Antioquia",
+    citation="Orozco-Arroyave et al. 2014, New Spanish speech corpus database for the analysis "
+    "of people suffering from Parkinson's disease, LREC",
+    layout="sentences/ITEM/sin normalizar/{hc,pd}/AVPEPUDEANNNN_item.wav and the like",
+    languages=("es",),
+    cohorts=("parkinson", "typical"),
+    n_speakers=100,
+    has_text=False,
+)
 
 
 def prepare(
-    root: str | os.PathLike[str],
+    root: base.AnyPath,
     *,
-    texts: Mapping[str, str] | str | os.PathLike[str] | None = None,
+    texts: Mapping[str, str] | base.AnyPath | None = None,
     wordless: bool = False,
-    check_audio: bool = True,
-) -> Prepared:
+) -> base.Prepared:
     """Read ``TASK/[ITEM/]sin normalizar/{hc,pd}/AVPEPUDEA[C]NNNN_item.wav``.
 
     Blanks or underscores, any case; normalised copies are used only where there is no other.
@@ -85,25 +73,20 @@ def prepare(
             ``ayerfuialmedico``): a mapping or a CSV of two columns. The corpus does not ship them;
             without, and for monologues, there is no text.
         wordless: also vowels and syllables (diadochokinesis), without text.
-        check_audio: open every recording's header.
     """
-    folder = corpus_root(root)
     table = {_plain(item): text for item, text in user_table(texts, "texts").items()}
     if any(not text.strip() for text in table.values()):
         raise ConfigError("texts: an item has an empty text; leave the item out")
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, table, wordless, report),
-        expects="sentences/ITEM/sin normalizar/{hc,pd}/AVPEPUDEANNNN_item.wav and the like",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows, texts=table, wordless=wordless)
 
 
-def _rows(root: Path, texts: dict[str, str], wordless: bool, report: Report) -> Iterator[Utterance]:
+def _rows(
+    root: Path, report: base.Report, texts: dict[str, str], wordless: bool
+) -> Iterator[Utterance]:
     people = _people(root, report)
     plain = _unnormalised(root)
     used: set[str] = set()
-    for path in walk(root, report, (".wav",)):
+    for path in base.walk(root, report, (".wav",)):
         folders = _folders(root, path)
         if any(part.startswith("__") for part in path.relative_to(root).parts):
             continue
@@ -121,7 +104,20 @@ def _rows(root: Path, texts: dict[str, str], wordless: bool, report: Report) -> 
         text = None if task in (*_WORDLESS, "monologue") else texts.get(item)
         if text is not None:
             used.add(item)
-        yield _row(path, speaker, task, item, text, people.get(speaker[0].upper(), {}))
+        code, take = speaker[0].upper(), _plain(path.stem[speaker.end() :])
+        name = f"{task}-{item}" if take in ("", item) else f"{task}-{item}-{take}"
+        severity, known = people.get(code, (None, {}))
+        extra = {"text_source": "none" if text is None else "passage", "task": task, "item": item}
+        yield ABOUT.row(
+            id=f"{code}-{name}".replace(" ", "_"),
+            path=path,
+            text=text,
+            speaker=code,
+            typical=bool(speaker[1]),
+            etiology="Parkinson's disease",
+            severity=severity,
+            extra=extra | known,
+        )
     for item in sorted(set(texts) - used):
         report.skip("a text whose item has no recording", item)
 
@@ -149,78 +145,40 @@ def _task(folders: list[str], rest: str) -> tuple[str, str]:
 
 def _unnormalised(root: Path) -> set[tuple[str, str]]:
     """Return the tasks and items that have recordings which are not normalised."""
-    found = set()
-    for path in walk(root, Report(), (".wav",)):
+    items = set()
+    for path in base.walk(root, base.Report(), (".wav",)):
         folders = _folders(root, path)
         speaker = _SPEAKER.search(path.stem)
         if speaker and not any(part in _NORMALISED for part in folders):
-            found.add(_task(folders, path.stem[speaker.end() :]))
-    return found
+            items.add(_task(folders, path.stem[speaker.end() :]))
+    return items
 
 
-def _row(
-    path: Path,
-    speaker: re.Match[str],
-    task: str,
-    item: str,
-    text: str | None,
-    person: dict[str, str],
-) -> Utterance:
-    control = bool(speaker[1])
-    extra = {"text_source": "none" if text is None else "passage", "task": task, "item": item}
-    take = _plain(path.stem[speaker.end() :])
-    name = f"{task}-{item}" if take in ("", item) else f"{task}-{item}-{take}"
-    return Utterance(
-        id=f"{speaker[0].upper()}-{name}".replace(" ", "_"),
-        path=str(path),
-        text=text,
-        speaker=speaker[0].upper(),
-        cohort="typical" if control else "parkinson",
-        etiology=None if control else "Parkinson's disease",
-        severity=float(person["severity"]) if "severity" in person and not control else None,
-        language="es",
-        split=NO_SPLIT,
-        source="pc_gita",
-        extra=extra | {key: value for key, value in person.items() if key != "severity"},
-    )
-
-
-def _severity(value: str, report: Report) -> float | None:
-    if not value:
-        return None
-    try:
-        degree = float(value.replace(",", ".")) / _WORST_SPEECH
-    except ValueError:
-        degree = -1.0
-    if 0.0 <= degree <= 1.0:
-        return degree
-    report.note("a speech item of the UPDRS that is no number from 0 to 4 gives no severity")
-    return None
-
-
-def _people(root: Path, report: Report) -> dict[str, dict[str, str]]:
-    """Return what the metadata says of each speaker."""
-    people: dict[str, dict[str, str]] = {}
-    tables = (p for p in walk(root, report, (".xlsx", ".csv")) if "metadata" in p.stem.lower())
+def _people(root: Path, report: base.Report) -> dict[str, tuple[float | None, dict[str, str]]]:
+    """Return severity and what else the metadata says of each speaker."""
+    people: dict[str, tuple[float | None, dict[str, str]]] = {}
+    tables = (p for p in base.walk(root, report, (".xlsx", ".csv")) if "metadata" in p.stem.lower())
     for path in tables:
         for row in _table(path, report):
             name = next((v for k, v in row.items() if k.startswith("recoding original")), "")
-            speaker = _SPEAKER.search(name)
-            if speaker:
+            if speaker := _SPEAKER.search(name):
                 known = {_COLUMNS[k]: v for k, v in row.items() if k in _COLUMNS and v}
                 if "gender" in known:
                     known["gender"] = known["gender"].lower()
-                severity = _severity(known.get("updrs_speech", ""), report)
-                if severity is not None:
-                    known["severity"] = str(severity)
-                people.setdefault(speaker[0].upper(), known)
+                rating = known.get("updrs_speech", "")
+                severity = base.scaled(rating, _WORST_SPEECH)
+                if rating and severity is None:
+                    report.note(
+                        "a speech item of the UPDRS that is no number from 0 to 4 gives no severity"
+                    )
+                people.setdefault(speaker[0].upper(), (severity, known))
     return people
 
 
-def _table(path: Path, report: Report) -> list[dict[str, str]]:
+def _table(path: Path, report: base.Report) -> list[dict[str, str]]:
     """Return the rows of the metadata by column name in lower case."""
     if path.suffix.lower() == ".csv":
-        return [{k.lower(): v for k, v in row.items()} for row in read_table(path, report)]
+        return [{k.lower(): v for k, v in row.items()} for row in base.read_table(path, report)]
     try:
         sheets = read_sheets(path)
     except HyperASRError as error:

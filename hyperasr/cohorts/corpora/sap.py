@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyperasr.cohorts.corpora._sap_text import Stretch, references, stretches
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    pseudonym,
-    read_text,
-    walk,
-)
+from hyperasr.cohorts.corpora import base
+from hyperasr.cohorts.corpora._sap_text import references, stretches
 from hyperasr.types import Utterance
 
-__all__ = ["describe", "prepare"]
+__all__ = ["ABOUT", "prepare"]
 
 # A cohort is an etiology, so that one can be left out of a training; other names are `unknown`.
 _COHORTS = {
@@ -37,32 +28,27 @@ _SPLITS = ("train", "dev", "test", "test1", "test2")
 _ARCHIVES = (".tar", ".7z", ".7z.001", ".zip")
 _CONVERTED = "_16khz"
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="sap",
-        title="Speech Accessibility Project",
-        licence="data use agreement: nothing may be passed on, contributor ids included",
-        how_to_get="apply at speechaccessibilityproject.beckman.illinois.edu",
-        citation="Hasegawa-Johnson et al. 2024, Community-supported shared infrastructure in "
-        "support of speech accessibility, Journal of Speech, Language, and Hearing Research",
-        languages=("en",),
-        cohorts=tuple(dict.fromkeys(_COHORTS.values())),
-        n_speakers=None,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="sap",
+    title="Speech Accessibility Project",
+    licence="data use agreement: nothing may be passed on, contributor ids included",
+    how_to_get="apply at speechaccessibilityproject.beckman.illinois.edu",
+    citation="Hasegawa-Johnson et al. 2024, Community-supported shared infrastructure in "
+    "support of speech accessibility, Journal of Speech, Language, and Hearing Research",
+    layout="Train/UUID/UUID.json and Train/UUID/UUID_N_M.wav (unpack the archives first)",
+    languages=("en",),
+    cohorts=tuple(dict.fromkeys(_COHORTS.values())),
+)
 
 
 def prepare(
-    root: str | os.PathLike[str],
+    root: base.AnyPath,
     *,
     etiology: str | None = None,
     unknown_words: bool = False,
     keep_ids: bool = False,
     salt: str = "",
-    check_audio: bool = True,
-) -> Prepared:
+) -> base.Prepared:
     """Read unpacked archives: a JSON for each contributor, and the recordings it lists.
 
     JSON and recordings may lie in one folder (``[raw/]Train/UUID/UUID.json``), all in one
@@ -79,161 +65,98 @@ def prepare(
         unknown_words: keep utterances with words that nobody understood, as ``UNK``.
         keep_ids: use the contributor ids as they are, to score a challenge; else a hash of them.
         salt: a secret of your own that goes into the hash.
-        check_audio: open every recording's header.
     """
-    folder = corpus_root(root)
-    reader = _Reader(folder, etiology, unknown_words, keep_ids, salt)
-    return Prepared(
-        folder,
-        reader.rows,
-        expects="Train/UUID/UUID.json and Train/UUID/UUID_N_M.wav (unpack the archives first)",
-        check_audio=check_audio,
-    )
+    reader = _Reader(etiology, unknown_words, keep_ids, salt)
+    return base.Prepared(ABOUT, root, reader.rows)
 
 
+@dataclass(frozen=True)
 class _Reader:
     """What is the same for all rows."""
 
-    def __init__(
-        self, root: Path, etiology: str | None, unknown_words: bool, keep_ids: bool, salt: str
-    ) -> None:
-        self.root = root
-        self.etiology = etiology
-        self.unknown_words = unknown_words
-        self.keep_ids = keep_ids
-        self.salt = salt
+    etiology: str | None
+    unknown_words: bool
+    keep_ids: bool
+    salt: str
 
-    def rows(self, report: Report) -> Iterator[Utterance]:
-        for path in walk(self.root, report, _ARCHIVES):
+    def rows(self, root: Path, report: base.Report) -> Iterator[Utterance]:
+        for path in base.walk(root, report, _ARCHIVES):
             report.skip("an archive that is not unpacked", path)
-        listed = _listed(self.root, report)
-        splits = _contributor_splits(self.root, report)
-        recordings = _Recordings(self.root, report)
-        for path in walk(self.root, report, (".json",)):
+        listed = _listed(root, report)
+        splits = _contributor_splits(root, report)
+        recordings: dict[str, list[Path]] = {}
+        for path in base.walk(root, report, (".wav", ".flac")):
+            recordings.setdefault(_key(path.name), []).append(path)
+        for path in base.walk(root, report, (".json",)):
             person = _load(path, report, self._speaker(path.stem))
             if not isinstance(person, dict) or not isinstance(person.get("Files"), list):
                 continue  # lists of prompts and contributors lie beside the contributors
-            yield from self._contributor(path, person, listed, splits, recordings, report)
-
-    def _contributor(
-        self,
-        path: Path,
-        person: dict[str, Any],
-        listed: dict[str, tuple[str, str]],
-        splits: dict[str, str],
-        recordings: _Recordings,
-        report: Report,
-    ) -> Iterator[Utterance]:
-        seen: set[str] = set()
-        for item in person["Files"]:
-            name = _text(item, "Filename").replace("\\", "/").rpartition("/")[2]
-            if not name:
-                report.skip("an entry without a file name", self._speaker(path.stem))
-                continue
-            if name.lower() in seen:
-                report.skip("a file listed twice by one contributor", self._name(name))
-                continue
-            seen.add(name.lower())
-            contributor = name.partition("_")[0]
-            split, etiology = listed.get(name.lower(), ("", ""))
-            etiology = _text(person, "Etiology") or etiology or self.etiology or ""
-            split = split or splits.get(contributor.lower()) or _split(path.relative_to(self.root))
-            audio = recordings.find(path, name)
-            if audio is None:
-                report.skip("the recording is listed but absent", self._name(name))
-                continue
-            yield from self._file(item, name, audio, etiology, split, report)
+            beside = (path.parent, path.parent / path.stem)
+            seen: set[str] = set()
+            for item in person["Files"]:
+                name = _text(item, "Filename").replace("\\", "/").rpartition("/")[2]
+                if not name:
+                    report.skip("an entry without a file name", self._speaker(path.stem))
+                    continue
+                if name.lower() in seen:
+                    report.skip("a file listed twice by one contributor", self._name(name))
+                    continue
+                seen.add(name.lower())
+                split, etiology = listed.get(name.lower(), ("", ""))
+                etiology = _text(person, "Etiology") or etiology or self.etiology or ""
+                split = split or splits.get(name.partition("_")[0].lower(), "")
+                split = split or _split(path.relative_to(root))
+                copies = recordings.get(_key(name), [])
+                if not copies:
+                    report.skip("the recording is listed but absent", self._name(name))
+                    continue
+                audio = next((copy for copy in copies if copy.parent in beside), copies[0])
+                yield from self._file(item, name, audio, etiology, split, report)
 
     def _file(
-        self, item: Any, name: str, audio: Path, etiology: str, split: str, report: Report
+        self, item: Any, name: str, audio: Path, etiology: str, split: str, report: base.Report
     ) -> Iterator[Utterance]:
         prompt = item.get("Prompt") if isinstance(item.get("Prompt"), dict) else {}
-        transcript = _text(prompt, "Transcript")
+        transcript, stem = _text(prompt, "Transcript"), self._name(name)
         parts = stretches(transcript)
         if not parts:
             coded = transcript and not transcript.lower().startswith("#ts")
             reason = "the transcript is a code for an unusable recording"
-            report.skip(reason if coded else "no transcript", self._name(name))
+            report.skip(reason if coded else "no transcript", stem)
         if not etiology:
             report.note("a recording whose etiology nothing tells (option etiology)")
+        extra = {"text_source": "human", **_prompt(prompt), **_ratings(item)}
         for number, part in enumerate(parts):
-            utterance = self._row(part, name, audio, report)
-            if utterance is None:
-                continue
-            extra = {"text_source": "human", "raw_text": part.raw, **_prompt(prompt)}
-            stem = self._name(name)
-            yield Utterance(
-                id=stem if part.start_s is None else f"{stem}-{number:02d}",
-                cohort=_cohort(etiology),
-                etiology=etiology or None,
-                language="en",
-                split=split,
-                source="sap",
-                extra=extra | _ratings(item),
-                **utterance,
-            )
-
-    def _row(self, part: Stretch, name: str, audio: Path, report: Report) -> dict[str, Any] | None:
-        both = references(part.raw)
-        if both.n_unknown and not self.unknown_words:
-            report.skip("words that nobody understood (option unknown_words)", self._name(name))
-            return None
-        if not both.verbatim:
-            report.skip("a transcript without words", self._name(name))
-            return None
-        return {
-            "path": str(audio),
-            "text": both.verbatim,
-            "text_clean": both.clean,
-            "speaker": self._speaker(name),
-            "start_s": part.start_s or 0.0,
-            "end_s": part.end_s,
-        }
+            both = references(part.raw)
+            if both.n_unknown and not self.unknown_words:
+                report.skip("words that nobody understood (option unknown_words)", stem)
+            elif not both.verbatim:
+                report.skip("a transcript without words", stem)
+            else:
+                yield ABOUT.row(
+                    id=stem if part.start_s is None else f"{stem}-{number:02d}",
+                    path=audio,
+                    text=both.verbatim,
+                    text_clean=both.clean,
+                    speaker=self._speaker(name),
+                    start_s=part.start_s or 0.0,
+                    end_s=part.end_s,
+                    cohort=_cohort(etiology),
+                    etiology=etiology or None,
+                    split=split,
+                    extra=extra | {"raw_text": part.raw},
+                )
 
     def _speaker(self, name: str) -> str:
         contributor = name.partition("_")[0].lower()
-        return contributor if self.keep_ids else pseudonym(contributor, self.salt, prefix="sap")
+        if self.keep_ids:
+            return contributor
+        return base.pseudonym(contributor, self.salt, prefix="sap")
 
     def _name(self, name: str) -> str:
         """Return the stem of a file name, with the contributor as the speaker is called."""
         stem = name.rpartition(".")[0] or name
-        rest = stem.partition("_")[2]
-        return stem if self.keep_ids else f"{self._speaker(stem)}_{rest}"
-
-
-class _Recordings:
-    """Find recordings by name, in any case, where releases and mirrors put them."""
-
-    def __init__(self, root: Path, report: Report) -> None:
-        self.root, self.report = root, report
-        self._folder, self._names = Path(), dict[str, Path]()
-        self._all: dict[str, Path] | None = None
-
-    def find(self, metadata: Path, name: str) -> Path | None:
-        """Return the recording of a contributor's file, or None."""
-        key = _key(name)
-        if metadata.parent != self._folder:
-            self._folder = metadata.parent
-            places = (metadata.parent, metadata.parent / metadata.stem)
-            self._names = {}
-            for place in places:
-                self._names |= self._list(place)
-        if key in self._names:
-            return self._names[key]
-        if self._all is None:  # once, and only for layouts that keep them apart
-            self._all = {}
-            for path in walk(self.root, self.report, (".wav", ".flac")):
-                self._all.setdefault(_key(path.name), path)
-        return self._all.get(key)
-
-    def _list(self, folder: Path) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        if folder.is_dir():
-            for path in sorted(folder.iterdir()):
-                # A link is left to `walk`, which looks where it leads.
-                if path.suffix.lower() in (".wav", ".flac") and not path.is_symlink():
-                    found.setdefault(_key(path.name), path)
-        return found
+        return stem if self.keep_ids else f"{self._speaker(stem)}_{stem.partition('_')[2]}"
 
 
 def _key(name: str) -> str:
@@ -245,13 +168,13 @@ def _text(values: Any, key: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _load(path: Path, report: Report, shown: str = "") -> Any:
+def _load(path: Path, report: base.Report, shown: str = "") -> Any:
     """Return what a JSON file holds, None with a reason where it is damaged.
 
     A contributor's file is named by their id, so a report shows another name of it.
     """
     try:
-        return json.loads(read_text(path, report) or "null")
+        return json.loads(base.read_text(path, report) or "null")
     except ValueError:
         report.skip("a JSON file that is damaged", shown or path.name)
         return None
@@ -274,25 +197,25 @@ def _prompt(prompt: dict[str, Any]) -> dict[str, str]:
 
 def _ratings(item: dict[str, Any]) -> dict[str, str]:
     """Return the levels of each dimension; several raters are separated by blanks."""
-    found: dict[str, str] = {}
+    levels: dict[str, str] = {}
     ratings = item.get("Ratings")
     for rating in ratings if isinstance(ratings, list) else ():
         dimension, level = _text(rating, "Dimension Description"), _text(rating, "Level")
         if dimension and level:
             key = f"rating: {dimension}"
-            found[key] = f"{found[key]} {level}" if key in found else level
-    return found
+            levels[key] = f"{levels[key]} {level}" if key in levels else level
+    return levels
 
 
 def _split(path: Path) -> str:
     parts = [re.sub(r"[^a-z0-9]", "", part.lower()) for part in path.parts[:-1]]
-    return next((part for part in reversed(parts) if part in _SPLITS), NO_SPLIT)
+    return next((part for part in reversed(parts) if part in _SPLITS), base.NO_SPLIT)
 
 
-def _contributor_splits(root: Path, report: Report) -> dict[str, str]:
+def _contributor_splits(root: Path, report: base.Report) -> dict[str, str]:
     """Return the split of each contributor from ``Speech*Contributors.json``, where it is there."""
     splits: dict[str, str] = {}
-    for path in walk(root, report, ("contributors.json",)):
+    for path in base.walk(root, report, ("contributors.json",)):
         lists = _load(path, report)
         for split, people in lists.items() if isinstance(lists, dict) else ():
             if split.lower() in _SPLITS and isinstance(people, list):
@@ -300,20 +223,20 @@ def _contributor_splits(root: Path, report: Report) -> dict[str, str]:
     return splits
 
 
-def _listed(root: Path, report: Report) -> dict[str, tuple[str, str]]:
+def _listed(root: Path, report: base.Report) -> dict[str, tuple[str, str]]:
     """Return split and etiology by file name from the challenges' lists.
 
     ``{train,dev}.txt`` has lines of a path and an etiology; ``{train,dev,test1,test2}.tsv`` the
     root in its first line, then a path and a number of samples.
     """
-    found: dict[str, tuple[str, str]] = {}
-    for path in walk(root, report, (".txt", ".tsv")):
+    lists: dict[str, tuple[str, str]] = {}
+    for path in base.walk(root, report, (".txt", ".tsv")):
         split = path.stem.lower()
         if split not in _SPLITS:
             continue
-        for line in (read_text(path, report) or "").splitlines():
+        for line in (base.read_text(path, report) or "").splitlines():
             name, _, value = (field.strip() for field in line.partition("\t"))
             if value:
                 etiology = "" if path.suffix.lower() == ".tsv" else value
-                found[name.rpartition("/")[2].lower()] = split, etiology
-    return found
+                lists[name.rpartition("/")[2].lower()] = split, etiology
+    return lists

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperasr.cohorts.corpora.base import (
-    AUDIO_SUFFIXES,
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    find_named,
-    read_text,
-    walk,
-)
+from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
 
-__all__ = ["clean", "describe", "prepare"]
+__all__ = ["ABOUT", "clean", "prepare"]
 
 _PHASES = ("phaseii", "phasei")  # the second is the revised one
 _DEV_SETS = ("dev_man", "dev_sge")
@@ -31,29 +20,19 @@ _WIDE = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
 _LANGUAGES = {"en": "en", "zh": "zh", "cs": "zh"}
 _Times = dict[str, list[tuple[int, int, str]]]
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="seame",
-        title="SEAME, Mandarin-English Code-Switching in South-East Asia",
-        licence="LDC",
-        how_to_get="LDC2015S04; the usual test sets from github.com/zengzp0912/SEAME-dev-set",
-        citation="Lyu, Tan, Chng and Li 2010, SEAME: a Mandarin-English code-switching speech "
-        "corpus in South-East Asia, Interspeech",
-        languages=("zh", "en"),
-        cohorts=("typical",),
-        n_speakers=None,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="seame",
+    title="SEAME, Mandarin-English Code-Switching in South-East Asia",
+    licence="LDC",
+    how_to_get="LDC2015S04; the usual test sets from github.com/zengzp0912/SEAME-dev-set",
+    citation="Lyu, Tan, Chng and Li 2010, SEAME: a Mandarin-English code-switching speech "
+    "corpus in South-East Asia, Interspeech",
+    layout="conversation/audio/RECORDING.flac and conversation/transcript/phaseII/*.txt",
+    languages=("zh", "en"),
+)
 
 
-def prepare(
-    root: str | os.PathLike[str],
-    *,
-    dev_sets: str | os.PathLike[str] | None = None,
-    check_audio: bool = True,
-) -> Prepared:
+def prepare(root: base.AnyPath, *, dev_sets: base.AnyPath | None = None) -> base.Prepared:
     """Read ``{conversation,interview}/audio/*.flac`` and ``transcript/{phaseI,phaseII}/*.txt``.
 
     Lines are ``id, start, end[, language], text`` between tabs, times in milliseconds. A recording
@@ -65,16 +44,9 @@ def prepare(
         dev_sets: folder of the usual test sets (Kaldi folders ``dev_man`` and ``dev_sge``), by
             default looked for below `root`. An utterance within 3 centiseconds of one of theirs
             has its name as split, all others ``train``; without, there are no splits.
-        check_audio: open every recording's header.
     """
-    folder = corpus_root(root)
-    lists = folder if dev_sets is None else corpus_root(dev_sets)
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, lists, report),
-        expects="conversation/audio/RECORDING.flac and conversation/transcript/phaseII/*.txt",
-        check_audio=check_audio,
-    )
+    lists = None if dev_sets is None else base.corpus_root(dev_sets)
+    return base.Prepared(ABOUT, root, _rows, lists=lists)
 
 
 def clean(text: str) -> str:
@@ -82,20 +54,20 @@ def clean(text: str) -> str:
     return " ".join(_NOISE.sub(" ", text.translate(_WIDE)).split())
 
 
-def _rows(root: Path, lists: Path, report: Report) -> Iterator[Utterance]:
-    dev = _dev_times(lists, report)
+def _rows(root: Path, report: base.Report, lists: Path | None) -> Iterator[Utterance]:
+    dev = _dev_times(lists or root, report)
     recordings = {
         path.stem.lower(): path
-        for path in walk(root, report, AUDIO_SUFFIXES)
+        for path in base.walk(root, report, base.AUDIO_SUFFIXES)
         if path.parent.name.lower() == "audio"
     }
     done: set[str] = set()
     for phase in _PHASES:
         here: set[str] = set()
-        for path in walk(root, report, (".txt",)):
+        for path in base.walk(root, report, (".txt",)):
             if path.parent.name.lower() != phase or path.parent.parent.name.lower() != "transcript":
                 continue
-            for line in (read_text(path, report, fallback="gb18030") or "").splitlines():
+            for line in (base.read_text(path, report, fallback="gb18030") or "").splitlines():
                 fields = _fields(line, phase, path, report)
                 if fields is None or fields[0] in done:
                     continue
@@ -106,7 +78,7 @@ def _rows(root: Path, lists: Path, report: Report) -> Iterator[Utterance]:
         done |= here
 
 
-def _fields(line: str, phase: str, path: Path, report: Report) -> tuple[str, ...] | None:
+def _fields(line: str, phase: str, path: Path, report: base.Report) -> tuple[str, ...] | None:
     """Return recording, start, end, language and text of a line, or None with a reason."""
     fields = [field.strip() for field in line.split("\t")]
     if not any(fields):
@@ -124,7 +96,7 @@ def _fields(line: str, phase: str, path: Path, report: Report) -> tuple[str, ...
 
 
 def _row(
-    fields: tuple[str, ...], recordings: dict[str, Path], dev: _Times, report: Report
+    fields: tuple[str, ...], recordings: dict[str, Path], dev: _Times, report: base.Report
 ) -> Utterance | None:
     recording, start_ms, end_ms, tag, raw = fields
     start, end = round(int(start_ms) / 10), round(int(end_ms) / 10)
@@ -141,16 +113,15 @@ def _row(
     extra = {"text_source": "human", "raw_text": raw, "session": recording}
     extra |= {"gender": sexes[-1]} if sexes else {}
     extra |= {"tag": tag.upper()} if tag else {}
-    return Utterance(
+    return ABOUT.row(
         id=name,
-        path=str(recordings[recording]),
+        path=recordings[recording],
         text=text,
         speaker=speaker,
         start_s=int(start_ms) / 1000,
         end_s=int(end_ms) / 1000,
         language=_LANGUAGES.get(tag.lower(), "zh"),
         split=_split(recording, start, end, dev),
-        source="seame",
         extra=extra,
     )
 
@@ -161,12 +132,12 @@ def _speaker(recording: str) -> str:
     return first[2:-2] if first[:1].isdigit() else first[:5]
 
 
-def _dev_times(root: Path, report: Report) -> _Times:
+def _dev_times(root: Path, report: base.Report) -> _Times:
     """Return start, end (centiseconds) and set of the utterances of the test sets."""
     times: _Times = {}
     for name in _DEV_SETS:
-        for folder in find_named(root, name):
-            text = read_text(folder / "text", report) if (folder / "text").is_file() else None
+        for folder in base.find_named(root, name):
+            text = base.read_text(folder / "text", report) if (folder / "text").is_file() else None
             for line in (text or "").splitlines():
                 parts = line.split(maxsplit=1)[0].lower().split("-") if line.strip() else []
                 if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
@@ -181,7 +152,7 @@ def _dev_times(root: Path, report: Report) -> _Times:
 
 def _split(recording: str, start: int, end: int, dev: _Times) -> str:
     if not dev:
-        return NO_SPLIT
+        return base.NO_SPLIT
     for first, last, name in dev.get(recording, ()):
         if abs(first - start) < _TOLERANCE_CS and abs(last - end) < _TOLERANCE_CS:
             return name

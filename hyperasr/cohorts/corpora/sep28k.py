@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    find_named,
-    listed_path,
-    pseudonym,
-    read_table,
-)
+from hyperasr.cohorts.corpora import base
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 
-__all__ = ["LABELS", "describe", "prepare"]
+__all__ = ["ABOUT", "LABELS", "prepare"]
 
 LABELS = (
     "Unsure",
@@ -44,37 +33,28 @@ _SPLITS = ("SEP28k-E", "SEP28k-T", "SEP28k-D", "SEP12k")
 _NEEDED = ("Show", "EpId", "ClipId", "Start", "Stop", *LABELS)
 _RATE_HZ = 16_000
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="sep28k",
-        title="SEP-28k and SEP-28k-Extended, with Apple's clips of FluencyBank",
-        licence="labels CC BY-NC 4.0; the audio belongs to the podcasts",
-        how_to_get=(
-            "labels and download scripts: github.com/apple/ml-stuttering-events-dataset and "
-            "github.com/th-nuernberg/ml-stuttering-events-dataset-extended"
-        ),
-        citation=(
-            "Lea, Mitra, Joshi, Kajarekar and Bigham: SEP-28k: a dataset for stuttering event "
-            "detection from podcasts with people who stutter. ICASSP 2021; Bayerl, Wagner, Noeth, "
-            "Bocklet and Riedhammer: The influence of dataset partitioning on dysfluency detection "
-            "systems. TSD 2022"
-        ),
-        languages=("en",),
-        cohorts=("stuttering",),
-        n_speakers=None,
-        has_text=False,
-    )
+ABOUT = base.Description(
+    name="sep28k",
+    title="SEP-28k and SEP-28k-Extended, with Apple's clips of FluencyBank",
+    licence="labels CC BY-NC 4.0; the audio belongs to the podcasts",
+    how_to_get=(
+        "labels and download scripts: github.com/apple/ml-stuttering-events-dataset and "
+        "github.com/th-nuernberg/ml-stuttering-events-dataset-extended"
+    ),
+    citation=(
+        "Lea, Mitra, Joshi, Kajarekar and Bigham: SEP-28k: a dataset for stuttering event "
+        "detection from podcasts with people who stutter. ICASSP 2021; Bayerl, Wagner, Noeth, "
+        "Bocklet and Riedhammer: The influence of dataset partitioning on dysfluency detection "
+        "systems. TSD 2022"
+    ),
+    layout=f"{_EXTENDED} or {_TABLES[0]}, with CLIPS/ or WAVS/",
+    languages=("en",),
+    cohorts=("stuttering",),
+    has_text=False,
+)
 
 
-def prepare(
-    root: str | os.PathLike[str],
-    *,
-    split_column: str = "SEP28k-E",
-    salt: str = "",
-    check_audio: bool = True,
-) -> Prepared:
+def prepare(root: base.AnyPath, *, split_column: str = "SEP28k-E", salt: str = "") -> base.Prepared:
     """Read the clips that the tables below `root` list; no row has a text.
 
     Clips are taken from ``CLIPS/Show/EpId/Show_EpId_ClipId.wav`` (or all in one folder), else cut
@@ -87,25 +67,17 @@ def prepare(
         root: folder with the tables and the audio.
         split_column: of the extended table: SEP28k-E, SEP28k-T, SEP28k-D or SEP12k.
         salt: secret that goes into the hash of speakers' names.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or column.
     """
-    folder = corpus_root(root)
     if split_column not in _SPLITS:
         raise ConfigError(f"split_column is {split_column!r}; known are {', '.join(_SPLITS)}")
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report, split_column, salt),
-        expects=f"{_EXTENDED} or {_TABLES[0]}, with CLIPS/ or WAVS/",
-        check_audio=check_audio,
-        # A cluster of the extended table may hold several voices, but all are of one cohort.
-    )
+    return base.Prepared(ABOUT, root, _rows, split_column=split_column, salt=salt)
 
 
-def _rows(root: Path, report: Report, split_column: str, salt: str) -> Iterator[Utterance]:
-    extended = find_named(root, _EXTENDED, report)[:1]
-    tables = [path for name in _TABLES for path in find_named(root, name, report)[:1]]
+def _rows(root: Path, report: base.Report, split_column: str, salt: str) -> Iterator[Utterance]:
+    extended = base.find_named(root, _EXTENDED, report)[:1]
+    tables = [path for name in _TABLES for path in base.find_named(root, name, report)[:1]]
     if extended:
         if not salt:
             report.note("names of speakers are hashed without a secret salt; give one")
@@ -114,7 +86,7 @@ def _rows(root: Path, report: Report, split_column: str, salt: str) -> Iterator[
         tables = [path for path in tables if path.name.lower() != _TABLES[0].lower()]
     audio = _Audio(root, report)
     for path in extended + tables:
-        for row in read_table(path, report):
+        for row in base.read_table(path, report):
             if missing := next((name for name in _NEEDED if name not in row), None):
                 report.skip(f"a table has no column {missing}", path.name)
                 break
@@ -124,7 +96,7 @@ def _rows(root: Path, report: Report, split_column: str, salt: str) -> Iterator[
 
 
 def _row(
-    row: dict[str, str], audio: _Audio, report: Report, split_column: str, salt: str
+    row: dict[str, str], audio: _Audio, report: base.Report, split_column: str, salt: str
 ) -> Utterance | None:
     show, episode, clip = row["Show"], row["EpId"], row["ClipId"]
     name = f"{show}_{episode}_{clip}"
@@ -141,21 +113,18 @@ def _row(
     extra = {label: row[label] for label in LABELS}
     extra |= {"text_source": "none", "session": f"{show}/{episode}"}
     if named := row.get("speaker"):
-        speaker, group = pseudonym(named, salt), ""
+        speaker, group = base.pseudonym(named, salt), ""
         extra["is_host"] = str(row.get("is_probably_host", "")).lower()
     else:
         speaker, group = f"{show}/{episode}", show
     extra |= {"group": group} if group else {}
-    return Utterance(
+    return ABOUT.row(
         id=f"sep28k/{show}/{episode}/{clip}",
-        path=str(path),
+        path=path,
         speaker=speaker,
-        cohort="stuttering",
         start_s=0.0 if is_clip else start / _RATE_HZ,
         end_s=None if is_clip else stop / _RATE_HZ,
-        language="en",
-        split=row.get(split_column) or NO_SPLIT,
-        source="sep28k",
+        split=row.get(split_column) or base.NO_SPLIT,
         extra=extra,
     )
 
@@ -163,12 +132,16 @@ def _row(
 class _Audio:
     """Where the clips lie; the place that served last is tried first."""
 
-    def __init__(self, root: Path, report: Report) -> None:
+    def __init__(self, root: Path, report: base.Report) -> None:
         self.root, self.report = root, report
-        clips = [p for p in find_named(root, "CLIPS", report) if p.is_dir()]
-        episodes = [p for p in find_named(root, "WAVS", report) if p.is_dir()]
+        clips = [p for p in base.find_named(root, "CLIPS", report) if p.is_dir()]
+        episodes = [p for p in base.find_named(root, "WAVS", report) if p.is_dir()]
         # SpeechBrain's archive and others hold all clips in one folder.
-        flat = [*clips, *(p for p in find_named(root, "SEP28k-data", report) if p.is_dir()), root]
+        flat = [
+            *clips,
+            *(p for p in base.find_named(root, "SEP28k-data", report) if p.is_dir()),
+            root,
+        ]
         self.places = [(p, "{show}/{episode}/{name}.wav", True) for p in [*clips, root]]
         self.places += [(p, "{name}.wav", True) for p in flat]
         self.places += [(p, "{show}/{episode}.wav", False) for p in [*episodes, root]]
@@ -177,7 +150,7 @@ class _Audio:
         """Return the recording and whether it is the clip alone; None with a reason counted."""
         for number, (below, pattern, is_clip) in enumerate(self.places):
             listed = pattern.format(show=show, episode=episode, name=name)
-            path = listed_path(self.root, listed, self.report, below=below)
+            path = base.listed_path(self.root, listed, self.report, below=below)
             if path is None:
                 return None, False
             if path.is_file():

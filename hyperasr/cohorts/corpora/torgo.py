@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import user_table
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    find_named,
-    read_text,
-    walk,
-)
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 
-__all__ = ["clean_prompt", "describe", "prepare"]
+__all__ = ["ABOUT", "clean_prompt", "prepare"]
 
 _SPEAKER = re.compile(r"[FM]C?\d{2}", re.IGNORECASE)
 _SESSION = re.compile(r"session[\d_]+", re.IGNORECASE)
@@ -38,32 +28,28 @@ _PICTURE = re.compile(r"input/images|\.(jpg|jpeg|png|bmp)\s*$", re.IGNORECASE)
 _PUNCTUATION = str.maketrans("", "", '.,?!:;"\r')
 _MICS = ("array", "head")
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="torgo",
-        title="TORGO database of dysarthric articulation",
-        licence="free for academic research (from memory; the LDC edition under LDC terms)",
-        how_to_get="University of Toronto, Department of Computer Science; or LDC2012S02",
-        citation=(
-            "Rudzicz, Namasivayam and Wolff: The TORGO database of acoustic and articulatory "
-            "speech from speakers with dysarthria. Language Resources and Evaluation, 2012"
-        ),
-        languages=("en",),
-        cohorts=("dysarthria", "typical"),
-        n_speakers=15,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="torgo",
+    title="TORGO database of dysarthric articulation",
+    licence="free for academic research (from memory; the LDC edition under LDC terms)",
+    how_to_get="University of Toronto, Department of Computer Science; or LDC2012S02",
+    citation=(
+        "Rudzicz, Namasivayam and Wolff: The TORGO database of acoustic and articulatory "
+        "speech from speakers with dysarthria. Language Resources and Evaluation, 2012"
+    ),
+    layout="SPEAKER/SessionN/wav_headMic/NNNN.wav and SPEAKER/SessionN/prompts/NNNN.txt",
+    languages=("en",),
+    cohorts=("dysarthria", "typical"),
+    n_speakers=15,
+)
 
 
 def prepare(
-    root: str | os.PathLike[str],
+    root: base.AnyPath,
     *,
     mics: str = "both",
-    severity: Mapping[str, float] | str | os.PathLike[str] | None = None,
-    check_audio: bool = True,
-) -> Prepared:
+    severity: Mapping[str, float] | base.AnyPath | None = None,
+) -> base.Prepared:
     """Read TORGO below `root`.
 
     The text is the prompt without punctuation. Prompts that are instructions (in brackets),
@@ -75,21 +61,14 @@ def prepare(
         mics: ``both``, ``array`` or ``head``.
         severity: of each speaker in [0, 1]: a mapping or a CSV ``speaker,severity``. The corpus
             has none, and what is in circulation disagrees.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or table, an unknown microphone, a severity out of range.
     """
     if mics not in ("both", *_MICS):
         raise ConfigError(f"mics is {mics!r}; it must be both, array or head")
     table = _severities(user_table(severity, "severity"))
-    folder = corpus_root(root)
     wanted = _MICS if mics == "both" else (mics,)
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report, wanted, table),
-        expects="SPEAKER/SessionN/wav_headMic/NNNN.wav and SPEAKER/SessionN/prompts/NNNN.txt",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows, mics=wanted, severity=table)
 
 
 def clean_prompt(prompt: str) -> str | None:
@@ -98,18 +77,26 @@ def clean_prompt(prompt: str) -> str | None:
     Instructions in brackets, ``xxx`` (bad recording) and pictures are no words. The rules are
     those of the Kaldi recipe of idiap/torgo_asr.
     """
-    if "[" in prompt or "xxx" in prompt.lower() or _PICTURE.search(prompt):
+    if _fault(prompt):
         return None
     words = " ".join(prompt.translate(_PUNCTUATION).split())
     return re.sub(r"\bxray\b", lambda m: "x-ray" if m[0].islower() else "X-RAY", words, flags=re.I)
 
 
+def _fault(prompt: str) -> str | None:
+    if "[" in prompt:
+        return "the prompt is an instruction in brackets"
+    if _PICTURE.search(prompt):
+        return "the prompt is a picture; what was said is not known"
+    return "the prompt marks a bad recording (xxx)" if "xxx" in prompt.lower() else None
+
+
 def _rows(
-    root: Path, report: Report, mics: tuple[str, ...], severity: dict[str, float]
+    root: Path, report: base.Report, mics: tuple[str, ...], severity: dict[str, float]
 ) -> Iterator[Utterance]:
     prompts: dict[str, Path] = {}
     session_of_prompts: Path | None = None
-    for path in walk(root, report, (".wav",)):
+    for path in base.walk(root, report, (".wav",)):
         place = _place(path, root)
         if place is None:
             report.skip("the place of the recording tells no speaker, session and number", path)
@@ -130,62 +117,40 @@ def _rows(
             if take not in prompts:
                 report.skip("there is no prompt for the recording", path)
                 continue
-            prompt = read_text(prompts[take], report)
+            prompt = base.read_text(prompts[take], report)
             if prompt is None:
                 continue
-            text = _text(prompt.strip(), report, path)
+            text = clean_prompt(prompt.strip())
             if text is None:
+                report.skip(_fault(prompt) or "", path)
                 continue
             extra |= {"text_source": "prompt", "raw_text": prompt.strip()}
             extra["task"] = "sentence" if " " in text else "word"
         typical = speaker[1] == "C"
-        yield Utterance(
+        yield ABOUT.row(
             id="/".join(["torgo", speaker, session, *([f"{mic}Mic"] if mic else []), take]),
-            path=str(path),
+            path=path,
             text=text,
             speaker=speaker,
             cohort="typical" if typical else "dysarthria",
             etiology=None if typical else "cerebral palsy or ALS",
             severity=severity.get(speaker),
-            language="en",
-            split=NO_SPLIT,
-            source="torgo",
             extra=extra,
         )
 
 
-def _text(prompt: str, report: Report, path: Path) -> str | None:
-    text = clean_prompt(prompt)
-    if text is not None:
-        return text
-    if "[" in prompt:
-        report.skip("the prompt is an instruction in brackets", path)
-    elif _PICTURE.search(prompt):
-        report.skip("the prompt is a picture; what was said is not known", path)
-    else:
-        report.skip("the prompt marks a bad recording (xxx)", path)
-    return None
-
-
 def _place(path: Path, root: Path) -> tuple[str, str, str, str, Path | None] | None:
     """Return speaker, session, microphone ('' if unknown), number and the session's folder."""
-    parts = path.relative_to(root).parts
     # The root may itself be the folder of a speaker or of a session.
-    above = root.parts[-2:] if root.parts else ()
-    chain = [*above, *parts[:-1]]
+    chain = [*root.parts[-2:], *path.relative_to(root).parts[:-1]]
     for i in range(len(chain) - 2):
         speaker, session, mic = chain[i : i + 3]
-        found = _MIC.fullmatch(mic)
-        if _SPEAKER.fullmatch(speaker) and _SESSION.fullmatch(session) and found:
+        side = _MIC.fullmatch(mic)
+        if _SPEAKER.fullmatch(speaker) and _SESSION.fullmatch(session) and side:
             if not _TAKE.fullmatch(path.stem):
                 return None
-            return (
-                speaker.upper(),
-                session.capitalize(),
-                found[1].lower(),
-                path.stem,
-                path.parents[len(chain) - 3 - i].parent,
-            )
+            folder = path.parents[len(chain) - 3 - i].parent
+            return speaker.upper(), session.capitalize(), side[1].lower(), path.stem, folder
     if repacked := _REPACKED.fullmatch(path.stem):
         session = f"Session{(repacked['session'] or '1').lstrip('0')}"
         mic = (repacked["mic"] or "").lower()
@@ -193,22 +158,20 @@ def _place(path: Path, root: Path) -> tuple[str, str, str, str, Path | None] | N
     return None
 
 
-def _prompts(session: Path, root: Path, report: Report) -> dict[str, Path]:
+def _prompts(session: Path, root: Path, report: base.Report) -> dict[str, Path]:
     """Return the prompt files of a session by their number."""
-    found: dict[str, Path] = {}
-    for folder in find_named(session, "prompts", report, depth=1, within=root):
-        for file in walk(folder, report, (".txt",), within=root):
-            found.setdefault(file.name[:4], file)
-    return found
+    prompts: dict[str, Path] = {}
+    for folder in base.find_named(session, "prompts", report, depth=1, within=root):
+        for file in base.walk(folder, report, (".txt",), within=root):
+            prompts.setdefault(file.name[:4], file)
+    return prompts
 
 
 def _severities(table: dict[str, str]) -> dict[str, float]:
     values: dict[str, float] = {}
     for speaker, value in table.items():
-        try:
-            values[speaker.upper()] = float(value)
-        except ValueError:
-            values[speaker.upper()] = -1.0
-        if not 0.0 <= values[speaker.upper()] <= 1.0:
+        severity = base.scaled(value, 1.0)
+        if severity is None:
             raise ConfigError(f"severity of {speaker} is {value!r}; it must be within 0 and 1")
+        values[speaker.upper()] = severity
     return values

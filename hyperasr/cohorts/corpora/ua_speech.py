@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from io import BytesIO
@@ -11,22 +10,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import Sheet, read_sheets
-from hyperasr.cohorts.corpora.base import (
-    Description,
-    Prepared,
-    Report,
-    audio_fault,
-    corpus_root,
-    find_named,
-    read_text,
-    walk,
-)
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_write_bytes
 
-__all__ = ["describe", "prepare", "read_mlf"]
+__all__ = ["ABOUT", "prepare", "read_mlf"]
 
 _NAME = re.compile(r"(C?[FM]\d{2})_B(\d)_(CW\d+|UW\d+|C\d+|D\d|L[A-Z])_M(\d)\.wav", re.IGNORECASE)
 _VERSIONS = ("original", "normalized", "noisereduced")  # folders of the new release
@@ -35,33 +25,25 @@ _TEST_BLOCK = "2"
 _HEADER_BYTES = 44
 _RATE_HZ = 16_000
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="ua_speech",
-        title="UA-Speech (Universal Access)",
-        licence="signed agreement, research only, no copies (from memory)",
-        how_to_get="University of Illinois, Statistical Speech Technology Group, on request",
-        citation=(
-            "Kim, Hasegawa-Johnson, Perlman, Gunderson, Huang, Watkin and Frame: Dysarthric speech "
-            "database for universal access research. Interspeech 2008"
-        ),
-        languages=("en",),
-        cohorts=("dysarthria", "typical"),
-        n_speakers=28,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="ua_speech",
+    title="UA-Speech (Universal Access)",
+    licence="signed agreement, research only, no copies (from memory)",
+    how_to_get="University of Illinois, Statistical Speech Technology Group, on request",
+    citation=(
+        "Kim, Hasegawa-Johnson, Perlman, Gunderson, Huang, Watkin and Frame: Dysarthric speech "
+        "database for universal access research. Interspeech 2008"
+    ),
+    layout="audio/[original/]SPEAKER/SPEAKER_B1_WORD_M5.wav with mlf/ or speaker_wordlist.xls",
+    languages=("en",),
+    cohorts=("dysarthria", "typical"),
+    n_speakers=28,
+)
 
 
 def prepare(
-    root: str | os.PathLike[str],
-    *,
-    version: str = "",
-    mics: str = "",
-    repair_to: str | os.PathLike[str] | None = None,
-    check_audio: bool = True,
-) -> Prepared:
+    root: base.AnyPath, *, version: str = "", mics: str = "", repair_to: base.AnyPath | None = None
+) -> base.Prepared:
     """Read UA-Speech below `root`, the old or the new release.
 
     Words come from ``mlf/SPEAKER/SPEAKER_word.mlf`` or, where a speaker has none, from
@@ -76,11 +58,10 @@ def prepare(
         mics: such as ``M5`` or ``M2,M5``; empty means all.
         repair_to: folder outside of the corpus for copies of recordings whose header is corrupt,
             read as 16-bit samples at 16 kHz after 44 bytes; None means that they are skipped.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder, version or microphone.
     """
-    folder = corpus_root(root)
+    folder = base.corpus_root(root)
     if version and version.lower() not in _VERSIONS:
         raise ConfigError(f"version is {version!r}; it must be one of {', '.join(_VERSIONS)}")
     wanted = {mic.strip().upper().removeprefix("M") for mic in mics.split(",") if mic.strip()}
@@ -89,12 +70,7 @@ def prepare(
     repair = None if repair_to is None else Path(repair_to).expanduser().absolute()
     if repair is not None and repair.is_relative_to(folder):
         raise ConfigError(f"repair_to is {repair_to}; it must be outside of the corpus")
-    return Prepared(
-        folder,
-        lambda report: _Reader(folder, report, version.lower(), wanted, repair).rows(),
-        expects="audio/[original/]SPEAKER/SPEAKER_B1_WORD_M5.wav with mlf/ or speaker_wordlist.xls",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows, version=version.lower(), mics=wanted, repair=repair)
 
 
 def read_mlf(text: str) -> dict[str, str]:
@@ -110,22 +86,66 @@ def read_mlf(text: str) -> dict[str, str]:
             fields = line.split()
             timed = len(fields) >= 3 and fields[0].isdigit() and fields[1].isdigit()
             current.append(fields[2] if timed else fields[0])
-    return {name: _clean(" ".join(found)) for name, found in words.items()}
+    return {name: _clean(" ".join(parts)) for name, parts in words.items()}
 
 
-class _Reader:
-    """One reading of the corpus; labels are held for one speaker at a time."""
+def _rows(
+    root: Path, report: base.Report, version: str, mics: set[str], repair: Path | None
+) -> Iterator[Utterance]:
+    labels = _Labels(root, report)
+    version = version or next((v for v in _VERSIONS if _has_folder(root, v, report)), "")
+    for path in base.walk(root, report, (".wav",)):
+        named = _NAME.fullmatch(path.name)
+        if named is None:
+            report.skip("the name is not SPEAKER_BLOCK_WORD_MICROPHONE", path)
+            continue
+        folders = (root.name, *path.relative_to(root).parts[:-1])
+        own_version = next((p.lower() for p in folders[::-1] if p.lower() in _VERSIONS), "")
+        if own_version != version:
+            report.note(f"another version of the recordings ({own_version or 'none'}) is left")
+            continue
+        speaker, block, word, mic = (group.upper() for group in named.groups())
+        if mics and mic not in mics:
+            continue
+        text = labels.text(speaker, block, word, mic)
+        if text is None:
+            report.skip("neither an MLF nor the word list has the word", path)
+            continue
+        percent, diagnosis = labels.people.get(speaker, (None, ""))
+        repaired = _repaired(path, repair, report)
+        extra = {
+            "text_source": "prompt",
+            "group": f"{speaker}/B{block}/{word}",
+            "session": f"B{block}",
+            "mic": f"M{mic}",
+            "gender": speaker.lstrip("C")[0].lower(),
+            "task": _KINDS[re.sub(r"\d", "", word) if word[0] != "L" else "L"],
+        }
+        extra |= {"repaired": "true"} if repaired else {}
+        extra |= {"intelligibility_pct": str(percent)} if percent is not None else {}
+        yield ABOUT.row(
+            id=f"ua_speech/{speaker}/B{block}/{word}/M{mic}",
+            path=repaired or path,
+            text=text,
+            speaker=speaker,
+            typical=speaker.startswith("C"),
+            etiology=diagnosis or "cerebral palsy",
+            severity=None if percent is None else round(1 - percent / 100, 4),
+            split="test" if block == _TEST_BLOCK else "train",
+            extra=extra,
+        )
 
-    def __init__(
-        self, root: Path, report: Report, version: str, mics: set[str], repair: Path | None
-    ) -> None:
-        self.root, self.report, self.mics, self.repair = root, report, mics, repair
-        self.version = version or next((v for v in _VERSIONS if _has_folder(root, v, report)), "")
-        self.mlf_folders = [p for p in find_named(root, "mlf", report) if p.is_dir()]
+
+class _Labels:
+    """What the lists say of words and speakers; an MLF is held for one speaker at a time."""
+
+    def __init__(self, root: Path, report: base.Report) -> None:
+        self.root, self.report = root, report
+        self.mlf_folders = [p for p in base.find_named(root, "mlf", report) if p.is_dir()]
         self.keys: dict[str, str] = {}
         self.people: dict[str, tuple[int | None, str]] = {}
         for name in ("speaker_wordlist.xls", "speaker_wordlist.xlsx"):
-            for path in find_named(root, name, report)[:1]:
+            for path in base.find_named(root, name, report)[:1]:
                 try:
                     sheets = list(read_sheets(path).values())
                 except HyperASRError as error:
@@ -138,95 +158,40 @@ class _Reader:
         self.speaker = ""
         self.labels: dict[str, str] = {}
 
-    def rows(self) -> Iterator[Utterance]:
-        """Yield the rows."""
-        for path in walk(self.root, self.report, (".wav",)):
-            named = _NAME.fullmatch(path.name)
-            if named is None:
-                self.report.skip("the name is not SPEAKER_BLOCK_WORD_MICROPHONE", path)
-                continue
-            folders = (self.root.name, *path.relative_to(self.root).parts[:-1])
-            version = next((p.lower() for p in folders[::-1] if p.lower() in _VERSIONS), "")
-            if version != self.version:
-                self.report.note(f"another version of the recordings ({version or 'none'}) is left")
-                continue
-            speaker, block, word, mic = (group.upper() for group in named.groups())
-            if self.mics and mic not in self.mics:
-                continue
-            text = self._text(speaker, block, word, mic)
-            if text is None:
-                self.report.skip("neither an MLF nor the word list has the word", path)
-                continue
-            repaired = self._repaired(path)
-            yield self._row(repaired or path, speaker, block, word, mic, text, bool(repaired))
-
-    def _row(
-        self, path: Path, speaker: str, block: str, word: str, mic: str, text: str, repaired: bool
-    ) -> Utterance:
-        percent, diagnosis = self.people.get(speaker, (None, ""))
-        typical = speaker.startswith("C")
-        extra = {
-            "text_source": "prompt",
-            "group": f"{speaker}/B{block}/{word}",
-            "session": f"B{block}",
-            "mic": f"M{mic}",
-            "gender": speaker.lstrip("C")[0].lower(),
-            "task": _KINDS[re.sub(r"\d", "", word) if word[0] != "L" else "L"],
-        }
-        extra |= {"repaired": "true"} if repaired else {}
-        extra |= {"intelligibility_pct": str(percent)} if percent is not None else {}
-        return Utterance(
-            id=f"ua_speech/{speaker}/B{block}/{word}/M{mic}",
-            path=str(path),
-            text=text,
-            speaker=speaker,
-            cohort="typical" if typical else "dysarthria",
-            etiology=None if typical else (diagnosis or "cerebral palsy"),
-            severity=None if percent is None or typical else round(1 - percent / 100, 4),
-            language="en",
-            split="test" if block == _TEST_BLOCK else "train",
-            source="ua_speech",
-            extra=extra,
-        )
-
-    def _text(self, speaker: str, block: str, word: str, mic: str) -> str | None:
+    def text(self, speaker: str, block: str, word: str, mic: str) -> str | None:
         if speaker != self.speaker:  # the walk goes speaker by speaker
             self.speaker, self.labels = speaker, self._labels(speaker)
-        found = self.labels.get(f"{speaker}_B{block}_{word}_M{mic}")
-        # The word does not depend on the microphone.
-        found = found or self.labels.get(f"{speaker}_B{block}_{word}")
-        key = f"B{block}_{word}" if word.startswith("UW") else word
-        return found or self.keys.get(key) or None
+        name = f"{speaker}_B{block}_{word}"  # the word does not depend on the microphone
+        label = self.labels.get(f"{name}_M{mic}") or self.labels.get(name)
+        return label or self.keys.get(f"B{block}_{word}" if word.startswith("UW") else word) or None
 
     def _labels(self, speaker: str) -> dict[str, str]:
         labels: dict[str, str] = {}
         for folder in self.mlf_folders:
-            for path in _mlf_files(folder, speaker, self.root, self.report):
-                text = read_text(path, self.report)
-                labels |= {} if text is None else read_mlf(text)
+            for path in base.find_named(
+                folder, f"{speaker}_word.mlf", self.report, depth=2, within=self.root
+            ):
+                labels |= read_mlf(base.read_text(path, self.report) or "")
         return labels | {name.rpartition("_")[0]: word for name, word in labels.items()}
 
-    def _repaired(self, path: Path) -> Path | None:
-        """Write a sound copy of a recording with a corrupt header, where the user wants that."""
-        if self.repair is None or not audio_fault(path):
-            return None
-        raw = path.read_bytes()[_HEADER_BYTES:]
-        if len(raw) < 2:
-            return None
-        samples = np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<i2")
-        content = BytesIO()
-        soundfile.write(content, samples, _RATE_HZ, format="WAV", subtype="PCM_16")
-        self.report.note("a corrupt header was replaced in a copy (read as 16 bit, 16 kHz)")
-        return atomic_write_bytes(self.repair / path.name, content.getvalue())
+
+def _repaired(path: Path, folder: Path | None, report: base.Report) -> Path | None:
+    """Write a sound copy of a recording with a corrupt header, where the user wants that."""
+    if folder is None or not base.audio_fault(path):
+        return None
+    raw = path.read_bytes()[_HEADER_BYTES:]
+    if len(raw) < 2:
+        return None
+    content = BytesIO()
+    samples = np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<i2")
+    soundfile.write(content, samples, _RATE_HZ, format="WAV", subtype="PCM_16")
+    report.note("a corrupt header was replaced in a copy (read as 16 bit, 16 kHz)")
+    return atomic_write_bytes(folder / path.name, content.getvalue())
 
 
-def _has_folder(root: Path, name: str, report: Report) -> bool:
-    found = find_named(root, name, report, depth=3)
-    return root.name.lower() == name or any(p.is_dir() for p in found)
-
-
-def _mlf_files(folder: Path, speaker: str, root: Path, report: Report) -> list[Path]:
-    return find_named(folder, f"{speaker}_word.mlf", report, depth=2, within=root)
+def _has_folder(root: Path, name: str, report: base.Report) -> bool:
+    folders = base.find_named(root, name, report, depth=3)
+    return root.name.lower() == name or any(p.is_dir() for p in folders)
 
 
 def _people(sheet: Sheet) -> dict[str, tuple[int | None, str]]:
@@ -234,19 +199,19 @@ def _people(sheet: Sheet) -> dict[str, tuple[int | None, str]]:
 
     The intelligibility, such as ``Very low (15%)``, may go on in the cell below.
     """
-    cells: dict[str, list[str]] = {}
+    cells: dict[str, str] = {}
     diagnoses: dict[str, str] = {}
     speaker = ""
     for row in sheet:
-        padded = [*row, "", "", "", ""]
-        if padded[0]:
-            speaker = padded[0].strip().upper()
-            diagnoses[speaker] = padded[3]
-        cells.setdefault(speaker, []).append(padded[2])
+        name, _, intelligibility, diagnosis, *_ = [*row, "", "", "", ""]
+        if name:
+            speaker = name.strip().upper()
+            diagnoses[speaker] = diagnosis
+        cells[speaker] = f"{cells.get(speaker, '')} {intelligibility}"
     people: dict[str, tuple[int | None, str]] = {}
-    for speaker, texts in cells.items():
+    for speaker, text in cells.items():
         if re.fullmatch(r"C?[FM]\d{2}", speaker):
-            percent = re.search(r"(\d{1,3})\s*%", " ".join(texts))
+            percent = re.search(r"(\d{1,3})\s*%", text)
             people[speaker] = (int(percent[1]) if percent else None, diagnoses.get(speaker, ""))
     return people
 

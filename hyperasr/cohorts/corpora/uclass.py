@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._chat import parse_line, read_chat
 from hyperasr.cohorts.corpora._sheets import user_table
 from hyperasr.cohorts.corpora._textgrid import phrases, read_textgrid
-from hyperasr.cohorts.corpora.base import (
-    NO_SPLIT,
-    Description,
-    Prepared,
-    Report,
-    corpus_root,
-    read_text,
-    walk,
-)
 from hyperasr.types import Utterance
 
-__all__ = ["describe", "prepare"]
+__all__ = ["ABOUT", "prepare"]
 
 _STEM = re.compile(
     r"(?P<sex>[MF])_(?P<id>\d{4})_(?P<years>\d+)y(?P<months>\d+)m[_-](?P<take>\d+)"
@@ -36,31 +27,25 @@ _CHILD = re.compile(r"PAR\d?|CHI|SUB|S", re.IGNORECASE)
 _Piece = tuple[str, str | None, float, float | None]
 """Text as said, text as meant, start and end in seconds."""
 
-
-def describe() -> Description:
-    """Say what the corpus is and how to get it."""
-    return Description(
-        name="uclass",
-        title="UCLASS archive of stuttered speech, releases 1 and 2",
-        licence="free for research with citation and credit to the Wellcome Trust",
-        how_to_get="University College London, Speech Research Group",
-        citation=(
-            "Howell, Davis and Bartrip: The University College London Archive of Stuttered Speech "
-            "(UCLASS). Journal of Speech, Language, and Hearing Research, 2009"
-        ),
-        languages=("en",),
-        cohorts=("stuttering",),
-        n_speakers=120,
-        has_text=True,
-    )
+ABOUT = base.Description(
+    name="uclass",
+    title="UCLASS archive of stuttered speech, releases 1 and 2",
+    licence="free for research with citation and credit to the Wellcome Trust",
+    how_to_get="University College London, Speech Research Group",
+    citation=(
+        "Howell, Davis and Bartrip: The University College London Archive of Stuttered Speech "
+        "(UCLASS). Journal of Speech, Language, and Hearing Research, 2009"
+    ),
+    layout="recordings such as M_0030_16y4m_1.wav, with .orth, .cha or .TextGrid",
+    languages=("en",),
+    cohorts=("stuttering",),
+    n_speakers=120,
+)
 
 
 def prepare(
-    root: str | os.PathLike[str],
-    *,
-    texts: Mapping[str, str] | str | os.PathLike[str] | None = None,
-    check_audio: bool = True,
-) -> Prepared:
+    root: base.AnyPath, *, texts: Mapping[str, str] | base.AnyPath | None = None
+) -> base.Prepared:
     """Read recordings and the transcripts of the same stem below `root`.
 
     The best transcript is taken: CHAT with times, TextGrid (rows are phrases), CHAT without times
@@ -72,25 +57,18 @@ def prepare(
         root: folder with both releases or one.
         texts: of recordings whose text is known, such as a passage read: a mapping or a CSV
             ``stem,text``.
-        check_audio: see `Prepared`.
     Raises:
         ConfigError: no such folder or table.
     """
-    folder = corpus_root(root)
     table = {_key(stem): text for stem, text in user_table(texts, "texts").items()}
-    return Prepared(
-        folder,
-        lambda report: _rows(folder, report, table),
-        expects="recordings such as M_0030_16y4m_1.wav, with .orth, .cha or .TextGrid",
-        check_audio=check_audio,
-    )
+    return base.Prepared(ABOUT, root, _rows, table=table)
 
 
-def _rows(root: Path, report: Report, table: dict[str, str]) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, table: dict[str, str]) -> Iterator[Utterance]:
     transcripts: dict[str, list[Path]] = {}
-    for path in walk(root, report, _TRANSCRIPTS):
+    for path in base.walk(root, report, _TRANSCRIPTS):
         transcripts.setdefault(_key(path.stem), []).append(path)
-    for path in walk(root, report, (".wav", ".mp3", ".sfs")):
+    for path in base.walk(root, report, (".wav", ".mp3", ".sfs")):
         if path.suffix.lower() == ".sfs":
             report.skip("a file of the Speech Filing System; export it as WAV", path)
             continue
@@ -120,41 +98,37 @@ def _row(
         "task": next((task for task in _TASKS if task in place), ""),
         "clip": (named["clip"] or "").lstrip("_"),
     }
-    return Utterance(
+    return ABOUT.row(
         id=name,
-        path=str(path),
+        path=path,
         text=said or None,
         text_clean=meant,
         start_s=start_s,
         end_s=end_s,
         speaker=f"{named['sex'].upper()}_{named['id']}",
-        cohort="stuttering",
-        language="en",
-        split=NO_SPLIT,
-        source="uclass",
         extra={key: value for key, value in extra.items() if value},
     )
 
 
-def _pieces(files: list[Path], report: Report) -> tuple[list[_Piece], str]:
+def _pieces(files: list[Path], report: base.Report) -> tuple[list[_Piece], str]:
     """Return the parts of a recording with their texts, by the best transcript there is."""
     by_suffix = {path.suffix.lower(): path for path in files}
     whole: list[_Piece] = []
-    if (path := by_suffix.get(".cha")) and (text := read_text(path, report)):
+    if (path := by_suffix.get(".cha")) and (text := base.read_text(path, report)):
         timed, flat = _from_chat(text, path, report)
         if timed:
             return timed, "human"
         whole = flat
     if path := by_suffix.get(".textgrid") or by_suffix.get(".grid"):
-        text = read_text(path, report)
+        text = base.read_text(path, report)
         if text and (timed := _from_textgrid(text, path, report)):
             return timed, "human"
-    if not whole and (path := by_suffix.get(".orth")) and (text := read_text(path, report)):
+    if not whole and (path := by_suffix.get(".orth")) and (text := base.read_text(path, report)):
         whole = [(" ".join(text.split()), None, 0.0, None)]
     return (whole, "human") if whole else ([("", None, 0.0, None)], "none")
 
 
-def _from_chat(text: str, path: Path, report: Report) -> tuple[list[_Piece], list[_Piece]]:
+def _from_chat(text: str, path: Path, report: base.Report) -> tuple[list[_Piece], list[_Piece]]:
     """Return the child's utterances with times, and their texts as one piece without."""
     timed: list[_Piece] = []
     said: list[str] = []
@@ -179,7 +153,7 @@ def _from_chat(text: str, path: Path, report: Report) -> tuple[list[_Piece], lis
     return timed, [flat] if complete else []
 
 
-def _from_textgrid(text: str, path: Path, report: Report) -> list[_Piece]:
+def _from_textgrid(text: str, path: Path, report: base.Report) -> list[_Piece]:
     try:
         tiers = read_textgrid(text)
     except ValueError as error:

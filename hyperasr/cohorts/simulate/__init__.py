@@ -1,7 +1,7 @@
 """Simulated cohorts: make a recording of atypical speech from a typical one, on the fly.
 
 `simulate` turns any recording and its text into one of a *simulated* person who stutters, has
-dysarthria or has Parkinson's disease. A speaker seed fixes who the person is (`profile`), an
+dysarthria or has Parkinson's disease. A speaker seed fixes who the person is (their traits), an
 utterance seed what happens in this recording. These are simulations after published clinical
 descriptions, made to train and test models; they are not recordings of patients.
 """
@@ -13,58 +13,16 @@ import numpy as np
 from hyperasr.cohorts.simulate import dysarthria, parkinson, stuttering
 from hyperasr.cohorts.simulate.align import word_spans
 from hyperasr.cohorts.simulate.analysis import SAMPLE_RATE, analyse
-from hyperasr.cohorts.simulate.dysarthria import DysarthriaProfile
 from hyperasr.cohorts.simulate.labels import Event, Simulated, WordTime
-from hyperasr.cohorts.simulate.parkinson import ParkinsonProfile
-from hyperasr.cohorts.simulate.stuttering import StutteringProfile
 from hyperasr.cohorts.simulate.synthesis import finish
 from hyperasr.errors import AudioError, ConfigError
 
-__all__ = [
-    "COHORTS",
-    "SAMPLE_RATE",
-    "VERSION",
-    "DysarthriaProfile",
-    "Event",
-    "ParkinsonProfile",
-    "Simulated",
-    "StutteringProfile",
-    "WordTime",
-    "profile",
-    "simulate",
-]
+__all__ = ["COHORTS", "VERSION", "Event", "Simulated", "WordTime", "simulate"]
 
 # Raise it whenever the same arguments give another waveform: caches depend on it.
 VERSION = 1
-COHORTS = ("stuttering", "dysarthria", "parkinson")
-_ROOMS = {"stuttering": stuttering, "dysarthria": dysarthria, "parkinson": parkinson}
-
-
-def _check(cohort: str, severity: float) -> float:
-    if cohort not in COHORTS:
-        raise ConfigError(f"unknown simulated cohort {cohort!r}; use one of {', '.join(COHORTS)}")
-    if not (isinstance(severity, (int, float, np.number)) and 0.0 <= float(severity) <= 1.0):
-        raise ConfigError(f"severity is {severity!r}; give a number from 0 to 1")
-    return float(severity)
-
-
-def profile(
-    cohort: str, speaker: str | int, severity: float
-) -> StutteringProfile | DysarthriaProfile | ParkinsonProfile:
-    """Return the traits of one simulated speaker.
-
-    Args:
-        cohort: one of `COHORTS`.
-        speaker: any string or integer; the same one is the same person in every process.
-        severity: in [0, 1]; traits grow with it.
-    Raises:
-        ConfigError: unknown cohort or severity outside [0, 1].
-    """
-    severity = _check(cohort, severity)
-    result: StutteringProfile | DysarthriaProfile | ParkinsonProfile = _ROOMS[cohort].profile(
-        speaker, severity
-    )
-    return result
+_MODULES = {"stuttering": stuttering, "dysarthria": dysarthria, "parkinson": parkinson}
+COHORTS = tuple(_MODULES)
 
 
 def simulate(
@@ -84,14 +42,18 @@ def simulate(
         cohort: one of `COHORTS`.
         severity: in [0, 1]; 0 gives the recording back.
         seed: moment-to-moment variation; the same seed gives the same result in every process.
-        speaker: who it is, see `profile`.
+        speaker: who it is, any string or integer; the same one is the same person in every process.
     Returns:
         Simulated, with times in the new recording. Word times are estimates, see `align`.
     Raises:
         ConfigError: unknown cohort or severity outside [0, 1].
         AudioError: waveform is not one-dimensional, is empty, or has NaN or infinite samples.
     """
-    severity = _check(cohort, severity)
+    if cohort not in COHORTS:
+        raise ConfigError(f"unknown simulated cohort {cohort!r}; use one of {', '.join(COHORTS)}")
+    if not (isinstance(severity, (int, float, np.number)) and 0.0 <= float(severity) <= 1.0):
+        raise ConfigError(f"severity is {severity!r}; give a number from 0 to 1")
+    severity = float(severity)
     waveform = np.ascontiguousarray(waveform, dtype=np.float32)
     if waveform.ndim != 1 or not len(waveform):
         raise AudioError(f"simulate needs mono samples (n_samples,), got shape {waveform.shape}")
@@ -102,7 +64,9 @@ def simulate(
         spans = word_spans(analysis, words)
         times = tuple(WordTime(w, *map(float, s)) for w, s in zip(words, spans, strict=True))
         return Simulated(finish(waveform), text, text, (), cohort, severity, times)
-    out, timeline, heard, events = _ROOMS[cohort].perform(analysis, words, severity, speaker, seed)
+    out, timeline, heard, events = _MODULES[cohort].perform(
+        analysis, words, severity, speaker, seed
+    )
     limit = len(out) / SAMPLE_RATE
     times = tuple(
         WordTime(w.word, min(float(w.start_s), limit), min(float(w.end_s), limit))

@@ -84,11 +84,11 @@ def _best_boundaries(
         )
         back.append(step.argmin(axis=1))
         total = step.min(axis=1) + cost[places[i]]
-    index, found = 0, [n_frames - 1]
+    index, boundaries = 0, [n_frames - 1]
     for i in range(len(places) - 1, 0, -1):
         index = int(back[i - 1][index])
-        found.append(int(places[i - 1][index]))
-    return np.array(found[::-1])
+        boundaries.append(int(places[i - 1][index]))
+    return np.array(boundaries[::-1])
 
 
 def _trim(analysis: Analysis, left: int, right: int) -> tuple[int, int]:

@@ -139,15 +139,15 @@ def _track_f0(waveform: np.ndarray, level_db: np.ndarray) -> tuple[np.ndarray, n
 
 def _walk(y: np.ndarray, mark: int, end: int, f0: np.ndarray, direction: int) -> list[int]:
     """From one mark to the next peak a period away, until `end`."""
-    found: list[int] = []
+    marks: list[int] = []
     while True:
         period = SAMPLE_RATE / f0[min(mark // HOP, len(f0) - 1)]
         near, far = int(0.75 * period), int(1.25 * period) + 1
         low, high = (mark + near, mark + far) if direction > 0 else (mark - far, mark - near)
         if (high > end) if direction > 0 else (low < end):
-            return found
+            return marks
         mark = low + int(y[low:high].argmax())
-        found.append(mark)
+        marks.append(mark)
 
 
 def _pitch_marks(waveform: np.ndarray, f0: np.ndarray, voiced: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from scipy import ndimage
 
 from hyperasr.cohorts.simulate.align import count_syllables, word_spans
 from hyperasr.cohorts.simulate.analysis import Analysis
-from hyperasr.cohorts.simulate.grid import Grid, output_grid
 from hyperasr.cohorts.simulate.labels import Event
 from hyperasr.cohorts.simulate.spectrum import (
     formants,
@@ -25,7 +24,7 @@ from hyperasr.cohorts.simulate.spectrum import (
     warp,
 )
 from hyperasr.cohorts.simulate.synthesis import Voice, fill_silence, render
-from hyperasr.cohorts.simulate.timeline import Timeline
+from hyperasr.cohorts.simulate.timeline import Grid, Timeline, output_grid
 from hyperasr.cohorts.simulate.traits import speaker_rng, utterance_rng
 
 __all__ = ["DysarthriaProfile", "perform", "profile"]

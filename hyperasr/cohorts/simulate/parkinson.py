@@ -13,11 +13,10 @@ from scipy import ndimage
 
 from hyperasr.cohorts.simulate.align import word_spans
 from hyperasr.cohorts.simulate.analysis import Analysis
-from hyperasr.cohorts.simulate.grid import Grid, output_grid
 from hyperasr.cohorts.simulate.labels import Event
 from hyperasr.cohorts.simulate.spectrum import formants, smooth_in_time, tilt_curve, warp
 from hyperasr.cohorts.simulate.synthesis import Voice, add_room, fill_silence, render
-from hyperasr.cohorts.simulate.timeline import Timeline
+from hyperasr.cohorts.simulate.timeline import Grid, Timeline, output_grid
 from hyperasr.cohorts.simulate.traits import speaker_rng, utterance_rng
 
 __all__ = ["ParkinsonProfile", "perform", "profile"]

@@ -14,11 +14,10 @@ from scipy import ndimage
 
 from hyperasr.cohorts.simulate.align import count_syllables, word_spans
 from hyperasr.cohorts.simulate.analysis import Analysis
-from hyperasr.cohorts.simulate.grid import output_grid
 from hyperasr.cohorts.simulate.labels import Event
 from hyperasr.cohorts.simulate.spectrum import formants, murmur_curve, tilt_curve, warp
 from hyperasr.cohorts.simulate.synthesis import Voice, fill_silence, render
-from hyperasr.cohorts.simulate.timeline import Piece, Timeline
+from hyperasr.cohorts.simulate.timeline import Piece, Timeline, output_grid
 from hyperasr.cohorts.simulate.traits import speaker_rng, utterance_rng
 
 __all__ = ["KINDS", "StutteringProfile", "perform", "profile"]

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+Tree = Callable[[dict[str, str | bytes | float]], Path]
+"""Makes a corpus from contents by path and returns its root."""
+
 
 @cache
 def sound(seconds: float, rate: int, channels: int, form: str) -> bytes:
@@ -36,9 +39,7 @@ def wav() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def tree(
-    tmp_path: Path, wav: Callable[..., Path]
-) -> Callable[[dict[str, str | bytes | float]], Path]:
+def tree(tmp_path: Path, wav: Callable[..., Path]) -> Tree:
     """Make a corpus from contents by path: text, bytes, or seconds of a WAV recording."""
 
     def make(files: dict[str, str | bytes | float]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import soundfile
 
 from hyperasr.audio.reading import load
 from hyperasr.cohorts.corpora import an4
+from tests.cohorts.corpora.conftest import Tree
 
-Tree = Callable[[dict[str, str | bytes | float]], Path]
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "an4-train"
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hyperasr.cohorts.corpora.as70 import clean_text, prepare
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 
 @pytest.mark.parametrize(

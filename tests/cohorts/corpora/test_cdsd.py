@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import cdsd
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 
 def corpus(tree: Tree) -> Path:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 from hyperasr.cohorts.corpora import easycall
+from tests.cohorts.corpora.conftest import Tree
 
-Tree = Callable[[dict[str, str | bytes | float]], Path]
 FILES: dict[str, str | bytes | float] = {
     "EasyCall/f01/s1/f01_01_apri_rubrica.wav": 0.1,
     "EasyCall/f04/f04_02_uno.wav": 0.1,

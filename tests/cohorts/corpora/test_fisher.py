@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import pytest
 import soundfile
 
 from hyperasr.cohorts.corpora import fisher
+from tests.cohorts.corpora.conftest import Tree
 
-Tree = Callable[[dict[str, str | bytes | float]], Path]
 SPH = "fe_03_p1_sph1/audio/000"
 TRANS = "fe_03_p1_tran/data/trans/000"
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 from hyperasr.cohorts.corpora.fluencybank import prepare
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 HEAD = (
     "@UTF8\n@Begin\n@Languages:\teng\n@Participants:\tPAR Participant, INV Investigator\n"

@@ -14,8 +14,8 @@ import soundfile
 from hyperasr.cohorts.corpora import generic
 from hyperasr.cohorts.corpora._kaldi import _decoded
 from hyperasr.errors import ConfigError, ManifestError
+from tests.cohorts.corpora.conftest import Tree
 
-Tree = Callable[[dict[str, str | bytes | float]], Path]
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
@@ -72,67 +72,11 @@ def test_a_stereo_folder_with_windows_lines(tree: Tree, wav: Callable[..., Path]
     assert (row.id, row.text, row.speaker) == ("DL/DL1", "打开灯", "DL")
 
 
-def test_azure(tree: Tree) -> None:
-    root = tree(
-        {
-            "data/trans.txt": (
-                "\ufeffa.wav\tHello there\r\nb.wav\tGone\r\n../../c.wav\tOut\r\nd.wav\r\n"
-            ),
-            "data/a.wav": 0.1,
-            "data/d.wav": 0.1,
-        }
-    )
-    assert generic.layout_of(root) == "azure"
-    prepared = generic.prepare(root, speaker="s1")
-    assert [(row.id, row.text, row.speaker) for row in prepared] == [
-        ("data/a", "Hello there", "s1")
-    ]
-    assert prepared.report.skipped == {
-        "the recording is listed but absent": 1,
-        "a listed path leaves the root": 1,
-        "no transcript (option untranscribed)": 1,
-    }
-
-
 def test_librispeech(tree: Tree) -> None:
     root = tree({"7/8/7-8.trans.txt": "7-8-0000 HELLO\n", "7/8/7-8-0000.flac": 0.1})
     assert generic.layout_of(root) == "librispeech"
     (row,) = generic.prepare(root, cohort="parkinson", language="fr")
     assert (row.text, row.speaker, row.cohort, row.language) == ("hello", "7", "parkinson", "fr")
-
-
-def test_ljspeech(tree: Tree) -> None:
-    root = tree(
-        {
-            "LJ/metadata.csv": (
-                "LJ001-0001|In 1455, “so”|In fourteen fifty-five, “so”\n"
-                "LJ001-0002|in being\n"
-                "LJ001-0003|gone|gone\n"
-                "|no name|no name\n"
-                "../../LJ001-0004|out|out\n"
-            ),
-            "LJ/wavs/LJ001-0001.wav": 0.1,
-            "LJ/wavs/LJ001-0002.flac": 0.1,
-        }
-    )
-    assert generic.layout_of(root) == "ljspeech"
-    prepared = generic.prepare(root)
-    first, second = prepared
-    assert (first.id, first.text, first.speaker) == (
-        "LJ001-0001",
-        "In fourteen fifty-five, “so”",
-        "LJ",
-    )
-    assert first.extra == {"text_source": "human", "raw_text": "In 1455, “so”"}
-    assert second.text == "in being"
-    assert prepared.report.skipped["the recording is listed but absent"] == 2
-
-
-def test_ljspeech_does_not_leave_the_root(tree: Tree) -> None:
-    root = tree({"metadata.csv": "a|b|c\n../../../x|out|out\n", "wavs/a.wav": 0.1})
-    prepared = generic.prepare(root)
-    assert [row.id for row in prepared] == ["a"]
-    assert prepared.report.skipped == {"a listed path leaves the root": 1}
 
 
 # Tables

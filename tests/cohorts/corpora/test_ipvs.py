@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hyperasr.cohorts.corpora.ipvs import prepare
 from hyperasr.errors import ConfigError, ManifestError
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 PD = "Italian Parkinson's Voice and speech/28 People with Parkinson's disease"
 EHC = "Italian Parkinson's Voice and speech/22 Elderly Healthy Control"

@@ -9,8 +9,8 @@ import pytest
 
 from hyperasr.cohorts.corpora import librispeech
 from hyperasr.errors import ManifestError
+from tests.cohorts.corpora.conftest import Tree
 
-Tree = Callable[[dict[str, str | bytes | float]], Path]
 CHAPTER = "LibriSpeech/test-other/1688/142285"
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyperasr.cohorts.corpora.libristutter import prepare
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 CSV = "He,0.0,0.2,0\nSTUTTER,0.2,0.4,3\nsaid,0.4,0.5,0\nSTUTTER,0.5,0.6,1\nJohto,0.6,0.9,5\n"
 

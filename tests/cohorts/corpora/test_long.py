@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from hyperasr.audio.reading import load
-from hyperasr.cohorts.corpora.base import Prepared
+from hyperasr.cohorts.corpora.base import Description, Prepared
 from hyperasr.types import Utterance
 
 RATE = 16_000
@@ -30,8 +30,9 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def prepared(row: Utterance, **options: bool) -> Prepared:
-    return Prepared(Path(row.path).parent, lambda report: iter([row]), expects="rows", **options)
+def prepared(row: Utterance) -> Prepared:
+    about = Description("x", "X", "", "", "", "rows", ("en",))
+    return Prepared(about, Path(row.path).parent, lambda root, report: [row])
 
 
 def test_a_long_recording_is_cut_in_its_pauses(long: Path) -> None:
@@ -75,8 +76,6 @@ def test_a_text_without_times_is_not_torn(long: Path) -> None:
     assert any("training leaves it out" in what for what in ready.report.notes)
 
 
-def test_what_is_short_or_unmeasured_stays(long: Path) -> None:
+def test_what_is_short_stays(long: Path) -> None:
     short = Utterance("a", str(long), start_s=0.0, end_s=30.0)
     assert list(prepared(short)) == [short]
-    unknown = Utterance("a", str(long))
-    assert list(prepared(unknown, check_audio=False)) == [unknown]

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hyperasr.cohorts.corpora.mdvr_kcl import prepare
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 BASE = "26_29_09_2017_KCL/26-29_09_2017_KCL"
 

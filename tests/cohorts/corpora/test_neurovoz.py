@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from hyperasr.cohorts.corpora.neurovoz import prepare
 from hyperasr.errors import ConfigError
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 
 def test_rows(tree: Tree) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import openpyxl
@@ -10,8 +9,8 @@ import pytest
 
 from hyperasr.cohorts.corpora import pc_gita
 from hyperasr.errors import ConfigError
+from tests.cohorts.corpora.conftest import Tree
 
-Tree = Callable[[dict[str, str | bytes | float]], Path]
 TOP = "PC-GITA_per_task_44100Hz/PC-GITA_per_task_44100Hz"
 FILES: dict[str, str | bytes | float] = {
     f"{TOP}/read text/ayerfuialmedico/sin normalizar/hc/AVPEPUDEAC0001_readtext.wav": 0.1,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +10,8 @@ import pytest
 from hyperasr.cohorts.corpora import sap
 from hyperasr.cohorts.corpora._sap_text import references, stretches
 from hyperasr.errors import ManifestError
+from tests.cohorts.corpora.conftest import Tree
 
-Tree = Callable[[dict[str, str | bytes | float]], Path]
 ANN = "0A1B-AAAA"
 BEN = "0C2D-BBBB"
 
@@ -161,11 +159,7 @@ def test_etiology_and_split_from_lists(tree: Tree) -> None:
     root = tree({**files, **sounds, **lists})
     prepared = sap.prepare(root)
     found = [(row.cohort, row.etiology, row.split) for row in prepared]
-    assert found == [
-        ("als", "ALS", "dev"),
-        ("unknown", None, "train"),
-        ("unknown", None, "test2"),
-    ]
+    assert found == [("als", "ALS", "dev"), ("unknown", None, "train"), ("unknown", None, "test2")]
     assert prepared.report.notes == {
         "a recording whose etiology nothing tells (option etiology)": 2
     }

@@ -35,7 +35,7 @@ def test_memory(large: Path) -> None:
     first = 1_000
     tracemalloc.start()
     try:
-        for n, _ in enumerate(corpora.prepare("ua_speech", large, check_audio=False), start=1):
+        for n, _ in enumerate(corpora.prepare("ua_speech", large), start=1):
             if n == first:
                 at_first = tracemalloc.get_traced_memory()[0]
                 tracemalloc.reset_peak()

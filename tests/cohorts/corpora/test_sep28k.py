@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ import pytest
 from hyperasr.cohorts.corpora.base import pseudonym
 from hyperasr.cohorts.corpora.sep28k import LABELS, prepare
 from hyperasr.errors import ConfigError
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 HEADER = "Show,EpId,ClipId,Start,Stop," + ",".join(LABELS)
 EXTENDED = (

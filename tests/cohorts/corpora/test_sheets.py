@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import openpyxl
@@ -12,8 +11,7 @@ import xlwt
 
 from hyperasr.cohorts.corpora._sheets import read_sheets, user_table
 from hyperasr.errors import ConfigError, ManifestError, MissingExtra
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 
 def write(path: Path, old: bool) -> Path:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hyperasr.cohorts.corpora.torgo import clean_prompt, prepare
 from hyperasr.errors import ConfigError, ManifestError
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 
 @pytest.fixture

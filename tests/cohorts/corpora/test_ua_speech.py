@@ -13,8 +13,7 @@ import xlwt
 from hyperasr.cohorts.corpora.ua_speech import prepare, read_mlf
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.types import Utterance
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 PEOPLE = [
     ["Speaker", "Age", "Intelligibility", "Diagnosis", "Motor control"],

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from hyperasr.cohorts.corpora._textgrid import Interval, phrases, read_textgrid
 from hyperasr.cohorts.corpora.uclass import prepare
-
-Tree = Callable[[dict[str, str | bytes | float]], Path]
+from tests.cohorts.corpora.conftest import Tree
 
 SHORT = '''File type = "ooTextFile"
 Object class = "TextGrid"
@@ -149,11 +145,7 @@ def test_rows(tree: Tree) -> None:
 )
 def test_chat_without_times(tree: Tree, cha: str, expected: tuple[str, str | None]) -> None:
     root = tree(
-        {
-            "M_0030_16y4m_1.wav": 0.1,
-            "M_0030_16y4m_1.cha": cha,
-            "M_0030_16y4m_1.orth": "all of it",
-        }
+        {"M_0030_16y4m_1.wav": 0.1, "M_0030_16y4m_1.cha": cha, "M_0030_16y4m_1.orth": "all of it"}
     )
     (row,) = prepare(root)
     assert (row.text, row.text_clean) == expected
