@@ -50,7 +50,7 @@ def prepare(root: base.AnyPath, *, librispeech: base.AnyPath | None = None) -> b
 
     The text is what was meant, without the stuttering: LibriSpeech's own where `librispeech` has
     it, else the words of the annotation, which a recogniser made, errors included. The
-    stuttering is synthetic: ``etiology`` and ``extra["simulated"]`` say so, and ``extra`` counts
+    stuttering is synthetic: its domain is ``simulated``, and ``extra`` counts
     the events of each kind. Rows of speakers from 7800 on, reported misaligned in one mirror, are
     noted.
 
@@ -90,13 +90,13 @@ def _rows(root: Path, report: base.Report, texts: Path | None) -> Iterator[Utter
             report.note("LibriSpeech lacks the text; that of the annotation was taken")
         if int(named[1]) >= _DOUBTFUL_FROM:
             report.note("speakers from 7800 on are reported misaligned in one mirror")
-        extra = {"text_source": "human" if text is not None else "recogniser", "simulated": "true"}
+        extra = {"text_source": "human" if text is not None else "recogniser"}
         yield ABOUT.row(
             id=f"libristutter/{path.stem}",
             path=path,
             text=" ".join(words) if text is None else text,
             speaker=f"libri-{named[1]}",
-            etiology="simulated",
+            domain="simulated",
             extra=extra | {event: str(n) for event, n in sorted(counts.items())},
         )
 

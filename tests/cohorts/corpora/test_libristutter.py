@@ -42,14 +42,13 @@ def test_rows(tree: Tree, wav: Callable[..., Path], audio: str, annotations: str
         "libristutter/7800-1-0001": "He said Johto",
     }
     first = rows["libristutter/1069-133699-0001"]
-    assert (first.cohort, first.etiology, first.speaker) == (
+    assert (first.cohort, first.domain, first.speaker) == (
         "stuttering",
         "simulated",
         "libri-1069",
     )
     assert first.extra == {
         "text_source": "recogniser",
-        "simulated": "true",
         "word_repetition": "1",
         "interjection": "1",
         "prolongation": "1",
