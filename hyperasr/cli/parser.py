@@ -222,11 +222,11 @@ _COMMANDS = {
 }
 # Where a command is, if not in `hyperasr.cli.commands`, which all that open a model import.
 _MODULES = {
-    "convert": "command_corpora",
-    "corpora": "command_corpora",
-    "export": "command_export",
-    "prepare": "command_corpora",
-    "simulate": "command_simulate",
+    "convert": "corpora",
+    "corpora": "corpora",
+    "export": "export",
+    "prepare": "corpora",
+    "simulate": "simulate",
 }
 _WHISPER = "transformers.models.whisper.modeling_whisper"  # with all that it imports
 
@@ -250,7 +250,7 @@ def _run(argv: list[str]) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    names = [f"hyperasr.{_MODULES.get(args.command, 'commands')}"]
+    names = [f"hyperasr.cli.{_MODULES.get(args.command, 'commands')}"]
     opens_model = "model" in values
     module = import_all([_WHISPER, *names] if opens_model else names)
     status = int(getattr(module, args.command)(values))
