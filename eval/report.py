@@ -31,7 +31,7 @@ from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.metrics.error_rates import METRICS
 from hyperasr.util.files import atomic_write_text
-from hyperasr.util.tables import Table, table
+from eval.lib.tables import Table, table
 from train.loop.program import read_config, run_program
 
 FIRST = ("unadapted", "zero_shot", "leave_one_cohort_out", "comparison")

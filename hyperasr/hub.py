@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,8 +27,9 @@ from hyperasr.export.card import CARD_FILE, model_card
 from hyperasr.model import AdaptedWhisper
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.pipeline import transcribe_one
+from hyperasr.transcription.pipeline import transcribe
 from hyperasr.types import Transcript
+from hyperasr.util.closest import closest
 from hyperasr.util.config import from_dict, to_dict
 from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
@@ -113,14 +114,28 @@ class HyperASR(AdaptedWhisper):
                 torch or lists.
             sample_rate: of samples, in hertz; None for a path.
             options: fields of `hyperasr.transcription.options.TranscribeOptions`, such as
-            `beam_size`.
+                `beam_size`.
         Returns:
             Text, segments with times and words with probabilities; empty where nobody speaks.
         Raises:
             AudioError: the recording cannot be read, or samples come without a sample rate.
             ConfigError: an unknown option, or a value out of range.
         """
-        return transcribe_one(self, source, sample_rate, **options)
+        names = [f.name for f in fields(TranscribeOptions) if f.name != "compare"]
+        for name in options:
+            if name not in names:
+                close = closest(name, names)
+                raise ConfigError(f"transcribe has no option {name!r}; did you mean {close!r}?")
+        one = source if sample_rate is None else (source, sample_rate)
+        results = list(transcribe(self, [one], TranscribeOptions(**options)))
+        if len(results) != 1:
+            raise ConfigError(
+                f"{source} holds {len(results)} recordings; use "
+                "hyperasr.transcription.pipeline.transcribe"
+            )
+        if results[0].transcript is None:
+            raise results[0].error or HyperASRError(f"{source} has no transcript")
+        return results[0].transcript
 
     def save_pretrained(
         self,

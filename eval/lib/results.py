@@ -20,7 +20,7 @@ from hyperasr.metrics.error_rates import (
 )
 from hyperasr.metrics.protocols import Protocol
 from hyperasr.util.files import atomic_write_text
-from hyperasr.util.tables import markdown_table, print_table
+from eval.lib.tables import markdown_table, print_table
 
 __all__ = [
     "BENCHMARKS",

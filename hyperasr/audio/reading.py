@@ -70,6 +70,7 @@ _SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .sph .nist .aif .aiff .aifc .au .snd .caf .w64 .rf64 "
     ".m4a .aac .wma .amr .ac3".split()
 )
+_NARROW_HZ = 8_000  # under the rate of a telephone
 _BLOCK_SAMPLES = 1 << 18  # over all channels, read at once: 1 MiB
 _UNKNOWN_LENGTH = 2**62  # frames in the header of a stream whose writer could not know
 _RESCUE_FRAMES = 64  # read at once where a file is damaged
@@ -137,6 +138,11 @@ def stream(
     n_waiting, n_total = 0, 0
     warn = warn or logger.warning
     with open_recording(path, warn) as file:
+        if file.samplerate < _NARROW_HZ:
+            warn(
+                f"recorded at {file.samplerate:,} Hz: speech sounds above "
+                f"{file.samplerate // 2:,} Hz are missing, expect more errors"
+            )
         blocks = _mono_blocks(file, path, start_s, end_s, channel, warn)
         for block in _resampled(blocks, file.samplerate):
             waiting.append(block)
