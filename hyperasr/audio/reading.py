@@ -14,53 +14,10 @@ import soundfile
 import soxr
 
 from hyperasr.audio.container import Warn, breaks_off, check_rate, open_recording
-from hyperasr.audio.loudness import (
-    SILENCE_DBFS,
-    active_level_dbfs,
-    content_hash,
-    is_silent,
-    normalise_loudness,
-)
-from hyperasr.audio.mel import (
-    CHUNK_S,
-    FRAMES_PER_SECOND,
-    FRAMES_PER_STATE,
-    HOP_LENGTH,
-    MIN_SAMPLES,
-    N_FFT,
-    N_SAMPLES,
-    SAMPLE_RATE,
-    STATES_PER_SECOND,
-    count_frames,
-    log_mel,
-    log_mel_batch,
-)
+from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
 from hyperasr.errors import AudioError
 
-__all__ = [
-    "CHUNK_S",
-    "FRAMES_PER_SECOND",
-    "FRAMES_PER_STATE",
-    "HOP_LENGTH",
-    "MIN_SAMPLES",
-    "N_FFT",
-    "N_SAMPLES",
-    "SAMPLE_RATE",
-    "SILENCE_DBFS",
-    "STATES_PER_SECOND",
-    "active_level_dbfs",
-    "content_hash",
-    "count_frames",
-    "duration_s",
-    "find_audio",
-    "from_array",
-    "is_silent",
-    "load",
-    "log_mel",
-    "log_mel_batch",
-    "normalise_loudness",
-    "stream",
-]
+__all__ = ["duration_s", "find_audio", "from_array", "load", "stream"]
 
 logger = logging.getLogger(__name__)
 

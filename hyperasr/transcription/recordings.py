@@ -128,9 +128,14 @@ class Reading:
     def _stream(self) -> Iterator[np.ndarray]:
         r = self.recording
         assert r.path is not None
-        warn = self.warnings.append
-        part = {"start_s": r.start_s, "end_s": r.end_s, "channel": r.channel}
-        return stream(r.path, chunk_s=_CHUNK_S, warn=warn, **part)
+        return stream(
+            r.path,
+            chunk_s=_CHUNK_S,
+            start_s=r.start_s,
+            end_s=r.end_s,
+            channel=r.channel,
+            warn=self.warnings.append,
+        )
 
 
 def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
@@ -142,10 +147,11 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
         sources: paths of recordings, folders and manifests (``.jsonl``), `Utterance` rows, or
             tuples of an array and its sample rate in hertz; or a single one of these.
     """
-    is_pair = isinstance(sources, tuple) and len(sources) == 2
-    if isinstance(sources, str | os.PathLike | Utterance | Recording) or (
-        isinstance(sources[1], int | float) if is_pair else hasattr(sources, "ndim")
-    ):
+    if isinstance(sources, tuple):
+        is_one = len(sources) == 2 and isinstance(sources[1], int | float)
+    else:
+        is_one = isinstance(sources, str | os.PathLike | Utterance | Recording)
+    if is_one or hasattr(sources, "ndim"):
         sources = [sources]
     recordings: list[Recording] = []
     for number, source in enumerate(sources, start=1):

@@ -379,13 +379,13 @@ def test_text_comes_as_it_is_decoded(
     soundfile.write(path, np.concatenate([voice(4.0, 90 + 20 * i) for i in range(8)]), RATE)
     at_once = cli("transcribe", path, path, "--max-segment-s", "5", "--no-loop-guard")
     seen: list[str] = []
-    show = commands._Printer.segment
+    marked = commands.marked_segment
 
-    def noting(self: Any, segment: Any, first: bool) -> bool:
+    def noting(segment: Any, mode: str) -> Any:
         seen.append(segment.text)
-        return show(self, segment, first)
+        return marked(segment, mode)
 
-    monkeypatch.setattr(commands._Printer, "segment", noting)
+    monkeypatch.setattr(commands, "marked_segment", noting)
     argv = ("transcribe", path, "--max-segment-s", "5", "--no-loop-guard", "--batch-size", "2")
     outcome = cli(*argv)
     assert len(seen) >= 7
