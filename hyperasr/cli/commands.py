@@ -116,7 +116,7 @@ def demo(args: Any) -> int:
             tally.add(result)
             table.add_row(*_demo_row(result))
     console = output()
-    table.add_row("all", "", "", *("" for _ in systems), *(percent(c) for c in tally.sums()))
+    table.add_row("all", "", "", *("" for _ in systems), *(percent(c) for c in tally.sums))
     console.print(table, soft_wrap=False)
     console.print(tally.total())
     console.print(

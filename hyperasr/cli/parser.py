@@ -59,17 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
 
 
-def build_parser(command: str | None = None) -> Any:
-    """Build the parser of `hyperasr` and its subcommands (a `jsonargparse.ArgumentParser`).
-
-    Args:
-        command: the one whose options are needed; the others only have a name. None for all.
-    """
+def build_parser() -> Any:
+    """Build the parser of `hyperasr` and its subcommands (a `jsonargparse.ArgumentParser`)."""
     parser = _parser(DESCRIPTION, prog="hyperasr", version=__version__)
     commands = parser.add_subcommands(required=False, dest="command", metavar="COMMAND")
     for name, (build, _, help_text) in _COMMANDS.items():
-        known = build() if command in (None, name) else _parser(help_text)
-        commands.add_subcommand(name, known, help=help_text)
+        commands.add_subcommand(name, build(), help=help_text)
     return parser
 
 
@@ -233,7 +228,7 @@ def _run(argv: list[str]) -> int:
     from jsonargparse import ArgumentError
 
     command = next((word for word in argv if word in _COMMANDS), "")
-    parser = build_parser(command)
+    parser = build_parser()
     try:
         args = parser.parse_args(argv)
     except SystemExit as stop:  # after --help and --version
@@ -249,7 +244,8 @@ def _run(argv: list[str]) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    module = import_late(f"hyperasr.cli.{_COMMANDS[args.command][1]}", "model" in values)
+    home = _COMMANDS[args.command][1]
+    module = import_late(f"hyperasr.cli.{home}", transcribes=home == "commands")
     status = int(getattr(module, args.command)(values))
     sys.stdout.flush()
     return status

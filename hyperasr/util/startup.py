@@ -30,7 +30,7 @@ class _Unneeded(ModuleType):
         return type(name, (), {})
 
 
-def import_late(name: str, opens_model: bool) -> ModuleType:
+def import_late(name: str, *, transcribes: bool) -> ModuleType:
     """Import a module and return it, in a process that imports torch for this.
 
     What torch and transformers define is there to stay, so a collector that walks through it
@@ -40,13 +40,13 @@ def import_late(name: str, opens_model: bool) -> ModuleType:
 
     Args:
         name: of the module.
-        opens_model: import transformers' Whisper first, as far as it transcribes.
+        transcribes: import transformers' Whisper first, as far as it transcribes.
     """
     if "torch" in sys.modules or not gc.isenabled():
         return importlib.import_module(name)
     gc.disable()
     try:
-        if opens_model:
+        if transcribes:
             _import_whisper()
         return importlib.import_module(name)
     finally:
@@ -56,7 +56,8 @@ def import_late(name: str, opens_model: bool) -> ModuleType:
 
 def _import_whisper() -> None:
     homes = [importlib.import_module(f"transformers.utils{end}") for end in ("", ".import_utils")]
-    real = {(home, name): getattr(home, name) for home in homes for name in _UNAVAILABLE}
+    places = [(home, name) for home in homes for name in _UNAVAILABLE if hasattr(home, name)]
+    real = {(home, name): getattr(home, name) for home, name in places}
     try:
         for home, name in real:
             setattr(home, name, lambda *_: False)

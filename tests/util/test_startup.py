@@ -17,11 +17,11 @@ from hyperasr.util.startup import import_late
 runs = []
 gc.callbacks.append(lambda phase, info: runs.append(phase))
 try:
-    import_late("no_such_module", False)
+    import_late("no_such_module", transcribes=False)
 except ImportError:
     print(gc.isenabled(), len(runs))
 runs.clear()
-name = import_late("hyperasr.cli.commands", True).__name__
+name = import_late("hyperasr.cli.commands", transcribes=True).__name__
 print(name, len(runs), gc.isenabled(), gc.get_freeze_count() > 10_000)
 print([heavy for heavy in ("torch._dynamo", "scipy", "datasets", "speechbrain", "pandas")
        if heavy in sys.modules])
@@ -34,7 +34,7 @@ print(TransformGetItemToIndex.__module__, "ForCausalLM" in LOSS_MAPPING)
 def test_a_process_that_has_torch_is_left_alone() -> None:
     before = gc.get_freeze_count()
     name = "hyperasr.metrics.error_rates"
-    assert import_late(name, True).__name__ == name
+    assert import_late(name, transcribes=True).__name__ == name
     assert gc.get_freeze_count() == before
     assert gc.isenabled()
 
