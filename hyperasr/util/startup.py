@@ -6,28 +6,35 @@ import gc
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["import_late"]
 
 _WHISPER = "transformers.models.whisper.modeling_whisper"  # with all that it imports
-# What transformers imports for serving, compiled masks, training and many devices. Each brings in
-# packages of seconds (torch._dynamo, scipy, accelerate), and transcribing uses nothing of them.
+# What transformers imports for compilation, training and many devices. It brings in packages of
+# seconds (torch._dynamo, sympy, scipy, accelerate), and transcribing uses nothing of them.
 _UNNEEDED = (
+    "torch._dynamo",
     "torch._dynamo._trace_wrapped_higher_order_op",
-    "transformers.generation.continuous_batching.cache",
     "transformers.loss.loss_utils",
 )
 _UNAVAILABLE = ("is_accelerate_available", "is_torch_distributed_available")
 
 
 class _Unneeded(ModuleType):
-    """Stands in for a module while others take names from it."""
+    """Stands in for a module while others are imported that decorate functions with it."""
+
+    LOSS_MAPPING: ClassVar[dict[str, Any]] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        return _unchanged
+
+
+def _unchanged(function: Any = None, *_: Any, **__: Any) -> Any:
+    """Decorate nothing, with settings or without."""
+    return _unchanged if function is None else function
 
 
 def import_late(name: str, *, transcribes: bool) -> ModuleType:
@@ -55,6 +62,7 @@ def import_late(name: str, *, transcribes: bool) -> ModuleType:
 
 
 def _import_whisper() -> None:
+    torch: Any = importlib.import_module("torch")
     homes = [importlib.import_module(f"transformers.utils{end}") for end in ("", ".import_utils")]
     places = [(home, name) for home in homes for name in _UNAVAILABLE if hasattr(home, name)]
     real = {(home, name): getattr(home, name) for home, name in places}
@@ -62,8 +70,9 @@ def _import_whisper() -> None:
         for home, name in real:
             setattr(home, name, lambda *_: False)
         sys.modules.update({name: _Unneeded(name) for name in _UNNEEDED})
-        sys.modules["transformers.loss.loss_utils"].__dict__["LOSS_MAPPING"] = {}
         importlib.import_module(_WHISPER)
+        with torch.device("meta"):
+            torch.nn.Embedding(1, 1)  # the first one asks for torch._dynamo, and keeps what it got
     finally:
         for name in _UNNEEDED:
             del sys.modules[name]

@@ -23,7 +23,7 @@ except ImportError:
 runs.clear()
 name = import_late("hyperasr.cli.commands", transcribes=True).__name__
 print(name, len(runs), gc.isenabled(), gc.get_freeze_count() > 10_000)
-print([heavy for heavy in ("torch._dynamo", "scipy", "datasets", "speechbrain", "pandas")
+print([heavy for heavy in ("torch._dynamo", "scipy", "accelerate", "datasets", "speechbrain")
        if heavy in sys.modules])
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from transformers.loss.loss_utils import LOSS_MAPPING
