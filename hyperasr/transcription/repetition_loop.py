@@ -92,7 +92,7 @@ def find_loops(
     backbone = model.backbone
     evidence = [
         evidence_of(printable(backbone.text(row)), waveform, ended)
-        for row, waveform, ended in zip(tokens, batch.waveforms, finished, strict=True)
+        for row, waveform, ended in zip(tokens, batch.waveforms or (), finished, strict=True)
     ]
     verdicts: list[tuple[RepetitionLoop | None, Attention | None]] = [(None, None)] * len(tokens)
     rows = [i for i, e in enumerate(evidence) if tokens[i] and is_suspicious(e)]
