@@ -10,7 +10,7 @@ A marker is a comment with the file and what to show of it:
     <!-- end -->
 
 Options are fields and their values (several with commas, in their order); `columns`, `show` and
-`differences=true` are those of `hyperasr.util.tables.table`. `measures=auroc,brier` makes a table
+`differences=true` are those of `eval.lib.tables.table`. `measures=auroc,brier` makes a table
 of the confidence of words instead: a line for each system and kind of confidence. `points=true`
 makes that of a sweep: a line for each point.
 """

@@ -27,11 +27,11 @@ from typing import Any
 
 from eval.lib import results
 from eval.lib.scores import RECORDED, SIMULATED
+from eval.lib.tables import Table, table
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.metrics.error_rates import METRICS
 from hyperasr.util.files import atomic_write_text
-from hyperasr.util.tables import Table, table
 from train.loop.program import read_config, run_program
 
 FIRST = ("unadapted", "zero_shot", "leave_one_cohort_out", "comparison")

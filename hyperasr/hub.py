@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,8 +27,9 @@ from hyperasr.export.card import CARD_FILE, model_card
 from hyperasr.model import AdaptedWhisper
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.pipeline import transcribe_one
+from hyperasr.transcription.pipeline import transcribe
 from hyperasr.types import Transcript
+from hyperasr.util.closest import closest
 from hyperasr.util.config import from_dict, to_dict
 from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
@@ -83,13 +84,13 @@ def model_folder(name: str | os.PathLike[str], *, offline: bool = False) -> tupl
                 f"no model folder at {text}; give {known}, a folder, a hub name (OWNER/NAME), or a "
                 f"Whisper's short name such as {next(iter(HUB_NAMES))!r}"
             )
-    found = find_weights(name, offline=offline)
-    if isinstance(found.where, Path):
-        return found.where, "whisper" if found.parts else kind_of_folder(found.where)
-    folder = fetched(found.where, ["config.json"], offline)
+    weights = find_weights(name, offline=offline)
+    if isinstance(weights.where, Path):
+        return weights.where, "whisper" if weights.parts else kind_of_folder(weights.where)
+    folder = fetched(weights.where, ["config.json"], offline)
     kind = kind_of_folder(folder)
     if kind == "adapter":
-        folder = fetched(found.where, list(MODEL_FILES), offline)
+        folder = fetched(weights.where, list(MODEL_FILES), offline)
     return folder, kind
 
 
@@ -113,14 +114,28 @@ class HyperASR(AdaptedWhisper):
                 torch or lists.
             sample_rate: of samples, in hertz; None for a path.
             options: fields of `hyperasr.transcription.options.TranscribeOptions`, such as
-            `beam_size`.
+                `beam_size`.
         Returns:
             Text, segments with times and words with probabilities; empty where nobody speaks.
         Raises:
             AudioError: the recording cannot be read, or samples come without a sample rate.
             ConfigError: an unknown option, or a value out of range.
         """
-        return transcribe_one(self, source, sample_rate, **options)
+        names = [f.name for f in fields(TranscribeOptions) if f.name != "compare"]
+        for name in options:
+            if name not in names:
+                close = closest(name, names)
+                raise ConfigError(f"transcribe has no option {name!r}; did you mean {close!r}?")
+        one = source if sample_rate is None else (source, sample_rate)
+        results = list(transcribe(self, [one], TranscribeOptions(**options)))
+        if len(results) != 1:
+            raise ConfigError(
+                f"{source} holds {len(results)} recordings; use "
+                "hyperasr.transcription.pipeline.transcribe"
+            )
+        if results[0].transcript is None:
+            raise results[0].error or HyperASRError(f"{source} has no transcript")
+        return results[0].transcript
 
     def save_pretrained(
         self,
@@ -176,14 +191,12 @@ class HyperASR(AdaptedWhisper):
             return cls.unadapted(backbone or Backbone.from_pretrained(folder, offline=offline))
         head = read_head(path)
         if backbone is None:
-            name = head["backbone"]
-            local = path / name
-            backbone = Backbone.from_pretrained(
-                local if local.is_dir() else name,
-                offline=offline,
-                audio_context=head["audio_context"],
-                margin_s=head["margin_s"],
-            )
+            backbone = _backbone_of(path, head, offline=offline)
+        return cls._of_folder(path, head, backbone)
+
+    @classmethod
+    def _of_folder(cls, path: Path, head: dict[str, Any], backbone: Backbone) -> Self:
+        """Put the adapters of a folder, whose config.json is `head`, onto their backbone."""
         backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {path}")
         where = str(path / "config.json")
         speaker_config = from_dict(SpeakerConfig, head["speaker"], where)
@@ -193,40 +206,7 @@ class HyperASR(AdaptedWhisper):
             source_config = replace(source_config, settings=settings)
         model = cls(backbone, speaker_config, source_config, fit_prior=False)
         load_strictly(model, path / "model.safetensors")
-        return model.eval()
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        backbone: str,
-        training: dict[str, Any] | None = None,
-        private: bool = True,
-        license: str | None = None,
-        token: str | None = None,
-        endpoint: str | None = None,
-    ) -> str:
-        """Upload the model with a card made of its own metadata, and return the address.
-
-        For a folder that is saved already, use `hyperasr.hub.push_to_hub`.
-
-        Args:
-            repo_id: ``OWNER/NAME``; made where it is not there.
-            backbone, training: as in `save_pretrained`; others must find the backbone by its name.
-            private: seen by its owner alone.
-            license: for the card.
-            token: of the hub; None is the one of ``hf auth login``.
-            endpoint: of another hub than huggingface.co.
-        Raises:
-            ConfigError: the backbone is a path of this machine, or the network is switched off.
-            HyperASRError: the hub refused.
-        """
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "model"
-            self.save_pretrained(folder, backbone=backbone, training=training)
-            return push_to_hub(
-                folder, repo_id, private=private, license=license, token=token, endpoint=endpoint
-            )
+        return model.to(backbone.device).eval()
 
 
 @dataclass(frozen=True)
@@ -312,12 +292,23 @@ def open_model(
             f"{name} was trained for audio context {head['audio_context']!r}, not "
             f"{audio_context!r}; leave --audio-context out"
         )
+    model = HyperASR._of_folder(folder, head, _backbone_of(folder, head, **how))
+    return Opened(model, True, folder, _backbone_name(folder, head))
+
+
+def _backbone_name(folder: Path, head: dict[str, Any]) -> str:
     local = folder / head["backbone"]
-    backbone_name = str(local if local.is_dir() else head["backbone"])
-    how |= {"audio_context": head["audio_context"], "margin_s": head["margin_s"]}
-    backbone = Backbone.from_pretrained(backbone_name, **how)
-    model = HyperASR.from_pretrained(folder, backbone=backbone, offline=offline)
-    return Opened(model.to(backbone.device), True, folder, backbone_name)
+    return str(local if local.is_dir() else head["backbone"])
+
+
+def _backbone_of(folder: Path, head: dict[str, Any], **how: Any) -> Backbone:
+    """Load the Whisper that a model folder was made for."""
+    return Backbone.from_pretrained(
+        _backbone_name(folder, head),
+        audio_context=head["audio_context"],
+        margin_s=head["margin_s"],
+        **how,
+    )
 
 
 def push_to_hub(

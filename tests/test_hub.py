@@ -134,32 +134,6 @@ def test_an_upload(folder: Path, server: tuple[str, type[_Hub]]) -> None:
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before, "nothing in it changed"
 
 
-def test_a_model_uploads_itself(
-    random_model_folder: Path, server: tuple[str, type[_Hub]], tmp_path: Path
-) -> None:
-    endpoint, handler = server
-    model = HyperASR.from_pretrained(random_model_folder, offline=True)
-    options: dict[str, Any] = {"token": "hf_x", "endpoint": endpoint}
-    with pytest.raises(ConfigError, match="names its backbone by a path of this machine"):
-        model.push_to_hub("me/model", backbone="../backbone", **options)
-    assert handler.seen == []
-    notes = {"rows": 3}
-    address = model.push_to_hub(
-        "me/model", backbone="openai/whisper-small", training=notes, license="mit", **options
-    )
-    assert address.endswith("/commit/ccc")
-    commit = next(d for path, d in handler.seen if "/commit/" in path)
-    lines = [json.loads(line) for line in commit.splitlines()]
-    files = {
-        line["value"]["path"]: base64.b64decode(line["value"]["content"])
-        for line in lines
-        if line["key"] == "file"
-    }
-    model.save_pretrained(tmp_path / "own", backbone="openai/whisper-small", training=notes)
-    assert files.pop("README.md").decode() == model_card(tmp_path / "own", license="mit")
-    assert files == {p.name: p.read_bytes() for p in (tmp_path / "own").iterdir()}
-
-
 def test_uploads_that_fail(
     folder: Path, server: tuple[str, type[_Hub]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

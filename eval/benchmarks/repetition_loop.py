@@ -140,7 +140,7 @@ def examine(
     }
     verdicts: dict[str, list[Verdict]] = {}
     for name, (tokens, finished) in conditions.items():
-        found = find_loops(model, batch, waveforms, tokens, finished)
+        found = find_loops(model, batch, tokens, finished)
         verdicts[name] = []
         for index, (runaway, _) in enumerate(found):
             kept = None

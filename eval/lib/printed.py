@@ -36,7 +36,7 @@ def print_rows(
     differences: bool = False,
     **where: Any,
 ) -> None:
-    """Print a table where there is a row for it; arguments as for `hyperasr.util.tables.table`.
+    """Print a table where there is a row for it; arguments as for `eval.lib.tables.table`.
 
     Rows of one corpus and those of a subset are left out unless `where` asks for them.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.lib.provenance import command, head, plain
+from eval.lib.tables import markdown_table, print_table
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.error_rates import (
     METRICS,
@@ -19,7 +20,6 @@ from hyperasr.metrics.error_rates import (
 from hyperasr.metrics.protocols import Protocol
 from hyperasr.metrics.statistics import Interval, holm
 from hyperasr.util.files import atomic_write_text
-from hyperasr.util.tables import markdown_table, print_table
 
 __all__ = [
     "BENCHMARKS",

@@ -12,9 +12,9 @@ from typing import Any
 
 from eval.lib.forgetting import DEGRADATION, GAIN, TARGET_LOSS
 from eval.lib.scores import ATYPICAL
+from eval.lib.tables import Table
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.util.tables import Table
 
 __all__ = ["ALONG", "LINES", "REACHED", "axes_of", "points_table", "target_of"]
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from eval.lib.scores import ATYPICAL, RECORDED, SIMULATED, in_order
 from eval.lib.store import Store
 from eval.lib.systems import BACKBONE, UNADAPTED
-from hyperasr.audio.reading import SAMPLE_RATE
+from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, render_view

@@ -11,16 +11,18 @@ from torch.nn import functional as F  # noqa: N812
 from hyperasr.audio.mel import SAMPLE_RATE
 
 __all__ = [
+    "LEVEL_SAMPLES",
     "SILENCE_DBFS",
     "active_level_dbfs",
     "content_hash",
+    "frame_levels_dbfs",
     "is_silent",
     "normalise_loudness",
 ]
 
 SILENCE_DBFS = -60.0  # 10 dB over faint hiss (-70), 10 dB under very quiet speech (-50)
 
-_LEVEL_SAMPLES = SAMPLE_RATE // 50  # 20 ms, the length of a level measurement
+LEVEL_SAMPLES = SAMPLE_RATE // 50  # 20 ms, the length of a level measurement
 _TINY_POWER = 1e-20  # -200 dBFS, in place of the logarithm of 0
 _SUSTAINED_FRAMES = 15  # 0.3 s in all: louder is a door or a cough, not the voice
 _OUTLIER_DB = 10.0  # over the sustained level
@@ -29,7 +31,7 @@ _NOISE_FRAMES = 15  # 0.3 s; in less, a vowel may be as steady
 _NOISE_SWING_DB = 3.0  # white noise swings by 1, running speech by 10 and more
 _NOISE_PITCH = 0.35  # normalised autocorrelation; white noise reaches 0.25, a steady vowel 0.9
 _PITCH_HZ = (70, 400)
-_PITCH_SAMPLES = 2 * _LEVEL_SAMPLES  # 40 ms: three periods of a low voice
+_PITCH_SAMPLES = 2 * LEVEL_SAMPLES  # 40 ms: three periods of a low voice
 _MAX_PITCH_FRAMES = 512
 _PEAK = 0.99
 _LIMITER_SAMPLES = SAMPLE_RATE // 200  # 5 ms
@@ -94,6 +96,19 @@ def normalise_loudness(
     return _limit(raised)
 
 
+def frame_levels_dbfs(waveform: np.ndarray) -> np.ndarray:
+    """Return the level of each 20 ms around its mean (n_frames,); a begun frame counts.
+
+    Args:
+        waveform: (n_samples,) float32, 16 kHz.
+    """
+    n_frames = -(-len(waveform) // LEVEL_SAMPLES)
+    padded = np.zeros(n_frames * LEVEL_SAMPLES)
+    padded[: len(waveform)] = waveform
+    power = padded.reshape(n_frames, LEVEL_SAMPLES).var(axis=1)
+    return 10 * np.log10(np.maximum(power, _TINY_POWER))
+
+
 def content_hash(waveform: np.ndarray) -> str:
     """Return the SHA-256, 64 hex digits, of the samples as little-endian float32."""
     return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
@@ -104,8 +119,8 @@ def _levels_dbfs(waveform: np.ndarray) -> np.ndarray:
     samples = waveform.astype(np.float64)
     if len(samples) == 0:
         return samples
-    starts = np.arange(0, len(samples), _LEVEL_SAMPLES)
-    if len(starts) > 1 and len(samples) % _LEVEL_SAMPLES:
+    starts = np.arange(0, len(samples), LEVEL_SAMPLES)
+    if len(starts) > 1 and len(samples) % LEVEL_SAMPLES:
         starts = starts[:-1]  # the rest joins the last whole frame
     sizes = np.diff(np.append(starts, len(samples)))
     offset = np.add.reduceat(samples, starts) / sizes
@@ -123,7 +138,7 @@ def _is_steady_noise(waveform: np.ndarray, levels: np.ndarray) -> bool:
 
 def _periodicity(waveform: np.ndarray) -> np.ndarray:
     """Return how well some pitch explains each frame: 1 for a steady vowel, 0.2 for noise."""
-    frames = torch.from_numpy(waveform.astype(np.float32)).unfold(0, _PITCH_SAMPLES, _LEVEL_SAMPLES)
+    frames = torch.from_numpy(waveform.astype(np.float32)).unfold(0, _PITCH_SAMPLES, LEVEL_SAMPLES)
     frames = frames[:: -(-len(frames) // _MAX_PITCH_FRAMES)]
     window = torch.hann_window(_PITCH_SAMPLES)
     # Divided by that of the window, as in Boersma (1993, IFA Proceedings 17, 97-110).

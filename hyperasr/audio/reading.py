@@ -14,53 +14,10 @@ import soundfile
 import soxr
 
 from hyperasr.audio.container import Warn, breaks_off, check_rate, open_recording
-from hyperasr.audio.loudness import (
-    SILENCE_DBFS,
-    active_level_dbfs,
-    content_hash,
-    is_silent,
-    normalise_loudness,
-)
-from hyperasr.audio.mel import (
-    CHUNK_S,
-    FRAMES_PER_SECOND,
-    FRAMES_PER_STATE,
-    HOP_LENGTH,
-    MIN_SAMPLES,
-    N_FFT,
-    N_SAMPLES,
-    SAMPLE_RATE,
-    STATES_PER_SECOND,
-    count_frames,
-    log_mel,
-    log_mel_batch,
-)
+from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
 from hyperasr.errors import AudioError
 
-__all__ = [
-    "CHUNK_S",
-    "FRAMES_PER_SECOND",
-    "FRAMES_PER_STATE",
-    "HOP_LENGTH",
-    "MIN_SAMPLES",
-    "N_FFT",
-    "N_SAMPLES",
-    "SAMPLE_RATE",
-    "SILENCE_DBFS",
-    "STATES_PER_SECOND",
-    "active_level_dbfs",
-    "content_hash",
-    "count_frames",
-    "duration_s",
-    "find_audio",
-    "from_array",
-    "is_silent",
-    "load",
-    "log_mel",
-    "log_mel_batch",
-    "normalise_loudness",
-    "stream",
-]
+__all__ = ["duration_s", "find_audio", "from_array", "load", "stream"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +27,7 @@ _SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .sph .nist .aif .aiff .aifc .au .snd .caf .w64 .rf64 "
     ".m4a .aac .wma .amr .ac3".split()
 )
+_NARROW_HZ = 8_000  # under the rate of a telephone
 _BLOCK_SAMPLES = 1 << 18  # over all channels, read at once: 1 MiB
 _UNKNOWN_LENGTH = 2**62  # frames in the header of a stream whose writer could not know
 _RESCUE_FRAMES = 64  # read at once where a file is damaged
@@ -137,6 +95,11 @@ def stream(
     n_waiting, n_total = 0, 0
     warn = warn or logger.warning
     with open_recording(path, warn) as file:
+        if file.samplerate < _NARROW_HZ:
+            warn(
+                f"recorded at {file.samplerate:,} Hz: speech sounds above "
+                f"{file.samplerate // 2:,} Hz are missing, expect more errors"
+            )
         blocks = _mono_blocks(file, path, start_s, end_s, channel, warn)
         for block in _resampled(blocks, file.samplerate):
             waiting.append(block)

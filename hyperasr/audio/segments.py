@@ -14,18 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyperasr.audio.loudness import SILENCE_DBFS
+from hyperasr.audio.loudness import LEVEL_SAMPLES, SILENCE_DBFS, frame_levels_dbfs
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import ConfigError
 
 __all__ = ["PAUSES", "Pauses", "cut_at_pauses"]
 
-_FRAME = SAMPLE_RATE // 50  # 20 ms
 _SMOOTHING = 10  # frames (0.2 s)
 _TAIL = 50  # frames (1 s) that are not left over as a segment of their own
 _NO_PAUSES_DB = 6.0  # loud and faint frames that differ by less show no pauses
 _PAUSE_SHARE = 0.3  # of the way from the faint to the loud level, in decibels
-_TINY_POWER = 1e-20  # -200 dBFS, in place of the logarithm of 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Pauses:
     def frames(self) -> tuple[int, int, int]:
         """Return the three in frames of 20 ms."""
         values = (self.long_silence_s, self.shortest_pause_s, self.margin_s)
-        long_silence, shortest, margin = (round(v * SAMPLE_RATE / _FRAME) for v in values)
+        long_silence, shortest, margin = (round(v * SAMPLE_RATE / LEVEL_SAMPLES) for v in values)
         return long_silence, shortest, margin
 
 
@@ -74,12 +72,12 @@ def cut_at_pauses(
     """
     if not max_segment_s >= 1:
         raise ConfigError(f"max_segment_s is {max_segment_s}; it must be at least 1 second")
-    longest = int(max_segment_s * SAMPLE_RATE) // _FRAME  # frames
+    longest = int(max_segment_s * SAMPLE_RATE) // LEVEL_SAMPLES  # frames
     pauses = pauses or Pauses()
     source = iter(pieces)
     buffer, start, whole, ended = np.zeros(0, dtype=np.float32), 0, True, False
     while True:
-        while not ended and len(buffer) <= (longest + _TAIL) * _FRAME:
+        while not ended and len(buffer) <= (longest + _TAIL) * LEVEL_SAMPLES:
             piece = next(source, None)
             ended = piece is None
             if piece is not None:
@@ -103,22 +101,22 @@ def _next_segment(buffer: np.ndarray, longest: int, pauses: Pauses) -> tuple[int
     One of the two is 0.
     """
     long_silence, shortest_pause, margin = pauses.frames()
-    levels = _levels_dbfs(buffer[: (longest + _TAIL) * _FRAME])
+    levels = frame_levels_dbfs(buffer[: (longest + _TAIL) * LEVEL_SAMPLES])
     heard = np.flatnonzero(levels >= SILENCE_DBFS)
     if not len(heard):
-        keep = min(margin, len(levels) - 1) * _FRAME  # speech may begin right after it
-        everything = len(buffer) <= longest * _FRAME
-        return (len(buffer), 0) if everything else (len(levels) * _FRAME - keep, 0)
+        keep = min(margin, len(levels) - 1) * LEVEL_SAMPLES  # speech may begin right after it
+        everything = len(buffer) <= longest * LEVEL_SAMPLES
+        return (len(buffer), 0) if everything else (len(levels) * LEVEL_SAMPLES - keep, 0)
     if heard[0] > margin:
-        return int(heard[0] - margin) * _FRAME, 0
+        return int(heard[0] - margin) * LEVEL_SAMPLES, 0
     gaps = np.diff(np.append(heard, len(levels)))
     at = np.flatnonzero(gaps > long_silence)
     if len(at) and heard[at[0]] + 1 + margin <= longest:
-        return 0, (int(heard[at[0]]) + 1 + margin) * _FRAME
-    if len(buffer) <= longest * _FRAME:
+        return 0, (int(heard[at[0]]) + 1 + margin) * LEVEL_SAMPLES
+    if len(buffer) <= longest * LEVEL_SAMPLES:
         return 0, len(buffer)
-    latest = min(longest, max(longest // 2 + 1, len(buffer) // _FRAME - _TAIL))
-    return 0, _best_pause(levels, longest // 2, latest, shortest_pause) * _FRAME
+    latest = min(longest, max(longest // 2 + 1, len(buffer) // LEVEL_SAMPLES - _TAIL))
+    return 0, _best_pause(levels, longest // 2, latest, shortest_pause) * LEVEL_SAMPLES
 
 
 def _best_pause(levels: np.ndarray, first: int, last: int, shortest: int) -> int:
@@ -136,12 +134,3 @@ def _best_pause(levels: np.ndarray, first: int, last: int, shortest: int) -> int
             return min(first + int(begin + end) // 2, last)
     smooth = np.convolve(levels, np.full(_SMOOTHING, 1 / _SMOOTHING), mode="same")
     return first + int(smooth[first : last + 1].argmin())
-
-
-def _levels_dbfs(waveform: np.ndarray) -> np.ndarray:
-    """Return the level of each 20 ms around its mean (n_frames,); a begun frame counts."""
-    n_frames = -(-len(waveform) // _FRAME)
-    padded = np.zeros(n_frames * _FRAME, dtype=np.float64)
-    padded[: len(waveform)] = waveform
-    power = padded.reshape(n_frames, _FRAME).var(axis=1)
-    return 10 * np.log10(np.maximum(power, _TINY_POWER))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from rich.table import Table
@@ -18,7 +18,6 @@ from hyperasr.cli.terminal import (
     marked_segment,
     output,
 )
-from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR, Opened, open_model
 from hyperasr.transcription.formats import TIMED_FORMATS, file_names, render, to_dict
@@ -27,7 +26,7 @@ from hyperasr.transcription.pipeline import Result, iter_transcribe
 from hyperasr.transcription.pipeline import transcribe as results_of
 from hyperasr.transcription.recordings import Recording, find_recordings
 from hyperasr.transcription.wer_summary import WERSummary, counts_of, percent
-from hyperasr.types import UNCERTAIN, Segment
+from hyperasr.types import UNCERTAIN
 from hyperasr.util.files import atomic_write_text
 from hyperasr.whisper.weights import ASSETS
 
@@ -61,17 +60,19 @@ def transcribe(args: Any) -> int:
     tally, errors = WERSummary(options), []
     with Reporter() as reporter:
         reporter.say("warning", opened.warnings)
-        printer = _Printer(options, args.format, len(recordings), reporter)
-        streams = len(recordings) == 1 and args.out is None and printer.streams
+        several = len(recordings) > 1
+        streams = args.format == "txt" and not options.compare and options.mode != "both"
+        streams = streams and not several and args.out is None
+        results: Iterable[Result]
         if streams:
-            results = _streamed(model, recordings[0], options, printer)
+            results = [_streamed(model, recordings[0], options, reporter)]
         else:
             results = results_of(model, recordings, options, progress=reporter.progress)
         for name, result in zip(names, results, strict=True):
             if result.transcript is None:
                 assert result.error is not None
                 errors.append(result.error)
-                if len(recordings) > 1:
+                if several:
                     reporter.say("error", [_blame(result)])
                 continue
             reporter.say("warning", [f"{result.id}: {w}" for w in result.transcript.warnings])
@@ -81,11 +82,11 @@ def transcribe(args: Any) -> int:
                 atomic_write_text(args.out / name, _file(result, args.format, line, options))
             elif not streams:
                 with reporter.paused():
-                    printer.result(result, line)
+                    _print_result(result, args.format, line, options.mode, several)
     if tally.n_scored:
         print(tally.total(), file=sys.stderr if args.format != "txt" else sys.stdout)
     if len(errors) == len(recordings):
-        if len(recordings) == 1:
+        if not several:
             raise errors[0]
         raise ConfigError(f"none of {len(recordings)} recordings could be transcribed")
     return 1 if errors else 0
@@ -115,7 +116,7 @@ def demo(args: Any) -> int:
             tally.add(result)
             table.add_row(*_demo_row(result))
     console = output()
-    table.add_row("all", "", "", *("" for _ in systems), *(percent(c) for c in tally.sums()))
+    table.add_row("all", "", "", *("" for _ in systems), *(percent(c) for c in tally.sums))
     console.print(table, soft_wrap=False)
     console.print(tally.total())
     console.print(
@@ -191,75 +192,49 @@ def _file(result: Result, form: str, line: str | None, options: TranscribeOption
 
 
 def _streamed(
-    model: HyperASR,
-    recording: Recording,
-    options: TranscribeOptions,
-    printer: _Printer,
-) -> Iterator[Result]:
-    """Show each segment of a recording as soon as it is decoded, then yield the result."""
-    shown = 0
+    model: HyperASR, recording: Recording, options: TranscribeOptions, reporter: Reporter
+) -> Result:
+    """Show each segment of a recording as soon as it is decoded, and return the result."""
+    shown = False
     try:
-        events = iter_transcribe(model, recording, options, progress=printer.reporter.progress)
-        for event in events:
+        for event in iter_transcribe(model, recording, options, progress=reporter.progress):
             if isinstance(event, Result):
-                if shown or event.transcript is not None:
-                    printer.end_of_line()
-                shown = 0
-                yield event
-            else:
-                shown += printer.segment(event, first=not shown)
-    except BaseException:
+                result = event
+            elif text := marked_segment(event, options.mode):
+                with reporter.paused():
+                    _print(Text.assemble(" ", text) if shown else text, end="")
+                    sys.stdout.flush()
+                shown = True
+        shown = shown or result.transcript is not None  # silence is an empty line
+    finally:
         if shown:
-            printer.end_of_line()
-        raise
+            with reporter.paused():
+                print(flush=True)
+    return result
 
 
-class _Printer:
-    """Put results on standard output, uncertain words marked where it is a terminal."""
+def _print_result(result: Result, form: str, line: str | None, mode: str, several: bool) -> None:
+    """Put a result on standard output; `line` are its error rates, `several` adds its name."""
+    if form == "json":  # one object a line, so that many can be told apart
+        print(json.dumps(to_dict(result), ensure_ascii=False))
+    elif form != "txt":
+        print(render(result, form, mode), end="")
+    else:
+        for shown in _lines_of(result, line, mode, several):
+            _print(shown)
+    sys.stdout.flush()
 
-    def __init__(
-        self, options: TranscribeOptions, form: str, n_recordings: int, reporter: Reporter
-    ) -> None:
-        self.options, self.form, self.n_recordings = options, form, n_recordings
-        self.reporter = reporter
-        self.streams = form == "txt" and not options.compare and options.mode != "both"
 
-    def segment(self, segment: Segment, first: bool) -> bool:
-        """Show a segment on the line of those before it, and say whether it had any text."""
-        text = marked_segment(segment, self.options.mode)
-        if text:
-            with self.reporter.paused():
-                self._print(text if first else Text.assemble(" ", text), end="")
-                sys.stdout.flush()
-        return bool(text)
-
-    def end_of_line(self) -> None:
-        """End the line of the segments."""
-        with self.reporter.paused():
-            print(flush=True)
-
-    def result(self, result: Result, line: str | None) -> None:
-        """Show a result; `line` are its error rates."""
-        assert result.transcript is not None
-        if self.form == "json":  # one object a line, so that many can be told apart
-            print(json.dumps(to_dict(result), ensure_ascii=False), flush=True)
-        elif self.form != "txt":
-            text = render(result, self.form, self.options.mode)
-            print(text, end="", flush=True)
-        else:
-            for shown in _lines_of(result, line, self.options.mode, self.n_recordings > 1):
-                self._print(shown)
-            sys.stdout.flush()
-
-    def _print(self, text: Text, end: str = "\n") -> None:
-        if sys.stdout.isatty():
-            output().print(text, end=end)
-        else:
-            print(text.plain, end=end)
+def _print(text: Text, end: str = "\n") -> None:
+    """Print text, with its uncertain words marked where standard output is a terminal."""
+    if sys.stdout.isatty():
+        output().print(text, end=end)
+    else:
+        print(text.plain, end=end)
 
 
 def _lines_of(result: Result, line: str | None, mode: str, several: bool) -> list[Text]:
-    """Return the lines that show a result; `line` are its error rates, `several` adds its name."""
+    """Return the lines that show a result as text."""
     transcript = result.transcript
     assert transcript is not None
     if result.base is None and mode != "both":
@@ -292,7 +267,7 @@ def _demo_row(result: Result) -> list[Text]:
     assert result.transcript is not None
     r = result.recording
     cohort = r.cohort if r.severity is None else f"{r.cohort} {r.severity:.2f}"
-    if r.cohort != TYPICAL:
+    if r.cohort != "typical":
         cohort += f", {r.domain}"
     transcripts = [t for t in (result.base, result.transcript) if t is not None]
     counts = counts_of(result)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
+from hyperasr.cli.terminal import output
 from hyperasr.cohorts import corpora as readers
 from hyperasr.cohorts.exchange import to_dataset, to_kaldi, to_lhotse
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
-from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_folder
 
 __all__ = ["convert", "corpora", "prepare"]
@@ -24,39 +22,33 @@ __all__ = ["convert", "corpora", "prepare"]
 def corpora(args: Any) -> int:
     """Print every corpus that can be read, or all that is known of one."""
     if args.name is not None:
-        print("\n".join(_details(args.name)))
+        d = readers.corpus(args.name).ABOUT
+        rows = {
+            "name": d.name,
+            "corpus": d.title,
+            "cohorts": ", ".join(d.cohorts),
+            "languages": ", ".join(d.languages),
+            "speakers": "unknown" if d.n_speakers is None else d.n_speakers,
+            "transcripts": "yes" if d.has_text else "no",
+            "licence": d.licence,
+            "how to get it": d.how_to_get,
+            "citation": d.citation,
+            "status": d.status,
+            "options": ", ".join(readers.options(args.name)) or "none",
+        }
+        print("\n".join(f"{key}: {value}" for key, value in rows.items()))
         return 0
     table = Table(title="corpora that hyperasr prepare reads")
     for title in ("name", "corpus", "cohorts", "languages", "text", "licence"):
         table.add_column(title, overflow="fold")
-    for name, reader in readers.corpora().items():
-        d = reader.ABOUT
+    described = {name: reader.ABOUT for name, reader in readers.corpora().items()}
+    for name, d in described.items():
         text = "yes" if d.has_text else "no"
         table.add_row(name, d.title, ", ".join(d.cohorts), ", ".join(d.languages), text, d.licence)
-    # A file or a pipe has no width to fit.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-    statuses = {reader.ABOUT.status for reader in readers.corpora().values()}
-    print(f"Status: {'; '.join(sorted(statuses))}. More of one: hyperasr corpora NAME")
+    output().print(table, soft_wrap=False)
+    statuses = sorted({d.status for d in described.values()})
+    print(f"Status: {'; '.join(statuses)}. More of one: hyperasr corpora NAME")
     return 0
-
-
-def _details(name: str) -> list[str]:
-    d = readers.corpus(name).ABOUT
-    speakers = "unknown" if d.n_speakers is None else str(d.n_speakers)
-    rows = {
-        "name": d.name,
-        "corpus": d.title,
-        "cohorts": ", ".join(d.cohorts),
-        "languages": ", ".join(d.languages),
-        "speakers": speakers,
-        "transcripts": "yes" if d.has_text else "no",
-        "licence": d.licence,
-        "how to get it": d.how_to_get,
-        "citation": d.citation,
-        "status": d.status,
-        "options": ", ".join(readers.options(name)) or "none",
-    }
-    return [f"{key}: {value}" for key, value in rows.items()]
 
 
 def prepare(args: Any) -> int:
@@ -67,17 +59,12 @@ def prepare(args: Any) -> int:
         ManifestError: nothing usable below the folder; no manifest is written.
     """
     prepared = readers.prepare(args.corpus, args.root, **_options(args.set or []))
-    write_manifest(args.out, _absolute(prepared))
+    # Absolute, so that paths do not depend on where the manifest lies.
+    rows = (dataclasses.replace(row, path=str(Path(row.path).absolute())) for row in prepared)
+    write_manifest(args.out, rows)
     print("\n".join(prepared.report.lines()))
     print(args.out)
     return 0
-
-
-def _absolute(rows: Iterable[Utterance]) -> Iterable[Utterance]:
-    """Let paths not depend on where the manifest lies."""
-    from dataclasses import replace
-
-    return (replace(row, path=str(Path(row.path).absolute())) for row in rows)
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -91,19 +78,15 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-_FORMS: dict[str, Callable[[list[Utterance], Path], Any]] = {
-    "kaldi": to_kaldi,
-    "lhotse": to_lhotse,
-}
-
-
 def convert(args: Any) -> int:
     """Write a manifest as a `datasets` folder, as lhotse manifests or as a Kaldi folder."""
     rows = read_manifest(args.manifest)
     if args.to == "dataset":
         with atomic_folder(args.out) as temporary:
             to_dataset(rows).save_to_disk(str(temporary))
+    elif args.to == "lhotse":
+        to_lhotse(rows, args.out)
     else:
-        _FORMS[args.to](rows, args.out)
+        to_kaldi(rows, args.out)
     print(f"{args.out}: {len(rows)} utterances")
     return 0

@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from hyperasr.audio.loudness import is_silent, normalise_loudness
-from hyperasr.audio.mel import MIN_SAMPLES, SAMPLE_RATE
-from hyperasr.audio.segments import PAUSES, cut_at_pauses
+from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export.exporter import ExportConfig, Exported
 from hyperasr.export.exporter import export as write_export
 from hyperasr.hub import open_model
-from hyperasr.transcription.options import LONGEST_SEGMENT_S
+from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Reading, find_recordings
 
 __all__ = ["clips_of", "export"]
@@ -56,14 +54,12 @@ def clips_of(sources: list[str], audio_context: str) -> list[np.ndarray]:
         HyperASRError: nothing could be read, or nobody speaks in it.
     """
     clips: list[np.ndarray] = []
+    options = TranscribeOptions()
     recordings = find_recordings(sources)
     for recording in recordings:
         try:
-            pieces = Reading(recording).pieces()
-            longest_s = LONGEST_SEGMENT_S[audio_context]
-            for _, waveform in cut_at_pauses(pieces, longest_s, PAUSES["typical"]):
-                if len(waveform) >= MIN_SAMPLES and not is_silent(waveform):
-                    clips.append(normalise_loudness(waveform))
+            reading = Reading(recording, options.segment_s(audio_context), options)
+            clips += [waveform for _, waveform in reading.segments()]
         except HyperASRError as error:
             if len(recordings) == 1:
                 raise

@@ -19,7 +19,7 @@ from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export.config import ExportConfig
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.util.closest import closest
-from hyperasr.util.startup import import_all
+from hyperasr.util.startup import import_late
 
 __all__ = ["build_parser", "main"]
 
@@ -31,6 +31,7 @@ _MODEL_HELP = (
     "tiny.en (embedded), a folder (of adapters, or of a Whisper as Hugging Face or faster-whisper "
     "have it), or a hub name; a plain Whisper transcribes unadapted"
 )
+_OFFLINE_HELP = "never touch the network"
 _FAILED = 2
 _INTERRUPTED = 128 + signal.SIGINT
 _BROKEN_PIPE = 128 + 13  # SIGPIPE, which not every system names
@@ -62,7 +63,7 @@ def build_parser() -> Any:
     """Build the parser of `hyperasr` and its subcommands (a `jsonargparse.ArgumentParser`)."""
     parser = _parser(DESCRIPTION, prog="hyperasr", version=__version__)
     commands = parser.add_subcommands(required=False, dest="command", metavar="COMMAND")
-    for name, (build, help_text) in _COMMANDS.items():
+    for name, (build, _, help_text) in _COMMANDS.items():
         commands.add_subcommand(name, build(), help=help_text)
     return parser
 
@@ -90,7 +91,6 @@ def _transcribe() -> Any:
         metavar="FOLDER",
         help="write a file for each recording there, replacing older ones",
     )
-    parser.add_argument("--config", action="config", help="YAML file with values of these options")
     _add_dataclass(parser, TranscribeOptions)
     return parser
 
@@ -100,7 +100,7 @@ def _inspect() -> Any:
     parser.add_argument(
         "model", nargs="?", type=str, default="tiny.en", help="tiny.en, a folder or a hub name"
     )
-    _add_offline(parser)
+    parser.add_argument("--offline", action="store_true", help=_OFFLINE_HELP)
     return parser
 
 
@@ -193,10 +193,7 @@ def _export() -> Any:
         help="recordings of one speaker or cohort, folders, manifests (.jsonl)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write")
-    parser.add_argument("--model", type=str, default="tiny.en", help=_MODEL_HELP)
-    _add_offline(parser)
-    _add_device(parser)
-    parser.add_argument("--config", action="config", help="YAML file with values of these options")
+    _add_model(parser, frozen=False)
     _add_dataclass(parser, ExportConfig)
     return parser
 
@@ -210,37 +207,34 @@ def _demo() -> Any:
     return parser
 
 
+# Parser, module in `hyperasr.cli`, help.
 _COMMANDS = {
-    "transcribe": (_transcribe, "transcribe recordings, folders and manifests"),
-    "demo": (_demo, "transcribe the bundled clips, unadapted beside personalised"),
-    "export": (_export, "write a static adapter for another program"),
-    "simulate": (_simulate, "make simulated atypical speech of a recording or a manifest"),
-    "corpora": (_corpora, "list the corpora that can be read"),
-    "prepare": (_prepare, "write the manifest of a corpus"),
-    "convert": (_convert, "write a manifest for other programs"),
-    "inspect": (_inspect, "say what a model is"),
+    "transcribe": (_transcribe, "commands", "transcribe recordings, folders and manifests"),
+    "demo": (_demo, "commands", "transcribe the bundled clips, unadapted beside personalised"),
+    "export": (_export, "export", "write a static adapter for another program"),
+    "simulate": (
+        _simulate,
+        "simulate",
+        "make simulated atypical speech of a recording or manifest",
+    ),
+    "corpora": (_corpora, "corpora", "list the corpora that can be read"),
+    "prepare": (_prepare, "corpora", "write the manifest of a corpus"),
+    "convert": (_convert, "corpora", "write a manifest for other programs"),
+    "inspect": (_inspect, "commands", "say what a model is"),
 }
-# Where a command is, if not in `hyperasr.cli.commands`, which all that open a model import.
-_MODULES = {
-    "convert": "command_corpora",
-    "corpora": "command_corpora",
-    "export": "command_export",
-    "prepare": "command_corpora",
-    "simulate": "command_simulate",
-}
-_WHISPER = "transformers.models.whisper.modeling_whisper"  # with all that it imports
 
 
 def _run(argv: list[str]) -> int:
     from jsonargparse import ArgumentError
 
+    command = next((word for word in argv if word in _COMMANDS), "")
     parser = build_parser()
     try:
         args = parser.parse_args(argv)
     except SystemExit as stop:  # after --help and --version
         return int(stop.code or 0)
     except (ArgumentError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(_readable(str(error), argv)) from error
+        raise ConfigError(_readable(str(error), command)) from error
     if args.command is None:
         parser.print_help(sys.stderr)
         return _FAILED
@@ -250,9 +244,8 @@ def _run(argv: list[str]) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    names = [f"hyperasr.{_MODULES.get(args.command, 'commands')}"]
-    opens_model = "model" in values
-    module = import_all([_WHISPER, *names] if opens_model else names)
+    home = _COMMANDS[args.command][1]
+    module = import_late(f"hyperasr.cli.{home}", transcribes=home == "commands")
     status = int(getattr(module, args.command)(values))
     sys.stdout.flush()
     return status
@@ -270,10 +263,13 @@ def _parser(description: str, **options: Any) -> Any:
     )
 
 
-def _add_model(parser: Any) -> None:
+def _add_model(parser: Any, *, frozen: bool = True) -> None:
+    """Add what finds a model; `frozen` adds the options of its frozen Whisper."""
     parser.add_argument("--model", type=str, default="tiny.en", help=_MODEL_HELP)
-    _add_offline(parser)
-    _add_device(parser)
+    parser.add_argument("--offline", action="store_true", help=_OFFLINE_HELP)
+    parser.add_argument("--device", type=str, default="cpu", help="to run on: cpu, cuda, cuda:1")
+    if not frozen:
+        return
     parser.add_argument(
         "--dtype",
         type=Literal["float32", "bfloat16", "float16", "int8"],
@@ -289,19 +285,12 @@ def _add_model(parser: Any) -> None:
     )
 
 
-def _add_offline(parser: Any) -> None:
-    parser.add_argument("--offline", action="store_true", help="never touch the network")
-
-
-def _add_device(parser: Any) -> None:
-    parser.add_argument("--device", type=str, default="cpu", help="to run on: cpu, cuda, cuda:1")
-
-
 def _add_dataclass(parser: Any, kind: type[Any]) -> None:
-    """Add an option for each field, with the docstring under the field as its help."""
+    """Add an option for each field, with the docstring under it as its help, and ``--config``."""
     from docstring_parser import parse_from_object
     from jsonargparse import ActionYesNo
 
+    parser.add_argument("--config", action="config", help="YAML file with values of these options")
     helps = {param.arg_name: param.description for param in parse_from_object(kind).params}
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
@@ -313,19 +302,19 @@ def _add_dataclass(parser: Any, kind: type[Any]) -> None:
             parser.add_argument(flag, type=hints[field.name], **options)
 
 
-def _readable(message: str, argv: Sequence[str]) -> str:
+def _readable(message: str, command: str) -> str:
     """Say in one line what is wrong with the call, with the closest name that is right."""
     line = " ".join(message.split())
     found = re.search(r"invalid choice: '([^']*)'", line)
     if found and "COMMAND" in line.split(":")[0]:
         return f"no command {found[1]!r}{_closest(found[1], _COMMANDS)}"
-    command = next((word for word in argv if word in _COMMANDS), None)
-    options = _options(command)
+    parser = _COMMANDS[command][0]() if command else _parser("", version="")
+    options = [name for name in parser._option_string_actions if name.startswith("--")]
     found = re.search(r"unrecognized arguments: (\S+)", line)
     if found:
         name = found[1].split("=")[0]
         if not name.startswith("-"):
-            return f"{name!r} is one argument too many; see hyperasr {command or ''} --help"
+            return f"{name!r} is one argument too many; see hyperasr {command} --help"
         return f"unknown option {name}{_closest(name, options)}"
     found = re.search(r"does not accept option '([^']*)'", line)
     if found:
@@ -342,11 +331,6 @@ def _readable(message: str, argv: Sequence[str]) -> str:
         reason = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", reason)
         return f"--{found[1].split('.')[-1].replace('_', '-')}: {reason}"
     return line
-
-
-def _options(command: str | None) -> list[str]:
-    parser = _parser("", version="") if command is None else _COMMANDS[command][0]()
-    return [name for name in parser._option_string_actions if name.startswith("--")]
 
 
 def _closest(name: str, known: Any) -> str:

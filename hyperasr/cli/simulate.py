@@ -11,7 +11,8 @@ from typing import Any
 
 import soundfile
 
-from hyperasr.audio import reading as audio
+from hyperasr.audio.mel import SAMPLE_RATE
+from hyperasr.audio.reading import load
 from hyperasr.cli.terminal import Reporter
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS
@@ -45,20 +46,20 @@ def simulate(args: Any) -> int:
 
 def _recording(args: Any, cohort: str, severity: float) -> list[Path]:
     """Write a simulated recording, what is heard in it, what was meant, and its events."""
-    waveform = audio.load(args.source)
+    waveform = load(args.source)
     made = make_simulated(
         waveform, args.text, cohort, severity, seed=args.seed, speaker=args.person
     )
     stem = f"{Path(args.source).stem}-{cohort}-{severity:g}-{args.seed}"
     wav = io.BytesIO()
-    soundfile.write(wav, made.waveform, audio.SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(wav, made.waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     notes = {
         "simulated": True,
         "cohort": made.cohort,
         "severity": made.severity,
         "person": args.person,
         "seed": args.seed,
-        "duration_s": round(len(made.waveform) / audio.SAMPLE_RATE, 3),
+        "duration_s": round(len(made.waveform) / SAMPLE_RATE, 3),
         "text_clean": made.text,
         "text_verbatim": made.verbatim,
         "events": [dataclasses.asdict(event) for event in made.events],

@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 from scipy.signal import fftconvolve, lfilter
 
-from hyperasr.audio.reading import SAMPLE_RATE
+from hyperasr.audio.mel import SAMPLE_RATE
 
 __all__ = ["add_noise", "change_place", "change_speed", "colour_channel", "reverberate"]
 

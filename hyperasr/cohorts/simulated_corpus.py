@@ -19,7 +19,8 @@ from typing import Any
 
 import soundfile
 
-from hyperasr.audio.reading import SAMPLE_RATE, load
+from hyperasr.audio.mel import SAMPLE_RATE
+from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
 from hyperasr.cohorts.views import TYPICAL, View, plan_views

@@ -56,19 +56,18 @@ def model_card(folder: str | Path, *, license: str | None = None) -> str:
     source, speaker = head["source"], head["speaker"]
     backbone = str(head["backbone"])
     settings = {k: v for k, v in (source.get("settings") or {}).items() if k != "groups"}
+    margin = f" with {head['margin_s']:g} s of silence after it" if head["margin_s"] else ""
     facts = {
         "Backbone": f"`{backbone}`, fingerprint `{head['backbone_fingerprint']}`; not included",
-        "Audio context": _context(head),
+        "Audio context": f"{head['audio_context']}{margin}",
         "Adapter source": f"`{source['kind']}` on {_code(source['targets'])}",
         "Settings": _code([f"{k}={json.dumps(v)}" for k, v in settings.items()]) or "defaults",
         "Speaker encoder": f"`{speaker['kind']}`",
         "Made with": f"hyperasr {__version__}",
     }
-    title = f"HyperASR adapter for {backbone}"
-    training = head["training"]
     parts = [
         _front_matter(backbone, license),
-        f"# {title}",
+        f"# HyperASR adapter for {backbone}",
         "A frozen Whisper whose decoder is adapted to every utterance: "
         + (
             "a hypernetwork turns a speaker embedding into low-rank factors, without enrolment."
@@ -81,7 +80,7 @@ def model_card(folder: str | Path, *, license: str | None = None) -> str:
         'model = HyperASR.from_pretrained("THIS_FOLDER")\n'
         'print(model.transcribe("my.wav").text)\n```',
         "## Training\n\n" + SIMULATED,
-        _notes(training),
+        _notes(head["training"]),
         "## Privacy\n\nSpeaker embeddings and generated factors are biometric data. They are made "
         "in memory and stored nowhere unless the user asks.",
     ]
@@ -92,13 +91,15 @@ def export_card(
     model: AdaptedWhisper, config: ExportConfig, made: Exported, *, n_clips: int, base: str
 ) -> str:
     """Return the card of an exported static adapter: how it was made, how true it is."""
+    factors = made.adapter.factors
+    rank = int(next(iter(factors.targets.values())).A.shape[2])
     facts = {
         "Format": {"peft": "PEFT adapter", "merged": "merged Whisper"}.get(
             config.to, "CTranslate2"
         ),
         "Backbone": f"`{base}`, fingerprint `{model.backbone.fingerprint()}`",
         "Made from": f"{n_clips} unlabelled clips, method `{config.method}`",
-        "Rank": _rank(made),
+        "Rank": f"{rank} on {_code(list(factors))}",
         "Number format": config.dtype,
         "Parity": f"{made.parity}, on {made.n_clips} clips",
         "Same text as per-utterance adapters": f"{made.n_as_dynamic} of {made.n_clips} clips",
@@ -117,17 +118,6 @@ def export_card(
         "\n".join(f"* {note[0].upper()}{note[1:]}." for note in made.notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _context(head: Mapping[str, Any]) -> str:
-    margin = f" with {head['margin_s']:g} s of silence after it" if head["margin_s"] else ""
-    return f"{head['audio_context']}{margin}"
-
-
-def _rank(made: Exported) -> str:
-    factors = made.adapter.factors
-    rank = int(next(iter(factors.targets.values())).A.shape[2])
-    return f"{rank} on {_code(list(factors))}"
 
 
 def _front_matter(backbone: str, license: str | None) -> str:

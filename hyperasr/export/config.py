@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import typing
 from dataclasses import dataclass
 from typing import Literal
 
 from hyperasr.errors import ConfigError
+from hyperasr.util.config import check_literals
 
 __all__ = ["ExportConfig"]
 
@@ -31,11 +31,7 @@ class ExportConfig:
     """Largest logit difference allowed, beside the largest logit; null is one for each dtype."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(ExportConfig)
-        for name in ("to", "method", "dtype"):
-            value, choices = getattr(self, name), typing.get_args(hints[name])
-            if value not in choices:
-                raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        check_literals(self)
         if self.dtype == "int8" and self.to != "ctranslate2":
             raise ConfigError("int8 is written for ctranslate2 alone; choose another dtype")
         if self.dtype != "float32" and self.to == "peft":

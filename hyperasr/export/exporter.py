@@ -74,20 +74,20 @@ def export(
     checked = list(waveforms[:_CHECKED_CLIPS])
     reference = Reference.of(backbone, adapter.factors, checked, config.language)
     with atomic_folder(out) as folder:
-        found = _write(backbone, adapter.factors, folder, config, base, reference)
+        agreed = _write(backbone, adapter.factors, folder, config, base, reference)
         relative, agreement = _LIMITS[config.dtype]
-        found.require(config.max_difference or relative, agreement)
-        made = Exported(
+        agreed.require(config.max_difference or relative, agreement)
+        exported = Exported(
             adapter,
-            found,
+            agreed,
             len(checked),
             _as_dynamic(model, checked, reference, config),
             _as_padded(backbone, adapter.factors, checked, reference, config.language),
             tuple(_notes(backbone, config)),
         )
-        card = export_card(model, config, made, n_clips=len(waveforms), base=base)
+        card = export_card(model, config, exported, n_clips=len(waveforms), base=base)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    return made
+    return exported
 
 
 def _write(
@@ -138,15 +138,15 @@ def write_merged(backbone: Backbone, factors: LoRAFactors, folder: Path, dtype: 
 def _complete(generation: Any, backbone: Backbone) -> None:
     """Write down what other engines read off a generation config, where it says nothing."""
     vocabulary = backbone.vocabulary
-    known: dict[str, Any] = {
+    values: dict[str, Any] = {
         "is_multilingual": backbone.is_multilingual,
         "no_timestamps_token_id": vocabulary["<|notimestamps|>"],
         "prev_sot_token_id": vocabulary.get("<|startofprev|>"),
     }
     if backbone.is_multilingual:
-        known["lang_to_id"] = {f"<|{code}|>": i for code, i in backbone.language_ids.items()}
-        known["task_to_id"] = {t: vocabulary[f"<|{t}|>"] for t in ("translate", "transcribe")}
-    for name, value in known.items():
+        values["lang_to_id"] = {f"<|{code}|>": i for code, i in backbone.language_ids.items()}
+        values["task_to_id"] = {t: vocabulary[f"<|{t}|>"] for t in ("translate", "transcribe")}
+    for name, value in values.items():
         if getattr(generation, name, None) is None:
             setattr(generation, name, value)
 
@@ -176,13 +176,13 @@ def _convert(merged: Path, folder: Path, dtype: str) -> None:
 
 
 def _require(to: str) -> None:
-    for package in {"peft": ("peft",), "ctranslate2": ("ctranslate2",)}.get(to, ()):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise MissingExtra(
-                f"exporting to {to} needs the package {package}; pip install 'hyperasr[export]'"
-            ) from error
+    try:
+        if to != "merged":  # the others are named as the package that writes or reads them
+            importlib.import_module(to)
+    except ImportError as error:
+        raise MissingExtra(
+            f"exporting to {to} needs the package {to}; pip install 'hyperasr[export]'"
+        ) from error
 
 
 def _as_dynamic(
@@ -199,8 +199,8 @@ def _as_dynamic(
         batch = Batch(
             n_frames=n_frames, mel=mel, waveforms=(waveform,), cohorts=cohorts, speakers=cohorts
         )
-        found = decode(model, batch, reference.search, language=config.language)
-        same += found.tokens[0][: len(tokens)] == tokens
+        own = decode(model, batch, reference.search, language=config.language)
+        same += own.tokens[0][: len(tokens)] == tokens
     return same
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +48,14 @@ def write_peft(whisper: nn.Module, factors: LoRAFactors, folder: Path, base: str
     (rank,) = ranks
     tensors: dict[str, Tensor] = {}
     paths = []
-    for name, layer, path in _places(whisper, linears):
-        pair = factors[name]
-        for key, factor in (("lora_A", pair.A), ("lora_B", pair.B)):
-            tensor = factor[layer, 0].detach().to("cpu", torch.float32)
-            tensors[f"{_PREFIX}{path}.{key}.weight"] = tensor.contiguous().clone()
-        paths.append(re.escape(path))
+    path_of = {module: path for path, module in whisper.named_modules()}
+    for name, modules in linears.items():
+        for layer, module in enumerate(modules):
+            path = path_of[module]
+            for key, factor in (("lora_A", factors[name].A), ("lora_B", factors[name].B)):
+                tensor = factor[layer, 0].detach().to("cpu", torch.float32)
+                tensors[f"{_PREFIX}{path}.{key}.weight"] = tensor.contiguous().clone()
+            paths.append(re.escape(path))
     config: dict[str, Any] = {
         "peft_type": "LORA",
         # None: with SEQ_2_SEQ_LM PEFT passes on input_ids, which Whisper does not take.
@@ -73,13 +74,3 @@ def write_peft(whisper: nn.Module, factors: LoRAFactors, folder: Path, base: str
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _places(
-    whisper: nn.Module, linears: dict[str, list[nn.Linear]]
-) -> Iterator[tuple[str, int, str]]:
-    """Yield target, layer and dotted path of every adapted layer."""
-    path_of = {module: path for path, module in whisper.named_modules()}
-    for name, modules in linears.items():
-        for layer, module in enumerate(modules):
-            yield name, layer, path_of[module]

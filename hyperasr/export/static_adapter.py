@@ -14,15 +14,15 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.adapters.lora import squared_product_norm
 from hyperasr.errors import ConfigError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, LayerFactors, LoRAFactors
 
-__all__ = ["METHODS", "StaticAdapter", "average", "build_static_adapter"]
+__all__ = ["StaticAdapter", "average", "build_static_adapter"]
 
-METHODS = ("embedding", "average")
 _BATCH = 16
 
 
@@ -61,12 +61,10 @@ def build_static_adapter(
         rank: of the result, for ``average``; None is the source's.
         group: cohort or speaker, for a source with factors by name.
     Raises:
-        ConfigError: no clips, an unknown method, or a rank out of range.
+        ConfigError: no clips, or a rank out of range.
     """
     if not waveforms:
         raise ConfigError("a static adapter needs at least one clip with speech in it")
-    if method not in METHODS:
-        raise ConfigError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
     if method == "embedding" and rank not in (None, model.source.rank):
         raise ConfigError(
             f"with the method embedding the rank is that of the source, {model.source.rank}; "
@@ -108,7 +106,8 @@ def average(factors: LoRAFactors, rank: int) -> StaticAdapter:
                 )
             root = values[:rank].sqrt()
             small_a, small_b = right[:rank] * root[:, None], left[:, :rank] * root
-            pairs.append((_filled(small_a, 0, rank), _filled(small_b, 1, rank)))
+            missing = rank - len(root)  # where the mean update has a lower rank
+            pairs.append((F.pad(small_a, (0, 0, 0, missing)), F.pad(small_b, (0, missing))))
             squared = values.square()
             total += float(squared.sum())
             held += float(squared[:rank].sum())
@@ -131,16 +130,6 @@ def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q_in, r_in = torch.linalg.qr(a.reshape(-1, a.shape[2]).mT)
     left, values, right = torch.linalg.svd(r_out @ r_in.mT, full_matrices=False)
     return q_out @ left, values, right @ q_in.mT
-
-
-def _filled(factor: Tensor, dim: int, rank: int) -> Tensor:
-    """Fill up with zeros to the rank, where the mean update has a lower one."""
-    missing = rank - factor.shape[dim]
-    if not missing:
-        return factor
-    shape = list(factor.shape)
-    shape[dim] = missing
-    return torch.cat([factor, factor.new_zeros(shape)], dim)
 
 
 def _embeddings(model: AdaptedWhisper, waveforms: Sequence[np.ndarray]) -> Tensor:

@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +18,7 @@ from hyperasr.errors import ConfigError
 from hyperasr.transcription.annotations import chat, csv_table, textgrid
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
-from hyperasr.types import Edit, Segment, Transcript
+from hyperasr.types import Edit, Segment, Transcript, Unclear
 
 __all__ = [
     "FORMATS",
@@ -35,6 +36,7 @@ TIMED_FORMATS = ("json", "csv", "textgrid", "chat")
 SCHEMA_VERSION = 1
 """Of the JSON: raised when a field goes or changes its meaning; new fields do not raise it."""
 
+_ANNOTATIONS = {"csv": csv_table, "textgrid": textgrid, "chat": chat}
 _SUFFIXES = {"textgrid": "TextGrid", "chat": "cha"}
 
 _LONGEST_NAME = 180  # bytes; file systems take 255, and a temporary name is longer
@@ -59,16 +61,10 @@ def render(result: Result, form: str, mode: str = "verbatim") -> str:
         return _text(result, mode)
     if form == "json":
         return json.dumps(to_dict(result), ensure_ascii=False, indent=2) + "\n"
-    if form == "srt":
-        return _srt(transcript, mode)
-    if form == "vtt":
-        return _vtt(transcript, mode)
-    if form == "csv":
-        return csv_table(transcript)
-    if form == "textgrid":
-        return textgrid(transcript)
-    if form == "chat":
-        return chat(transcript)
+    if form in ("srt", "vtt"):
+        return (_srt if form == "srt" else _vtt)(transcript, mode)
+    if form in _ANNOTATIONS:
+        return _ANNOTATIONS[form](transcript)
     raise ConfigError(f"no format {form!r}; there are {', '.join(FORMATS)}")
 
 
@@ -199,32 +195,16 @@ def _segment(segment: Segment) -> dict[str, Any]:
     for word, doubt in zip(values["words"], segment.uncertainty, strict=False):
         word["uncertainty"] = round(doubt, 4)
     if segment.clean is not None:
-        values |= {"clean": segment.clean, "edits": [_edit(edit) for edit in segment.edits]}
+        values |= {"clean": segment.clean, "edits": [_plain(edit) for edit in segment.edits]}
     if segment.unclear:
-        values["unclear"] = [
-            {
-                "start_s": round(u.start_s, 3),
-                "end_s": round(u.end_s, 3),
-                "reason": u.reason,
-                "text": u.text,
-                "word": u.word,
-            }
-            for u in segment.unclear
-        ]
+        values["unclear"] = [_plain(u) for u in segment.unclear]
     return values
 
 
-def _edit(edit: Edit) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "first": edit.first,
-        "last": edit.last,
-        "kind": edit.kind,
-        "text": edit.text,
-        "replacement": edit.replacement,
-    }
-    if edit.start_s is not None and edit.end_s is not None:
-        values |= {"start_s": round(edit.start_s, 3), "end_s": round(edit.end_s, 3)}
-    return values
+def _plain(mark: Edit | Unclear) -> dict[str, Any]:
+    """Return the fields that are known, times in milliseconds' precision."""
+    values = {name: value for name, value in asdict(mark).items() if value is not None}
+    return {n: round(v, 3) if isinstance(v, float) else v for n, v in values.items()}
 
 
 def _srt(transcript: Transcript, mode: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import typing
 from dataclasses import dataclass
 from typing import Literal
 
 from hyperasr.errors import ConfigError
+from hyperasr.util.config import check_literals
 
 __all__ = ["AUTO", "LONGEST_SEGMENT_S", "TranscribeOptions"]
 
@@ -99,13 +99,7 @@ class TranscribeOptions:
             raise ConfigError("compare sets the adapted model beside the other; it needs adapt")
         if self.samples and not self.adapt:
             raise ConfigError("samples are drawn of adapted weights; they need adapt")
-        hints = typing.get_type_hints(TranscribeOptions)
-        for name in ("task", "mode", "pauses", "vad"):
-            choices = typing.get_args(hints[name])
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
-                )
+        check_literals(self)
         for name in ("temperatures", "suppress"):
             # A list would pass as well, but the options are to be hashable.
             object.__setattr__(self, name, tuple(getattr(self, name)))

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
-from hyperasr.audio.loudness import is_silent, normalise_loudness
-from hyperasr.audio.mel import MIN_SAMPLES, SAMPLE_RATE, STATES_PER_SECOND
-from hyperasr.audio.segments import PAUSES, cut_at_pauses
-from hyperasr.audio.vad import Silencer, silero
+from hyperasr.audio.mel import SAMPLE_RATE, STATES_PER_SECOND
+from hyperasr.audio.vad import silero
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.recogniser import Recognised, Recogniser, SpeechSegment
+from hyperasr.transcription.recogniser import Recogniser, SpeechSegment
 from hyperasr.transcription.recordings import Reading, Recording, Source, find_recordings
 from hyperasr.types import Batch, Segment, Transcript
-from hyperasr.util.closest import closest
 from hyperasr.util.memory import out_of_memory, too_large
 
-__all__ = ["Result", "TranscribeOptions", "iter_transcribe", "transcribe", "transcribe_one"]
+__all__ = ["Result", "iter_transcribe", "transcribe"]
 
 Progress = Callable[[int, int, float], None]
 """Recordings done, recordings in all, and seconds of audio heard so far."""
@@ -83,10 +79,8 @@ def transcribe(
     Raises:
         ConfigError: the model does not know the language, or cannot hear such long segments.
     """
-    options = options or TranscribeOptions()
-    run = _Run(model, options, _WINDOW_BATCHES * options.batch_size)
-    events = run.events(find_recordings(sources), progress or _no_progress)
-    return (event for event in events if isinstance(event, Result))
+    run = _Run(model, options or TranscribeOptions(), _WINDOW_BATCHES, progress)
+    return (event for event in run.events(find_recordings(sources)) if isinstance(event, Result))
 
 
 def iter_transcribe(
@@ -108,101 +102,64 @@ def iter_transcribe(
     Raises:
         ConfigError: as `transcribe`, and where the source holds several recordings.
     """
-    options = options or TranscribeOptions()
-    run = _Run(model, options, options.batch_size)
+    run = _Run(model, options or TranscribeOptions(), 1, progress)
     recordings = find_recordings(source)
     if len(recordings) != 1:
         raise ConfigError(f"{source} holds {len(recordings)} recordings; give one")
-    return run.events(recordings, progress or _no_progress)
-
-
-def transcribe_one(
-    model: AdaptedWhisper, source: Any, sample_rate: float | None = None, **options: Any
-) -> Transcript:
-    """Transcribe one recording; see `HyperASR.transcribe`."""
-    names = [f.name for f in dataclasses.fields(TranscribeOptions) if f.name != "compare"]
-    for name in options:
-        if name not in names:
-            close = closest(name, names)
-            raise ConfigError(f"transcribe has no option {name!r}; did you mean {close!r}?")
-    one = source if sample_rate is None else (source, sample_rate)
-    results = list(transcribe(model, [one], TranscribeOptions(**options)))
-    if len(results) != 1:
-        raise ConfigError(
-            f"{source} holds {len(results)} recordings; use "
-            "hyperasr.transcription.pipeline.transcribe"
-        )
-    if results[0].transcript is None:
-        raise results[0].error or HyperASRError(f"{source} has no transcript")
-    return results[0].transcript
-
-
-def _no_progress(done: int, total: int, seconds: float) -> None:
-    """Show nothing."""
+    return run.events(recordings)
 
 
 @dataclass
-class _Job:
+class _Pending:
     """One recording on its way to a result."""
 
-    recording: Recording
+    reading: Reading
+    language: str | None = None  # that is spoken; None before it is known
+    n_waiting: int = 0  # segments that were read and not decoded
+    n_shown: int = 0  # segments that were handed on
+    is_read: bool = False
     segments: list[Segment] = field(default_factory=list)
-    n_news: int = 0
-    history: str = ""
     base: list[Segment] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    duration_s: float = 0.0
-    discarded_s: float = 0.0
-    language: str | None = None  # that is spoken; None before it is known
     error: HyperASRError | None = None
-    read: bool = False
-    n_waiting: int = 0
 
-    @property
-    def done(self) -> bool:
-        return self.read and not self.n_waiting
-
-    def news(self) -> Iterator[Segment]:
-        """Yield the segments that were not handed on yet; all before them are decoded."""
-        if not self.n_waiting:
-            self.segments.sort(key=lambda s: s.start_s)
-            yield from self.segments[self.n_news :]
-            self.n_news = len(self.segments)
-
-    def result(self, options: TranscribeOptions, recognise: Recogniser) -> Result:
-        if self.error is not None:
-            return Result(self.recording, error=self.error)
-        language = recognise.written(self.language or recognise.language)
-        base = self._transcript(self.base, options, language) if options.compare else None
-        return Result(self.recording, self._transcript(self.segments, options, language), base)
-
-    def _transcript(
-        self, segments: list[Segment], options: TranscribeOptions, language: str
-    ) -> Transcript:
-        ordered = tuple(sorted(segments, key=lambda s: s.start_s))
-        clean = None
-        if options.mode != "verbatim":
-            clean = " ".join(s.clean for s in ordered if s.clean)
+    def transcript(self, segments: Sequence[Segment], mode: str, language: str) -> Transcript:
+        segments = sorted(segments, key=lambda s: s.start_s)
+        reading = self.reading
         return Transcript(
-            self.recording.id,
-            " ".join(s.text for s in ordered if s.text),
-            ordered,
-            self.duration_s,
+            reading.recording.id,
+            " ".join(s.text for s in segments if s.text),
+            tuple(segments),
+            reading.n_samples / SAMPLE_RATE,
             tuple(dict.fromkeys(self.warnings)),
-            clean,
-            self.discarded_s,
+            None if mode == "verbatim" else " ".join(s.clean for s in segments if s.clean),
+            (reading.n_samples - reading.n_kept) / SAMPLE_RATE,
             language,
         )
 
 
-_Pairs = Sequence[tuple[_Job, SpeechSegment]]
+_Waiting = tuple[_Pending, SpeechSegment]
 
 
 class _Run:
-    """One call of `transcribe`: its settings, and the window of segments that wait."""
+    """One call of `transcribe`: read, gather segments of many recordings, decode them in batches.
 
-    def __init__(self, model: AdaptedWhisper, options: TranscribeOptions, n_window: int) -> None:
-        self.options, self.n_window = options, n_window
+    Args:
+        model: the model.
+        options: how.
+        n_batches: as many wait and are sorted by length together.
+        progress: called whenever recordings are done.
+    """
+
+    def __init__(
+        self,
+        model: AdaptedWhisper,
+        options: TranscribeOptions,
+        n_batches: int,
+        progress: Progress | None,
+    ) -> None:
+        self.options, self.progress = options, progress
+        self.n_window = n_batches * options.batch_size
         self.batch_size = options.batch_size  # smaller where memory did not suffice
         self.segment_s = options.segment_s(str(model.backbone.audio_context))
         hears_s = model.backbone.whisper.config.max_source_positions / STATES_PER_SECOND
@@ -212,156 +169,126 @@ class _Run:
             )
         self.recognise = Recogniser(model, options)
         self.detector = silero() if options.vad == "silero" else None
-        self.window: list[tuple[_Job, SpeechSegment]] = []
-        self.jobs: deque[_Job] = deque()
+        self.window: list[_Waiting] = []
+        self.pending: deque[_Pending] = deque()
+        self.n_done, self.seconds = 0, 0.0
 
-    def events(
-        self, recordings: Sequence[Recording], progress: Progress
-    ) -> Iterator[Segment | Result]:
+    def events(self, recordings: Sequence[Recording]) -> Iterator[Segment | Result]:
         """Yield the segments of each recording as they are ready, then its result, in order."""
-        n_done, seconds = 0, 0.0
         for recording in recordings:
-            job = _Job(recording)
-            self.jobs.append(job)
-            for heard in self._read(job):
-                self.window.append((job, heard))
-                job.n_waiting += 1
-                if self._full():
-                    seconds += self._decode_window()
-                    ready = list(self._ready())
-                    n_done += sum(isinstance(event, Result) for event in ready)
-                    progress(n_done, len(recordings), seconds)
-                    yield from ready
-        seconds += self._decode_window()
-        progress(len(recordings), len(recordings), seconds)
-        yield from self._ready()
+            speech = None if self.detector is None else self.detector()
+            reading = Reading(recording, self.segment_s, self.options, speech)
+            one = _Pending(reading)
+            self.pending.append(one)
+            try:
+                for start_s, waveform in reading.segments():
+                    if one.language is None:
+                        self._hear_language(one, waveform)
+                    segment = SpeechSegment(recording, start_s, waveform, str(one.language))
+                    self.window.append((one, segment))
+                    one.n_waiting += 1
+                    if self._is_full():
+                        yield from self._decode(len(recordings))
+            except HyperASRError as error:
+                one.error = error
+            one.warnings += reading.warnings
+            one.is_read = True
+        yield from self._decode(len(recordings))
 
-    def _read(self, job: _Job) -> Iterator[SpeechSegment]:
-        """Yield the segments of a recording in which someone may speak."""
-        reading = Reading(job.recording)
-        pauses = PAUSES[self.options.pauses]
-        silencer = Silencer(self.detector(), pauses) if self.detector is not None else None
-        pieces = reading.pieces() if silencer is None else silencer(reading.pieces())
-        n_heard = n_spoken = 0
-        try:
-            for start, waveform in cut_at_pauses(pieces, self.segment_s, pauses):
-                if len(waveform) >= MIN_SAMPLES and not is_silent(waveform):
-                    n_spoken += 1
-                    n_heard += len(waveform)
-                    if silencer is not None:
-                        n_heard -= silencer.n_silenced(start, start + len(waveform))
-                    if self.options.normalise_loudness:
-                        waveform = normalise_loudness(waveform)
-                    language = job.language or self._listen(job, waveform)
-                    yield SpeechSegment(job.recording, start / SAMPLE_RATE, waveform, language)
-        except HyperASRError as error:
-            job.error = error
-        job.warnings += reading.warnings
-        job.duration_s = reading.n_samples / SAMPLE_RATE
-        job.discarded_s = (reading.n_samples - n_heard) / SAMPLE_RATE
-        if not n_spoken:
-            short = reading.n_samples < MIN_SAMPLES
-            job.warnings.append(
-                f"it lasts {1000 * job.duration_s:.0f} ms, too short for speech: empty transcript"
-                if short
-                else "nobody speaks in it: empty transcript"
-            )
-        job.read = True
-
-    def _listen(self, job: _Job, waveform: np.ndarray) -> str:
+    def _hear_language(self, one: _Pending, waveform: np.ndarray) -> None:
         """Find out what is spoken in a recording, from its first segment."""
-        job.language, probability = self.recognise.spoken(waveform)
+        one.language, probability = self.recognise.spoken(waveform)
         if probability < _SURE:
-            job.warnings.append(
-                f"the language is not certain ({job.language}, {probability:.0%}); give it with "
+            one.warnings.append(
+                f"the language is not certain ({one.language}, {probability:.0%}); give it with "
                 "the option language"
             )
-        return job.language
 
-    def _full(self) -> bool:
-        n_samples = sum(len(heard.waveform) for _, heard in self.window)
+    def _is_full(self) -> bool:
+        n_samples = sum(len(segment.waveform) for _, segment in self.window)
         return len(self.window) >= self.n_window or n_samples >= _WINDOW_S * SAMPLE_RATE
 
-    def _ready(self) -> Iterator[Segment | Result]:
-        """Yield what is done, up to the first recording that is not."""
-        while self.jobs:
-            job = self.jobs[0]
-            if job.error is None:
-                yield from job.news()
-            if not job.done:
-                return
-            yield self.jobs.popleft().result(self.options, self.recognise)
+    def _decode(self, n_recordings: int) -> Iterator[Segment | Result]:
+        """Decode what waits; yield what is ready, up to the first recording that is not."""
+        waiting = [(one, segment) for one, segment in self.window if one.error is None]
+        for one, _ in self.window:
+            one.n_waiting -= 1
+        self.window = []
+        self.seconds += sum(len(segment.waveform) for _, segment in waiting) / SAMPLE_RATE
+        if not self.options.previous_text:  # which needs the text of the segment before
+            waiting.sort(key=lambda pair: len(pair[1].waveform))
+        while waiting:  # the batch size may shrink on the way
+            n = 1 if self.options.previous_text else self.batch_size
+            self._decode_batch(waiting[:n])
+            waiting = waiting[n:]
+        ready: list[Segment | Result] = []
+        while self.pending:
+            one = self.pending[0]
+            if one.error is None and not one.n_waiting:
+                one.segments.sort(key=lambda s: s.start_s)
+                ready += one.segments[one.n_shown :]
+                one.n_shown = len(one.segments)
+            if not one.is_read or one.n_waiting:
+                break
+            ready.append(self._result(self.pending.popleft()))
+            self.n_done += 1
+        if self.progress is not None:
+            self.progress(self.n_done, n_recordings, self.seconds)
+        yield from ready
 
-    def _decode_window(self) -> float:
-        """Decode what waits, and return how many seconds that was."""
-        window, self.window = self.window, []
-        batches: Iterator[_Pairs]
-        for job, _ in window:
-            job.n_waiting -= 1
-        waiting = [pair for pair in window if pair[0].error is None]
-        if self.options.previous_text:
-            batches = ([pair] for pair in waiting)  # each needs the text of the one before
+    def _decode_batch(self, waiting: Sequence[_Waiting], batch: Batch | None = None) -> None:
+        """Decode segments, of which `batch` holds what the encoder made, if it is known."""
+        history = ""
+        if self.options.previous_text and (said := waiting[0][0].segments):
+            history = "" if said[-1].unclear else said[-1].text  # a loop would seed the next one
+        segments = [segment for _, segment in waiting]
+        try:
+            batch = self.recognise.batch_of(segments) if batch is None else batch
+            systems = self.recognise(segments, batch, history)
+        except (HyperASRError, RuntimeError, MemoryError) as error:
+            parts = self._parts(waiting, error)
         else:
-            batches = self._batches(sorted(waiting, key=lambda pair: len(pair[1].waveform)))
-        for pairs in batches:
-            self._decode_batch(pairs)
-        return sum(len(heard.waveform) for _, heard in waiting) / SAMPLE_RATE
+            for (one, _), (segment, warnings), *base in zip(waiting, *systems, strict=True):
+                one.segments.append(segment)
+                one.warnings += warnings
+                for segment, warnings in base:
+                    one.base.append(segment)
+                    one.warnings += warnings
+            return
+        # Not before the error has gone, which holds on to memory.
+        for part in parts:
+            rest = None if batch is None else batch.select(part)
+            self._decode_batch([waiting[i] for i in part], rest)
 
-    def _batches(self, pairs: list[tuple[_Job, SpeechSegment]]) -> Iterator[_Pairs]:
-        while pairs:  # the size may shrink on the way
-            n = self.batch_size
-            yield pairs[:n]
-            pairs = pairs[n:]
-
-    def _parts(self, pairs: _Pairs, error: Exception) -> list[range]:
+    def _parts(self, waiting: Sequence[_Waiting], error: Exception) -> list[range]:
         """Return the parts in which to try again; the error of a segment alone is its recording's.
 
         Of a bad segment every one is tried alone, so that it cannot spoil the others; where memory
         does not suffice, halves are.
         """
-        n, short = len(pairs), out_of_memory(error)
+        n, short = len(waiting), out_of_memory(error)
         if not (short or isinstance(error, HyperASRError)):
             raise error
-        job, heard = pairs[0]
+        one, segment = waiting[0]
         if n == 1:
-            seconds = heard.end_s - heard.start_s
+            seconds = segment.end_s - segment.start_s
             what = f"a segment of {seconds:.1f} s with {self.options.beam_size} beams"
-            job.error = too_large(error, what) if short else cast(HyperASRError, error)
+            one.error = too_large(error, what) if short else cast(HyperASRError, error)
             return []
         if not short:
             return [range(i, i + 1) for i in range(n)]
         half = (n + 1) // 2
         self.batch_size = min(self.batch_size, half)
-        job.warnings.append(
+        one.warnings.append(
             f"{n} segments at once do not fit into memory: {self.batch_size} from here on "
             f"(batch_size {self.batch_size} begins with that)"
         )
         return [range(half), range(half, n)]
 
-    def _decode_batch(self, pairs: _Pairs, batch: Batch | None = None) -> None:
-        """Decode segments, of which `batch` holds what the encoder made, if it is known."""
-        history = pairs[0][0].history if self.options.previous_text else ""
-        segments = [heard for _, heard in pairs]
-        try:
-            batch = self.recognise.batch_of(segments) if batch is None else batch
-            systems = self.recognise(segments, history, batch)
-        except (HyperASRError, RuntimeError, MemoryError) as error:
-            parts = self._parts(pairs, error)
-        else:
-            self._put(pairs, systems)
-            return
-        # Not before the error has gone, which holds on to memory.
-        for part in parts:
-            known = None if batch is None else batch.select(part)
-            self._decode_batch([pairs[i] for i in part], known)
-
-    def _put(self, pairs: _Pairs, systems: Sequence[Sequence[Recognised]]) -> None:
-        """Give each recording what was recognised of it."""
-        for (job, _), *found in zip(pairs, *systems, strict=True):
-            job.segments.append(found[0].segment)
-            job.warnings += found[0].warnings
-            # A loop would seed the next one.
-            job.history = "" if found[0].segment.unclear else found[0].segment.text
-            if self.options.compare:
-                job.base.append(found[1].segment)
-                job.warnings += found[1].warnings
+    def _result(self, one: _Pending) -> Result:
+        recording, mode = one.reading.recording, self.options.mode
+        if one.error is not None:
+            return Result(recording, error=one.error)
+        language = self.recognise.written(one.language or self.recognise.language)
+        base = one.transcript(one.base, mode, language) if self.options.compare else None
+        return Result(recording, one.transcript(one.segments, mode, language), base)

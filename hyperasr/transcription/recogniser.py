@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,14 +63,6 @@ class SpeechSegment:
 
 
 @dataclass(frozen=True)
-class Recognised:
-    """A decoded segment, and what its reader should know."""
-
-    segment: Segment
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Row:
     """What was decoded for one segment, and what is known of it."""
 
@@ -79,32 +71,36 @@ class _Row:
     finished: bool
     score: float
     attention: Attention | None = None
-    runaway: RepetitionLoop | None = None
+    loop: RepetitionLoop | None = None
 
     @property
     def trusted(self) -> tuple[bool, float]:
         """What tells the better of two rows."""
-        return self.runaway is None, self.score
+        return self.loop is None, self.score
 
 
 @dataclass(frozen=True)
-class _Job:
-    """Segments to decode together, with one system."""
+class _Part:
+    """Segments that are decoded together by one system, and the tokens of earlier text."""
 
-    heard: tuple[SpeechSegment, ...]
+    segments: Sequence[SpeechSegment]
     batch: Batch
     adapt: bool
     prefix: tuple[int, ...]
 
     @property
     def languages(self) -> list[str]:
-        return [heard.language for heard in self.heard]
+        return [segment.language for segment in self.segments]
 
-    def only(self, rows: Sequence[int]) -> _Job:
-        """Return the job of some of its rows."""
-        return replace(
-            self, heard=tuple(self.heard[i] for i in rows), batch=self.batch.select(rows)
-        )
+    def only(self, rows: Sequence[int]) -> _Part:
+        if len(rows) == len(self.segments):
+            return self
+        segments = [self.segments[i] for i in rows]
+        return replace(self, segments=segments, batch=self.batch.select(rows))
+
+
+Recognised = tuple[Segment, list[str]]
+"""A decoded segment, and lines of what its reader should know."""
 
 
 class Recogniser:
@@ -119,71 +115,44 @@ class Recogniser:
 
     def __init__(self, model: AdaptedWhisper, options: TranscribeOptions) -> None:
         self.model, self.options = model, options
-        self.language = options.language
-        if options.language == AUTO:
-            self.language = next(iter(model.backbone.language_ids), "en")
+        language = options.language
+        if language == AUTO:
+            language = next(iter(model.backbone.language_ids), "en")
         # Raises where the model does not know the language or the task.
-        self.n_prompt = len(model.backbone.prompt_ids(self.language, options.task))
-        self.language = language_code(self.language)
+        self.n_prompt = len(model.backbone.prompt_ids(language, options.task))
+        self.language = language_code(language)
         if options.samples and not model.is_gaussian:
             raise ConfigError(
                 "samples need a model with a distribution over its weights, such as one with a "
                 "Bayesian head; this one gives points"
             )
         self.search = _search(model.backbone, options)
-        self.previous = previous_ids(model.backbone, options.prompt)
+        previous_ids(model.backbone, options.prompt)  # raises where it takes none
 
     @torch.inference_mode()
     def __call__(
-        self, heard: Sequence[SpeechSegment], history: str = "", batch: Batch | None = None
+        self, segments: Sequence[SpeechSegment], batch: Batch, history: str = ""
     ) -> list[list[Recognised]]:
         """Decode segments: adapted, unadapted, or both from one run of the encoder.
 
         Args:
-            heard: the segments.
+            segments: the segments.
+            batch: of the same segments, from `batch_of`.
             history: text before them, which they are given as a prompt.
-            batch: of the same segments, from `batch_of`; None makes it.
         Returns:
             By system (adapted first), one for each segment.
         """
-        prefix = self.previous
-        if history:
-            text = " ".join([self.options.prompt, history]).strip()
-            prefix = previous_ids(self.model.backbone, text)
-        batch = self.batch_of(heard) if batch is None else batch
-        jobs = [_Job(tuple(heard), batch, adapt, prefix) for adapt in self._systems]
-        systems = [
-            [self._recognised(*pair) for pair in zip(job.heard, self._rows(job), strict=True)]
-            for job in jobs
-        ]
-        if self.options.samples:
-            systems[0] = self._doubted(jobs[0], systems[0])
+        text = f"{self.options.prompt} {history}".strip()
+        prefix = previous_ids(self.model.backbone, text)
+        systems = []
+        for adapt in [self.options.adapt, False][: 1 + self.options.compare]:
+            part = _Part(segments, batch, adapt, prefix)
+            rows = zip(segments, self._rows(part), strict=True)
+            decoded = [self._recognised(segment, row) for segment, row in rows]
+            if self.options.samples and adapt:
+                decoded = self._with_uncertainty(part, decoded)
+            systems.append(decoded)
         return systems
-
-    def _doubted(self, job: _Job, found: Sequence[Recognised]) -> list[Recognised]:
-        """Add to each word how many posterior samples say something else there."""
-        k, backbone = self.options.samples, self.model.backbone
-        search = self._limited(replace(self.search, beam_size=1), job)
-        drawn = decode(
-            self.model,
-            job.batch,
-            search,
-            language=job.languages,
-            task=self.options.task,
-            n_samples=k,
-            generator=torch.Generator().manual_seed(self.options.seed),
-        )
-        written = [self.written(heard.language) for heard in job.heard for _ in range(k)]
-        texts = [
-            comparable([w.text for w in words_of(backbone, *row)])
-            for row in zip(drawn.tokens, drawn.logprobs, written, strict=True)
-        ]
-        doubted = []
-        for index, one in enumerate(found):
-            said = comparable([word for word, _ in one.segment.words])
-            doubt, _ = disagreement(said, texts[index * k : (index + 1) * k])
-            doubted.append(replace(one, segment=replace(one.segment, uncertainty=doubt)))
-        return doubted
 
     @torch.inference_mode()
     def spoken(self, waveform: np.ndarray) -> tuple[str, float]:
@@ -192,6 +161,8 @@ class Recogniser:
         Known and certain unless the options ask to find out, which costs a pass of the encoder.
         The unadapted backbone is asked, before it is known whose voice it is.
 
+        Args:
+            waveform: (n_samples,) float32, 16 kHz.
         Raises:
             HyperASRError: the segment cannot be encoded.
         """
@@ -204,20 +175,16 @@ class Recogniser:
         """Return the language of the text of what is spoken."""
         return "en" if self.options.task == "translate" else spoken
 
-    @property
-    def _systems(self) -> list[bool]:
-        return [self.options.adapt, False] if self.options.compare else [self.options.adapt]
-
     @torch.inference_mode()
-    def batch_of(self, heard: Sequence[SpeechSegment]) -> Batch:
+    def batch_of(self, segments: Sequence[SpeechSegment]) -> Batch:
         """Return segments as a batch: encoded, and embedded where they are to be adapted.
 
         Raises:
             HyperASRError: a segment cannot be encoded.
         """
-        waveforms = tuple(h.waveform for h in heard)
+        waveforms = tuple(s.waveform for s in segments)
         mel, n_frames = self.model.backbone.features(waveforms)
-        cohorts = tuple(h.recording.cohort for h in heard)
+        cohorts = tuple(s.recording.cohort for s in segments)
         # Samples follow from the id: the sound's own, so that they depend on nothing else.
         ids = tuple(map(content_hash, waveforms)) if self.options.samples else ()
         batch = Batch(n_frames=n_frames, mel=mel, waveforms=waveforms, cohorts=cohorts, ids=ids)
@@ -226,111 +193,126 @@ class Recogniser:
         emb, encoded = self.model.embed(batch)
         return replace(batch, encoded=encoded, speaker_emb=emb)
 
-    def _rows(self, job: _Job) -> list[_Row]:
-        rows = self._decoded(job, self.search)
+    def _rows(self, part: _Part) -> list[_Row]:
+        rows = self._decoded(part, self.search)
         for temperature in self.options.temperatures:
-            weak = [i for i, row in enumerate(rows) if row.runaway or row.score < _UNSURE]
+            weak = [i for i, row in enumerate(rows) if row.loop or row.score < _UNSURE]
             if not weak:
                 break
-            seeds = tuple(self._seed(job.heard[i], temperature) for i in weak)
+            again = part.only(weak)
+            seeds = tuple(self._seed(segment, temperature) for segment in again.segments)
             search = replace(self.search, beam_size=1, temperature=temperature, seeds=seeds)
-            for i, row in zip(weak, self._decoded(job.only(weak), search), strict=True):
+            for i, row in zip(weak, self._decoded(again, search), strict=True):
                 rows[i] = max(rows[i], row, key=lambda r: r.trusted)
         if self.options.word_times:
-            rows = self._attended(job, rows, [i for i, row in enumerate(rows) if row.tokens])
+            wanted = [i for i, row in enumerate(rows) if row.tokens and row.attention is None]
+            if wanted:
+                timed, tokens = part.only(wanted), [rows[i].tokens for i in wanted]
+                prompts = self._prompts(timed)
+                seen = attend(self.model, timed.batch, tokens, prompts, adapt=part.adapt)
+                for i, attention in zip(wanted, seen, strict=True):
+                    rows[i] = replace(rows[i], attention=attention)
         return rows
 
-    def _seed(self, heard: SpeechSegment, temperature: float) -> int:
-        """Return a seed of this sound alone, whatever is decoded beside it."""
-        text = f"{self.options.seed} {temperature} {content_hash(heard.waveform)}"
-        return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
-
-    def _limited(self, search: SearchConfig, job: _Job) -> SearchConfig:
-        """Return the search with earlier text, and no more tokens than the decoder has room for."""
-        backbone = self.model.backbone
-        n_most = int(backbone.whisper.config.max_target_positions) + 1
-        n_given = len(job.prefix) + self.n_prompt
-        limit = min(search.max_tokens, n_most - n_given)
-        return replace(search, prefix=job.prefix, max_tokens=limit)
-
-    def _decoded(self, job: _Job, search: SearchConfig) -> list[_Row]:
+    def _decoded(self, part: _Part, search: SearchConfig) -> list[_Row]:
         """Decode, and look closer at what may have run away."""
-        language, task = job.languages, self.options.task
-        search = self._limited(search, job)
-        found = decode(self.model, job.batch, search, adapt=job.adapt, language=language, task=task)
-        columns = (found.tokens, found.logprobs, found.finished, found.score)
+        decoded = decode(
+            self.model,
+            part.batch,
+            self._limited(search, part),
+            adapt=part.adapt,
+            language=part.languages,
+            task=self.options.task,
+        )
+        columns = (decoded.tokens, decoded.logprobs, decoded.finished, decoded.score)
         rows = [_Row(*values) for values in zip(*columns, strict=True)]
         if not self.options.loop_guard:
             return rows
-        verdicts = find_loops(
-            self.model,
-            job.batch,
-            [heard.waveform for heard in job.heard],
-            found.tokens,
-            found.finished,
-            adapt=job.adapt,
-            language=language,
-            task=task,
-            prefix=job.prefix,
-        )
-        return [
-            replace(row, runaway=runaway, attention=attention)
-            for row, (runaway, attention) in zip(rows, verdicts, strict=True)
-        ]
-
-    def _attended(self, job: _Job, rows: list[_Row], wanted: Sequence[int]) -> list[_Row]:
-        """Return the rows, with attention where it is wanted."""
-        wanted = [i for i in wanted if rows[i].attention is None]
-        if not wanted:
-            return rows
-        part = job if len(wanted) == len(rows) else job.only(wanted)
-        seen = attend(
+        found = find_loops(
             self.model,
             part.batch,
-            [rows[i].tokens for i in wanted],
-            adapt=job.adapt,
+            decoded.tokens,
+            decoded.finished,
+            self._prompts(part),
+            adapt=part.adapt,
+        )
+        return [
+            replace(row, loop=loop, attention=attention)
+            for row, (loop, attention) in zip(rows, found, strict=True)
+        ]
+
+    def _limited(self, search: SearchConfig, part: _Part) -> SearchConfig:
+        """Return the search with earlier text, and no more tokens than the decoder has room for."""
+        n_most = int(self.model.backbone.whisper.config.max_target_positions) + 1
+        limit = min(search.max_tokens, n_most - len(part.prefix) - self.n_prompt)
+        return replace(search, prefix=part.prefix, max_tokens=limit)
+
+    def _prompts(self, part: _Part) -> list[list[int]]:
+        backbone, task = self.model.backbone, self.options.task
+        return [[*part.prefix, *backbone.prompt_ids(lang, task)] for lang in part.languages]
+
+    def _seed(self, segment: SpeechSegment, temperature: float) -> int:
+        """Return a seed of this sound alone, whatever is decoded beside it."""
+        text = f"{self.options.seed} {temperature} {content_hash(segment.waveform)}"
+        return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+
+    def _with_uncertainty(self, part: _Part, decoded: Sequence[Recognised]) -> list[Recognised]:
+        """Add to each word how many posterior samples say something else there."""
+        k, backbone = self.options.samples, self.model.backbone
+        drawn = decode(
+            self.model,
+            part.batch,
+            self._limited(replace(self.search, beam_size=1), part),
             language=part.languages,
             task=self.options.task,
-            prefix=job.prefix,
+            n_samples=k,
+            generator=torch.Generator().manual_seed(self.options.seed),
         )
-        by_row = dict(zip(wanted, seen, strict=True))
-        return [replace(row, attention=by_row.get(i, row.attention)) for i, row in enumerate(rows)]
+        written = [self.written(language) for language in part.languages for _ in range(k)]
+        texts = [
+            _comparable(word.text for word in words_of(backbone, *row))
+            for row in zip(drawn.tokens, drawn.logprobs, written, strict=True)
+        ]
+        doubted = []
+        for index, (segment, warnings) in enumerate(decoded):
+            said = _comparable(word for word, _ in segment.words)
+            doubt, _ = disagreement(said, texts[index * k : (index + 1) * k])
+            doubted.append((replace(segment, uncertainty=doubt), warnings))
+        return doubted
 
-    def _recognised(self, heard: SpeechSegment, row: _Row) -> Recognised:
+    def _recognised(self, spoken: SpeechSegment, row: _Row) -> Recognised:
         options, backbone = self.options, self.model.backbone
-        language = self.written(heard.language)
+        language = self.written(spoken.language)
         words = list(words_of(backbone, row.tokens, row.logprobs, language))
         text = printable(backbone.text(row.tokens))
         times: list[tuple[float, float]] = []
         unclear: tuple[Unclear, ...] = ()
         if row.attention is not None:
-            lead_s = backbone.lead_s(len(heard.waveform))
-            found = [(a - lead_s, b - lead_s) for a, b in word_times(words, row.attention)]
-            last_s = heard.end_s - heard.start_s
-            found = [(min(max(0.0, a), last_s), min(max(0.0, b), last_s)) for a, b in found]
-            times = fit_to_sound(found, heard.waveform)
-            times = [(heard.start_s + a, heard.start_s + b) for a, b in times]
+            lead_s = backbone.lead_s(len(spoken.waveform))
+            last_s = spoken.end_s - spoken.start_s
+            aligned = np.array(word_times(words, row.attention)).reshape(-1, 2) - lead_s
+            inside = fit_to_sound(np.clip(aligned, 0.0, last_s).tolist(), spoken.waveform)
+            times = [(spoken.start_s + a, spoken.start_s + b) for a, b in inside]
         warnings = []
         if times and options.task == "translate":
             warnings.append(
                 "word times of a translation are rough: its words may come in another order"
             )
-        if row.runaway is not None:
-            words, times, unclear = _marked(heard, words, times, row)
-            blank = "" if language in NO_BLANKS else " "
-            text = blank.join(word.text for word in words)
+        if row.loop is not None:
+            words, times, unclear = _marked(spoken, words, times, row.loop)
+            text = ("" if language in NO_BLANKS else " ").join(word.text for word in words)
             warnings += [
                 f"from {u.start_s:.1f} s to {u.end_s:.1f} s it is unclear: {u.reason}"
                 for u in unclear
             ]
         if not row.finished and not unclear:
             warnings.append(
-                f"from {heard.start_s:.1f} s to {heard.end_s:.1f} s the decoder found no end; "
+                f"from {spoken.start_s:.1f} s to {spoken.end_s:.1f} s the decoder found no end; "
                 "check the text there"
             )
         segment = Segment(
-            start_s=heard.start_s,
-            end_s=heard.end_s,
+            start_s=spoken.start_s,
+            end_s=spoken.end_s,
             text=text,
             logprob=row.score,
             words=tuple((word.text, word.probability) for word in words),
@@ -339,7 +321,7 @@ class Recogniser:
         )
         if options.mode != "verbatim":
             segment = _cleaned(segment, language)
-        return Recognised(segment, tuple(warnings))
+        return segment, warnings
 
 
 def previous_ids(backbone: Backbone, text: str) -> tuple[int, ...]:
@@ -359,7 +341,7 @@ def previous_ids(backbone: Backbone, text: str) -> tuple[int, ...]:
     return (start, *backbone.text_ids(text)[-n_most:])
 
 
-def comparable(words: Sequence[str]) -> str:
+def _comparable(words: Iterable[str]) -> str:
     """Return the words without case and punctuation, as many as they were."""
     return " ".join(re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in words)
 
@@ -371,11 +353,13 @@ def _search(backbone: Backbone, options: TranscribeOptions) -> SearchConfig:
 
 
 def _marked(
-    heard: SpeechSegment, words: list[Word], times: list[tuple[float, float]], row: _Row
+    spoken: SpeechSegment,
+    words: list[Word],
+    times: list[tuple[float, float]],
+    loop: RepetitionLoop,
 ) -> tuple[list[Word], list[tuple[float, float]], tuple[Unclear, ...]]:
-    """Put one ``[unclear]`` in place of the words of a runaway decoder."""
-    assert row.runaway is not None
-    first, last, reason = row.runaway.first, row.runaway.last, row.runaway.reason
+    """Put one ``[unclear]`` in place of the words of a decoder that ran away."""
+    first, last = loop.first, loop.last
     # A word that was begun before is kept: it may be the last one that was said.
     lost = [i for i, w in enumerate(words) if first <= w.first < last]
     lost = lost or [i for i, w in enumerate(words) if w.first < last and first < w.last]
@@ -383,10 +367,10 @@ def _marked(
         return words, times, ()
     a, b = lost[0], lost[-1] + 1
     start_s = times[a][0]
-    end_s = heard.end_s if b == len(words) else max(start_s, times[b - 1][1])
+    end_s = spoken.end_s if b == len(words) else max(start_s, times[b - 1][1])
     text = " ".join(word.text for word in words[a:b])
     mark = Word(UNCLEAR, 0.0, words[a].first, words[b - 1].last)
-    unclear = Unclear(start_s, end_s, reason, text, word=a)
+    unclear = Unclear(start_s, end_s, loop.reason, text, word=a)
     return (
         [*words[:a], mark, *words[b:]],
         [*times[:a], (start_s, end_s), *times[b:]],

@@ -1,4 +1,5 @@
-"""What is to be transcribed: files, folders, manifests and arrays become a list of recordings."""
+"""What is to be transcribed: files, folders, manifests and arrays become recordings, and these
+segments in which someone may speak."""
 
 from __future__ import annotations
 
@@ -10,21 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from hyperasr.audio import reading as audio
-from hyperasr.audio.container import open_recording
+from hyperasr.audio.loudness import is_silent, normalise_loudness
+from hyperasr.audio.mel import MIN_SAMPLES, SAMPLE_RATE
+from hyperasr.audio.reading import find_audio, from_array, stream
+from hyperasr.audio.segments import PAUSES, cut_at_pauses
+from hyperasr.audio.vad import Silencer, Speech
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.errors import AudioError, HyperASRError
+from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.types import Utterance
 
-__all__ = ["MANIFEST_SUFFIX", "Reading", "Recording", "Source", "find_recordings"]
+__all__ = ["Reading", "Recording", "Source", "find_recordings"]
 
 Source = Any
 """A path (file, folder, manifest), an `Utterance`, a `Recording`, or an array with its rate."""
 
-MANIFEST_SUFFIX = ".jsonl"
-
 _CHUNK_S = 5.0
-_NARROW_HZ = 8_000  # under the rate of a telephone
 _CLIPPED = 0.98  # of full scale; resampling moves the flat tops a little
 _CLIPPED_SHARE = 0.005  # of all samples; loud speech that is not clipped stays far below
 
@@ -58,28 +60,64 @@ class Recording:
 
 
 class Reading:
-    """Read a recording piece by piece and note what its reader should know.
+    """Read a recording, cut at pauses, and note what its reader should know.
 
+    Args:
+        recording: to read.
+        longest_s: no segment is longer, in seconds.
+        options: what counts as a pause, and whether loudness is brought to one level.
+        speech: a detector of speech, as `hyperasr.audio.vad.silero` makes it; None goes by energy.
     Attributes:
         n_samples: read so far, 16 kHz.
-        warnings: one line each; complete when all pieces were read.
+        n_kept: of them, in the segments, without what the detector silenced.
+        warnings: one line each; complete when all segments were read.
     """
 
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
-        self.n_samples = 0
+    def __init__(
+        self,
+        recording: Recording,
+        longest_s: float,
+        options: TranscribeOptions,
+        speech: Speech | None = None,
+    ) -> None:
+        self.recording, self.longest_s, self.options = recording, longest_s, options
+        self.n_samples = self.n_kept = 0
         self.warnings: list[str] = []
+        pauses = PAUSES[options.pauses]
+        self._silencer = Silencer(speech, pauses) if speech is not None else None
 
-    def pieces(self) -> Iterator[np.ndarray]:
-        """Yield the waveform, (n_samples,) float32, 16 kHz each.
+    def segments(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Yield the segments in which someone may speak.
 
+        Yields:
+            Start in seconds, and the waveform (n_samples,) float32, 16 kHz.
         Raises:
             HyperASRError: the recording cannot be read.
         """
-        if self.recording.error is not None:
-            raise self.recording.error
+        silencer = self._silencer
+        pieces = self._pieces() if silencer is None else silencer(self._pieces())
+        n_segments = 0
+        for start, waveform in cut_at_pauses(pieces, self.longest_s, PAUSES[self.options.pauses]):
+            if len(waveform) < MIN_SAMPLES or is_silent(waveform):
+                continue
+            n_segments += 1
+            self.n_kept += len(waveform)
+            if silencer is not None:
+                self.n_kept -= silencer.n_silenced(start, start + len(waveform))
+            loud = self.options.normalise_loudness
+            yield start / SAMPLE_RATE, normalise_loudness(waveform) if loud else waveform
+        if self.n_samples < MIN_SAMPLES:
+            ms = 1000 * self.n_samples / SAMPLE_RATE
+            self.warnings.append(f"it lasts {ms:.0f} ms, too short for speech: empty transcript")
+        elif not n_segments:
+            self.warnings.append("nobody speaks in it: empty transcript")
+
+    def _pieces(self) -> Iterator[np.ndarray]:
+        r = self.recording
+        if r.error is not None:
+            raise r.error
         n_clipped = 0
-        for piece in self._source():
+        for piece in [r.waveform] if r.waveform is not None else self._stream():
             self.n_samples += len(piece)
             n_clipped += int(np.count_nonzero(np.abs(piece) > _CLIPPED))
             yield piece
@@ -87,20 +125,10 @@ class Reading:
             share = 100 * n_clipped / self.n_samples
             self.warnings.append(f"{share:.0f} % of it is clipped; record it with less gain")
 
-    def _source(self) -> Iterator[np.ndarray]:
+    def _stream(self) -> Iterator[np.ndarray]:
         r = self.recording
-        if r.path is None:
-            assert r.waveform is not None
-            yield r.waveform
-            return
-        with open_recording(r.path, lambda line: None) as file:  # `stream` will say it
-            rate = file.samplerate
-        if rate < _NARROW_HZ:
-            self.warnings.append(
-                f"recorded at {rate:,} Hz: speech sounds above {rate // 2:,} Hz are missing, "
-                "expect more errors"
-            )
-        yield from audio.stream(
+        assert r.path is not None
+        return stream(
             r.path,
             chunk_s=_CHUNK_S,
             start_s=r.start_s,
@@ -119,25 +147,21 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
         sources: paths of recordings, folders and manifests (``.jsonl``), `Utterance` rows, or
             tuples of an array and its sample rate in hertz; or a single one of these.
     """
-    if _is_one(sources):
+    if isinstance(sources, tuple):
+        is_one = len(sources) == 2 and isinstance(sources[1], int | float)
+    else:
+        is_one = isinstance(sources, str | os.PathLike | Utterance | Recording)
+    if is_one or hasattr(sources, "ndim"):
         sources = [sources]
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     for number, source in enumerate(sources, start=1):
         is_path = isinstance(source, str | os.PathLike)
         name = _printable(source) if is_path else f"array {number}"
         try:
-            found += _recordings(source, name)
+            recordings += _recordings(source, name)
         except HyperASRError as error:
-            found.append(Recording(name, error=error))
-    return found
-
-
-def _is_one(sources: Any) -> bool:
-    if isinstance(sources, tuple):
-        return len(sources) == 2 and isinstance(sources[1], int | float)
-    return isinstance(sources, str | os.PathLike | Utterance | Recording) or hasattr(
-        sources, "ndim"
-    )
+            recordings.append(Recording(name, error=error))
+    return recordings
 
 
 def _recordings(source: Source, name: str) -> list[Recording]:
@@ -148,13 +172,13 @@ def _recordings(source: Source, name: str) -> list[Recording]:
     if isinstance(source, tuple):
         if len(source) != 2:
             raise AudioError(f"{name}: give an array with its sample rate, as a tuple of two")
-        return [Recording(name, waveform=audio.from_array(source[0], source[1]))]
+        return [Recording(name, waveform=from_array(source[0], source[1]))]
     if not isinstance(source, str | os.PathLike):
         raise AudioError(f"{name}: an array needs its sample rate; give both as a tuple")
     path = Path(source)
     if path.is_dir():
-        return [Recording(_printable(p), str(p)) for p in audio.find_audio(path)]
-    if path.suffix.lower() == MANIFEST_SUFFIX:
+        return [Recording(_printable(p), str(p)) for p in find_audio(path)]
+    if path.suffix.lower() == ".jsonl":
         return [_row(row) for row in read_manifest(path)]
     return [Recording(name, str(path))]
 

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hyperasr.audio.loudness import SILENCE_DBFS
+from hyperasr.audio.loudness import LEVEL_SAMPLES, SILENCE_DBFS, frame_levels_dbfs
 from hyperasr.audio.mel import SAMPLE_RATE, STATES_PER_SECOND
 from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.words import Attention, attend, chars_of, printable
 from hyperasr.types import Batch
 
 __all__ = [
+    "COMPRESSION",
     "Evidence",
-    "GuardConfig",
     "RepetitionLoop",
     "evidence_of",
     "find_loops",
@@ -33,22 +33,12 @@ __all__ = [
     "runaway_stretch",
 ]
 
-_FRAME = SAMPLE_RATE // 50  # samples: 20 ms
+CHARS_PER_S = 30.0  # most characters a second of sound; fast speech has 24
+STALLED_CHARS = 20.0  # written while attention stood still, above which it is stalled
+COMPRESSION = 2.4  # length of the text over that of its zlib; Whisper's own threshold for loops
 _SOUND_DB = 30.0  # under the loudest frames; fainter is pause
 _SHORTEST_SOUND_S = 0.2  # of sound that a rate is taken over
 _SMOOTHING = 3  # tokens, of the median over where the decoder looks
-
-
-@dataclass(frozen=True)
-class GuardConfig:
-    """What nobody can say, and what a loop looks like."""
-
-    chars_per_s: float = 30.0
-    """Most characters a second of sound; fast speech has 24."""
-    stalled_chars: float = 20.0
-    """Characters written while attention stood still, above which it is stalled."""
-    compression: float = 2.4
-    """Length of the text over that of its zlib; Whisper's own threshold for loops."""
 
 
 @dataclass(frozen=True)
@@ -83,45 +73,39 @@ class RepetitionLoop:
 def find_loops(
     model: AdaptedWhisper,
     batch: Batch,
-    waveforms: Sequence[np.ndarray],
     tokens: Sequence[Sequence[int]],
     finished: Sequence[bool],
+    prompts: Sequence[Sequence[int]] | None = None,
     *,
     adapt: bool = True,
-    language: str | Sequence[str] = "en",
-    task: str = "transcribe",
-    prefix: Sequence[int] = (),
-    config: GuardConfig | None = None,
 ) -> list[tuple[RepetitionLoop | None, Attention | None]]:
     """Judge a decoded batch; attention is looked at only where something is suspicious.
 
     Args:
-        model, batch, adapt, language, task, prefix: as in decoding.
-        waveforms: of each utterance, (n_samples,) float32, 16 kHz.
+        model, prompts, adapt: as in `hyperasr.transcription.words.attend`.
+        batch: the batch that was decoded, with its waveforms.
         tokens: decoded for each utterance.
         finished: whether end of text was found.
-        config: thresholds.
     Returns:
         For each utterance what ran away, and its attention where it was looked at.
     """
     backbone = model.backbone
     evidence = [
         evidence_of(printable(backbone.text(row)), waveform, ended)
-        for row, waveform, ended in zip(tokens, waveforms, finished, strict=True)
+        for row, waveform, ended in zip(tokens, batch.waveforms or (), finished, strict=True)
     ]
-    found: list[tuple[RepetitionLoop | None, Attention | None]] = [(None, None)] * len(tokens)
-    rows = [i for i, e in enumerate(evidence) if tokens[i] and is_suspicious(e, config)]
+    verdicts: list[tuple[RepetitionLoop | None, Attention | None]] = [(None, None)] * len(tokens)
+    rows = [i for i, e in enumerate(evidence) if tokens[i] and is_suspicious(e)]
     if not rows:
-        return found
+        return verdicts
     part = batch if len(rows) == len(tokens) else batch.select(rows)
-    suspects = [tokens[i] for i in rows]
-    spoken = language if isinstance(language, str) else [language[i] for i in rows]
-    seen = attend(model, part, suspects, adapt=adapt, language=spoken, task=task, prefix=prefix)
+    given = None if prompts is None else [prompts[i] for i in rows]
+    seen = attend(model, part, [tokens[i] for i in rows], given, adapt=adapt)
     for i, attention in zip(rows, seen, strict=True):
-        stalled, stretch = runaway_stretch(attention, chars_of(backbone, tokens[i]), config)
-        known = replace(evidence[i], stalled=stalled, stretch=stretch)
-        found[i] = judge(known, len(tokens[i]), config), attention
-    return found
+        stalled, stretch = runaway_stretch(attention, chars_of(backbone, tokens[i]))
+        complete = replace(evidence[i], stalled=stalled, stretch=stretch)
+        verdicts[i] = judge(complete, len(tokens[i])), attention
+    return verdicts
 
 
 def evidence_of(text: str, waveform: np.ndarray, finished: bool) -> Evidence:
@@ -137,28 +121,23 @@ def evidence_of(text: str, waveform: np.ndarray, finished: bool) -> Evidence:
     return Evidence(len(text) / sounding_s(waveform), ratio, finished)
 
 
-def is_suspicious(evidence: Evidence, config: GuardConfig | None = None) -> bool:
+def is_suspicious(evidence: Evidence) -> bool:
     """Say whether a row deserves a look at its attention, which costs a pass of the decoder."""
-    config = config or GuardConfig()
-    return bool(_signs(evidence, config)) or evidence.compression > config.compression
+    return bool(_signs(evidence)) or evidence.compression > COMPRESSION
 
 
-def judge(
-    evidence: Evidence, n_tokens: int, config: GuardConfig | None = None
-) -> RepetitionLoop | None:
+def judge(evidence: Evidence, n_tokens: int) -> RepetitionLoop | None:
     """Say whether the decoder ran away, and from where to where.
 
     Args:
         evidence: of one row, attention included.
         n_tokens: tokens of the row.
-        config: thresholds.
     """
-    config = config or GuardConfig()
-    signs = _signs(evidence, config)
-    stalled = evidence.stalled is not None and evidence.stalled > config.stalled_chars
+    signs = _signs(evidence)
+    stalled = evidence.stalled is not None and evidence.stalled > STALLED_CHARS
     if stalled:
         signs.append("attention that stands still")
-    loops = evidence.compression > config.compression
+    loops = evidence.compression > COMPRESSION
     if not n_tokens or not signs or len(signs) + loops < 2:
         return None
     if loops:
@@ -167,19 +146,17 @@ def judge(
     return RepetitionLoop(first, last, " and ".join(signs))
 
 
-def _signs(evidence: Evidence, config: GuardConfig) -> list[str]:
+def _signs(evidence: Evidence) -> list[str]:
     """Return what the text and the sound alone tell, in words."""
     signs = []
-    if evidence.chars_per_s > config.chars_per_s:
+    if evidence.chars_per_s > CHARS_PER_S:
         signs.append(f"{evidence.chars_per_s:.0f} characters a second of sound")
     if not evidence.finished:
         signs.append("no end of text")
     return signs
 
 
-def runaway_stretch(
-    attention: Attention, chars: Sequence[int], config: GuardConfig | None = None
-) -> tuple[float, tuple[int, int]]:
+def runaway_stretch(attention: Attention, chars: Sequence[int]) -> tuple[float, tuple[int, int]]:
     """Return the stretch of tokens with the most text beyond what attention passed over.
 
     Attention's front is the furthest state looked at so far. Each token adds its characters and
@@ -189,11 +166,9 @@ def runaway_stretch(
     Args:
         attention: of the row, from `hyperasr.transcription.words.attend`.
         chars: characters of each token.
-        config: thresholds.
     Returns:
         Characters too many, and first and one after the last token of the stretch.
     """
-    config = config or GuardConfig()
     n = len(chars)
     looked = attention.mean[:n].argmax(axis=1)
     # Single glances elsewhere, and the rest position of idle heads, say nothing.
@@ -202,7 +177,7 @@ def runaway_stretch(
     front = np.maximum.accumulate(smooth)
     advance_s = np.diff(front, prepend=0.0) / STATES_PER_SECOND
     best, stretch, total, start = 0.0, (0, 0), 0.0, 0
-    for index, excess in enumerate(np.asarray(chars) - config.chars_per_s * advance_s):
+    for index, excess in enumerate(np.asarray(chars) - CHARS_PER_S * advance_s):
         if total <= 0:
             total, start = 0.0, index
         total += float(excess)
@@ -213,9 +188,6 @@ def runaway_stretch(
 
 def sounding_s(waveform: np.ndarray) -> float:
     """Return for how long something sounds, in seconds, at least a fifth of one."""
-    n_frames = -(-len(waveform) // _FRAME)
-    padded = np.zeros(n_frames * _FRAME)
-    padded[: len(waveform)] = waveform
-    levels = 10 * np.log10(padded.reshape(n_frames, _FRAME).var(axis=1) + 1e-20)
+    levels = frame_levels_dbfs(waveform)
     threshold = max(SILENCE_DBFS, float(np.percentile(levels, 95)) - _SOUND_DB)
-    return max(_SHORTEST_SOUND_S, float((levels > threshold).sum()) * _FRAME / SAMPLE_RATE)
+    return max(_SHORTEST_SOUND_S, float((levels > threshold).sum()) * LEVEL_SAMPLES / SAMPLE_RATE)

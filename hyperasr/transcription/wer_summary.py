@@ -14,14 +14,18 @@ __all__ = ["WERSummary", "counts_of", "percent"]
 
 
 class WERSummary:
-    """Word edits of the results with a reference: of the base where compared, then of the model."""
+    """Word edits of the results with a reference.
+
+    Attributes:
+        sums: of each system: the base where compared, then the model.
+    """
 
     def __init__(self, options: TranscribeOptions) -> None:
         adapted = "personalised" if options.adapt else "unadapted"
         self.systems = ["unadapted", adapted] if options.compare else [adapted]
         self.mode = options.mode
         self.n_scored = 0
-        self._sums = [EditCounts() for _ in self.systems]
+        self.sums = [EditCounts() for _ in self.systems]
 
     def add(self, result: Result) -> str | None:
         """Count one result and return its line of error rates; None without a reference."""
@@ -29,17 +33,13 @@ class WERSummary:
         if counts is None:
             return None
         self.n_scored += 1
-        self._sums = [a + b for a, b in zip(self._sums, counts, strict=True)]
+        self.sums = [a + b for a, b in zip(self.sums, counts, strict=True)]
         return self.line(counts)
-
-    def sums(self) -> list[EditCounts]:
-        """Return the edits of each system."""
-        return list(self._sums)
 
     def total(self) -> str:
         """Return the line of all results."""
         plural = "" if self.n_scored == 1 else "s"
-        return f"{self.line(self.sums())} ({self.n_scored} recording{plural} with a reference)"
+        return f"{self.line(self.sums)} ({self.n_scored} recording{plural} with a reference)"
 
     def line(self, counts: Iterable[EditCounts]) -> str:
         """Return the line of these error rates."""

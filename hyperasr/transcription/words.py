@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.adapters import lora
+from hyperasr.audio.loudness import LEVEL_SAMPLES, frame_levels_dbfs
 from hyperasr.audio.mel import SAMPLE_RATE, STATES_PER_SECOND
 from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, EncoderOutput
@@ -42,7 +43,6 @@ __all__ = [
 _WORD_STARTS = ("\u0120", "\u010a", "\u0109")  # blank, line end, tab in byte-level BPE
 NO_BLANKS = ("zh", "ja", "th", "lo", "my", "yue", "bo", "km")  # languages written without blanks
 _TINY_STD = 1e-9
-_SOUND_FRAME = SAMPLE_RATE // 50  # samples: 20 ms
 _SOUND_DB = 30.0  # under the loudest frames; fainter is pause
 _MARGIN_S = 0.02
 
@@ -121,11 +121,9 @@ def attend(
     model: AdaptedWhisper,
     batch: Batch,
     tokens: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]] | None = None,
     *,
     adapt: bool = True,
-    language: str | Sequence[str] = "en",
-    task: str = "transcribe",
-    prefix: Sequence[int] = (),
 ) -> list[Attention]:
     """Return where the decoder looked while it wrote the tokens of each utterance.
 
@@ -133,24 +131,12 @@ def attend(
         model: the model.
         batch: the batch that was decoded.
         tokens: what was decoded for each utterance.
-        adapt, language, task: as in decoding.
-        prefix: tokens before the prompt, as in decoding.
+        prompts: what each was given before them, all equally long; None is the prompt of English.
+        adapt: as in decoding.
     """
     backbone = model.backbone
-    prompts = backbone.prompts(language, task, batch.n_utt).tolist()
-    prompts = [[*prefix, *prompt] for prompt in prompts]
-    n_states = ((batch.n_frames + 1) // 2).tolist()
-    with model.adapted(batch, adapt=adapt) as states:
-        return _attend(backbone, states, tokens, n_states, prompts)
-
-
-def _attend(
-    backbone: Backbone,
-    encoded: EncoderOutput,
-    tokens: Sequence[Sequence[int]],
-    n_states: Sequence[int],
-    prompts: Sequence[Sequence[int]],
-) -> list[Attention]:
+    if prompts is None:
+        prompts = [backbone.prompt_ids()] * batch.n_utt
     n_prompt = len(prompts[0])
     n_longest = max(map(len, tokens))
     # A row that was stopped at the last position has no room for what comes after it.
@@ -161,11 +147,13 @@ def _attend(
     ]
     # The position of the last prompt token is the one that writes the first token.
     spans = [(n_prompt - 1, min(n_most, n_prompt + len(row))) for row in tokens]
+    n_states = ((batch.n_frames + 1) // 2).tolist()
     width = int(getattr(backbone.whisper.config, "median_filter_width", 7))
-    taps = _Taps(backbone.whisper, encoded, spans, n_states, width)
-    step = DecoderStep(backbone.whisper, encoded, cached=False)
-    with taps:
-        step.hidden(torch.tensor(rows, device=backbone.device))
+    with model.adapted(batch, adapt=adapt) as states:
+        taps = _Taps(backbone.whisper, states, spans, n_states, width)
+        with taps:
+            step = DecoderStep(backbone.whisper, states, cached=False)
+            step.hidden(torch.tensor(rows, device=backbone.device))
     return [
         Attention(*(_with_rows(a, len(row) + 1) for a in (seen.mean, seen.aligned)))
         for seen, row in zip(taps.result(), tokens, strict=True)
@@ -311,20 +299,17 @@ def fit_to_sound(
         times: start and end of each word, in seconds of the waveform.
         waveform: (n_samples,) float32, 16 kHz.
     """
-    n_frames = -(-len(waveform) // _SOUND_FRAME)
-    padded = np.zeros(n_frames * _SOUND_FRAME)
-    padded[: len(waveform)] = waveform
-    levels = 10 * np.log10(padded.reshape(n_frames, _SOUND_FRAME).var(axis=1) + 1e-20)
+    levels = frame_levels_dbfs(waveform)
     sounds = levels > np.percentile(levels, 95) - _SOUND_DB
+    frame_s = LEVEL_SAMPLES / SAMPLE_RATE
     fitted = []
     for start, end in times:
-        first = round(start * SAMPLE_RATE / _SOUND_FRAME)
-        heard = np.flatnonzero(sounds[first : round(end * SAMPLE_RATE / _SOUND_FRAME)])
-        if len(heard):
-            frame_s = _SOUND_FRAME / SAMPLE_RATE
+        first = round(start / frame_s)
+        inside = np.flatnonzero(sounds[first : round(end / frame_s)])
+        if len(inside):
             start, end = (
-                max(start, (first + heard[0]) * frame_s - _MARGIN_S),
-                min(end, (first + heard[-1] + 1) * frame_s + _MARGIN_S),
+                max(start, (first + inside[0]) * frame_s - _MARGIN_S),
+                min(end, (first + inside[-1] + 1) * frame_s + _MARGIN_S),
             )
         fitted.append((float(start), float(end)))
     return fitted

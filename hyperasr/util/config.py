@@ -14,7 +14,7 @@ import yaml
 from hyperasr.errors import ConfigError
 from hyperasr.util.closest import closest
 
-__all__ = ["from_dict", "parse", "to_dict"]
+__all__ = ["check_literals", "from_dict", "parse", "to_dict"]
 
 T = TypeVar("T")
 
@@ -75,6 +75,14 @@ def _built(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, str) and Path in kinds and str not in kinds:
         return Path(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def check_literals(config: Any) -> None:
+    """Raise ConfigError where a field of a config has none of the values that its Literal names."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value, choices = getattr(config, name), typing.get_args(hint)
+        if typing.get_origin(hint) is typing.Literal and value not in choices:
+            raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from hyperasr.errors import ConfigError
 
@@ -41,23 +41,8 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> Path:
     Raises:
         ConfigError: the file cannot be written there.
     """
-    target = Path(os.path.realpath(path))
-    temporary = _sibling(target, "tmp")
-    try:
-        if target.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            # Without it a power cut can leave the new name on an empty file.
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with _told(path), _replacing(path, "xb") as file:
+        file.write(data)
     return Path(path)
 
 
@@ -70,24 +55,28 @@ def atomic_text(path: str | Path) -> Iterator[TextIO]:
     Raises:
         ConfigError: the file cannot be written there.
     """
+    with _replacing(path, "x", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+@contextmanager
+def _replacing(path: str | Path, mode: str, **how: Any) -> Iterator[Any]:
+    """Give a file under a temporary name, which takes the name `path` when the block ends well."""
     target = Path(os.path.realpath(path))
     temporary = _sibling(target, "tmp")
     try:
-        try:
+        with _told(path):
             if target.is_dir():
                 raise IsADirectoryError(21, "it is a folder")
             target.parent.mkdir(parents=True, exist_ok=True)
-            file = open(temporary, "x", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise _unwritable(path, error) from error
+            file = open(temporary, mode, **how)
         with file:
             yield file
             file.flush()
+            # Without it a power cut can leave the new name on an empty file.
             os.fsync(file.fileno())
-        try:
+        with _told(path):
             os.replace(temporary, target)
-        except OSError as error:
-            raise _unwritable(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -112,32 +101,25 @@ def atomic_folder(
         ConfigError: the folder cannot be written there, or what is there is not to be replaced.
     """
     target = Path(os.path.realpath(path))
-    _check_replaceable(path, target, replaces)
+    if target.exists():
+        if not target.is_dir():
+            raise ConfigError(
+                f"cannot write the folder {path}: a file has this name; choose another"
+            )
+        if any(target.iterdir()) and not any(any(target.glob(pattern)) for pattern in replaces):
+            raise ConfigError(
+                f"will not replace {path}: it holds files that this program did not write; "
+                "choose a new or an empty folder"
+            )
     temporary = _sibling(target, "tmp")
-    try:
+    with _told(path):
         temporary.mkdir(parents=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
     try:
         yield temporary
-        try:
+        with _told(path):
             _swap(temporary, target)
-        except OSError as error:
-            raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_replaceable(path: str | Path, target: Path, replaces: Sequence[str]) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise ConfigError(f"cannot write the folder {path}: a file has this name; choose another")
-    if any(target.iterdir()) and not any(any(target.glob(pattern)) for pattern in replaces):
-        raise ConfigError(
-            f"will not replace {path}: it holds files that this program did not write; "
-            "choose a new or an empty folder"
-        )
 
 
 def _swap(temporary: Path, target: Path) -> None:
@@ -165,6 +147,13 @@ def _sibling(target: Path, ending: str) -> Path:
     return target.with_name(f".{stem}.{uuid.uuid4().hex[:12]}.{ending}")
 
 
-def _unwritable(path: str | Path, error: OSError) -> ConfigError:
-    reason = error.strerror or type(error).__name__
-    return ConfigError(f"cannot write {path}: {reason}; choose a place where you may write")
+@contextmanager
+def _told(path: str | Path) -> Iterator[None]:
+    """Raise what the system refuses as a `ConfigError` in one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(
+            f"cannot write {path}: {reason}; choose a place where you may write"
+        ) from error

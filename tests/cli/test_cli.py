@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from hyperasr.cli import commands
-from hyperasr.cli.parser import build_parser, main
+from hyperasr.cli.parser import _COMMANDS, build_parser, main
 from hyperasr.cohorts import corpora
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
@@ -146,17 +146,6 @@ def test_nothing_could_be_transcribed(cli: Cli, tmp_path: Path) -> None:
     assert "none of 2 recordings" in lines[-1]
 
 
-def test_a_folder_without_audio(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("x")
-    fails(cli("transcribe", tmp_path), "no recording in")
-
-
-def test_a_broken_manifest(cli: Cli, tmp_path: Path) -> None:
-    manifest = tmp_path / "m.jsonl"
-    manifest.write_text('{"id": "a", "pth": "a.wav"}\n')
-    fails(cli("transcribe", manifest), "line 1", "pth")
-
-
 def test_silence_is_an_empty_transcript(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(2 * RATE), RATE)
@@ -228,20 +217,17 @@ def test_an_unknown_key_in_a_model(
     fails(cli("transcribe", good, "--model", tmp_path), "unknown key 'layer'", "'layers'")
 
 
-def test_no_such_model(cli: Cli, good: Path, tmp_path: Path) -> None:
-    fails(cli("transcribe", good, "--model", tmp_path / "none"), "no model folder at")
-
-
-def test_an_unknown_configuration_key(cli: Cli, good: Path, tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_text("bath_size: 3\n")
-    fails(cli("transcribe", good, "--config", config), "'bath_size'; did you mean batch_size?")
-
-
-def test_a_configuration_file_is_used(cli: Cli, good: Path, tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
+def test_mistakes_in_files(cli: Cli, good: Path, tmp_path: Path) -> None:
+    config, manifest, folder = (tmp_path / name for name in ("c.yaml", "m.jsonl", "empty"))
     config.write_text("format: json\nadapt: false\n")
     assert json.loads(cli("transcribe", good, "--config", config).out)["id"] == str(good)
+    config.write_text("bath_size: 3\n")
+    fails(cli("transcribe", good, "--config", config), "'bath_size'; did you mean batch_size?")
+    manifest.write_text('{"id": "a", "pth": "a.wav"}\n')
+    fails(cli("transcribe", manifest), "line 1", "pth")
+    folder.mkdir()
+    fails(cli("transcribe", folder), "no recording in")
+    fails(cli("transcribe", good, "--model", tmp_path / "none"), "no model folder at")
 
 
 @pytest.mark.parametrize(
@@ -279,14 +265,14 @@ def test_no_command_shows_help(cli: Cli) -> None:
 
 def test_version_and_help(cli: Cli) -> None:
     assert cli("--version") == (0, "hyperasr 0.1.0\n", [])
-    for command in ("transcribe", "demo", "simulate", "inspect", "corpora", "prepare", "convert"):
+    for command in _COMMANDS:
         status, out, lines = cli(command, "--help")
         assert (status, lines) == (0, [])
         assert command in out
-
-
-def test_help_says_what_it_is_not() -> None:
     assert "not a medical device" in " ".join(build_parser().format_help().split())
+    for command, (build, _, _) in _COMMANDS.items():
+        for action in build()._actions:
+            assert len((action.help or "").split()) > 1, (command, action.dest)
 
 
 def test_help_is_quick() -> None:
@@ -327,16 +313,15 @@ def test_json_is_one_object_a_line(cli: Cli, good: Path) -> None:
     assert {"schema_version", "id", "text", "segments", "base", "warnings"} <= set(rows[0])
 
 
-def test_subtitles(cli: Cli, good: Path) -> None:
-    assert cli("transcribe", good, "--format", "vtt").out.startswith("WEBVTT\n\n00:00:00.000 --> ")
-    assert cli("transcribe", good, "--format", "srt").out.startswith("1\n00:00:00,000 --> ")
-    fails(cli("transcribe", good, good, "--format", "srt"), "give --out FOLDER")
-
-
-def test_formats_of_annotators(cli: Cli, good: Path, tmp_path: Path) -> None:
-    assert cli("transcribe", good, "--format", "csv").out.startswith("recording,segment,word,")
-    assert cli("transcribe", good, "--format", "chat").out.startswith("@UTF8\n@Begin\n")
-    fails(cli("transcribe", good, good, "--format", "chat"), "give --out FOLDER")
+def test_formats_of_subtitles_and_annotators(cli: Cli, good: Path, tmp_path: Path) -> None:
+    for form, beginning in (
+        ("vtt", "WEBVTT\n\n00:00:00.000 --> "),
+        ("srt", "1\n00:00:00,000 --> "),
+        ("csv", "recording,segment,word,"),
+        ("chat", "@UTF8\n@Begin\n"),
+    ):
+        assert cli("transcribe", good, "--format", form).out.startswith(beginning)
+        fails(cli("transcribe", good, good, "--format", form), "give --out FOLDER")
     assert cli("transcribe", good, "--format", "textgrid", "--out", tmp_path / "o").status == 0
     grid = (tmp_path / "o" / "good.TextGrid").read_text()
     assert 'name = "words"' in grid
@@ -379,13 +364,13 @@ def test_text_comes_as_it_is_decoded(
     soundfile.write(path, np.concatenate([voice(4.0, 90 + 20 * i) for i in range(8)]), RATE)
     at_once = cli("transcribe", path, path, "--max-segment-s", "5", "--no-loop-guard")
     seen: list[str] = []
-    show = commands._Printer.segment
+    marked = commands.marked_segment
 
-    def noting(self: Any, segment: Any, first: bool) -> bool:
+    def noting(segment: Any, mode: str) -> Any:
         seen.append(segment.text)
-        return show(self, segment, first)
+        return marked(segment, mode)
 
-    monkeypatch.setattr(commands._Printer, "segment", noting)
+    monkeypatch.setattr(commands, "marked_segment", noting)
     argv = ("transcribe", path, "--max-segment-s", "5", "--no-loop-guard", "--batch-size", "2")
     outcome = cli(*argv)
     assert len(seen) >= 7
@@ -464,12 +449,9 @@ def test_compare_with_references_prints_error_rates(cli: Cli, manifest: Path) ->
     assert rates[1].endswith("personalised 0.0 %")
     assert rates[3].endswith("(3 recordings with a reference)")
     assert "unadapted" in rates[3]
-
-
-def test_rates_do_not_spoil_json(cli: Cli, manifest: Path) -> None:
-    _, out, lines = cli("transcribe", manifest, "--compare", "--format", "json")
+    _, out, errors = cli("transcribe", manifest, "--compare", "--format", "json")
     assert [json.loads(row)["id"] for row in out.splitlines()] == ["clip-0", "clip-1", "clip-2"]
-    assert sum("WER unadapted" in line for line in lines) == 1
+    assert sum("WER unadapted" in line for line in errors) == 1
 
 
 def test_demo(cli: Cli, manifest: Path) -> None:

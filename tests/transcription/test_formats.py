@@ -57,10 +57,6 @@ def files(*paths: str) -> list[Recording]:
     return [Recording(path, path) for path in paths]
 
 
-def test_text_is_the_text() -> None:
-    assert render(RESULT, "txt") == "turn on the <light>\n"
-
-
 def test_text_of_a_comparison_names_each_system() -> None:
     assert render(COMPARED, "txt").splitlines() == [
         "reference: turn on the light",
@@ -78,6 +74,8 @@ def test_json_holds_everything() -> None:
     assert values["warnings"] == ["it is clipped"]
     assert values["reference"] == "turn on the light"
     assert values["base"]["text"] == "turn of"
+    written = render(Result(Recording("å", "å"), Transcript("å", "grün")), "json")
+    assert '"text": "grün"' in written
     assert values["segments"][0] == {
         "start_s": 0.0,
         "end_s": 2.5,
@@ -160,39 +158,40 @@ def test_vtt_has_word_times_and_doubt() -> None:
     assert clean.splitlines()[3] == "the light [unclear]"
 
 
+SILENT = Transcript("s", "", (), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("transcript", "form", "expected"),
+    [
+        (TRANSCRIPT, "txt", "turn on the <light>\n"),
+        (
+            TRANSCRIPT,
+            "srt",
+            "1\n00:00:00,000 --> 00:00:02,500\nturn on\n\n"
+            "2\n01:01:01,002 --> 01:02:05,500\nthe <light> -> & more\n",
+        ),
+        (
+            TRANSCRIPT,
+            "vtt",
+            "WEBVTT\n\n00:00:00.000 --> 00:00:02.500\nturn on\n\n"
+            "01:01:01.002 --> 01:02:05.500\nthe &lt;light&gt; -&gt; &amp; more\n",
+        ),
+        (SILENT, "txt", "\n"),
+        (SILENT, "srt", ""),
+        (SILENT, "vtt", "WEBVTT\n"),
+    ],
+)
+def test_formats_letter_by_letter(transcript: Transcript, form: str, expected: str) -> None:
+    assert render(Result(Recording("x", "x"), transcript), form) == expected
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("mode", ["verbatim", "clean", "both"])
 def test_every_format_takes_every_mode(form: str, mode: str) -> None:
-    for transcript in (TRANSCRIPT, FULL, Transcript("s", "", (), 1.0)):
+    for transcript in (TRANSCRIPT, FULL, SILENT):
         text = render(Result(Recording("x", "x"), transcript), form, mode)
         assert text == "" or text.endswith("\n")
-
-
-def test_json_keeps_letters_as_they_are() -> None:
-    result = Result(Recording("å.wav", "å.wav"), Transcript("å.wav", "grün"))
-    assert '"text": "grün"' in render(result, "json")
-
-
-def test_srt() -> None:
-    assert render(RESULT, "srt") == (
-        "1\n00:00:00,000 --> 00:00:02,500\nturn on\n\n"
-        "2\n01:01:01,002 --> 01:02:05,500\nthe <light> -> & more\n"
-    )
-
-
-def test_vtt_escapes_markup() -> None:
-    assert render(RESULT, "vtt") == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:02.500\nturn on\n\n"
-        "01:01:01.002 --> 01:02:05.500\nthe &lt;light&gt; -&gt; &amp; more\n"
-    )
-
-
-def test_silence_in_every_format() -> None:
-    silent = Result(Recording("s", "s"), Transcript("s", "", (), 1.0))
-    assert render(silent, "txt") == "\n"
-    assert render(silent, "srt") == ""
-    assert render(silent, "vtt") == "WEBVTT\n"
-    assert json.loads(render(silent, "json"))["segments"] == []
 
 
 def test_what_cannot_be_written_says_so() -> None:

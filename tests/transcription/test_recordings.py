@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Reading, Recording
 
 
@@ -21,11 +22,12 @@ def test_recordings_that_are_read_at_once_keep_their_own_warnings(
     content = (tmp_path / "broken.wav").read_bytes()
     (tmp_path / "broken.wav").write_bytes(content[: len(content) // 2])
     readings = [
-        Reading(Recording(name, str(tmp_path / f"{name}.wav"))) for name in ("sound", "broken")
+        Reading(Recording(name, str(tmp_path / f"{name}.wav")), 4.0, TranscribeOptions())
+        for name in ("sound", "broken")
     ]
-    pieces = [reading.pieces() for reading in readings]
-    for _ in range(4):
-        for one in pieces:
+    segments = [reading.segments() for reading in readings]
+    for _ in range(20):
+        for one in segments:
             next(one, None)
     sound, broken = (reading.warnings for reading in readings)
     assert sound == []

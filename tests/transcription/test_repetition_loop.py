@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hyperasr.transcription.repetition_loop import (
+    COMPRESSION,
     Evidence,
-    GuardConfig,
     evidence_of,
     is_suspicious,
     judge,
@@ -51,7 +51,7 @@ def test_a_real_repetition_survives() -> None:
 def test_a_real_repetition_that_compresses_like_a_loop_survives() -> None:
     text = "the " * 40
     evidence = evidence_of(text, sound(8.0), finished=True)
-    assert evidence.compression > GuardConfig().compression
+    assert evidence.compression > COMPRESSION
     assert is_suspicious(evidence), "attention has to decide"
     assert verdict(text, 8.0, [10 * i for i in range(40)]) is None
 

@@ -72,6 +72,8 @@ def test_words_of_known_tokens(model: HyperASR) -> None:
         mean = sum(logprobs[word.first : word.last]) / (word.last - word.first)
         assert math.isclose(word.probability, math.exp(mean))
     assert words_of(backbone, [], []) == ()
+    assert sum(chars_of(backbone, backbone.text_ids("turn on"))) == len("turnon")
+    assert printable("a\x00b\n c\x1b[0m") == "a b c [0m"
 
 
 def test_a_long_word_is_as_sure_as_its_tokens(model: HyperASR) -> None:
@@ -99,15 +101,6 @@ def test_languages_without_blanks_have_words_of_one_character(model: HyperASR) -
         "日本",
         "go",
     ]
-
-
-def test_control_characters_are_no_text() -> None:
-    assert printable("a\x00b\n c\x1b[0m") == "a b c [0m"
-
-
-def test_characters_of_tokens(model: HyperASR) -> None:
-    tokens = model.backbone.text_ids("turn on")
-    assert sum(chars_of(model.backbone, tokens)) == len("turnon")
 
 
 # Attention and alignment -------------------------------------------------------------------------
@@ -177,6 +170,7 @@ def test_attention_of_a_row_does_not_depend_on_the_batch(
     model: HyperASR, batch: Batch, tokens: list[list[int]]
 ) -> None:
     together = attend(model, batch, tokens)
+    assert not any(m._forward_hooks for m in model.backbone.whisper.modules()), "hooks are gone"
     for i, n in enumerate(LENGTHS):
         one = Batch(n_frames=torch.tensor([n]), mel=batch.mel[i : i + 1, :, :n])  # type: ignore[index]
         (alone,) = attend(model, one, [tokens[i]])
@@ -212,13 +206,6 @@ def test_heads_are_those_that_the_checkpoint_names(tiny_whisper: Any) -> None:
     assert alignment_heads(tiny_whisper) == {1: [0, 1, 2, 3]}
     tiny_whisper.generation_config.alignment_heads = [[0, 2], [1, 1], [1, 3]]
     assert alignment_heads(tiny_whisper) == {0: [2], 1: [1, 3]}
-
-
-def test_the_hooks_are_gone_afterwards(
-    model: HyperASR, batch: Batch, tokens: list[list[int]]
-) -> None:
-    attend(model, batch, tokens)
-    assert not any(m._forward_hooks for m in model.backbone.whisper.modules())
 
 
 # Times -------------------------------------------------------------------------------------------

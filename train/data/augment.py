@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperasr.audio.mel import FRAMES_PER_SECOND, mel_centres
-from hyperasr.audio.reading import SAMPLE_RATE
+from hyperasr.audio.mel import FRAMES_PER_SECOND, SAMPLE_RATE, mel_centres
 from hyperasr.cohorts.acoustics import add_noise, change_speed, colour_channel, reverberate
 from hyperasr.errors import ConfigError
 from hyperasr.types import Batch

@@ -26,7 +26,7 @@ from pathlib import Path
 import soundfile as sf
 from rich.progress import track
 
-from hyperasr.audio.reading import CHUNK_S
+from hyperasr.audio.mel import CHUNK_S
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.cohorts.splits import check_leaks
 from hyperasr.errors import ConfigError
