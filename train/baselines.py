@@ -62,8 +62,6 @@ class FineTuneConfig:
         known = ("decoder_ft", "full_ft", "residual")
         if self.method not in known:
             raise ConfigError(f"no method {self.method!r}; there are {', '.join(known)}")
-        if self.data.features.embed:
-            raise ConfigError(f"{self.method} has no speaker embedding; leave features.embed out")
 
     @property
     def adapts_encoder(self) -> bool:

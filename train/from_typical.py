@@ -89,7 +89,7 @@ class StartConfig:
     must_help: bool = True
     """Keep no model that harms typical speech or does not help atypical speech."""
     seed: int = 0
-    """Of people, batches and weights."""
+    """Of batches and weights."""
 
     def __post_init__(self) -> None:
         if not 0 < self.dev_share <= 0.5:
@@ -178,7 +178,6 @@ def meta_config(config: StartConfig) -> MetaConfig:
         must_help=config.must_help,
         workers=config.workers,
         encode_on=config.encode_on,
-        view_seed=config.seed,
         loop=LoopConfig(
             steps=config.steps,
             lr=config.lr,

@@ -48,10 +48,13 @@ from hyperasr.whisper.backbone import Backbone
 from train.data.views import LONGEST_SIMULATED_S, check_text, usable
 from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
+from train.meta import frozen, global_lora
 
 __all__ = ["Enrolment", "IndividualConfig", "People", "enrol"]
 
 log = logging.getLogger("train.individual")
+VIEW_SEED = 9_000
+"""Of the simulated people; `eval.zero_shot` has the same."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,6 @@ class IndividualConfig:
     are. People of any other cohort enrol with their own."""
     severities: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Severities, in turn within a person; `eval.zero_shot` has the same."""
-    view_seed: int = 9_000
-    """Seed of the simulated people; `eval.zero_shot` has the same."""
     k: int = 5
     """Enrolment utterances of each person, at least 1; 0 is all but the held-out ones."""
     held_out: int = 0
@@ -241,22 +242,14 @@ class IndividualObjective(nn.Module):
         return {"total": total, "nll": own.mean(), "kl": kl}
 
 
+@torch.no_grad()
 def start_from_global(source: StaticLoRA, folder: Path, backbone: Backbone) -> None:
-    """Let everybody's factors be those of a trained global LoRA.
-
-    Raises:
-        ConfigError: other targets or another rank.
-    """
+    """Let everybody's factors be those of a trained global LoRA."""
     trained = HyperASR.from_pretrained(folder, backbone=backbone)
-    factors = trained.factors(torch.zeros(1, trained.speaker.d_spk, device=backbone.device))
-    if trained.source.targets != source.targets or trained.source.rank != source.rank:
-        raise ConfigError(f"{folder}: its targets or rank differ from those of this run")
-    with torch.no_grad():
-        for name, pair in factors.targets.items():
-            key = source.key(name)
-            source.A[key].copy_(pair.A[:, :1].expand_as(source.A[key]))
-            scale = factors.scaling / source.scaling
-            source.B[key].copy_(scale * pair.B[:, :1].expand_as(source.B[key]))
+    for name, (a, b) in global_lora(trained, source, folder).items():
+        key = source.key(name)
+        source.A[key].copy_(a.expand_as(source.A[key]))
+        source.B[key].copy_(b.expand_as(source.B[key]))
 
 
 def measure(model: HyperASR, people: People, chosen: dict[str, Enrolment]) -> dict[str, Any]:
@@ -286,7 +279,7 @@ def people_of(config: IndividualConfig, backbone: Backbone) -> People:
     for (cohort, reason), n in sorted(left_out.items()):
         log.warning("%s: %d %s recordings left out, %s", config.manifest, n, cohort, reason)
     views = plan_views(
-        lengths, seed=config.view_seed, cohorts=config.cohorts, severities=config.severities
+        lengths, seed=VIEW_SEED, cohorts=config.cohorts, severities=config.severities
     )
     # After the plan, as in the evaluation, so that people have the same severities in both.
     views = [v for v in views if not v.simulates or lengths[v.utterance] <= LONGEST_SIMULATED_S]
@@ -332,9 +325,7 @@ def run(config: IndividualConfig) -> dict[str, Any]:
     loop = replace(config.loop, eval_every=config.loop.steps)
     config = replace(config, out=folder, loop=loop)
     accelerator = start("individual", folder, loop.mixed_precision, loop.tracker)
-    backbone = Backbone.from_pretrained(
-        config.backbone, audio_context=config.audio_context, margin_s=config.margin_s
-    )
+    backbone = frozen(config)
     with accelerator.main_process_first():
         people = people_of(config, backbone)
     chosen = enrol(

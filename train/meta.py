@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hyperasr.adapters import HyperNet, SourceConfig
+from hyperasr.adapters import HyperNet, SourceConfig, StaticLoRA
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
@@ -54,8 +55,8 @@ class Objective(nn.Module):
         self.model.at_step(step, n_steps)
 
 
-def frozen(config: MetaConfig) -> Backbone:
-    """Load the frozen Whisper as it hears in this training."""
+def frozen(config: Any) -> Backbone:
+    """Load the frozen Whisper of a training, which hears what `config` says."""
     return Backbone.from_pretrained(
         config.backbone, audio_context=config.audio_context, margin_s=config.margin_s
     )
@@ -166,17 +167,43 @@ def start_from(model: HyperASR, model_folder: Path, backbone: Backbone) -> None:
     model.speaker.load_state_dict(trained.speaker.state_dict())
 
 
+@torch.no_grad()
 def start_from_static(source: HyperNet, static: HyperASR, model_folder: Path) -> None:
-    """Let the hypernetwork's bias be a trained global LoRA, so that it starts as that adapter."""
-    factors = static.factors(torch.zeros(1, 1))
-    if static.source.targets != source.targets or static.source.rank != source.rank:
-        raise ConfigError(f"{model_folder}: its targets or rank differ from the hypernetwork's")
+    """Let the hypernetwork's bias be a trained global LoRA, so that it starts as that adapter.
+
+    Targets that the LoRA does not have start as they always do, with no update.
+    """
+    for name, (a, b) in global_lora(static, source, model_folder).items():
+        key = source.key(name)
+        source.bias_A[key].copy_(a[:, 0].flatten(1))
+        source.bias_B[key].copy_(b[:, 0].mT.flatten(1))
+
+
+@torch.no_grad()
+def global_lora(
+    trained: HyperASR, source: HyperNet | StaticLoRA, model_folder: Path
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the factors of a trained global LoRA by target, for another source to start from.
+
+    Args:
+        trained: the model with the LoRA.
+        source: what starts from it.
+        model_folder: of `trained`, for messages.
+    Returns:
+        A (n_layer, 1, rank, d_in) and B (n_layer, 1, d_out, rank) for the scaling of `source`.
+    Raises:
+        ConfigError: another rank, or a target that `source` does not have.
+    """
+    own = trained.source
+    if not set(own.targets) <= set(source.targets) or own.rank != source.rank:
+        raise ConfigError(
+            f"{model_folder}: its rank {own.rank} and targets {', '.join(own.targets)} must be "
+            f"those of what starts from it (rank {source.rank}, {', '.join(source.targets)}) or "
+            "some of them"
+        )
+    factors = trained.factors(torch.zeros(1, trained.speaker.d_spk, device=trained.backbone.device))
     ratio = factors.scaling / source.scaling
-    with torch.no_grad():
-        for name, pair in factors.targets.items():
-            key = source.key(name)
-            source.bias_A[key].copy_(pair.A[:, 0].flatten(1))
-            source.bias_B[key].copy_(ratio * pair.B[:, 0].mT.flatten(1))
+    return {name: (pair.A[:, :1], ratio * pair.B[:, :1]) for name, pair in factors.targets.items()}
 
 
 def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:

@@ -22,7 +22,6 @@ from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.util.config import parse
 from hyperasr.whisper.backbone import Backbone
-from tests.in_this_process import InThisProcess
 from train import baselines, individual, meta, peft_reference
 from train.baselines import FineTuneConfig
 from train.config import MetaConfig
@@ -164,7 +163,6 @@ def check_what_was_left(path: Path, out: Path, best: dict[str, Any]) -> None:
 def test_two_steps(
     path: Path,
     place: Place,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -175,7 +173,6 @@ def test_two_steps(
     for name, value in overrides(path, place, out).items():
         arguments += [f"--{name}", str(value)]
     monkeypatch.setattr(sys, "argv", ["program", *arguments])
-    monkeypatch.setattr("hyperasr.cohorts.cache.WorkerPool", InThisProcess)
     program.main()
     best = json.loads(capsys.readouterr().out.splitlines()[-1])
     check_what_was_left(path, out, best)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from hyperasr.audio.mel import CHUNK_S
 from hyperasr.audio.reading import duration_s
@@ -18,14 +15,11 @@ from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.sampler import BalancedSampler
 from hyperasr.cohorts.views import TYPICAL, View, plan_views
 from hyperasr.errors import ConfigError
-from hyperasr.speaker.encoder import speaker_encoder
 from hyperasr.types import Batch, Utterance
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
-from train.data.augment import vary_features
 from train.data.split import some_of_each
 from train.data.teacher import Teacher
-from train.loop.watchdog import progress
 
 __all__ = [
     "LONGEST_S",
@@ -60,14 +54,7 @@ class Views:
     """
 
     def __init__(self, config: MetaConfig, backbone: Backbone) -> None:
-        silent = backbone.audio_context == "full" or backbone.margin_frames > 0
-        if config.features.changes and silent:
-            raise ConfigError(
-                "features are changed on the real length of an utterance; load the backbone with "
-                "trimmed audio context and no margin, or leave `features` out"
-            )
         self.config, self.backbone = config, backbone
-        self.embed = _embedder(config, backbone) if config.features.embed else None
         self.recordings = trainable(read_manifest(config.train), config.train, config.simulate)
         self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
         self.recording: dict[str, str] = {}  # of each view of typical speech, for the teacher
@@ -79,16 +66,10 @@ class Views:
 
     def __call__(self, number: int) -> Batch:
         """Return batch `number`."""
-        config = self.config
-        batch = self.cache.batch(self.sampler.batch(number, config.batch_size))
-        if config.features.changes:
-            seed = (config.loop.seed, number)
-            batch = vary_features(batch, config.features, seed, self.embed)
-            if not config.adapts_encoder:  # the cached states are of what is not heard now
-                batch = replace(batch, encoded=None)
+        batch = self.cache.batch(self.sampler.batch(number, self.config.batch_size))
         if self.teacher is not None:
-            heard = [self.recording.get(name) for name in batch.ids]
-            batch = replace(batch, teacher=self.teacher.teach(batch, heard))
+            recordings = [self.recording.get(name) for name in batch.ids]
+            batch = replace(batch, teacher=self.teacher.teach(batch, recordings))
         return batch
 
     def _rows(self) -> tuple[Cache, BalancedSampler]:
@@ -100,25 +81,16 @@ class Views:
                 if view.utterance.cohort == TYPICAL
             }
         cache = of_cohorts(Cache([self._build()], self.backbone), self.config.cohorts)
-        speakers = [str(s) for s in cache.meta["speaker"]]
-        seed = self.config.loop.seed
-        sources = [str(s) for s in cache.meta["source"]]
         return cache, BalancedSampler(
             cache.meta["cohort"],
-            speakers,
-            seed,
+            [str(speaker) for speaker in cache.meta["speaker"]],
+            self.config.loop.seed,
             cache.n_frames,
-            sources,
-            self.config.source_share,
-            self.config.speaker_power,
+            speaker_power=self.config.speaker_power,
         )
 
     def _build(self) -> Path:
         config = self.config
-
-        def report(done: int, n: int) -> None:
-            progress()
-            log.info("cache: %d of %d parts", done, n)
 
         return build_cache(
             config.cache,
@@ -128,28 +100,8 @@ class Views:
             backbone=self.backbone,
             workers=config.workers,
             device=config.encode_on,
-            progress=report,
+            progress=lambda done, n: log.info("cache: %d of %d parts", done, n),
         )
-
-
-def _embedder(config: MetaConfig, backbone: Backbone) -> Callable[[Batch], Tensor]:
-    """Return what embeds a batch with mel, in the arithmetic of the training."""
-    if config.speaker.kind != "pooled":
-        raise ConfigError(
-            "features.embed is for speaker encoders of kind 'pooled', not "
-            f"{config.speaker.kind!r}; leave it out"
-        )
-    speaker = speaker_encoder(config.speaker, backbone)
-    reduced = config.loop.mixed_precision == "bf16"
-
-    @torch.no_grad()
-    def embed(batch: Batch) -> Tensor:
-        assert batch.mel is not None
-        with torch.autocast(batch.mel.device.type, torch.bfloat16, enabled=reduced):
-            encoded = backbone.encode(batch.mel, batch.n_frames, speaker.layers)
-        return speaker(encoded=encoded, n_frames=batch.n_frames).float()
-
-    return embed
 
 
 def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -> list[Utterance]:
@@ -232,7 +184,7 @@ def training_plan(config: MetaConfig, rows: Sequence[Utterance]) -> list[View]:
     """Return the views of a training: rows simulated on where typical, else as recorded."""
     return plan_views(
         rows,
-        seed=config.view_seed,
+        seed=0,
         cohorts=(*config.simulate, TYPICAL),
         people_per_speaker=config.people_per_speaker,
         # Beside simulated views typical ones are many; without, they are all there is.

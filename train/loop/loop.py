@@ -29,7 +29,7 @@ from train.loop.state import (
     check_settings,
     flat_settings,
     full_tensor,
-    last_state,
+    last_good,
     load_state,
     read_head,
     save_state,
@@ -78,7 +78,8 @@ class LoopConfig:
     tracker: str = "tensorboard"
     """Where measures go besides the log: a tracker that Accelerate knows by name, or ``none``."""
     watchdog_s: float = 1_800.0
-    """Longest time in one stage of a step, in seconds, before it counts as a hang; 0 for none."""
+    """Longest time in one stage of a step, in seconds, before it counts as a hang, at least 0; 0
+    for none. One process then writes where it is and goes on, one of several ends."""
     accept_changes: bool = False
     """Go on in a run folder whose run had other settings, which is otherwise refused."""
 
@@ -166,17 +167,21 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(model, config, folder, accelerator, settings)
-    with Watchdog.of(accelerator, config.watchdog_s, folder) as watchdog, run.memory:
+    rank, n_processes = accelerator.process_index, accelerator.num_processes
+    with Watchdog(config.watchdog_s, folder, rank, n_processes) as watchdog, run.memory:
         stepper = run.stepper(draw, split, watchdog)
         try:
             run.train(stepper, watchdog, evaluate, save_best, together)
         except TrainingStopped as error:
-            raise TrainingStopped(f"{error}. {run.last_good()}") from error
+            raise TrainingStopped(f"{error}. {last_good(folder)}") from error
         except RuntimeError as error:
-            gone = watchdog.missing() if _of_exchange(error, accelerator) else ""
-            if not gone:
+            if not _of_exchange(error, accelerator):
                 raise
-            raise TrainingStopped(f"{gone}. {run.last_good()}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingStopped(
+                f"process {rank}: another process of this run has stopped ({reason}). "
+                f"{last_good(folder)}"
+            ) from error
     accelerator.wait_for_everyone()
     return run.best
 
@@ -313,16 +318,6 @@ class _Run:
                 notes={"settings": self.settings, "parts": parts},
                 writes=main,
             )
-
-    def last_good(self) -> str:
-        """Say what there is to go on from."""
-        state = last_state(self.folder)
-        if state is None:
-            return "No checkpoint was written yet; start again, with a lower loop.lr perhaps"
-        return (
-            f"The last good checkpoint is {state}: the same command goes on from there "
-            "(with --loop.accept_changes true also with other settings, such as a lower loop.lr)"
-        )
 
 
 def _is_spread(accelerator: Accelerator) -> bool:
