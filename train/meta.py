@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hyperasr.adapters import HyperNet, SourceConfig, StaticLoRA
-from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
+from hyperasr.cohorts.cache import Cache, CacheConfig
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -29,7 +29,7 @@ from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
-from train.data.views import Views, development_views, of_cohorts
+from train.data.views import Views, cached, development_views, of_cohorts
 from train.loop.batches import split_batch
 from train.loop.program import fit_and_report, read_config, run_program, start
 from train.loop.scoring import Judge, evaluate
@@ -69,16 +69,8 @@ def data_of(
     with accelerator.main_process_first():
         plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
         views = Views(config, backbone)
-        dev_folder = build_cache(
-            config.cache,
-            plan,
-            config.backbone,
-            CacheConfig(config.speaker, views.cache.keeps_mel),
-            backbone=backbone,
-            workers=config.workers,
-            device=config.encode_on,
-        )
-    return views, chosen_on(Cache([dev_folder], backbone), views.cache, config)
+        dev = cached(config, plan, backbone, CacheConfig(config.speaker, views.cache.keeps_mel))
+    return views, chosen_on(dev, views.cache, config)
 
 
 def judge_of(
@@ -95,16 +87,8 @@ def judge_of(
     whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
     plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
     with accelerator.main_process_first():
-        folder = build_cache(
-            config.cache,
-            plan,
-            config.backbone,
-            CacheConfig(SpeakerConfig()),
-            backbone=whole,
-            workers=config.workers,
-            device=config.encode_on,
-        )
-    rows = of_cohorts(Cache([folder], whole), sorted(set(dev.meta["cohort"])))
+        rows = cached(config, plan, whole, CacheConfig(SpeakerConfig()))
+    rows = of_cohorts(rows, sorted(set(dev.meta["cohort"])))
     log.info("the unadapted recogniser on 30 s: %d development rows", len(rows))
     rates = evaluate(HyperASR.unadapted(whole), rows, adapt=False)
     return Judge({name: rate for name, rate in rates.items() if name != "score"})

@@ -69,7 +69,6 @@ class Recording:
         speaker: as the corpus names them, without a prefix.
         text: of the table, in lower case where the corpus has capitals only.
         duration_s: by the table.
-        official: the corpus's own split.
     """
 
     corpus: Corpus
@@ -77,7 +76,6 @@ class Recording:
     speaker: str
     text: str
     duration_s: float
-    official: str
 
     @property
     def stem(self) -> str:
@@ -149,5 +147,4 @@ def _recording(root: Path, corpus: Corpus, row: dict[str, str]) -> Recording:
         speaker=row["speaker"].removeprefix(corpus.prefix),
         text=" ".join(text.split()),
         duration_s=float(row["duration_s"]),
-        official=row["split"],
     )

@@ -25,6 +25,7 @@ __all__ = [
     "LONGEST_S",
     "LONGEST_SIMULATED_S",
     "Views",
+    "cached",
     "check_text",
     "development_plan",
     "development_views",
@@ -51,57 +52,58 @@ class Views:
 
     Attributes:
         cache: the rows that are drawn from.
+        recording: the id of each view's recording, where the teacher says something of it.
     """
 
     def __init__(self, config: MetaConfig, backbone: Backbone) -> None:
-        self.config, self.backbone = config, backbone
-        self.recordings = trainable(read_manifest(config.train), config.train, config.simulate)
+        recordings = trainable(read_manifest(config.train), config.train, config.simulate)
+        plan = training_plan(config, recordings)
+        self.batch_size = config.batch_size
         self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
-        self.recording: dict[str, str] = {}  # of each view of typical speech, for the teacher
-        self.cache, self.sampler = self._rows()
-
-    def plan(self) -> list[View]:
-        """Return all views."""
-        return training_plan(self.config, self.recordings)
+        # What the unadapted Whisper makes of atypical recordings is not worth learning.
+        typical = (view for view in plan if self.teacher and view.utterance.cohort == TYPICAL)
+        self.recording = {view.id: view.utterance.id for view in typical}
+        kept = CacheConfig(config.speaker, config.needs_mel)
+        self.cache = of_cohorts(cached(config, plan, backbone, kept), config.cohorts)
+        self.sampler = BalancedSampler(
+            self.cache.meta["cohort"],
+            [str(speaker) for speaker in self.cache.meta["speaker"]],
+            config.loop.seed,
+            self.cache.n_frames,
+            speaker_power=config.speaker_power,
+        )
 
     def __call__(self, number: int) -> Batch:
         """Return batch `number`."""
-        batch = self.cache.batch(self.sampler.batch(number, self.config.batch_size))
+        batch = self.cache.batch(self.sampler.batch(number, self.batch_size))
         if self.teacher is not None:
             recordings = [self.recording.get(name) for name in batch.ids]
             batch = replace(batch, teacher=self.teacher.teach(batch, recordings))
         return batch
 
-    def _rows(self) -> tuple[Cache, BalancedSampler]:
-        if self.teacher is not None:
-            # What the unadapted Whisper makes of atypical recordings is not worth learning.
-            self.recording = {
-                view.id: view.utterance.id
-                for view in self.plan()
-                if view.utterance.cohort == TYPICAL
-            }
-        cache = of_cohorts(Cache([self._build()], self.backbone), self.config.cohorts)
-        return cache, BalancedSampler(
-            cache.meta["cohort"],
-            [str(speaker) for speaker in cache.meta["speaker"]],
-            self.config.loop.seed,
-            cache.n_frames,
-            speaker_power=self.config.speaker_power,
-        )
 
-    def _build(self) -> Path:
-        config = self.config
+def cached(
+    config: MetaConfig, plan: Sequence[View], backbone: Backbone, kept: CacheConfig
+) -> Cache:
+    """Open the cache of a plan; what is missing of it is built first.
 
-        return build_cache(
-            config.cache,
-            self.plan(),
-            config.backbone,
-            CacheConfig(config.speaker, config.needs_mel),
-            backbone=self.backbone,
-            workers=config.workers,
-            device=config.encode_on,
-            progress=lambda done, n: log.info("cache: %d of %d parts", done, n),
-        )
+    Args:
+        config: where caches are, and how they are built.
+        plan: the views, in the order of the rows.
+        backbone: what encodes them.
+        kept: what the cache holds.
+    """
+    folder = build_cache(
+        config.cache,
+        plan,
+        config.backbone,
+        kept,
+        backbone=backbone,
+        workers=config.workers,
+        device=config.encode_on,
+        progress=lambda done, n: log.info("cache: %d of %d parts", done, n),
+    )
+    return Cache([folder], backbone)
 
 
 def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -> list[Utterance]:
