@@ -38,8 +38,6 @@ from hyperasr.cohorts.views import TYPICAL, plan_views
 from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.hub import HyperASR
-from hyperasr.metrics.error_rates import error_rate, score
-from hyperasr.metrics.normalisers import normaliser
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
@@ -48,6 +46,7 @@ from hyperasr.whisper.backbone import Backbone
 from train.data.views import LONGEST_SIMULATED_S, check_text, usable
 from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
+from train.loop.scoring import rates_by_cohort
 from train.meta import frozen, global_lora
 
 __all__ = ["Enrolment", "IndividualConfig", "People", "enrol"]
@@ -195,12 +194,12 @@ class EnrolmentBatches:
 
     def rows(self, number: int) -> list[int]:
         """Return the rows of a batch, a person's beside each other."""
-        found = []
+        batch = []
         for enrolment in self.chosen.values():
             own = enrolment.enrolled
             n = min(self.per_step, len(own))
-            found += [own[(number * n + i) % len(own)] for i in range(n)]
-        return found
+            batch += [own[(number * n + i) % len(own)] for i in range(n)]
+        return batch
 
     def __call__(self, number: int) -> Batch:
         """Return batch `number`."""
@@ -256,15 +255,10 @@ def measure(model: HyperASR, people: People, chosen: dict[str, Enrolment]) -> di
     """Return word error rates by cohort on the recognised rows, unadapted and individual."""
     rows = [row for enrolment in chosen.values() for row in enrolment.recognised]
     texts, cohorts = ([people.meta[name][row] for row in rows] for name in ("text", "cohort"))
-    measures: dict[str, Any] = {}
-    for system, adapt in (("backbone", False), ("individual_lora", True)):
-        hypotheses = decode_rows(model, people, rows, adapt=adapt)
-        counts = score(texts, hypotheses, normaliser("whisper"), "wer")
-        measures[system] = {
-            name: error_rate([c for c, own in zip(counts, cohorts, strict=True) if own == name])
-            for name in sorted(set(cohorts))
-        }
-    return measures
+    return {
+        system: rates_by_cohort(texts, decode_rows(model, people, rows, adapt=adapt), cohorts)
+        for system, adapt in (("backbone", False), ("individual_lora", True))
+    }
 
 
 def people_of(config: IndividualConfig, backbone: Backbone) -> People:
@@ -342,16 +336,11 @@ def run(config: IndividualConfig) -> dict[str, Any]:
             folder / "best", backbone=config.backbone, training={"config": to_dict(config)}
         )
         ids = people.meta["id"]
-        record = {
-            "measures": measure(objective.model, people, chosen),
-            "people": {
-                person: {
-                    "enrolled": [ids[row] for row in enrolment.enrolled],
-                    "recognised": [ids[row] for row in enrolment.recognised],
-                }
-                for person, enrolment in chosen.items()
-            },
+        named = {
+            person: {name: [ids[row] for row in rows] for name, rows in vars(enrolment).items()}
+            for person, enrolment in chosen.items()
         }
+        record = {"measures": measure(objective.model, people, chosen), "people": named}
         atomic_write_text(folder / "people.json", json.dumps(record, indent=1) + "\n")
 
     batches = EnrolmentBatches(people, chosen, config.per_step)

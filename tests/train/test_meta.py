@@ -1,36 +1,30 @@
-"""Every kind of meta-training, for two steps: cache, train, save, load, go on."""
+"""Meta-training for a few steps: what it starts from, what is trained, what loads and goes on."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from hyperasr.cohorts.views import TYPICAL
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.whisper.backbone import Backbone
 from train import meta
 
 pytestmark = pytest.mark.slow
 
-KINDS = {
-    "hypernet": {"kind": "hypernet", "targets": ["decoder.fc1"], "settings": {"rank": 2}},
-    "global": {
-        "kind": "static",
-        "targets": ["decoder.fc1"],
-        "settings": {"by": "global", "rank": 2},
-    },
-    "cohort": {"kind": "static", "targets": ["decoder.fc1"], "settings": {"by": "cohort"}},
-    "encoder": {
-        "kind": "hypernet",
-        "targets": ["encoder.fc1", "decoder.fc1"],
-        "settings": {"rank": 1, "generate": "B"},
-    },
+HYPERNET = {"kind": "hypernet", "targets": ["decoder.fc1"], "settings": {"rank": 2}}
+ENCODER = {
+    "kind": "hypernet",
+    "targets": ["encoder.fc1", "decoder.fc1"],
+    "settings": {"rank": 1, "generate": "B"},
 }
 
 
@@ -56,19 +50,6 @@ def run(monkeypatch, capsys, corpus: Path, backbone: Path, out: Path, **values) 
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_steps_leave_a_model_that_loads(
-    kind, corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
-) -> None:
-    best = run(monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, source=KINDS[kind])
-    assert set(best) == {"stuttering", "dysarthria", "parkinson", TYPICAL, "score", "step"}
-    model = HyperASR.from_pretrained(tmp_path / "best")
-    emb = torch.zeros(2, model.speaker.d_spk)
-    factors = model.factors(emb, ["stuttering", TYPICAL])
-    assert list(factors) == list(KINDS[kind]["targets"])
-    assert any(bool(f.B.abs().sum() > 0) for f in factors.targets.values()), "nothing was learned"
-
-
 def test_an_encoder_is_adapted_on_30_s_where_that_is_asked_for(
     corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -78,7 +59,7 @@ def test_an_encoder_is_adapted_on_30_s_where_that_is_asked_for(
         corpus,
         random_backbone_folder,
         tmp_path,
-        source=KINDS["encoder"],
+        source=ENCODER,
         audio_context="full",
         loop={"steps": 1},
     )
@@ -94,14 +75,14 @@ def test_a_trained_hypernetwork_goes_on(
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     place = (monkeypatch, capsys, corpus, random_backbone_folder)
-    run(*place, first, source=KINDS["encoder"], loop={"lr": 0.02})
+    run(*place, first, source=ENCODER, loop={"lr": 0.02})
     start = {"init_from": str(first / "best")}
-    run(*place, second, source=KINDS["encoder"], **start, loop={"steps": 1, "lr": 1e-12})
+    run(*place, second, source=ENCODER, **start, loop={"steps": 1, "lr": 1e-12})
     models = [HyperASR.from_pretrained(folder / "best") for folder in (first, second)]
     before, after = (model.source.state_dict() for model in models)
     # The same in fp16 but for one step of a rate that moves nothing, statistics included.
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    other = {**KINDS["encoder"], "settings": {"rank": 2, "generate": "B"}}
+    other = {**ENCODER, "settings": {"rank": 2, "generate": "B"}}
     with pytest.raises(ConfigError, match="other sizes"):
         run(*place, tmp_path / "third", source=other, **start)
 
@@ -117,7 +98,7 @@ def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
         corpus,
         random_backbone_folder,
         tmp_path,
-        source=KINDS["hypernet"],
+        source=HYPERNET,
         speaker=speaker,
         loop={"steps": 3, "lr": 0.02, "eval_every": 3},
     )
@@ -129,3 +110,36 @@ def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
         for name, p in trained.speaker.named_parameters()
     ]
     assert max(moved) > 5e-3  # storing in fp16 alone moves them by less than 1e-3
+
+
+def test_a_hypernetwork_starts_as_a_global_lora_on_some_of_its_targets(
+    random_backbone, random_backbone_folder, tmp_path, generator
+) -> None:
+    settings = {"by": "global", "rank": 2, "alpha": 4.0}
+    static = HyperASR(
+        random_backbone, SpeakerConfig(), SourceConfig("static", ("decoder.fc1",), settings)
+    )
+    with torch.no_grad():
+        for weight in static.source.B.values():
+            weight.normal_(0, 0.1, generator=generator)
+    static.save_pretrained(tmp_path, backbone=str(random_backbone_folder))
+
+    def started(*targets: str, rank: int = 2) -> HyperASR:
+        source = SourceConfig(targets=targets, settings={"rank": rank, "alpha": 2.0})
+        config = meta.MetaConfig(source=source, init_from=tmp_path)
+        no_rows = SimpleNamespace(keeps_embeddings=False)
+        return meta.new_model(config, random_backbone, no_rows).eval()
+
+    model = started("encoder.fc1", "decoder.fc1")
+    emb = torch.randn(3, model.speaker.d_spk, generator=generator)
+    own, expected = model.factors(emb), static.factors(emb[:1])
+    for layer in range(2):
+        update = lora.delta_weight(own, "decoder.fc1", layer)
+        whole = lora.delta_weight(expected, "decoder.fc1", layer).expand_as(update)
+        torch.testing.assert_close(update, whole, rtol=1e-2, atol=1e-4)  # stored in fp16
+        assert float(whole.detach().abs().max()) > 0.01
+        assert not bool(lora.delta_weight(own, "encoder.fc1", layer).any())
+    with pytest.raises(ConfigError, match=r"its rank 2 and targets decoder\.fc1 must be"):
+        started("encoder.fc1")
+    with pytest.raises(ConfigError, match="its rank 2"):
+        started("decoder.fc1", rank=4)

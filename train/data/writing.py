@@ -47,7 +47,15 @@ from hyperasr.whisper.decoder import DecoderStep
 from hyperasr.whisper.search import SearchConfig, text_only
 from train.loop.program import read_config, run_program
 
-__all__ = ["N_KEPT", "WritingConfig", "lines_beside", "own_writing", "sentence", "write"]
+__all__ = [
+    "N_KEPT",
+    "WritingConfig",
+    "lines_beside",
+    "own_writing",
+    "prompted",
+    "sentence",
+    "write",
+]
 
 log = logging.getLogger("train.data.writing")
 _BATCH = 16
@@ -279,21 +287,28 @@ def _teach(backbone: Backbone, encoded: EncoderOutput, texts: list[str]) -> list
     """Return the most probable tokens after the prompt and after each token of each text."""
     if not texts:
         return []
-    prompt = backbone.prompt_ids()
-    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for text in texts]
-    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos, device=backbone.device)
-    for row, values in zip(tokens, ids, strict=True):
-        row[: len(values)] = torch.tensor(values)
-    hidden = DecoderStep(backbone.whisper, encoded, cached=False).hidden(tokens[:, :-1])
-    found = []
-    for row, values in zip(hidden, ids, strict=True):
-        # The state of the prompt's last token tells the first token of the text.
-        logits = backbone.whisper.proj_out(row[len(prompt) - 1 : len(values) - 1]).float()
+    tokens, n_tokens = prompted(backbone, texts)
+    first = len(backbone.prompt_ids()) - 1  # its state tells the first token of the text
+    inputs = tokens[:, :-1].to(backbone.device)
+    hidden = DecoderStep(backbone.whisper, encoded, cached=False).hidden(inputs)
+    taught = []
+    for row, n in zip(hidden, n_tokens.tolist(), strict=True):
+        logits = backbone.whisper.proj_out(row[first : n - 1]).float()
         top = logits.log_softmax(-1).topk(min(N_KEPT, logits.shape[1]))
-        found.append(
+        taught.append(
             {"tokens": _packed(top.indices, "<i4"), "logprobs": _packed(top.values, "<f2")}
         )
-    return found
+    return taught
+
+
+def prompted(backbone: Backbone, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return prompt, text and end as tokens (n_utt, n_tokens), and how many each has (n_utt,)."""
+    prompt = backbone.prompt_ids()
+    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for text in texts]
+    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos)
+    for row, values in zip(tokens, ids, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    return tokens, torch.tensor([len(values) for values in ids])
 
 
 def _packed(tensor: Tensor, dtype: str) -> str:

@@ -6,7 +6,6 @@ import resource
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -39,12 +38,7 @@ class PeakMemory:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 

@@ -25,7 +25,15 @@ from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Batch
 
-__all__ = ["HARM", "Judge", "MelOnly", "NotWorthIt", "decode_together", "evaluate"]
+__all__ = [
+    "HARM",
+    "Judge",
+    "MelOnly",
+    "NotWorthIt",
+    "decode_together",
+    "evaluate",
+    "rates_by_cohort",
+]
 
 log = logging.getLogger(__name__)
 _BATCH = 16  # a row that runs away, as unadapted ones do, holds up its batch alone
@@ -133,9 +141,16 @@ def decode_together(model: HyperASR, cache: Any, *, adapt: bool = True) -> list[
 def evaluate(model: HyperASR, cache: Any, adapt: bool = True) -> dict[str, float]:
     """Return word error rates of the development views by cohort; the score weighs them alike."""
     hypotheses = decode_together(model, cache, adapt=adapt)
-    counts = score(cache.meta["text"], hypotheses, normaliser("whisper"), "wer")
-    measures = {}
-    for cohort in sorted(set(cache.meta["cohort"])):
-        chosen = [c for c, name in zip(counts, cache.meta["cohort"], strict=True) if name == cohort]
-        measures[cohort] = error_rate(chosen)
-    return {**measures, "score": sum(measures.values()) / len(measures)}
+    rates = rates_by_cohort(cache.meta["text"], hypotheses, cache.meta["cohort"])
+    return {**rates, "score": sum(rates.values()) / len(rates)}
+
+
+def rates_by_cohort(
+    references: Sequence[str], hypotheses: Sequence[str], cohorts: Sequence[str]
+) -> dict[str, float]:
+    """Return the word error rate of each cohort, whose names are those of the rows."""
+    counts = score(references, hypotheses, normaliser("whisper"), "wer")
+    return {
+        cohort: error_rate([c for c, own in zip(counts, cohorts, strict=True) if own == cohort])
+        for cohort in sorted(set(cohorts))
+    }

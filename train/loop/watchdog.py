@@ -16,7 +16,6 @@ import os
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 from train.loop.state import last_good
 
@@ -48,12 +47,7 @@ class Watchdog:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         if self.limit_s:
             self._thread.join()

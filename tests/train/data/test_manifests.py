@@ -64,22 +64,6 @@ def test_five_recordings_of_each_nonnative_test_speaker() -> None:
         assert {name[1:5] for name in names} == {speaker}
 
 
-def test_women_and_men_of_dev_clean_are_split_alike(shared_data: Path) -> None:
-    root = shared_data / "librispeech-dev-clean-16spk"
-    lines = (root / "SPEAKERS.TXT").read_text().splitlines()
-    sexes = {f[0].strip(): f[1].strip() for f in (line.split("|") for line in lines) if len(f) > 1}
-    lists = read_splits()
-    found: dict[str, str] = dict.fromkeys(SPLITS, "")
-    for folder in root.iterdir():
-        if folder.is_dir():
-            found[str(lists.split_of("librispeech", folder.name))] += sexes[folder.name]
-    assert {split: "".join(sorted(own)) for split, own in found.items()} == {
-        "train": "FFMMMM",
-        "dev": "FFMM",
-        "test": "FFFMMM",
-    }
-
-
 def test_counts_are_the_committed_ones(built: Built) -> None:
     found = {(m, s, c): (n, people, round(min_, 1)) for m, s, c, n, people, min_ in counts(built)}
     assert found == COMMITTED
