@@ -49,8 +49,6 @@ class MetaConfig:
     """The speaker encoder."""
     batch_size: int = 32
     """Utterances a batch and process, at least 1."""
-    people_per_speaker: int = 2
-    """Simulated people that share a real voice in each cohort."""
     typical_share: float = 0.5
     """Share of the typical recordings that also count as they are, in [0, 1]; all of them do where
     nothing is simulated."""

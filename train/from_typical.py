@@ -97,7 +97,7 @@ class StartConfig:
 
 
 def read_speech(speech: Path) -> list[Utterance]:
-    """Return the utterances with text, and print what was left out.
+    """Return the utterances with text; what is left out is said.
 
     Raises:
         ManifestError, ConfigError: no typical speech that is usable there.
@@ -108,10 +108,9 @@ def read_speech(speech: Path) -> list[Utterance]:
         prepared = prepare("generic", speech)
         rows = list(prepared)
         print("\n".join(prepared.report.lines()))
-    lengths, left_out = usable(rows, COHORTS)
-    for (cohort, reason), n in sorted(left_out.items()):
-        print(f"{n} {cohort} recordings left out, {reason}")
-    kept = [replace(row, path=str(Path(row.path).resolve())) for row in lengths]
+    kept = [
+        replace(row, path=str(Path(row.path).resolve())) for row in usable(rows, speech, COHORTS)
+    ]
     n_typical = sum(row.cohort == TYPICAL for row in kept)
     if n_typical < 2:
         raise ConfigError(

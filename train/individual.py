@@ -269,9 +269,7 @@ def people_of(config: IndividualConfig, backbone: Backbone) -> People:
     """
     rows = read_manifest(config.manifest)
     check_text(rows, config.manifest)
-    lengths, left_out = usable(rows, simulate=())
-    for (cohort, reason), n in sorted(left_out.items()):
-        log.warning("%s: %d %s recordings left out, %s", config.manifest, n, cohort, reason)
+    lengths = usable(rows, config.manifest, simulate=())
     views = plan_views(
         lengths, seed=VIEW_SEED, cohorts=config.cohorts, severities=config.severities
     )

@@ -78,7 +78,10 @@ def test_speakers_are_split_whole_and_always_alike() -> None:
 
 
 def test_what_cannot_be_used_is_left_out(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     rows = read_manifest(corpus / "train.jsonl")
     rows[0] = replace(rows[0], text=None)
@@ -87,10 +90,9 @@ def test_what_cannot_be_used_is_left_out(
     write_manifest(tmp_path / "m.jsonl", rows)
     kept = read_speech(tmp_path / "m.jsonl")
     assert [row.id for row in kept] == [rows[1].id, *(row.id for row in rows[3:])]
-    printed = capsys.readouterr().out
-    assert "1 typical recordings left out, without text" in printed
-    assert "1 typical recordings left out, of more than 20 s" in printed
-    assert "1 recordings are not of typical speech: used as they are" in printed
+    assert "1 of 5 typical recordings left out, without text" in caplog.text
+    assert "1 of 5 typical recordings left out, of more than 20 s" in caplog.text
+    assert "1 recordings are not of typical speech: used as they are" in capsys.readouterr().out
     write_manifest(tmp_path / "m.jsonl", rows[:3])
     with pytest.raises(ConfigError, match="has 0 typical utterances with text"):
         read_speech(tmp_path / "m.jsonl")

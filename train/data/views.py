@@ -41,6 +41,7 @@ LONGEST_S = float(CHUNK_S)
 """Of a recording that is used as it is, in seconds."""
 LONGEST_SIMULATED_S = 20.0
 """Of one that is simulated on: leaves room in Whisper's 30 s for repetitions and pauses."""
+_PEOPLE_PER_SPEAKER = 2  # simulated ones, who share a real voice in each cohort
 
 
 class Views:
@@ -117,10 +118,7 @@ def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -
         ConfigError: none is left, or a cohort has no text at all.
     """
     check_text(rows, where)
-    lengths, left_out = usable(rows, simulate)
-    for (cohort, reason), n in sorted(left_out.items()):
-        n_all = sum(row.cohort == cohort for row in rows)
-        log.warning("%s: %d of %d %s recordings left out, %s", where, n, n_all, cohort, reason)
+    lengths = usable(rows, where, simulate)
     if not lengths:
         raise ConfigError(f"{where} has no utterance with text of at most {LONGEST_S:g} s")
     for cohort, domain in sorted({(row.cohort, row.domain) for row in lengths}):
@@ -161,9 +159,9 @@ def check_text(rows: Sequence[Utterance], where: Path) -> None:
 
 
 def usable(
-    rows: Sequence[Utterance], simulate: Sequence[str]
-) -> tuple[dict[Utterance, float], Counter[tuple[str, str]]]:
-    """Return usable rows with their length in seconds, and how many are not, by (cohort, why)."""
+    rows: Sequence[Utterance], where: Path, simulate: Sequence[str]
+) -> dict[Utterance, float]:
+    """Return usable rows with their length in seconds; the log says how many are not, and why."""
     kept: dict[Utterance, float] = {}
     left_out: Counter[tuple[str, str]] = Counter()
     for row in rows:
@@ -174,7 +172,10 @@ def usable(
             left_out[row.cohort, f"of more than {longest_s:g} s"] += 1
         else:
             kept[row] = length_s
-    return kept, left_out
+    for (cohort, reason), n in sorted(left_out.items()):
+        n_all = sum(row.cohort == cohort for row in rows)
+        log.warning("%s: %d of %d %s recordings left out, %s", where, n, n_all, cohort, reason)
+    return kept
 
 
 def seconds(row: Utterance) -> float:
@@ -188,7 +189,7 @@ def training_plan(config: MetaConfig, rows: Sequence[Utterance]) -> list[View]:
         rows,
         seed=0,
         cohorts=(*config.simulate, TYPICAL),
-        people_per_speaker=config.people_per_speaker,
+        people_per_speaker=_PEOPLE_PER_SPEAKER,
         # Beside simulated views typical ones are many; without, they are all there is.
         typical_share=config.typical_share if config.simulate else 1.0,
         variety=config.variety,
