@@ -223,13 +223,13 @@ class IndividualObjective(nn.Module):
         assert batch.n_tokens is not None
         model, goal = self.model, self.model.objective
         encoded = model.encode(batch)
-        found = model.source(batch.speaker_emb, groups=list(batch.speakers))
+        adapter = model.source(batch.speaker_emb, groups=list(batch.speakers))
         kl = torch.zeros((), device=model.backbone.device)
-        factors = found
-        if isinstance(found, GaussianFactors):
+        factors = adapter
+        if isinstance(adapter, GaussianFactors):
             n_tokens = (batch.n_tokens - batch.n_prompt).double().mean()
-            kl = found.kl(model.source.prior, goal.kl_reduction, n_tokens).value.float()
-            factors = found.sample()
+            kl = adapter.kl(model.source.prior, goal.kl_reduction, n_tokens).value.float()
+            factors = adapter.sample()
         with model.adapted_with(factors, batch, encoded) as states:
             nll, n_scored = model.backbone.nll(states, batch.tokens, batch.n_tokens, batch.n_prompt)
         names = sorted(set(batch.speakers))

@@ -3,10 +3,9 @@
     accelerate launch -m train.meta --config train/configs/hypernet.yaml
 
 One program for every source: the hypernetwork, point and Bayesian, global and cohort LoRA, VI LoRA
-and BLoRA. Encoder states and embeddings come from a cache; further sets of views (new simulated
-people) can be made in the background while training goes on. An interrupted run goes on exactly
-where it stopped. On several CPU processes: `torchrun --nproc_per_node 2 -m train.meta ...`; on
-several machines see train/slurm_example.sbatch, sharded (FSDP) train/configs/accelerate_fsdp.yaml.
+and BLoRA. Encoder states and embeddings come from a cache. An interrupted run goes on exactly where
+it stopped. On several CPU processes: `torchrun --nproc_per_node 2 -m train.meta ...`; on several
+machines see train/slurm_example.sbatch, sharded (FSDP) train/configs/accelerate_fsdp.yaml.
 """
 
 from __future__ import annotations

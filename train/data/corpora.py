@@ -120,13 +120,13 @@ def read_corpora(root: Path, corpora: Sequence[Corpus] = CORPORA) -> list[Record
             f"no corpus {', '.join(missing)} in {root}: give --data the folder that holds "
             "CORPUS/manifest.csv"
         )
-    found = [recording for corpus in corpora for recording in _read(root, corpus)]
-    if absent := [r.path for r in found if not r.path.is_file()]:
+    recordings = [recording for corpus in corpora for recording in _read(root, corpus)]
+    if absent := [r.path for r in recordings if not r.path.is_file()]:
         raise ConfigError(
             f"{len(absent)} recordings that {root} lists are absent, such as {absent[0]}; copy the "
             "corpora again"
         )
-    return found
+    return recordings
 
 
 def _read(root: Path, corpus: Corpus) -> list[Recording]:

@@ -77,9 +77,9 @@ def has_numbers(text: str) -> bool:
     By Whisper's normaliser, which finds number words, ordinals among them; by the word "one", which
     it leaves; and by single letters that are no words.
     """
-    found = normaliser("whisper")(text).split()
+    normalised = normaliser("whisper")(text).split()
     letters = set(re.findall(r"(?<![\w'])[a-z](?![\w'])", text.lower()))
-    return any(word == "one" or re.search(r"\d", word) for word in found) or bool(
+    return any(word == "one" or re.search(r"\d", word) for word in normalised) or bool(
         letters - {"a", "i"}
     )
 
@@ -100,14 +100,13 @@ def build(root: Path, splits: Splits) -> Built:
     duration_s: dict[str, float] = {}
 
     def rows(split: str, *names: str) -> list[Utterance]:
-        found = [r for r in kept[split] if r.corpus.name in names]
-        made = [r.row(split, root) for r in found]
-        duration_s.update((u.id, r.duration_s) for u, r in zip(made, found, strict=True))
-        return made
+        chosen = {r.row(split, root): r for r in kept[split] if r.corpus.name in names}
+        duration_s.update((row.id, r.duration_s) for row, r in chosen.items())
+        return list(chosen)
 
     prose = ("librispeech", "ljspeech")
-    chosen = {name for names in splits.test_recordings.values() for name in names}
-    nonnative = [u for u in rows("test", "speechocean762") if Path(u.path).stem in chosen]
+    tested = {name for names in splits.test_recordings.values() for name in names}
+    nonnative = [u for u in rows("test", "speechocean762") if Path(u.path).stem in tested]
     manifests = {
         "train": rows("train", *prose, "speechocean762", "an4"),
         "dev": rows("dev", *prose, "speechocean762"),

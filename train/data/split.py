@@ -152,12 +152,12 @@ def _published(rows: Sequence[Utterance]) -> tuple[dict[str, str], dict[str, str
     never_tested: set[str] = set()
     for source in sorted({row.source for row in rows}):
         own = [row for row in rows if row.source == source]
-        found = {row.id: _part(row.split) for row in own}
-        names = [part for part in PARTS if part in found.values()]
+        published = {row.id: _part(row.split) for row in own}
+        names = [part for part in PARTS if part in published.values()]
         if len(names) < 2:
             continue
         first, last = names[0], names[-1]
-        parts = {row.id: found[row.id] or first for row in own}
+        parts = {row.id: published[row.id] or first for row in own}
         people = {part: {row.speaker for row in own if parts[row.id] == part} for part in names}
         if sum(map(len, people.values())) > len({row.speaker for row in own}):
             of_rows |= {name: "test" if part == last else "train" for name, part in parts.items()}

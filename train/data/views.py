@@ -227,7 +227,7 @@ def of_cohorts(cache: Cache, cohorts: Sequence[str]) -> Cache:
     """
     if not cohorts:
         return cache
-    known = sorted(set(cache.meta["cohort"]))
-    if missing := sorted(set(cohorts) - set(known)):
-        raise ConfigError(f"no row is of the cohort {missing[0]!r}; there are {', '.join(known)}")
+    there = sorted(set(cache.meta["cohort"]))
+    if missing := sorted(set(cohorts) - set(there)):
+        raise ConfigError(f"no row is of the cohort {missing[0]!r}; there are {', '.join(there)}")
     return cache.where(lambda row: cache.meta["cohort"][row] in cohorts)

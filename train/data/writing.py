@@ -109,10 +109,12 @@ def own_writing(reference: str, hypothesis: str) -> str | None:
     ours = [_Piece(w, _key(w), False) for w in reference.split() if _key(w)]
     if not ours or not theirs:
         return None
-    made: list[_Piece] = []
+    written_pieces: list[_Piece] = []
     for own, other in _blocks(ours, theirs):
-        made += _merged(own, other, made)
-    text = "".join(("" if p.glued and i else " ") + p.form for i, p in enumerate(made)).strip()
+        written_pieces += _merged(own, other, written_pieces)
+    text = "".join(
+        ("" if p.glued and i else " ") + p.form for i, p in enumerate(written_pieces)
+    ).strip()
     return text[:1].upper() + text[1:] if hypothesis[:1].isupper() else text
 
 
@@ -129,16 +131,16 @@ def _key(word: str) -> str:
 
 def _pieces(text: str) -> list[_Piece]:
     """Cut a text at blanks and hyphens; marks that stand alone go to the word before them."""
-    found: list[_Piece] = []
+    pieces: list[_Piece] = []
     for word in text.split():
         for index, form in enumerate(re.findall(r"[^-]+-*|-+", word)):
             key = _key(form)
             if key:
-                found.append(_Piece(form, key, index > 0))
-            elif found:
+                pieces.append(_Piece(form, key, index > 0))
+            elif pieces:
                 blank = "" if index else " "
-                found[-1] = replace(found[-1], form=f"{found[-1].form}{blank}{form}")
-    return found
+                pieces[-1] = replace(pieces[-1], form=f"{pieces[-1].form}{blank}{form}")
+    return pieces
 
 
 def _blocks(
@@ -177,7 +179,7 @@ def _merged(own: list[_Piece], other: list[_Piece], before: list[_Piece]) -> lis
         if mark and before and before[-1].form[-1].isalnum():
             before[-1] = replace(before[-1], form=before[-1].form + mark[0])
         return []
-    made = []
+    merged = []
     for index, piece in enumerate(own):
         # Word by word where there are as many; else the ends of both belong together.
         twin = None
@@ -191,8 +193,8 @@ def _merged(own: list[_Piece], other: list[_Piece], before: list[_Piece]) -> lis
             starts = index == 0 or len(own) == len(other)
             form = form[:1].upper() + form[1:] if first[:1].isupper() and starts else form
             form += mark[0] if mark else ""
-        made.append(_Piece(form, piece.key, False))
-    return made
+        merged.append(_Piece(form, piece.key, False))
+    return merged
 
 
 def lines_beside(manifest: Path) -> Path:
@@ -213,24 +215,24 @@ def write(rows: Sequence[Utterance], out: Path, backbone: Backbone) -> list[Utte
         ConfigError: the lines there are of another Whisper.
     """
     lines = lines_beside(out)
-    known = _known(lines, backbone)
-    todo = [row for row in rows if row.id not in known]
+    line_of = _known(lines, backbone)
+    todo = [row for row in rows if row.id not in line_of]
     lines.parent.mkdir(parents=True, exist_ok=True)
     with lines.open("a", encoding="utf-8") as file:
-        if not known:
+        if not line_of:
             file.write(json.dumps({"fingerprint": backbone.fingerprint(), "kept": N_KEPT}) + "\n")
         for start in track(range(0, len(todo), _BATCH), "writing"):
             for line in written(backbone, todo[start : start + _BATCH]):
-                known[line["id"]] = line
+                line_of[line["id"]] = line
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
     kept = [
-        replace(row, text=known[row.id]["text"], text_clean=None, extra=_extra(row))
+        replace(row, text=line_of[row.id]["text"], text_clean=None, extra=_extra(row))
         for row in rows
-        if known[row.id]["text"] is not None
+        if line_of[row.id]["text"] is not None
     ]
     write_manifest(out, kept)
-    outcomes = Counter((row.cohort, known[row.id]["how"]) for row in rows)
+    outcomes = Counter((row.cohort, line_of[row.id]["how"]) for row in rows)
     for (cohort, how), n in sorted(outcomes.items()):
         print(f"{cohort}: {n} {how}")
     print(f"{out}: {len(kept)} of {len(rows)} rows", flush=True)

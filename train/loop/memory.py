@@ -45,10 +45,10 @@ class PeakMemory:
     def measured(self) -> dict[str, float]:
         """Return ``peak_rss_mib`` so far and, where there is a GPU, ``peak_device_mib``."""
         self._look()
-        found = {"peak_rss_mib": round(self._peak_mib, 1)}
+        measures = {"peak_rss_mib": round(self._peak_mib, 1)}
         if torch.cuda.is_available():
-            found["peak_device_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-        return found
+            measures["peak_device_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return measures
 
     def _watch(self) -> None:
         while not self._stop.wait(self.every_s):

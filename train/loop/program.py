@@ -159,8 +159,8 @@ def fit_and_report(
 
 def _check_tracker(name: str) -> None:
     """Accelerate leaves out a tracker that is missing without a word."""
-    known = sorted(kind.value for kind in LoggerType if kind.value != "all")
-    if name not in ("none", *known):
-        raise ConfigError(f"no tracker {name!r}; there are none, {', '.join(known)}")
+    trackers = sorted(kind.value for kind in LoggerType if kind.value != "all")
+    if name not in ("none", *trackers):
+        raise ConfigError(f"no tracker {name!r}; there are none, {', '.join(trackers)}")
     if name not in ("none", *(str(getattr(t, "value", t)) for t in get_available_trackers())):
         raise MissingExtra(f"the tracker {name!r} is not installed; install it or set another one")

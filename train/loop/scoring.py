@@ -134,8 +134,8 @@ def decode_together(model: HyperASR, cache: Any, *, adapt: bool = True) -> list[
     order = sorted(range(len(cache)), key=lambda row: cache.n_frames[row])
     own = order[state.process_index :: state.num_processes]
     texts = decode_rows(model, cache, own, batch_size=_BATCH, adapt=adapt) if own else []
-    found = dict(gather_object(list(zip(own, texts, strict=True))))
-    return [found[row] for row in range(len(cache))]
+    text_of = dict(gather_object(list(zip(own, texts, strict=True))))
+    return [text_of[row] for row in range(len(cache))]
 
 
 def evaluate(model: HyperASR, cache: Any, adapt: bool = True) -> dict[str, float]:
