@@ -59,7 +59,7 @@ class Views:
     def __init__(self, config: MetaConfig, backbone: Backbone) -> None:
         recordings = trainable(read_manifest(config.train), config.train, config.simulate)
         plan = training_plan(config, recordings)
-        self.batch_size = config.batch_size
+        self.config = config
         self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
         # What the unadapted Whisper makes of atypical recordings is not worth learning.
         typical = (view for view in plan if self.teacher and view.utterance.cohort == TYPICAL)
@@ -76,7 +76,7 @@ class Views:
 
     def __call__(self, number: int) -> Batch:
         """Return batch `number`."""
-        batch = self.cache.batch(self.sampler.batch(number, self.batch_size))
+        batch = self.cache.batch(self.sampler.batch(number, self.config.batch_size))
         if self.teacher is not None:
             recordings = [self.recording.get(name) for name in batch.ids]
             batch = replace(batch, teacher=self.teacher.teach(batch, recordings))
