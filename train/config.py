@@ -7,12 +7,11 @@ from pathlib import Path
 
 from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.objective import ObjectiveConfig
-from hyperasr.cohorts.sampler import check_source_share, check_speaker_power
+from hyperasr.cohorts.sampler import check_speaker_power
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import Variety
 from hyperasr.errors import ConfigError
 from hyperasr.speaker.encoder import SpeakerConfig
-from train.data.augment import FeatureVariety
 from train.loop.loop import LoopConfig
 
 __all__ = ["MetaConfig"]
@@ -50,8 +49,6 @@ class MetaConfig:
     """The speaker encoder."""
     batch_size: int = 32
     """Utterances a batch and process, at least 1."""
-    people_per_speaker: int = 2
-    """Simulated people that share a real voice in each cohort."""
     typical_share: float = 0.5
     """Share of the typical recordings that also count as they are, in [0, 1]; all of them do where
     nothing is simulated."""
@@ -60,14 +57,9 @@ class MetaConfig:
     teacher: Path | None = None
     """What the unadapted Whisper says of the training texts: the ``.lines.jsonl`` that
     `train.data.writing` writes beside the manifest. `objective.teacher` is its weight."""
-    source_share: dict[str, float] = field(default_factory=dict)
-    """Chance of a row to be of a source of recordings, by its name; together at most 1. Speakers
-    weigh the same within what is left, and within each source."""
     speaker_power: float = 0.0
     """A speaker with n rows of a cohort weighs n to this power, in [0, 1]: 0 lets speakers weigh
     the same, 1 rows, which is for data in which many speakers have one recording each."""
-    features: FeatureVariety = field(default_factory=FeatureVariety)
-    """How log-mel is changed anew for every batch, which is then encoded anew too."""
     cohorts: tuple[str, ...] = ()
     """Cohorts, ``typical`` among them, to train and choose on; empty for all. The cache holds all
     of them either way, so that it serves every choice."""
@@ -83,16 +75,14 @@ class MetaConfig:
     """Decode the development rows with the unadapted recogniser on 30 s first, and keep no
     checkpoint that harms typical speech or does not help atypical speech. False keeps the best
     checkpoint whatever it is worth, for comparisons."""
-    view_seed: int = 0
-    """Seed of the simulated people."""
     init_from: Path | None = None
-    """A trained model folder that the hypernetwork starts from: the factors of a static LoRA, or
-    all weights of a hypernetwork of the same shape, whose training goes on."""
+    """A trained model folder that the hypernetwork starts from: the factors of a global LoRA on its
+    targets or some of them, or all weights of a hypernetwork of the same shape, whose training goes
+    on."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 
     def __post_init__(self) -> None:
-        check_source_share(self.source_share)
         check_speaker_power(self.speaker_power)
         if unknown := [cohort for cohort in self.simulate if cohort not in COHORTS]:
             raise ConfigError(
@@ -116,5 +106,4 @@ class MetaConfig:
     @property
     def needs_mel(self) -> bool:
         """Whether the cache has to keep log-mel."""
-        heard_anew = self.adapts_encoder or self.features.changes
-        return self.keep_mel or heard_anew or self.speaker.kind == "ecapa"
+        return self.keep_mel or self.adapts_encoder or self.speaker.kind == "ecapa"

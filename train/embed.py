@@ -53,9 +53,11 @@ def embed(source: Path, target: Path) -> int:
         CheckpointMismatch: they belong to another Whisper, or it hears something else with them.
     """
     head = read_head(source)
-    heard = {name: head[name] for name in ("audio_context", "margin_s")}
+    context = {name: head[name] for name in ("audio_context", "margin_s")}
     # Opened as it will be, so that what does not fit is known before it is copied.
-    HyperASR.from_pretrained(source, backbone=Backbone.from_pretrained(NAME, offline=True, **heard))
+    HyperASR.from_pretrained(
+        source, backbone=Backbone.from_pretrained(NAME, offline=True, **context)
+    )
     head |= {"backbone": NAME, "training": without_paths(head["training"])}
     worth = source.parent / WORTH_FILE
     if worth.is_file():

@@ -33,12 +33,12 @@ from hyperasr.decode import decode, token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerEncoder, speaker_encoder
-from hyperasr.types import Batch, EncoderOutput, Utterance
+from hyperasr.types import Batch, Utterance
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
 from train.data.split import by_cohort, in_lower_case, some_of_each
 from train.data.views import LONGEST_SIMULATED_S, development_plan, training_plan, usable
-from train.data.writing import lines_beside, write
+from train.data.writing import lines_beside, prompted, write
 from train.loop.loop import LoopConfig
 from train.loop.program import read_config, run_program
 from train.meta import frozen, run
@@ -89,7 +89,7 @@ class StartConfig:
     must_help: bool = True
     """Keep no model that harms typical speech or does not help atypical speech."""
     seed: int = 0
-    """Of people, batches and weights."""
+    """Of batches and weights."""
 
     def __post_init__(self) -> None:
         if not 0 < self.dev_share <= 0.5:
@@ -97,7 +97,7 @@ class StartConfig:
 
 
 def read_speech(speech: Path) -> list[Utterance]:
-    """Return the utterances with text, and print what was left out.
+    """Return the utterances with text; what is left out is said.
 
     Raises:
         ManifestError, ConfigError: no typical speech that is usable there.
@@ -108,10 +108,9 @@ def read_speech(speech: Path) -> list[Utterance]:
         prepared = prepare("generic", speech)
         rows = list(prepared)
         print("\n".join(prepared.report.lines()))
-    lengths, left_out = usable(rows, COHORTS)
-    for (cohort, reason), n in sorted(left_out.items()):
-        print(f"{n} {cohort} recordings left out, {reason}")
-    kept = [replace(row, path=str(Path(row.path).resolve())) for row in lengths]
+    kept = [
+        replace(row, path=str(Path(row.path).resolve())) for row in usable(rows, speech, COHORTS)
+    ]
     n_typical = sum(row.cohort == TYPICAL for row in kept)
     if n_typical < 2:
         raise ConfigError(
@@ -120,10 +119,7 @@ def read_speech(speech: Path) -> list[Utterance]:
         )
     if n_typical < len(kept):
         print(f"{len(kept) - n_typical} recordings are not of typical speech: used as they are")
-    kept, loud = in_lower_case(kept)
-    for source in loud:
-        print(f"{source or 'all'}: texts are in capitals, they are taken in lower case")
-    return kept
+    return in_lower_case(kept)
 
 
 def split_speakers(
@@ -178,7 +174,6 @@ def meta_config(config: StartConfig) -> MetaConfig:
         must_help=config.must_help,
         workers=config.workers,
         encode_on=config.encode_on,
-        view_seed=config.seed,
         loop=LoopConfig(
             steps=config.steps,
             lr=config.lr,
@@ -189,76 +184,60 @@ def meta_config(config: StartConfig) -> MetaConfig:
     )
 
 
-@dataclass(frozen=True)
-class Times:
-    """Seconds that the parts of a training take here and now.
+def timed(config: MetaConfig, backbone: Backbone, views: Sequence[View]) -> dict[str, float]:
+    """Return the seconds that the parts of a training take here and now, measured on some views.
 
-    Attributes:
-        write_s: to write the text of a recording as Whisper does, on 30 s; also to decode a
-            development view with the unadapted recogniser.
-        view_s: to simulate and encode a view, on one core.
-        step_s: of a training step.
-        decode_s: to decode a view with its own weights.
+    Returns:
+        ``view``: to simulate and encode one, on one core; ``step``: of training; ``decode``: of a
+        view, with its own weights; ``write``: to decode a recording unadapted, on 30 s.
     """
-
-    write_s: float
-    view_s: float
-    step_s: float
-    decode_s: float
-
-
-def timed(config: MetaConfig, backbone: Backbone, views: Sequence[View]) -> Times:
-    """Measure what the parts take, on a sample of views."""
     speaker = speaker_encoder(config.speaker, backbone)
+    seconds: dict[str, float] = {}
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the processes that build a cache
     started = time.monotonic()
-    made = sorted((render_view(view) for view in views), key=lambda one: len(one[0]))
-    groups = [made[i : i + _TOGETHER] for i in range(0, len(made), _TOGETHER)]
+    rendered = sorted((render_view(view) for view in views), key=lambda one: len(one[0]))
+    groups = [rendered[i : i + _TOGETHER] for i in range(0, len(rendered), _TOGETHER)]
     batches = [_batch(backbone, speaker, group) for group in groups]
-    view_s = (time.monotonic() - started) / len(views)
+    seconds["view"] = (time.monotonic() - started) / len(views)
     torch.set_num_threads(n_threads)
     model = HyperASR(backbone, config.speaker, config.source).train()
-    model(batches[0]).total.backward()  # the first one also makes room
+    model(batches[0]).total.backward()  # the first one also allocates memory
     started = time.monotonic()
     for batch in batches:  # of similar length, as in training
         model(batch).total.backward()
-    step_s = (time.monotonic() - started) * config.batch_size / len(views)
+    seconds["step"] = (time.monotonic() - started) * config.batch_size / len(views)
     model.eval()
     started = time.monotonic()
     for batch in batches:
         decode(model, batch)
-    decode_s = (time.monotonic() - started) / len(views)
+    seconds["decode"] = (time.monotonic() - started) / len(views)
     whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
-    waveforms = [waveform for waveform, _ in made[:: max(1, len(made) // _TOGETHER)]]
+    waveforms = [waveform for waveform, _ in rendered[:: max(1, len(rendered) // _TOGETHER)]]
     started = time.monotonic()
-    encoded = whole.encode(*whole.features(waveforms))
-    limits = token_limits(torch.tensor([len(waveform) // 320 for waveform in waveforms]))
-    whole.generate(encoded, max_tokens=limits)
-    return Times((time.monotonic() - started) / len(waveforms), view_s, step_s, decode_s)
+    mel, n_frames = whole.features(waveforms)
+    whole.generate(whole.encode(mel, n_frames), max_tokens=token_limits((n_frames + 1) // 2))
+    seconds["write"] = (time.monotonic() - started) / len(waveforms)
+    return seconds
 
 
 @torch.no_grad()
 def _batch(
-    backbone: Backbone, speaker: SpeakerEncoder, made: Sequence[tuple[np.ndarray, str]]
+    backbone: Backbone, speaker: SpeakerEncoder, rendered: Sequence[tuple[np.ndarray, str]]
 ) -> Batch:
     """Encode, embed and tokenise views, as a cache has them."""
-    mel, n_frames = backbone.features([waveform for waveform, _ in made])
+    mel, n_frames = backbone.features([waveform for waveform, _ in rendered])
     encoded = backbone.encode(mel, n_frames, speaker.layers)
-    prompt = backbone.prompt_ids()
-    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for _, text in made]
-    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos)
-    for row, values in zip(tokens, ids, strict=True):
-        row[: len(values)] = torch.tensor(values)
+    tokens, n_tokens = prompted(backbone, [text for _, text in rendered])
     return Batch(
         n_frames=n_frames,
-        encoded=EncoderOutput(encoded.states, encoded.lengths, sounding=encoded.sounding),
+        encoded=encoded,
         mel=mel,
         speaker_emb=speaker(encoded=encoded),
         tokens=tokens,
-        n_tokens=torch.tensor([len(values) for values in ids]),
-        n_prompt=len(prompt),
-        cohorts=("typical",) * len(ids),
+        n_tokens=n_tokens,
+        n_prompt=len(backbone.prompt_ids()),
+        cohorts=(TYPICAL,) * len(rendered),
     )
 
 
@@ -267,7 +246,7 @@ def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Uttera
     backbone = frozen(config)
     views = training_plan(config, rows)
     sample = views[:: max(1, len(views) // _SAMPLE)][:_SAMPLE]
-    times = timed(config, backbone, sample)
+    seconds = timed(config, backbone, sample)
     if config.dev_per_speaker:
         dev = some_of_each(dev, config.dev_per_speaker)
     own = development_plan(dev, config.simulate)
@@ -276,13 +255,13 @@ def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Uttera
     )
     loop = config.loop
     parts = {
-        "write texts": len(rows) * times.write_s,
-        "simulate and encode": (len(views) + len(own)) * times.view_s / max(1, config.workers),
-        "hear the unadapted recogniser": len(own) * times.write_s,
-        f"train {loop.steps} steps": loop.steps * times.step_s,
-        "evaluate": -(-loop.steps // loop.eval_every) * len(own) * times.decode_s,
+        "write texts": len(rows) * seconds["write"],
+        "simulate and encode": (len(views) + len(own)) * seconds["view"] / max(1, config.workers),
+        "hear the unadapted recogniser": len(own) * seconds["write"],
+        f"train {loop.steps} steps": loop.steps * seconds["step"],
+        "evaluate": -(-loop.steps // loop.eval_every) * len(own) * seconds["decode"],
     }
-    minutes = [f"{seconds / 60:.1f} min to {what}" for what, seconds in parts.items()]
+    minutes = [f"{part_s / 60:.1f} min to {what}" for what, part_s in parts.items()]
     return (
         f"{len(rows) + len(dev)} recordings, {len(views) + len(own)} views of them: "
         f"about {n_bytes / 2**30:.2f} GiB on disk, {', '.join(minutes)}; "

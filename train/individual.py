@@ -39,8 +39,6 @@ from hyperasr.cohorts.views import TYPICAL, plan_views
 from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.hub import HyperASR
-from hyperasr.metrics.error_rates import error_rate, score
-from hyperasr.metrics.normalisers import normaliser
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
@@ -49,10 +47,14 @@ from hyperasr.whisper.backbone import Backbone
 from train.data.views import LONGEST_SIMULATED_S, check_text, usable
 from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
+from train.loop.scoring import rates_by_cohort
+from train.meta import frozen, global_lora
 
 __all__ = ["Enrolment", "IndividualConfig", "People", "enrol"]
 
 log = logging.getLogger("train.individual")
+VIEW_SEED = 9_000
+"""Of the simulated people; `eval.zero_shot` has the same."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,6 @@ class IndividualConfig:
     are. People of any other cohort enrol with their own."""
     severities: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Severities, in turn within a person; `eval.zero_shot` has the same."""
-    view_seed: int = 9_000
-    """Seed of the simulated people; `eval.zero_shot` has the same."""
     k: int = 5
     """Enrolment utterances of each person, at least 1; 0 is all but the held-out ones."""
     held_out: int = 0
@@ -195,12 +195,12 @@ class EnrolmentBatches:
 
     def rows(self, number: int) -> list[int]:
         """Return the rows of a batch, a person's beside each other."""
-        found = []
+        batch = []
         for enrolment in self.chosen.values():
             own = enrolment.enrolled
             n = min(self.per_step, len(own))
-            found += [own[(number * n + i) % len(own)] for i in range(n)]
-        return found
+            batch += [own[(number * n + i) % len(own)] for i in range(n)]
+        return batch
 
     def __call__(self, number: int) -> Batch:
         """Return batch `number`."""
@@ -224,12 +224,12 @@ class IndividualObjective(nn.Module):
         assert batch.n_tokens is not None
         model, goal = self.model, self.model.objective
         encoded = model.encode(batch)
-        found = model.source(batch.speaker_emb, groups=list(batch.speakers))
+        adapter = model.source(batch.speaker_emb, groups=list(batch.speakers))
         kl = torch.zeros((), device=model.backbone.device)
-        factors = found
-        if isinstance(found, GaussianFactors):
-            kl = found.kl(model.source.prior, goal.kl_reduction).value.float()
-            factors = found.sample()
+        factors = adapter
+        if isinstance(adapter, GaussianFactors):
+            kl = adapter.kl(model.source.prior, goal.kl_reduction).value.float()
+            factors = adapter.sample()
         with model.adapted_with(factors, batch, encoded) as states:
             nll, n_scored = model.backbone.nll(states, batch.tokens, batch.n_tokens, batch.n_prompt)
         names = sorted(set(batch.speakers))
@@ -241,37 +241,24 @@ class IndividualObjective(nn.Module):
         return {"total": total, "nll": own.mean(), "kl": kl}
 
 
+@torch.no_grad()
 def start_from_global(source: StaticLoRA, folder: Path, backbone: Backbone) -> None:
-    """Let everybody's factors be those of a trained global LoRA.
-
-    Raises:
-        ConfigError: other targets or another rank.
-    """
+    """Let everybody's factors be those of a trained global LoRA."""
     trained = HyperASR.from_pretrained(folder, backbone=backbone)
-    factors = trained.factors(torch.zeros(1, trained.speaker.d_spk, device=backbone.device))
-    if trained.source.targets != source.targets or trained.source.rank != source.rank:
-        raise ConfigError(f"{folder}: its targets or rank differ from those of this run")
-    with torch.no_grad():
-        for name, pair in factors.targets.items():
-            key = source.key(name)
-            source.A[key].copy_(pair.A[:, :1].expand_as(source.A[key]))
-            scale = factors.scaling / source.scaling
-            source.B[key].copy_(scale * pair.B[:, :1].expand_as(source.B[key]))
+    for name, (a, b) in global_lora(trained, source, folder).items():
+        key = source.key(name)
+        source.A[key].copy_(a.expand_as(source.A[key]))
+        source.B[key].copy_(b.expand_as(source.B[key]))
 
 
 def measure(model: HyperASR, people: People, chosen: dict[str, Enrolment]) -> dict[str, Any]:
     """Return word error rates by cohort on the recognised rows, unadapted and individual."""
     rows = [row for enrolment in chosen.values() for row in enrolment.recognised]
     texts, cohorts = ([people.meta[name][row] for row in rows] for name in ("text", "cohort"))
-    measures: dict[str, Any] = {}
-    for system, adapt in (("backbone", False), ("individual_lora", True)):
-        hypotheses = decode_rows(model, people, rows, adapt=adapt)
-        counts = score(texts, hypotheses, normaliser("whisper"), "wer")
-        measures[system] = {
-            name: error_rate([c for c, own in zip(counts, cohorts, strict=True) if own == name])
-            for name in sorted(set(cohorts))
-        }
-    return measures
+    return {
+        system: rates_by_cohort(texts, decode_rows(model, people, rows, adapt=adapt), cohorts)
+        for system, adapt in (("backbone", False), ("individual_lora", True))
+    }
 
 
 def people_of(config: IndividualConfig, backbone: Backbone) -> People:
@@ -282,11 +269,9 @@ def people_of(config: IndividualConfig, backbone: Backbone) -> People:
     """
     rows = read_manifest(config.manifest)
     check_text(rows, config.manifest)
-    lengths, left_out = usable(rows, simulate=())
-    for (cohort, reason), n in sorted(left_out.items()):
-        log.warning("%s: %d %s recordings left out, %s", config.manifest, n, cohort, reason)
+    lengths = usable(rows, config.manifest, simulate=())
     views = plan_views(
-        lengths, seed=config.view_seed, cohorts=config.cohorts, severities=config.severities
+        lengths, seed=VIEW_SEED, cohorts=config.cohorts, severities=config.severities
     )
     # After the plan, as in the evaluation, so that people have the same severities in both.
     views = [v for v in views if not v.simulates or lengths[v.utterance] <= LONGEST_SIMULATED_S]
@@ -332,9 +317,7 @@ def run(config: IndividualConfig) -> dict[str, Any]:
     loop = replace(config.loop, eval_every=config.loop.steps)
     config = replace(config, out=folder, loop=loop)
     accelerator = start("individual", folder, loop.mixed_precision, loop.tracker)
-    backbone = Backbone.from_pretrained(
-        config.backbone, audio_context=config.audio_context, margin_s=config.margin_s
-    )
+    backbone = frozen(config)
     with accelerator.main_process_first():
         people = people_of(config, backbone)
     chosen = enrol(
@@ -351,16 +334,11 @@ def run(config: IndividualConfig) -> dict[str, Any]:
             folder / "best", backbone=config.backbone, training={"config": to_dict(config)}
         )
         ids = people.meta["id"]
-        record = {
-            "measures": measure(objective.model, people, chosen),
-            "people": {
-                person: {
-                    "enrolled": [ids[row] for row in enrolment.enrolled],
-                    "recognised": [ids[row] for row in enrolment.recognised],
-                }
-                for person, enrolment in chosen.items()
-            },
+        named = {
+            person: {name: [ids[row] for row in rows] for name, rows in vars(enrolment).items()}
+            for person, enrolment in chosen.items()
         }
+        record = {"measures": measure(objective.model, people, chosen), "people": named}
         atomic_write_text(folder / "people.json", json.dumps(record, indent=1) + "\n")
 
     batches = EnrolmentBatches(people, chosen, config.per_step)

@@ -3,10 +3,9 @@
     accelerate launch -m train.meta --config train/configs/hypernet.yaml
 
 One program for every source: the hypernetwork, point and Bayesian, global and cohort LoRA, VI LoRA
-and BLoRA. Encoder states and embeddings come from a cache; further sets of views (new simulated
-people) can be made in the background while training goes on. An interrupted run goes on exactly
-where it stopped. On several CPU processes: `torchrun --nproc_per_node 2 -m train.meta ...`; on
-several machines see train/slurm_example.sbatch, sharded (FSDP) train/configs/accelerate_fsdp.yaml.
+and BLoRA. Encoder states and embeddings come from a cache. An interrupted run goes on exactly where
+it stopped. On several CPU processes: `torchrun --nproc_per_node 2 -m train.meta ...`; on several
+machines see train/slurm_example.sbatch, sharded (FSDP) train/configs/accelerate_fsdp.yaml.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hyperasr.adapters import HyperNet, SourceConfig
-from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
+from hyperasr.adapters import HyperNet, SourceConfig, StaticLoRA
+from hyperasr.cohorts.cache import Cache, CacheConfig
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -28,7 +28,7 @@ from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
-from train.data.views import Views, development_views, of_cohorts
+from train.data.views import Views, cached, development_views, of_cohorts
 from train.loop.batches import split_batch
 from train.loop.program import fit_and_report, read_config, run_program, start
 from train.loop.scoring import Judge, evaluate
@@ -54,8 +54,8 @@ class Objective(nn.Module):
         self.model.at_step(step, n_steps)
 
 
-def frozen(config: MetaConfig) -> Backbone:
-    """Load the frozen Whisper as it hears in this training."""
+def frozen(config: Any) -> Backbone:
+    """Load the frozen Whisper of a training, which hears what `config` says."""
     return Backbone.from_pretrained(
         config.backbone, audio_context=config.audio_context, margin_s=config.margin_s
     )
@@ -68,16 +68,8 @@ def data_of(
     with accelerator.main_process_first():
         plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
         views = Views(config, backbone)
-        dev_folder = build_cache(
-            config.cache,
-            plan,
-            config.backbone,
-            CacheConfig(config.speaker, views.cache.keeps_mel),
-            backbone=backbone,
-            workers=config.workers,
-            device=config.encode_on,
-        )
-    return views, chosen_on(Cache([dev_folder], backbone), views.cache, config)
+        dev = cached(config, plan, backbone, CacheConfig(config.speaker, views.cache.keeps_mel))
+    return views, chosen_on(dev, views.cache, config)
 
 
 def judge_of(
@@ -94,16 +86,8 @@ def judge_of(
     whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
     plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
     with accelerator.main_process_first():
-        folder = build_cache(
-            config.cache,
-            plan,
-            config.backbone,
-            CacheConfig(SpeakerConfig()),
-            backbone=whole,
-            workers=config.workers,
-            device=config.encode_on,
-        )
-    rows = of_cohorts(Cache([folder], whole), sorted(set(dev.meta["cohort"])))
+        rows = cached(config, plan, whole, CacheConfig(SpeakerConfig()))
+    rows = of_cohorts(rows, sorted(set(dev.meta["cohort"])))
     log.info("the unadapted recogniser on 30 s: %d development rows", len(rows))
     rates = evaluate(HyperASR.unadapted(whole), rows, adapt=False)
     return Judge({name: rate for name, rate in rates.items() if name != "score"})
@@ -166,17 +150,43 @@ def start_from(model: HyperASR, model_folder: Path, backbone: Backbone) -> None:
     model.speaker.load_state_dict(trained.speaker.state_dict())
 
 
+@torch.no_grad()
 def start_from_static(source: HyperNet, static: HyperASR, model_folder: Path) -> None:
-    """Let the hypernetwork's bias be a trained global LoRA, so that it starts as that adapter."""
-    factors = static.factors(torch.zeros(1, 1))
-    if static.source.targets != source.targets or static.source.rank != source.rank:
-        raise ConfigError(f"{model_folder}: its targets or rank differ from the hypernetwork's")
+    """Let the hypernetwork's bias be a trained global LoRA, so that it starts as that adapter.
+
+    Targets that the LoRA does not have start as they always do, with no update.
+    """
+    for name, (a, b) in global_lora(static, source, model_folder).items():
+        key = source.key(name)
+        source.bias_A[key].copy_(a[:, 0].flatten(1))
+        source.bias_B[key].copy_(b[:, 0].mT.flatten(1))
+
+
+@torch.no_grad()
+def global_lora(
+    trained: HyperASR, source: HyperNet | StaticLoRA, model_folder: Path
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the factors of a trained global LoRA by target, for another source to start from.
+
+    Args:
+        trained: the model with the LoRA.
+        source: what starts from it.
+        model_folder: of `trained`, for messages.
+    Returns:
+        A (n_layer, 1, rank, d_in) and B (n_layer, 1, d_out, rank) for the scaling of `source`.
+    Raises:
+        ConfigError: another rank, or a target that `source` does not have.
+    """
+    own = trained.source
+    if not set(own.targets) <= set(source.targets) or own.rank != source.rank:
+        raise ConfigError(
+            f"{model_folder}: its rank {own.rank} and targets {', '.join(own.targets)} must be "
+            f"those of what starts from it (rank {source.rank}, {', '.join(source.targets)}) or "
+            "some of them"
+        )
+    factors = trained.factors(torch.zeros(1, trained.speaker.d_spk, device=trained.backbone.device))
     ratio = factors.scaling / source.scaling
-    with torch.no_grad():
-        for name, pair in factors.targets.items():
-            key = source.key(name)
-            source.bias_A[key].copy_(pair.A[:, 0].flatten(1))
-            source.bias_B[key].copy_(ratio * pair.B[:, 0].mT.flatten(1))
+    return {name: (pair.A[:, :1], ratio * pair.B[:, :1]) for name, pair in factors.targets.items()}
 
 
 def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:

@@ -85,7 +85,7 @@ def add_lora(whisper: Any, config: MetaConfig) -> Any:
     """Wrap a Whisper in PEFT's LoRA on the targets of a global static source.
 
     Raises:
-        ConfigError: another kind of source, an encoder target, a teacher, or changed log-mel.
+        ConfigError: another kind of source, an encoder target, or a teacher.
         MissingExtra: PEFT is not installed.
     """
     try:
@@ -102,11 +102,6 @@ def add_lora(whisper: Any, config: MetaConfig) -> Any:
     if config.teacher:
         raise ConfigError(
             "transformers' trainer learns from texts alone: leave teacher and objective.teacher out"
-        )
-    if config.features.changes:
-        raise ConfigError(
-            "`features` changes log-mel, but the outside reference trains from cached encoder "
-            "states; leave it out"
         )
     wanted = {
         id(m) for ms in lora.find_targets(whisper, config.source.targets).values() for m in ms

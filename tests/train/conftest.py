@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from accelerate.state import AcceleratorState
 
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.types import Utterance
+from tests.in_this_process import InThisProcess
 from tests.random_whisper import random_whisper
 
 WORDS = "turn the light on please call my sister at ten seven five stop kitchen we go".split()
@@ -21,6 +23,14 @@ WORDS = "turn the light on please call my sister at ten seven five stop kitchen 
 def _own_accelerator() -> None:
     """Let every test have an accelerator of its own settings, as every process has."""
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _caches_without_new_interpreters() -> Iterator[None]:
+    """Build every cache in the test's own process: an interpreter takes seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hyperasr.cohorts.cache.WorkerPool", InThisProcess)
+        yield
 
 
 @pytest.fixture(scope="session")

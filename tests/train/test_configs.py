@@ -22,7 +22,6 @@ from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.util.config import parse
 from hyperasr.whisper.backbone import Backbone
-from tests.in_this_process import InThisProcess
 from train import baselines, individual, meta, peft_reference
 from train.baselines import FineTuneConfig
 from train.config import MetaConfig
@@ -43,7 +42,9 @@ PROGRAMS: dict[str, tuple[Any, Any]] = {
     "zero_shot": (None, ZeroShotConfig),
 }
 TRAIN = sorted(p for p in ROOT.glob("train/configs/*.yaml") if p.stem != FOR_ACCELERATE)
-RUN = [p for p in TRAIN if PROGRAMS.get(p.stem, (meta, None))[0] is not None]
+# Those that differ from another one in numbers alone need not run.
+ALIKE = {"loco_global_lora", "loco_hypernet", "lora_qkv", "vi_lora_single_prior"}
+RUN = [p for p in TRAIN if p.stem not in ALIKE]
 OWN_EVAL = [p for p in ROOT.glob("eval/configs/*.yaml") if p.stem in PROGRAMS]
 
 
@@ -164,7 +165,6 @@ def check_what_was_left(path: Path, out: Path, best: dict[str, Any]) -> None:
 def test_two_steps(
     path: Path,
     place: Place,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -175,7 +175,6 @@ def test_two_steps(
     for name, value in overrides(path, place, out).items():
         arguments += [f"--{name}", str(value)]
     monkeypatch.setattr(sys, "argv", ["program", *arguments])
-    monkeypatch.setattr("hyperasr.cohorts.cache.WorkerPool", InThisProcess)
     program.main()
     best = json.loads(capsys.readouterr().out.splitlines()[-1])
     check_what_was_left(path, out, best)

@@ -1,44 +1,34 @@
-"""Every kind of meta-training, for two steps: cache, train, save, load, go on."""
+"""Meta-training for a few steps: what it starts from, what is trained, what loads and goes on."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from hyperasr.adapters import SourceConfig
-from hyperasr.cohorts.views import TYPICAL
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.whisper.backbone import Backbone
-from train import baselines, meta
-from train.data.augment import FeatureVariety
+from train import meta
 
 pytestmark = pytest.mark.slow
 
-KINDS = {
-    "hypernet": {"kind": "hypernet", "targets": ["decoder.fc1"], "settings": {"rank": 2}},
-    "global": {
-        "kind": "static",
-        "targets": ["decoder.fc1"],
-        "settings": {"by": "global", "rank": 2},
-    },
-    "cohort": {"kind": "static", "targets": ["decoder.fc1"], "settings": {"by": "cohort"}},
-    "encoder": {
-        "kind": "hypernet",
-        "targets": ["encoder.fc1", "decoder.fc1"],
-        "settings": {"rank": 1, "generate": "B"},
-    },
+HYPERNET = {"kind": "hypernet", "targets": ["decoder.fc1"], "settings": {"rank": 2}}
+ENCODER = {
+    "kind": "hypernet",
+    "targets": ["encoder.fc1", "decoder.fc1"],
+    "settings": {"rank": 1, "generate": "B"},
 }
 
 
-def run(program, monkeypatch, capsys, corpus: Path, backbone: Path, out: Path, **values) -> dict:
+def run(monkeypatch, capsys, corpus: Path, backbone: Path, out: Path, **values) -> dict:
     config = {
         "backbone": str(backbone),
         "train": str(corpus / "train.jsonl"),
@@ -51,57 +41,25 @@ def run(program, monkeypatch, capsys, corpus: Path, backbone: Path, out: Path, *
         "typical_share": 1.0,
     }
     loop = {"steps": 2, "eval_every": 1, "log_every": 1, "save_every": 1, **values.pop("loop", {})}
-    if program is baselines:
-        config = {"data": {**config, "features": values.pop("features", {})}}
     config = {**config, **values}
     out.mkdir(exist_ok=True)
     path = out / "config.yaml"
     path.write_text(json.dumps({**config, "out": str(out), "loop": loop}))  # JSON is YAML
     monkeypatch.setattr(sys, "argv", ["program", "--config", str(path)])
-    program.main()
+    meta.main()
     return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-def config_of(corpus: Path, backbone: Path, **values) -> meta.MetaConfig:
-    """Return a configuration whose views are drawn without training."""
-    return meta.MetaConfig(
-        backbone=str(backbone),
-        train=corpus / "train.jsonl",
-        cache=corpus / "cache",
-        batch_size=8,
-        workers=1,
-        keep_mel=True,
-        typical_share=1.0,
-        **values,
-    )
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_steps_leave_a_model_that_loads(
-    kind, corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
-) -> None:
-    best = run(
-        meta, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, source=KINDS[kind]
-    )
-    assert set(best) == {"stuttering", "dysarthria", "parkinson", TYPICAL, "score", "step"}
-    model = HyperASR.from_pretrained(tmp_path / "best")
-    emb = torch.zeros(2, model.speaker.d_spk)
-    factors = model.factors(emb, ["stuttering", TYPICAL])
-    assert list(factors) == list(KINDS[kind]["targets"])
-    assert any(bool(f.B.abs().sum() > 0) for f in factors.targets.values()), "nothing was learned"
 
 
 def test_an_encoder_is_adapted_on_30_s_where_that_is_asked_for(
     corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
 ) -> None:
     run(
-        meta,
         monkeypatch,
         capsys,
         corpus,
         random_backbone_folder,
         tmp_path,
-        source=KINDS["encoder"],
+        source=ENCODER,
         audio_context="full",
         loop={"steps": 1},
     )
@@ -112,78 +70,21 @@ def test_an_encoder_is_adapted_on_30_s_where_that_is_asked_for(
     assert model.transcribe((wave, 16_000)).duration_s == 1.0
 
 
-def test_a_trained_hypernetwork_goes_on_with_embeddings_of_what_is_heard(
+def test_a_trained_hypernetwork_goes_on(
     corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    place = (meta, monkeypatch, capsys, corpus, random_backbone_folder)
-    run(*place, first, source=KINDS["encoder"], loop={"lr": 0.02})
-    start = {"init_from": str(first / "best"), "features": {"warp": 0.1, "embed": True}}
-    run(*place, second, source=KINDS["encoder"], **start, loop={"steps": 1, "lr": 1e-12})
+    place = (monkeypatch, capsys, corpus, random_backbone_folder)
+    run(*place, first, source=ENCODER, loop={"lr": 0.02})
+    start = {"init_from": str(first / "best")}
+    run(*place, second, source=ENCODER, **start, loop={"steps": 1, "lr": 1e-12})
     models = [HyperASR.from_pretrained(folder / "best") for folder in (first, second)]
     before, after = (model.source.state_dict() for model in models)
     # The same in fp16 but for one step of a rate that moves nothing, statistics included.
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    other = {**KINDS["encoder"], "settings": {"rank": 2, "generate": "B"}}
+    other = {**ENCODER, "settings": {"rank": 2, "generate": "B"}}
     with pytest.raises(ConfigError, match="other sizes"):
         run(*place, tmp_path / "third", source=other, **start)
-
-
-def test_embeddings_of_what_is_heard_follow_it(corpus, random_backbone_folder) -> None:
-    config = config_of(
-        corpus,
-        random_backbone_folder,
-        source=SourceConfig(targets=("encoder.fc1",)),
-        features=FeatureVariety(rate=0.2),
-    )
-    backbone = Backbone.from_pretrained(random_backbone_folder)
-    plain = meta.Views(config, backbone)
-    heard = meta.Views(replace(config, features=FeatureVariety(rate=0.2, embed=True)), backbone)
-    still = meta.Views(replace(config, features=FeatureVariety(noise=1e-9, embed=True)), backbone)
-    layers = config.speaker.layers or (1, 2)
-    for number in range(2):
-        batch, same = heard(number), still(number)
-        assert torch.equal(batch.mel, plain(number).mel), "what is heard is the same"
-        # Cached embeddings are kept as float16, of batches that were padded otherwise.
-        torch.testing.assert_close(same.speaker_emb, plain(number).speaker_emb, atol=5e-3, rtol=0)
-        for row, n in enumerate(batch.n_frames.tolist()):
-            alone = backbone.encode(
-                batch.mel[row : row + 1, :, :n], batch.n_frames[row : row + 1], layers
-            )
-            own = torch.cat([alone.moments[layer] for layer in layers], dim=1)[0]
-            torch.testing.assert_close(batch.speaker_emb[row], own, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ConfigError, match="'pooled'"):
-        meta.Views(replace(heard.config, speaker=SpeakerConfig("ecapa")), backbone)
-
-
-def test_decoder_targets_hear_what_is_changed(corpus, random_backbone_folder) -> None:
-    config = config_of(corpus, random_backbone_folder, features=FeatureVariety(rate=0.2))
-    assert not config.adapts_encoder
-    assert replace(config, keep_mel=False).needs_mel
-    backbone = Backbone.from_pretrained(random_backbone_folder)
-    batch = meta.Views(config, backbone)(0)
-    model = HyperASR(backbone, config.speaker, config.source)
-    states = model.encode(batch)
-    for row, n in enumerate(batch.n_frames.tolist()):
-        n_frames = batch.n_frames[row : row + 1]
-        alone = backbone.encode(batch.mel[row : row + 1, :, :n], n_frames)
-        own = states.states[row, : int(states.lengths[row])]
-        torch.testing.assert_close(own, alone.states[0], atol=1e-4, rtol=1e-4)
-    # An encoder target encodes with its own weights: the model is spared a pass of the frozen ones.
-    targets = SourceConfig(targets=("encoder.fc1",))
-    assert meta.Views(replace(config, source=targets), backbone)(0).encoded is not None
-
-
-@pytest.mark.parametrize("program", [meta, baselines])
-def test_decoders_are_trained_on_changed_features(
-    program, corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
-) -> None:
-    place = (program, monkeypatch, capsys, corpus, random_backbone_folder)
-    run(*place, tmp_path / "as-they-are")
-    run(*place, tmp_path / "changed", features={"mask": True, "rate": 0.2})
-    folders = (tmp_path / "as-they-are", tmp_path / "changed")
-    losses = [json.loads((folder / "log.jsonl").read_text().splitlines()[0]) for folder in folders]
-    assert losses[0]["nll"] != losses[1]["nll"]
 
 
 def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
@@ -192,13 +93,12 @@ def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
     speaker = {"kind": "ecapa", "d_spk": 8, "channels": 8}
     # The head is zero at the start, so the first step teaches the speaker encoder nothing yet.
     run(
-        meta,
         monkeypatch,
         capsys,
         corpus,
         random_backbone_folder,
         tmp_path,
-        source=KINDS["hypernet"],
+        source=HYPERNET,
         speaker=speaker,
         loop={"steps": 3, "lr": 0.02, "eval_every": 3},
     )
@@ -212,12 +112,34 @@ def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
     assert max(moved) > 5e-3  # storing in fp16 alone moves them by less than 1e-3
 
 
-def test_fine_tuning_changes_the_decoder_and_nothing_else(
-    corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
+def test_a_hypernetwork_starts_as_a_global_lora_on_some_of_its_targets(
+    random_backbone, random_backbone_folder, tmp_path, generator
 ) -> None:
-    run(baselines, monkeypatch, capsys, corpus, random_backbone_folder, tmp_path, loop={"lr": 0.01})
-    before = Backbone.from_pretrained(random_backbone_folder).whisper.state_dict()
-    after = Backbone.from_pretrained(tmp_path / "best").whisper.state_dict()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed
-    assert all(name.startswith("model.decoder.layer") for name in changed)
+    settings = {"by": "global", "rank": 2, "alpha": 4.0}
+    static = HyperASR(
+        random_backbone, SpeakerConfig(), SourceConfig("static", ("decoder.fc1",), settings)
+    )
+    with torch.no_grad():
+        for weight in static.source.B.values():
+            weight.normal_(0, 0.1, generator=generator)
+    static.save_pretrained(tmp_path, backbone=str(random_backbone_folder))
+
+    def started(*targets: str, rank: int = 2) -> HyperASR:
+        source = SourceConfig(targets=targets, settings={"rank": rank, "alpha": 2.0})
+        config = meta.MetaConfig(source=source, init_from=tmp_path)
+        no_rows = SimpleNamespace(keeps_embeddings=False)
+        return meta.new_model(config, random_backbone, no_rows).eval()
+
+    model = started("encoder.fc1", "decoder.fc1")
+    emb = torch.randn(3, model.speaker.d_spk, generator=generator)
+    own, expected = model.factors(emb), static.factors(emb[:1])
+    for layer in range(2):
+        update = lora.delta_weight(own, "decoder.fc1", layer)
+        whole = lora.delta_weight(expected, "decoder.fc1", layer).expand_as(update)
+        torch.testing.assert_close(update, whole, rtol=1e-2, atol=1e-4)  # stored in fp16
+        assert float(whole.detach().abs().max()) > 0.01
+        assert not bool(lora.delta_weight(own, "encoder.fc1", layer).any())
+    with pytest.raises(ConfigError, match=r"its rank 2 and targets decoder\.fc1 must be"):
+        started("encoder.fc1")
+    with pytest.raises(ConfigError, match="its rank 2"):
+        started("decoder.fc1", rank=4)

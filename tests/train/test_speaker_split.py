@@ -122,8 +122,7 @@ def test_somebody_in_two_cohorts_counts_as_atypical() -> None:
 def test_texts_in_capitals_are_taken_in_lower_case_a_corpus_at_a_time() -> None:
     rows = [replace(row, text="OH NO", text_clean="NO") for row in corpus("loud", als=1)]
     rows += corpus("calm", als=2)
-    changed, loud = in_lower_case(rows)
-    assert loud == ["loud"]
+    changed = in_lower_case(rows)
     assert {(row.text, row.text_clean) for row in changed[:4]} == {("oh no", "no")}
     assert changed[4:] == rows[4:]
 

@@ -211,7 +211,7 @@ def test_to_dict_is_plain_json() -> None:
 def test_a_config_comes_back_from_its_plain_values() -> None:
     from train.config import MetaConfig
 
-    config = MetaConfig(source_share={"an4": 0.4}, init_from=Path("runs/a"))
+    config = MetaConfig(simulate=("parkinson",), init_from=Path("runs/a"))
     assert from_dict(MetaConfig, to_dict(config), "config.json") == config
     with pytest.raises(ConfigError, match=r"config.json: loop: unknown key 'stps'"):
         from_dict(MetaConfig, {"loop": {"stps": 3}}, "config.json")

@@ -69,7 +69,6 @@ class Recording:
         speaker: as the corpus names them, without a prefix.
         text: of the table, in lower case where the corpus has capitals only.
         duration_s: by the table.
-        official: the corpus's own split.
     """
 
     corpus: Corpus
@@ -77,7 +76,6 @@ class Recording:
     speaker: str
     text: str
     duration_s: float
-    official: str
 
     @property
     def stem(self) -> str:
@@ -122,13 +120,13 @@ def read_corpora(root: Path, corpora: Sequence[Corpus] = CORPORA) -> list[Record
             f"no corpus {', '.join(missing)} in {root}: give --data the folder that holds "
             "CORPUS/manifest.csv"
         )
-    found = [recording for corpus in corpora for recording in _read(root, corpus)]
-    if absent := [r.path for r in found if not r.path.is_file()]:
+    recordings = [recording for corpus in corpora for recording in _read(root, corpus)]
+    if absent := [r.path for r in recordings if not r.path.is_file()]:
         raise ConfigError(
             f"{len(absent)} recordings that {root} lists are absent, such as {absent[0]}; copy the "
             "corpora again"
         )
-    return found
+    return recordings
 
 
 def _read(root: Path, corpus: Corpus) -> list[Recording]:
@@ -149,5 +147,4 @@ def _recording(root: Path, corpus: Corpus, row: dict[str, str]) -> Recording:
         speaker=row["speaker"].removeprefix(corpus.prefix),
         text=" ".join(text.split()),
         duration_s=float(row["duration_s"]),
-        official=row["split"],
     )

@@ -116,26 +116,27 @@ def by_cohort(rows: Iterable[Utterance]) -> dict[str, list[Utterance]]:
     return groups
 
 
-def in_lower_case(rows: Sequence[Utterance]) -> tuple[list[Utterance], list[str]]:
-    """Take the texts of corpora that are all in capitals in lower case, and return which these are.
+def in_lower_case(rows: Sequence[Utterance]) -> list[Utterance]:
+    """Take the texts of corpora that are all in capitals in lower case, and print which these are.
 
     Else adapters would learn to write so.
     """
     texts: dict[str, str] = {}
     for row in rows:
         texts[row.source] = texts.get(row.source, "") + (row.text or "")
-    loud = sorted(source for source, text in texts.items() if text.isupper())
+    capitals = sorted(source for source, text in texts.items() if text.isupper())
+    for source in capitals:
+        print(f"{source or 'all'}: texts are in capitals, they are taken in lower case")
 
-    def quiet(text: str | None) -> str | None:
+    def lower(text: str | None) -> str | None:
         return None if text is None else text.lower()
 
-    changed = [
-        replace(row, text=quiet(row.text), text_clean=quiet(row.text_clean))
-        if row.source in loud
+    return [
+        replace(row, text=lower(row.text), text_clean=lower(row.text_clean))
+        if row.source in capitals
         else row
         for row in rows
     ]
-    return changed, loud
 
 
 def _published(rows: Sequence[Utterance]) -> tuple[dict[str, str], dict[str, str], set[str]]:
@@ -151,12 +152,12 @@ def _published(rows: Sequence[Utterance]) -> tuple[dict[str, str], dict[str, str
     never_tested: set[str] = set()
     for source in sorted({row.source for row in rows}):
         own = [row for row in rows if row.source == source]
-        found = {row.id: _part(row.split) for row in own}
-        names = [part for part in PARTS if part in found.values()]
+        published = {row.id: _part(row.split) for row in own}
+        names = [part for part in PARTS if part in published.values()]
         if len(names) < 2:
             continue
         first, last = names[0], names[-1]
-        parts = {row.id: found[row.id] or first for row in own}
+        parts = {row.id: published[row.id] or first for row in own}
         people = {part: {row.speaker for row in own if parts[row.id] == part} for part in names}
         if sum(map(len, people.values())) > len({row.speaker for row in own}):
             of_rows |= {name: "test" if part == last else "train" for name, part in parts.items()}
@@ -197,10 +198,7 @@ def main() -> None:
     rows = [row for path in config.manifest for row in read_manifest(path)]
     if twice := [name for name, n in Counter(row.id for row in rows).items() if n > 1]:
         raise ConfigError(f"the id {twice[0]!r} stands in two manifests; one of them must change")
-    rows, loud = in_lower_case(rows)
-    for source in loud:
-        print(f"{source or 'all'}: texts are in capitals, they are taken in lower case")
-    parts = split_by_speaker(rows, config)
+    parts = split_by_speaker(in_lower_case(rows), config)
     for part, own in parts.items():
         write_manifest(config.out / f"{part}.jsonl", own)
         for cohort in sorted({row.cohort for row in own}):

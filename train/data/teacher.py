@@ -62,13 +62,13 @@ class Teacher:
         if head["fingerprint"] != whole.fingerprint():
             raise CheckpointMismatch(f"{path} was written by another Whisper; write it again")
         n_kept = int(head["kept"])
-        found = {}
+        of = {}
         for line in lines:
             if "tokens" in line:
                 ids = np.frombuffer(base64.b64decode(line["tokens"]), "<i4")
                 logprobs = np.frombuffer(base64.b64decode(line["logprobs"]), "<f2")
-                found[line["id"]] = ids.reshape(-1, n_kept), logprobs.reshape(-1, n_kept)
-        return cls(n_kept, found, path)
+                of[line["id"]] = ids.reshape(-1, n_kept), logprobs.reshape(-1, n_kept)
+        return cls(n_kept, of, path)
 
     def teach(self, batch: Batch, recordings: Sequence[str | None]) -> TeacherTokens:
         """Return what the teacher says of the tokens of a batch.

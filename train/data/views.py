@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from hyperasr.audio.mel import CHUNK_S
 from hyperasr.audio.reading import duration_s
@@ -18,19 +15,17 @@ from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.sampler import BalancedSampler
 from hyperasr.cohorts.views import TYPICAL, View, plan_views
 from hyperasr.errors import ConfigError
-from hyperasr.speaker.encoder import speaker_encoder
 from hyperasr.types import Batch, Utterance
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
-from train.data.augment import vary_features
 from train.data.split import some_of_each
 from train.data.teacher import Teacher
-from train.loop.watchdog import progress
 
 __all__ = [
     "LONGEST_S",
     "LONGEST_SIMULATED_S",
     "Views",
+    "cached",
     "check_text",
     "development_plan",
     "development_views",
@@ -46,6 +41,7 @@ LONGEST_S = float(CHUNK_S)
 """Of a recording that is used as it is, in seconds."""
 LONGEST_SIMULATED_S = 20.0
 """Of one that is simulated on: leaves room in Whisper's 30 s for repetitions and pauses."""
+_PEOPLE_PER_SPEAKER = 2  # simulated ones, who share a real voice in each cohort
 
 
 class Views:
@@ -57,99 +53,58 @@ class Views:
 
     Attributes:
         cache: the rows that are drawn from.
+        recording: the id of each view's recording, where the teacher says something of it.
     """
 
     def __init__(self, config: MetaConfig, backbone: Backbone) -> None:
-        silent = backbone.audio_context == "full" or backbone.margin_frames > 0
-        if config.features.changes and silent:
-            raise ConfigError(
-                "features are changed on the real length of an utterance; load the backbone with "
-                "trimmed audio context and no margin, or leave `features` out"
-            )
-        self.config, self.backbone = config, backbone
-        self.embed = _embedder(config, backbone) if config.features.embed else None
-        self.recordings = trainable(read_manifest(config.train), config.train, config.simulate)
+        recordings = trainable(read_manifest(config.train), config.train, config.simulate)
+        plan = training_plan(config, recordings)
+        self.config = config
         self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
-        self.recording: dict[str, str] = {}  # of each view of typical speech, for the teacher
-        self.cache, self.sampler = self._rows()
-
-    def plan(self) -> list[View]:
-        """Return all views."""
-        return training_plan(self.config, self.recordings)
+        # What the unadapted Whisper makes of atypical recordings is not worth learning.
+        typical = (view for view in plan if self.teacher and view.utterance.cohort == TYPICAL)
+        self.recording = {view.id: view.utterance.id for view in typical}
+        kept = CacheConfig(config.speaker, config.needs_mel)
+        self.cache = of_cohorts(cached(config, plan, backbone, kept), config.cohorts)
+        self.sampler = BalancedSampler(
+            self.cache.meta["cohort"],
+            [str(speaker) for speaker in self.cache.meta["speaker"]],
+            config.loop.seed,
+            self.cache.n_frames,
+            speaker_power=config.speaker_power,
+        )
 
     def __call__(self, number: int) -> Batch:
         """Return batch `number`."""
-        config = self.config
-        batch = self.cache.batch(self.sampler.batch(number, config.batch_size))
-        if config.features.changes:
-            seed = (config.loop.seed, number)
-            batch = vary_features(batch, config.features, seed, self.embed)
-            if not config.adapts_encoder:  # the cached states are of what is not heard now
-                batch = replace(batch, encoded=None)
+        batch = self.cache.batch(self.sampler.batch(number, self.config.batch_size))
         if self.teacher is not None:
-            heard = [self.recording.get(name) for name in batch.ids]
-            batch = replace(batch, teacher=self.teacher.teach(batch, heard))
+            recordings = [self.recording.get(name) for name in batch.ids]
+            batch = replace(batch, teacher=self.teacher.teach(batch, recordings))
         return batch
 
-    def _rows(self) -> tuple[Cache, BalancedSampler]:
-        if self.teacher is not None:
-            # What the unadapted Whisper makes of atypical recordings is not worth learning.
-            self.recording = {
-                view.id: view.utterance.id
-                for view in self.plan()
-                if view.utterance.cohort == TYPICAL
-            }
-        cache = of_cohorts(Cache([self._build()], self.backbone), self.config.cohorts)
-        speakers = [str(s) for s in cache.meta["speaker"]]
-        seed = self.config.loop.seed
-        sources = [str(s) for s in cache.meta["source"]]
-        return cache, BalancedSampler(
-            cache.meta["cohort"],
-            speakers,
-            seed,
-            cache.n_frames,
-            sources,
-            self.config.source_share,
-            self.config.speaker_power,
-        )
 
-    def _build(self) -> Path:
-        config = self.config
+def cached(
+    config: MetaConfig, plan: Sequence[View], backbone: Backbone, kept: CacheConfig
+) -> Cache:
+    """Open the cache of a plan; what is missing of it is built first.
 
-        def report(done: int, n: int) -> None:
-            progress()
-            log.info("cache: %d of %d parts", done, n)
-
-        return build_cache(
-            config.cache,
-            self.plan(),
-            config.backbone,
-            CacheConfig(config.speaker, config.needs_mel),
-            backbone=self.backbone,
-            workers=config.workers,
-            device=config.encode_on,
-            progress=report,
-        )
-
-
-def _embedder(config: MetaConfig, backbone: Backbone) -> Callable[[Batch], Tensor]:
-    """Return what embeds a batch with mel, in the arithmetic of the training."""
-    if config.speaker.kind != "pooled":
-        raise ConfigError(
-            "features.embed is for speaker encoders of kind 'pooled', not "
-            f"{config.speaker.kind!r}; leave it out"
-        )
-    speaker = speaker_encoder(config.speaker, backbone)
-    reduced = config.loop.mixed_precision == "bf16"
-
-    @torch.no_grad()
-    def embed(batch: Batch) -> Tensor:
-        assert batch.mel is not None
-        with torch.autocast(batch.mel.device.type, torch.bfloat16, enabled=reduced):
-            encoded = backbone.encode(batch.mel, batch.n_frames, speaker.layers)
-        return speaker(encoded=encoded, n_frames=batch.n_frames).float()
-
-    return embed
+    Args:
+        config: where caches are, and how they are built.
+        plan: the views, in the order of the rows.
+        backbone: what encodes them.
+        kept: what the cache holds.
+    """
+    folder = build_cache(
+        config.cache,
+        plan,
+        config.backbone,
+        kept,
+        backbone=backbone,
+        workers=config.workers,
+        device=config.encode_on,
+        progress=lambda done, n: log.info("cache: %d of %d parts", done, n),
+    )
+    return Cache([folder], backbone)
 
 
 def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -> list[Utterance]:
@@ -163,10 +118,7 @@ def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -
         ConfigError: none is left, or a cohort has no text at all.
     """
     check_text(rows, where)
-    lengths, left_out = usable(rows, simulate)
-    for (cohort, reason), n in sorted(left_out.items()):
-        n_all = sum(row.cohort == cohort for row in rows)
-        log.warning("%s: %d of %d %s recordings left out, %s", where, n, n_all, cohort, reason)
+    lengths = usable(rows, where, simulate)
     if not lengths:
         raise ConfigError(f"{where} has no utterance with text of at most {LONGEST_S:g} s")
     for cohort, domain in sorted({(row.cohort, row.domain) for row in lengths}):
@@ -207,9 +159,9 @@ def check_text(rows: Sequence[Utterance], where: Path) -> None:
 
 
 def usable(
-    rows: Sequence[Utterance], simulate: Sequence[str]
-) -> tuple[dict[Utterance, float], Counter[tuple[str, str]]]:
-    """Return usable rows with their length in seconds, and how many are not, by (cohort, why)."""
+    rows: Sequence[Utterance], where: Path, simulate: Sequence[str]
+) -> dict[Utterance, float]:
+    """Return usable rows with their length in seconds; the log says how many are not, and why."""
     kept: dict[Utterance, float] = {}
     left_out: Counter[tuple[str, str]] = Counter()
     for row in rows:
@@ -220,7 +172,10 @@ def usable(
             left_out[row.cohort, f"of more than {longest_s:g} s"] += 1
         else:
             kept[row] = length_s
-    return kept, left_out
+    for (cohort, reason), n in sorted(left_out.items()):
+        n_all = sum(row.cohort == cohort for row in rows)
+        log.warning("%s: %d of %d %s recordings left out, %s", where, n, n_all, cohort, reason)
+    return kept
 
 
 def seconds(row: Utterance) -> float:
@@ -232,9 +187,9 @@ def training_plan(config: MetaConfig, rows: Sequence[Utterance]) -> list[View]:
     """Return the views of a training: rows simulated on where typical, else as recorded."""
     return plan_views(
         rows,
-        seed=config.view_seed,
+        seed=0,
         cohorts=(*config.simulate, TYPICAL),
-        people_per_speaker=config.people_per_speaker,
+        people_per_speaker=_PEOPLE_PER_SPEAKER,
         # Beside simulated views typical ones are many; without, they are all there is.
         typical_share=config.typical_share if config.simulate else 1.0,
         variety=config.variety,
@@ -272,7 +227,7 @@ def of_cohorts(cache: Cache, cohorts: Sequence[str]) -> Cache:
     """
     if not cohorts:
         return cache
-    known = sorted(set(cache.meta["cohort"]))
-    if missing := sorted(set(cohorts) - set(known)):
-        raise ConfigError(f"no row is of the cohort {missing[0]!r}; there are {', '.join(known)}")
+    there = sorted(set(cache.meta["cohort"]))
+    if missing := sorted(set(cohorts) - set(there)):
+        raise ConfigError(f"no row is of the cohort {missing[0]!r}; there are {', '.join(there)}")
     return cache.where(lambda row: cache.meta["cohort"][row] in cohorts)

@@ -47,7 +47,15 @@ from hyperasr.whisper.decoder import DecoderStep
 from hyperasr.whisper.search import SearchConfig, text_only
 from train.loop.program import read_config, run_program
 
-__all__ = ["N_KEPT", "WritingConfig", "lines_beside", "own_writing", "sentence", "write"]
+__all__ = [
+    "N_KEPT",
+    "WritingConfig",
+    "lines_beside",
+    "own_writing",
+    "prompted",
+    "sentence",
+    "write",
+]
 
 log = logging.getLogger("train.data.writing")
 _BATCH = 16
@@ -101,10 +109,12 @@ def own_writing(reference: str, hypothesis: str) -> str | None:
     ours = [_Piece(w, _key(w), False) for w in reference.split() if _key(w)]
     if not ours or not theirs:
         return None
-    made: list[_Piece] = []
+    written_pieces: list[_Piece] = []
     for own, other in _blocks(ours, theirs):
-        made += _merged(own, other, made)
-    text = "".join(("" if p.glued and i else " ") + p.form for i, p in enumerate(made)).strip()
+        written_pieces += _merged(own, other, written_pieces)
+    text = "".join(
+        ("" if p.glued and i else " ") + p.form for i, p in enumerate(written_pieces)
+    ).strip()
     return text[:1].upper() + text[1:] if hypothesis[:1].isupper() else text
 
 
@@ -121,16 +131,16 @@ def _key(word: str) -> str:
 
 def _pieces(text: str) -> list[_Piece]:
     """Cut a text at blanks and hyphens; marks that stand alone go to the word before them."""
-    found: list[_Piece] = []
+    pieces: list[_Piece] = []
     for word in text.split():
         for index, form in enumerate(re.findall(r"[^-]+-*|-+", word)):
             key = _key(form)
             if key:
-                found.append(_Piece(form, key, index > 0))
-            elif found:
+                pieces.append(_Piece(form, key, index > 0))
+            elif pieces:
                 blank = "" if index else " "
-                found[-1] = replace(found[-1], form=f"{found[-1].form}{blank}{form}")
-    return found
+                pieces[-1] = replace(pieces[-1], form=f"{pieces[-1].form}{blank}{form}")
+    return pieces
 
 
 def _blocks(
@@ -169,7 +179,7 @@ def _merged(own: list[_Piece], other: list[_Piece], before: list[_Piece]) -> lis
         if mark and before and before[-1].form[-1].isalnum():
             before[-1] = replace(before[-1], form=before[-1].form + mark[0])
         return []
-    made = []
+    merged = []
     for index, piece in enumerate(own):
         # Word by word where there are as many; else the ends of both belong together.
         twin = None
@@ -183,8 +193,8 @@ def _merged(own: list[_Piece], other: list[_Piece], before: list[_Piece]) -> lis
             starts = index == 0 or len(own) == len(other)
             form = form[:1].upper() + form[1:] if first[:1].isupper() and starts else form
             form += mark[0] if mark else ""
-        made.append(_Piece(form, piece.key, False))
-    return made
+        merged.append(_Piece(form, piece.key, False))
+    return merged
 
 
 def lines_beside(manifest: Path) -> Path:
@@ -205,24 +215,24 @@ def write(rows: Sequence[Utterance], out: Path, backbone: Backbone) -> list[Utte
         ConfigError: the lines there are of another Whisper.
     """
     lines = lines_beside(out)
-    known = _known(lines, backbone)
-    todo = [row for row in rows if row.id not in known]
+    line_of = _known(lines, backbone)
+    todo = [row for row in rows if row.id not in line_of]
     lines.parent.mkdir(parents=True, exist_ok=True)
     with lines.open("a", encoding="utf-8") as file:
-        if not known:
+        if not line_of:
             file.write(json.dumps({"fingerprint": backbone.fingerprint(), "kept": N_KEPT}) + "\n")
         for start in track(range(0, len(todo), _BATCH), "writing"):
             for line in written(backbone, todo[start : start + _BATCH]):
-                known[line["id"]] = line
+                line_of[line["id"]] = line
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
     kept = [
-        replace(row, text=known[row.id]["text"], text_clean=None, extra=_extra(row))
+        replace(row, text=line_of[row.id]["text"], text_clean=None, extra=_extra(row))
         for row in rows
-        if known[row.id]["text"] is not None
+        if line_of[row.id]["text"] is not None
     ]
     write_manifest(out, kept)
-    outcomes = Counter((row.cohort, known[row.id]["how"]) for row in rows)
+    outcomes = Counter((row.cohort, line_of[row.id]["how"]) for row in rows)
     for (cohort, how), n in sorted(outcomes.items()):
         print(f"{cohort}: {n} {how}")
     print(f"{out}: {len(kept)} of {len(rows)} rows", flush=True)
@@ -279,21 +289,28 @@ def _teach(backbone: Backbone, encoded: EncoderOutput, texts: list[str]) -> list
     """Return the most probable tokens after the prompt and after each token of each text."""
     if not texts:
         return []
-    prompt = backbone.prompt_ids()
-    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for text in texts]
-    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos, device=backbone.device)
-    for row, values in zip(tokens, ids, strict=True):
-        row[: len(values)] = torch.tensor(values)
-    hidden = DecoderStep(backbone.whisper, encoded, cached=False).hidden(tokens[:, :-1])
-    found = []
-    for row, values in zip(hidden, ids, strict=True):
-        # The state of the prompt's last token tells the first token of the text.
-        logits = backbone.whisper.proj_out(row[len(prompt) - 1 : len(values) - 1]).float()
+    tokens, n_tokens = prompted(backbone, texts)
+    first = len(backbone.prompt_ids()) - 1  # its state tells the first token of the text
+    inputs = tokens[:, :-1].to(backbone.device)
+    hidden = DecoderStep(backbone.whisper, encoded, cached=False).hidden(inputs)
+    taught = []
+    for row, n in zip(hidden, n_tokens.tolist(), strict=True):
+        logits = backbone.whisper.proj_out(row[first : n - 1]).float()
         top = logits.log_softmax(-1).topk(min(N_KEPT, logits.shape[1]))
-        found.append(
+        taught.append(
             {"tokens": _packed(top.indices, "<i4"), "logprobs": _packed(top.values, "<f2")}
         )
-    return found
+    return taught
+
+
+def prompted(backbone: Backbone, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return prompt, text and end as tokens (n_utt, n_tokens), and how many each has (n_utt,)."""
+    prompt = backbone.prompt_ids()
+    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for text in texts]
+    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos)
+    for row, values in zip(tokens, ids, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    return tokens, torch.tensor([len(values) for values in ids])
 
 
 def _packed(tensor: Tensor, dtype: str) -> str:

@@ -29,7 +29,7 @@ from train.loop.state import (
     check_settings,
     flat_settings,
     full_tensor,
-    last_state,
+    last_good,
     load_state,
     read_head,
     save_state,
@@ -78,7 +78,8 @@ class LoopConfig:
     tracker: str = "tensorboard"
     """Where measures go besides the log: a tracker that Accelerate knows by name, or ``none``."""
     watchdog_s: float = 1_800.0
-    """Longest time in one stage of a step, in seconds, before it counts as a hang; 0 for none."""
+    """Longest time in one stage of a step, in seconds, before it counts as a hang, at least 0; 0
+    for none. One process then writes where it is and goes on, one of several ends."""
     accept_changes: bool = False
     """Go on in a run folder whose run had other settings, which is otherwise refused."""
 
@@ -165,18 +166,32 @@ def fit(
         CheckpointMismatch: the run in `folder` had other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, config, folder, accelerator, settings)
-    with Watchdog.of(accelerator, config.watchdog_s, folder) as watchdog, run.memory:
-        stepper = run.stepper(draw, split, watchdog)
+    run = _Run(model, evaluate, save_best, config, folder, accelerator, settings, together)
+    rank, n_processes = accelerator.process_index, accelerator.num_processes
+    with Watchdog(config.watchdog_s, folder, rank, n_processes) as watchdog, run.memory:
+        stepper = Stepper(
+            run.wrapped,
+            dict(_trained(model)),
+            draw,
+            split,
+            accelerator,
+            watchdog,
+            accumulate=config.accumulate,
+            parts=run.parts,
+            seed=config.seed,
+        )
         try:
-            run.train(stepper, watchdog, evaluate, save_best, together)
+            run.train(stepper, watchdog)
         except TrainingStopped as error:
-            raise TrainingStopped(f"{error}. {run.last_good()}") from error
+            raise TrainingStopped(f"{error}. {last_good(folder)}") from error
         except RuntimeError as error:
-            gone = watchdog.missing() if _of_exchange(error, accelerator) else ""
-            if not gone:
+            if not _of_exchange(error, accelerator):
                 raise
-            raise TrainingStopped(f"{gone}. {run.last_good()}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingStopped(
+                f"process {rank}: another process of this run has stopped ({reason}). "
+                f"{last_good(folder)}"
+            ) from error
     accelerator.wait_for_everyone()
     return run.best
 
@@ -187,12 +202,17 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
+        evaluate: Callable[[nn.Module], dict[str, float]],
+        save_best: Callable[[nn.Module], None],
         config: LoopConfig,
         folder: Path,
         accelerator: Accelerator,
         settings: dict[str, Any] | None,
+        together: bool,
     ) -> None:
         self.model, self.config, self.folder = model, config, folder
+        self.evaluate, self.save_best = evaluate, save_best
+        self.evaluates = together or accelerator.is_main_process
         self.accelerator, self.memory = accelerator, PeakMemory()
         self.settings = flat_settings(settings or {"loop": asdict(config)})
         self.settings["batches a step"] = config.accumulate * accelerator.num_processes
@@ -213,31 +233,7 @@ class _Run:
             if self.start and head.get("settings") not in (None, self.settings):
                 log.info("going on from step %d with settings that differ", self.start)
 
-    def stepper(
-        self, draw: Callable[[int], Any], split: Split | None, watchdog: Watchdog
-    ) -> Stepper:
-        """Return what computes the gradient of a step."""
-        config = self.config
-        return Stepper(
-            self.wrapped,
-            dict(_trained(self.model)),
-            draw,
-            split,
-            self.accelerator,
-            watchdog,
-            accumulate=config.accumulate,
-            parts=self.parts,
-            seed=config.seed,
-        )
-
-    def train(
-        self,
-        stepper: Stepper,
-        watchdog: Watchdog,
-        evaluate: Callable[[nn.Module], dict[str, float]],
-        save_best: Callable[[nn.Module], None],
-        together: bool,
-    ) -> None:
+    def train(self, stepper: Stepper, watchdog: Watchdog) -> None:
         """Make the steps that are left."""
         config, accelerator = self.config, self.accelerator
         at_step = getattr(self.model, "at_step", None)
@@ -259,32 +255,24 @@ class _Run:
                 cost = {"step_s": step_s, **self.memory.measured()}
                 _report(accelerator, self.folder, done, losses, norm, cost)
             if done % config.eval_every == 0 or last:
-                mine = together or accelerator.is_main_process
-                watchdog.stage(f"step {done}: evaluate", timed=mine)
-                self._evaluate(done, evaluate, save_best, together)
+                watchdog.stage(f"step {done}: evaluate", timed=self.evaluates)
+                self._evaluate(done)
             if done % config.save_every == 0 or last:
                 watchdog.stage(f"step {done}: save the state")
                 self._save(done, stepper.parts)
 
-    def _evaluate(
-        self,
-        step: int,
-        evaluate: Callable[[nn.Module], dict[str, float]],
-        save_best: Callable[[nn.Module], None],
-        together: bool,
-    ) -> None:
+    def _evaluate(self, step: int) -> None:
         """Evaluate, and keep the model if it is the best so far."""
         accelerator = self.accelerator
-        mine = together or accelerator.is_main_process
-        model = self._candidate() if mine or self.whole is not None else self.model
-        if mine:
+        model = self._candidate() if self.evaluates or self.whole is not None else self.model
+        if self.evaluates:
             model.eval()
-            measures = evaluate(model)
+            measures = self.evaluate(model)
             accelerator.log({f"dev/{k}": v for k, v in measures.items()}, step=step)
             log.info("step %d: dev %s", step, _line(measures))
             if measures["score"] < self.best.get("score", math.inf):  # NaN is never the best
                 if accelerator.is_main_process:
-                    save_best(model)
+                    self.save_best(model)
                 self.best = {**measures, "step": step}
         accelerator.wait_for_everyone()
 
@@ -313,16 +301,6 @@ class _Run:
                 notes={"settings": self.settings, "parts": parts},
                 writes=main,
             )
-
-    def last_good(self) -> str:
-        """Say what there is to go on from."""
-        state = last_state(self.folder)
-        if state is None:
-            return "No checkpoint was written yet; start again, with a lower loop.lr perhaps"
-        return (
-            f"The last good checkpoint is {state}: the same command goes on from there "
-            "(with --loop.accept_changes true also with other settings, such as a lower loop.lr)"
-        )
 
 
 def _is_spread(accelerator: Accelerator) -> bool:

@@ -6,7 +6,6 @@ import resource
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -39,22 +38,17 @@ class PeakMemory:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 
     def measured(self) -> dict[str, float]:
         """Return ``peak_rss_mib`` so far and, where there is a GPU, ``peak_device_mib``."""
         self._look()
-        found = {"peak_rss_mib": round(self._peak_mib, 1)}
+        measures = {"peak_rss_mib": round(self._peak_mib, 1)}
         if torch.cuda.is_available():
-            found["peak_device_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-        return found
+            measures["peak_device_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return measures
 
     def _watch(self) -> None:
         while not self._stop.wait(self.every_s):

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, LoggerType
+from jsonargparse import set_parsing_settings
 from torch import nn
 
 from hyperasr.errors import ConfigError, HyperASRError, MissingExtra
@@ -29,7 +30,7 @@ __all__ = ["WORTH_FILE", "fit_and_report", "read_config", "run_program", "start"
 T = TypeVar("T")
 WORTH_FILE = "worth.json"
 """In a run folder: word error rates of the development rows, unadapted and with the best model."""
-# Others wait while one builds a cache; a process that dies meanwhile is the watchdog's business.
+# Others wait while one builds a cache; in training the watchdog ends such waits.
 _PATIENCE = timedelta(hours=12)
 
 
@@ -46,7 +47,11 @@ class RunConfig(Protocol):
 
 
 def read_config(kind: type[T], argv: list[str] | None = None) -> T:
-    """Build a frozen config dataclass from ``--config file.yaml`` and dotted overrides."""
+    """Build a frozen config dataclass from ``--config file.yaml`` and dotted overrides.
+
+    ``--help`` shows the docstring under each field.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     return parse(kind, sys.argv[1:] if argv is None else argv)
 
 
@@ -154,8 +159,8 @@ def fit_and_report(
 
 def _check_tracker(name: str) -> None:
     """Accelerate leaves out a tracker that is missing without a word."""
-    known = sorted(kind.value for kind in LoggerType if kind.value != "all")
-    if name not in ("none", *known):
-        raise ConfigError(f"no tracker {name!r}; there are none, {', '.join(known)}")
+    trackers = sorted(kind.value for kind in LoggerType if kind.value != "all")
+    if name not in ("none", *trackers):
+        raise ConfigError(f"no tracker {name!r}; there are none, {', '.join(trackers)}")
     if name not in ("none", *(str(getattr(t, "value", t)) for t in get_available_trackers())):
         raise MissingExtra(f"the tracker {name!r} is not installed; install it or set another one")

@@ -25,7 +25,15 @@ from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Batch
 
-__all__ = ["HARM", "Judge", "MelOnly", "NotWorthIt", "decode_together", "evaluate"]
+__all__ = [
+    "HARM",
+    "Judge",
+    "MelOnly",
+    "NotWorthIt",
+    "decode_together",
+    "evaluate",
+    "rates_by_cohort",
+]
 
 log = logging.getLogger(__name__)
 _BATCH = 16  # a row that runs away, as unadapted ones do, holds up its batch alone
@@ -126,16 +134,23 @@ def decode_together(model: HyperASR, cache: Any, *, adapt: bool = True) -> list[
     order = sorted(range(len(cache)), key=lambda row: cache.n_frames[row])
     own = order[state.process_index :: state.num_processes]
     texts = decode_rows(model, cache, own, batch_size=_BATCH, adapt=adapt) if own else []
-    found = dict(gather_object(list(zip(own, texts, strict=True))))
-    return [found[row] for row in range(len(cache))]
+    text_of = dict(gather_object(list(zip(own, texts, strict=True))))
+    return [text_of[row] for row in range(len(cache))]
 
 
 def evaluate(model: HyperASR, cache: Any, adapt: bool = True) -> dict[str, float]:
     """Return word error rates of the development views by cohort; the score weighs them alike."""
     hypotheses = decode_together(model, cache, adapt=adapt)
-    counts = score(cache.meta["text"], hypotheses, normaliser("whisper"), "wer")
-    measures = {}
-    for cohort in sorted(set(cache.meta["cohort"])):
-        chosen = [c for c, name in zip(counts, cache.meta["cohort"], strict=True) if name == cohort]
-        measures[cohort] = error_rate(chosen)
-    return {**measures, "score": sum(measures.values()) / len(measures)}
+    rates = rates_by_cohort(cache.meta["text"], hypotheses, cache.meta["cohort"])
+    return {**rates, "score": sum(rates.values()) / len(rates)}
+
+
+def rates_by_cohort(
+    references: Sequence[str], hypotheses: Sequence[str], cohorts: Sequence[str]
+) -> dict[str, float]:
+    """Return the word error rate of each cohort, whose names are those of the rows."""
+    counts = score(references, hypotheses, normaliser("whisper"), "wer")
+    return {
+        cohort: error_rate([c for c, own in zip(counts, cohorts, strict=True) if own == cohort])
+        for cohort in sorted(set(cohorts))
+    }

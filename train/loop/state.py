@@ -27,6 +27,7 @@ __all__ = [
     "check_settings",
     "flat_settings",
     "full_tensor",
+    "last_good",
     "last_state",
     "load_state",
     "read_head",
@@ -48,7 +49,7 @@ FREE_SETTINGS = {
     "watchdog_s",
     "workers",
 }
-GONE = {"view_sets": 1}
+GONE = {"people_per_speaker": 2, "view_sets": 1, "view_seed": 9_000}
 """Settings that are gone, each with the value at which it changed nothing."""
 
 
@@ -146,6 +147,17 @@ def last_state(folder: Path) -> Path | None:
     """Return the folder of the newest state of a run, or None."""
     states = _states(folder)
     return states[-1][1] if states else None
+
+
+def last_good(folder: Path) -> str:
+    """Say in a sentence, without its full stop, what a run that stopped can go on from."""
+    state = last_state(folder)
+    if state is None:
+        return "No checkpoint was written yet; start again, with a lower loop.lr perhaps"
+    return (
+        f"The last good checkpoint is {state}: the same command goes on from there (with "
+        "--loop.accept_changes true also with other settings, such as a lower loop.lr)"
+    )
 
 
 def read_head(folder: Path) -> dict[str, Any]:

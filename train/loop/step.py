@@ -112,12 +112,12 @@ class Stepper:
                 last = micro == self.accumulate - 1 and index == len(pieces) - 1
                 # Processes exchange gradients once a step, in its last backward pass.
                 with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                    found = self.wrapped(piece)
+                    terms = self.wrapped(piece)
                     weight = share / self.accumulate
                     self._exchanging = last and n_processes > 1
-                    self.accelerator.backward(found["total"] * weight)
+                    self.accelerator.backward(terms["total"] * weight)
                     self._exchanging = False
-                losses.append({n: value.detach() * weight for n, value in found.items()})
+                losses.append({n: value.detach() * weight for n, value in terms.items()})
         return losses
 
     def _make_room(self, step: int, reason: str) -> None:

@@ -53,7 +53,7 @@ source:
   kind: hypernet
   targets: [decoder.fc1]
   settings: {rank: 8, alpha: 8, dropout: 0.2, emb_noise: 0.3}
-objective: {typical_shrink: 3.0}
+objective: {typical_penalty: 3.0}
 loop: {$loop, lr: 0.00003, cooldown: 0.7, weight_decay: 0.05}
 YAML
 

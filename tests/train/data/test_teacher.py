@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.errors import CheckpointMismatch, ConfigError
 from hyperasr.whisper.backbone import Backbone
@@ -44,7 +45,7 @@ def config_of(written: Path, corpus: Path, backbone: Path, **values: object) -> 
         "out": written.parent / "run",
         "batch_size": 4,
         "workers": 1,
-        "objective": meta.ObjectiveConfig(teacher=1.0),
+        "objective": ObjectiveConfig(teacher=1.0),
         **values,
     }
     return meta.MetaConfig(**settings)  # type: ignore[arg-type]

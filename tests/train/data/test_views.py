@@ -22,7 +22,6 @@ from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 from hyperasr.whisper.backbone import Backbone
-from tests.in_this_process import InThisProcess
 from train import individual, meta
 from train.config import MetaConfig
 from train.data.views import check_text, development_plan, trainable, training_plan
@@ -42,10 +41,9 @@ def rows_of(**cohorts: int) -> list[Utterance]:
 
 
 @pytest.fixture
-def patients(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def patients(corpus: Path, tmp_path: Path) -> Path:
     """Folder of manifests: the typical corpus, two people with ALS (one in dev), one with stroke
-    (in train alone); caches are built in this process."""
-    monkeypatch.setattr("hyperasr.cohorts.cache.WorkerPool", InThisProcess)
+    (in train alone)."""
     noise = np.random.default_rng(0)
     for split, people in (("train", {"P1": "als", "P2": "stroke"}), ("dev", {"P3": "als"})):
         rows = read_manifest(corpus / f"{split}.jsonl")

@@ -382,33 +382,3 @@ def test_ways_to_spread_weights_that_cannot_be_saved_are_refused(tmp_path: Path)
             accelerator.state.distributed_type = DistributedType.DEEPSPEED
         with pytest.raises(ConfigError, match=message):
             fit(Model(), draw, evaluate, lambda m: None, LONG, tmp_path, accelerator)
-
-
-def train_in_a_process(folder: str, accumulate: int) -> None:
-    torch.set_num_threads(1)  # a forked process must not use the threads of its parent
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=True)
-    config = LoopConfig(steps=6, accumulate=accumulate, lr=0.02, ema=0.5, eval_every=3)
-    model = Model(dropout=0.0)
-    fit(model, draw, evaluate, lambda m: None, config, Path(folder), accelerator)
-    name = f"{accelerator.num_processes}-{accelerator.process_index}.safetensors"
-    save_file({n: p.detach() for n, p in model.named_parameters()}, Path(folder) / name)
-
-
-@pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path) -> None:
-    from accelerate import debug_launcher
-
-    for name in ("two", "one"):
-        (tmp_path / name).mkdir()
-    debug_launcher(train_in_a_process, (str(tmp_path / "two"), 1), num_processes=2)
-    train_in_a_process(str(tmp_path / "one"), 2)
-    one = load_file(tmp_path / "one" / "1-0.safetensors")
-    for rank in (0, 1):
-        two = load_file(tmp_path / "two" / f"2-{rank}.safetensors")
-        for key, value in one.items():
-            torch.testing.assert_close(two[key], value, rtol=0, atol=1e-6)
-    assert not torch.equal(one["last.weight"], Model().last.weight)
-    # Only the main process writes, and either number of processes can go on from it.
-    states = [load_file(next((tmp_path / n).glob("state*/*.safetensors"))) for n in ("one", "two")]
-    assert states[0].keys() == states[1].keys()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hyperasr.errors import ConfigError, MissingExtra
 from train.loop import program
 from train.loop.loop import LoopConfig
-from train.loop.program import fit_and_report, run_program, start
+from train.loop.program import fit_and_report, read_config, run_program, start
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +102,12 @@ def test_errors_on_purpose_are_one_line(capsys: Any) -> None:
     assert capsys.readouterr().err == "error: rank is 0; it must be at least 1\n"
     with pytest.raises(ZeroDivisionError):
         run_program(lambda: 1 // 0)
+
+
+def test_help_describes_every_option(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stop:
+        read_config(LoopConfig, ["--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--steps STEPS Optimiser steps, at least 1. (type: int, default: 4000)" in text
+    assert "--seed SEED Seed of every random choice." in text
