@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.benchmarks import gpu, large_corpora, overhead, peers, variational_cost
+from eval.benchmarks import large_corpora, overhead, peers, variational_cost
 from eval.benchmarks.own_process import OwnProcess
 from eval.benchmarks.timing import interleaved, ratio_row
 from eval.lib import results
@@ -319,13 +319,6 @@ def simulation(bench: Bench) -> None:
     )
 
 
-def graphics_card(bench: Bench) -> dict[str, Any]:
-    """Meta-training at the shapes of Whisper-small and large-v3, where there is a CUDA card."""
-    if not torch.cuda.is_available():
-        raise peers.Missing("no CUDA card on this machine")
-    return gpu.table()
-
-
 MEASURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "cache": lambda b: overhead.cache_rate(b.config.model, b.waves, b.scratch, b.config.rounds),
     "large_cache": lambda b: large_corpora.train_large(
@@ -334,7 +327,6 @@ MEASURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "prepare": lambda b: large_corpora.prepare_large(b.scratch, b.config.n_recordings),
     "memory": lambda b: overhead.factor_memory(),
     "start": lambda b: overhead.start_seconds(b.waves[0], b.config.model, b.scratch),
-    "gpu": graphics_card,
 }
 """What is no ratio, by the name under which it stands in ``measures``."""
 

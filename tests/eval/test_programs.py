@@ -1,4 +1,4 @@
-"""Comparison, retention, splitting and configurations: every program to its result file."""
+"""Comparison, retention and configurations: every program to its result file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eval import comparison, retention, split, zero_shot
+from eval import comparison, retention, zero_shot
 from eval.comparison import ComparisonConfig
 from eval.docs import table
 from eval.leave_one_cohort_out import LocoConfig
@@ -20,9 +20,7 @@ from eval.lib.costs import cost_row
 from eval.lib.embedding_controls import CONTROLS
 from eval.retention import RetentionConfig, fold_systems, trained_for
 from eval.zero_shot import ZeroShotConfig
-from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.errors import ConfigError, ManifestError
-from hyperasr.types import Utterance
+from hyperasr.errors import ConfigError
 from hyperasr.util.config import parse
 
 ROOT = Path(__file__).parents[2]
@@ -235,43 +233,6 @@ def test_costs_are_read_from_the_run(bench, tmp_path) -> None:
     (tmp_path / "tuning.json").write_text('{"chosen": {"lr": 0.003}}')
     assert cost_row(placed, n)["seconds"] == pytest.approx(7.0)
     assert "seconds" not in cost_row(bench.systems["backbone"], n)
-
-
-@pytest.fixture
-def corpus(tmp_path) -> Path:
-    """Six people of three cohorts; one person is in two."""
-    people = ["ann", "bob", "cay", "dan", "eve", "ann"]
-    cohorts = ["stuttering", "stuttering", "dysarthria", "typical", "typical", "typical"]
-    rows = []
-    for i, (speaker, cohort) in enumerate(zip(people, cohorts, strict=True)):
-        (tmp_path / f"{i}.wav").write_bytes(bytes([i] * 50))
-        rows.append(Utterance(str(i), f"{i}.wav", f"text {i}", speaker, cohort))
-    write_manifest(tmp_path / "all.jsonl", rows)
-    return tmp_path / "all.jsonl"
-
-
-def test_splitting_writes_folds_that_can_be_read(corpus, tmp_path, monkeypatch, capsys) -> None:
-    arguments = ["--manifest", str(corpus), "--by", "cohort", "--out", str(tmp_path / "folds")]
-    monkeypatch.setattr(sys, "argv", ["split", *arguments])
-    split.main()
-    assert "stuttering: 3 to train on, 2 to test on, 1 left out" in capsys.readouterr().err
-    train = read_manifest(tmp_path / "folds" / "stuttering" / "train.jsonl")
-    test = read_manifest(tmp_path / "folds" / "stuttering" / "test.jsonl")
-    assert [u.speaker for u in test] == ["ann", "bob"]
-    assert [u.speaker for u in train] == ["cay", "dan", "eve"]
-    assert {u.split for u in train} == {"train"}
-    assert all(Path(u.path).is_file() for u in [*train, *test])
-
-
-def test_a_fold_that_leaks_is_not_written(corpus, tmp_path, monkeypatch) -> None:
-    rows = read_manifest(corpus)
-    rows[3] = replace(rows[3], path=rows[0].path)
-    write_manifest(corpus, rows)
-    out = tmp_path / "folds"
-    monkeypatch.setattr(sys, "argv", ["split", "--manifest", str(corpus), "--out", str(out)])
-    with pytest.raises(ManifestError, match="the split leaks"):
-        split.main()
-    assert not out.exists()
 
 
 def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None:
