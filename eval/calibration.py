@@ -12,7 +12,6 @@ is known. What the kinds of confidence are: `eval.lib.confidence`.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.confidence import Said, collect, fitted, said, thinned, word_rows
-from eval.lib.printed import print_rows
 from eval.lib.scores import Group, groups_of, targets
 from eval.lib.systems import System
+from eval.lib.tables import confidence_table, print_lines, print_rows
 from hyperasr.adapters.lora import squared_norms
 from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.cohorts.views import TYPICAL
@@ -45,6 +41,7 @@ log = logging.getLogger("eval.calibration")
 
 Row = dict[str, Any]
 EVERYBODY = "everybody"
+MEASURES = ("auroc", "ece_width", "ece_mass", "nll", "brier", "aurc")
 
 
 @dataclass(frozen=True)
@@ -271,26 +268,6 @@ def _measured(interval: Any) -> Row:
     return {k: v for k, v in vars(interval).items() if k not in ("reason", "p") or v is not None}
 
 
-def print_measures(rows: Sequence[Row], group: Group, console: Console) -> None:
-    """Print one group's measures of word confidence, a line a system and kind of confidence."""
-    measures = ("auroc", "ece_width", "ece_mass", "nll", "brier", "aurc")
-    name = f"{group.cohort}, {group.domain}"
-    table = Table(title=f"confidence of words, {name} (AUROC: higher is better; else lower)")
-    for name in ("system", "confidence", *measures):
-        table.add_column(name)
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        here = (row["cohort"], row.get("domain")) == (group.cohort, group.domain)
-        if row.get("level") == "word" and here and row["measure"] in measures:
-            low, high = row.get("low"), row.get("high")
-            text = f"{row['value']:.3f}"
-            text += "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-            cells.setdefault((row["system"], row["score"]), {})[row["measure"]] = text
-    for (system, score), line in cells.items():
-        table.add_row(system, score, *(line.get(m, "") for m in measures))
-    console.print(table)
-
-
 def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(CalibrationConfig)
@@ -314,18 +291,13 @@ def main() -> None:
         made += severity_rows(bench, heard, spread, config)
         about = {"system": name} | ({"n_samples": config.n_samples} if gaussian else {})
         rows += [{**about, **row} for row in made] + consensus_rows(bench, name, heard)
-    head = results.head(
-        results.command("eval.calibration"),
-        config,
-        config.bench.seed,
-        bench.described,
-        bench.protocol.normaliser,
-    )
-    results.write(config.out, head, rows)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    bench.save("eval.calibration", config, rows)
     groups = headline(bench, range(bench.n_rows))
     for group in (*targets(groups), *(g for g in groups if g.cohort == TYPICAL)):
-        print_measures(rows, group, console)
+        if any(row.get("level") == "word" and row["cohort"] == group.cohort for row in rows):
+            table = confidence_table(rows, MEASURES, group.cohort, group.domain)
+            title = f"confidence of words, {group.cohort}, {group.domain}"
+            print_lines(f"{title} (AUROC: higher is better; else lower)", *vars(table).values())
     metric = bench.protocol.metrics[0]
     print_rows(rows, title="mean and consensus of samples", metric=metric)
     print_rows(rows, title="differences", differences=True, metric=metric)

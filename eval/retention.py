@@ -16,10 +16,10 @@ from typing import Any
 
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.folds import cohorts_in
-from eval.lib.printed import print_rows
+from eval.lib.runs import cohorts_in
 from eval.lib.scores import ATYPICAL, Group, Scores, in_order
 from eval.lib.systems import BACKBONE, System
+from eval.lib.tables import print_rows
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
 from train.loop.program import read_config, run_program
@@ -126,16 +126,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for metric in (first, *others):
         scores = bench.scores(names, metric=metric)
-        scores.save(bench.store.folder / f"counts-retention-{bench.protocol.name}-{metric}.json")
         rows += rows_of(scores, trained)
-    head = results.head(
-        results.command("eval.retention"),
-        config,
-        config.bench.seed,
-        f"before and after, {bench.described}",
-        bench.protocol.normaliser,
-    )
-    results.write(config.out, head, rows)
+    bench.save("eval.retention", config, rows, protocol=f"before and after, {bench.described}")
     typical: dict[str, Any] = {"cohort": TYPICAL, "metric": first}
     print_rows(rows, title=f"typical speech, {first} in percent", **typical)
     title = "typical speech, after minus before"

@@ -12,7 +12,6 @@ recordings without one count in the gaps over cohorts alone. The speakers are un
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.printed import print_rows
 from eval.lib.scores import Group, Scores, labels, levels_of
 from eval.lib.systems import BACKBONE
+from eval.lib.tables import print_lines, print_rows, with_interval
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.calibration import clustered_interval
@@ -247,24 +244,17 @@ def weighted_slope(
     return float(((x - mean) * errors).sum() / spread) if spread > 0 else float("nan")
 
 
-def print_gaps(rows: Sequence[Row], console: Console) -> None:
+def print_gaps(rows: Sequence[Row]) -> None:
     """Print every system's worst group and gap."""
-    table = Table(title="worst group and gap to the best, in percent")
-    for name in ("system", "grouping", "worst group", "error", "gap"):
-        table.add_column(name)
     gaps = {(r["system"], r["grouping"]): r for r in rows if r.get("measure") == "gap"}
+    lines = []
     for row in rows:
         if row.get("measure") == "worst_group":
-            gap = gaps[row["system"], row["grouping"]]
-            shown = [f"{100 * r['value']:.1f}{_interval(r)}" for r in (row, gap)]
-            table.add_row(row["system"], row["grouping"], row["worst"], *shown)
-    console.print(table)
-
-
-def _interval(row: Row) -> str:
-    if row.get("low") is None:
-        return ""
-    return f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+            name = row["system"], row["grouping"]
+            numbers = (with_interval(r, 1, 100) for r in (row, gaps[name]))
+            lines.append((*name, row["worst"], *numbers))
+    header = ("system", "grouping", "worst group", "error", "gap")
+    print_lines("worst group and gap to the best, in percent", header, lines)
 
 
 def main() -> None:
@@ -272,26 +262,18 @@ def main() -> None:
     config = read_config(SeverityConfig)
     bench = Bench(config.bench)
     scores = bench.scores(bench.names()).headline()
-    scores.save(bench.store.folder / f"counts-severity-{bench.protocol.name}-{scores.metric}.json")
     rows = level_rows(scores)
     if not any("severity" in row for row in rows):
         log.warning("%s says nothing about severity: only cohorts are compared", config.bench.test)
     gaps = [r for by in GROUPINGS for r in gap_rows(scores, by, config.n_resamples)]
     rows += gaps + slope_rows(scores)
-    head = results.head(
-        results.command("eval.severity"),
-        config,
-        config.bench.seed,
-        bench.described,
-        bench.protocol.normaliser,
-    )
-    results.write(config.out, head, rows)
+    bench.save("eval.severity", config, rows)
     errors = [row for row in rows if "measure" not in row]
     for group in together(scores):
         title = f"{scores.metric} in percent by severity, {group.cohort}, {group.domain}"
         where = {"cohort": group.cohort, "domain": group.domain, "metric": scores.metric}
         print_rows(errors, ("severity",), title=title, **where)
-    print_gaps(gaps, Console(width=None if sys.stdout.isatty() else 200))
+    print_gaps(gaps)
 
 
 if __name__ == "__main__":

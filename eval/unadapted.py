@@ -24,9 +24,9 @@ from typing import Any
 
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.printed import BY_COHORT, print_rows
 from eval.lib.scores import Group, Scores, groups_of, levels_of
 from eval.lib.systems import BACKBONE, PLAIN
+from eval.lib.tables import BY_COHORT, print_rows
 from eval.lib.testset import TestSet, sets_of
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
@@ -107,8 +107,6 @@ def rows_of(bench: Bench, **fields: Any) -> list[Row]:
     rows: list[Row] = []
     for metric in bench.protocol.metrics:
         scores = bench.scores(bench.config.unadapted, metric=metric)
-        name = f"counts-unadapted-{bench.protocol.name}-{metric}.json"
-        scores.save(bench.store.folder / name)
         rows += error_rows(scores, **fields)
     rows = results.with_holm(rows, ("corpus", "metric", "severity"))
     return rows + (same_rows(bench, **fields) if compares else [])
@@ -142,10 +140,14 @@ def main() -> None:
         backbone = bench.backbone
         rows += rows_of(bench, **fields)
     rules = protocol(config.bench.protocol)
-    command = results.command("eval.unadapted")
-    described = f"unadapted, held-out speakers, {rules.name}"
-    head = results.head(command, config, config.bench.seed, described, rules.normaliser)
-    results.write(config.out, head, rows)
+    results.save(
+        "eval.unadapted",
+        config,
+        rows,
+        seed=config.bench.seed,
+        protocol=f"unadapted, held-out speakers, {rules.name}",
+        normaliser=rules.normaliser,
+    )
     show(rows)
 
 

@@ -2,13 +2,13 @@
 
     python -m eval.benchmarks.gpu --out results/gpu.json
 
-Random weights and the embedded tokenizer: nothing is downloaded. A row of ``training`` is a step of
-`train.meta` in bf16 from encoder states in the host's memory, as the cache gives them: bringing a
-batch to the card, hypernetwork, adapted decoder, backward, clipping, AdamW. A row of ``decoding``
-has every utterance decoded to the same number of tokens, and beside it what memory allows: a step of
-the decoder reads its weights, the keys and values of every utterance and its factors, which at the
-bandwidth of a large copy takes a time; the utterances over it are the bound. Rows of the result file
-are adapted over unadapted decoding. Takes a few minutes.
+Random weights and the embedded tokenizer: nothing is downloaded. Rows of the result file are
+adapted over unadapted decoding, every utterance to the same number of tokens. Its ``measures`` are,
+for each shape, context and batch: ``training``, a step of meta-training in bf16 from encoder states in the
+host's memory (bringing the batch to the card, hypernetwork, adapted decoder, backward, clipping,
+AdamW); ``decoding``, tokens a second beside what memory allows: a step of the decoder reads its
+weights, the keys and values of every utterance and its factors, at most at the bandwidth of a large
+copy. Takes a few minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from eval.benchmarks.timing import interleaved, ratio_row
@@ -204,18 +203,21 @@ def seconds(work: Callable[[], Any], device: torch.device, rounds: int) -> float
     return min(times[1:])
 
 
-def measure(config: GpuConfig) -> tuple[list[results.Row], dict[str, Any]]:
-    """Return the ratios, and what was measured of the device, of training and of decoding."""
-    device = checked_device(config.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+def limits(device: torch.device, config: GpuConfig) -> tuple[float, float]:
+    """Return bytes a second of a large copy, and operations a second of a bf16 product."""
     block = torch.zeros(config.copy_mib * 2**20, dtype=torch.uint8, device=device)
     target = torch.empty_like(block)
     bandwidth = 2 * block.numel() / seconds(lambda: target.copy_(block), device, 8)
     n = config.peak_size
     a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-    product: Tensor = a @ b
-    peak = 2 * n**3 / seconds(lambda: torch.mm(a, b, out=product), device, 8)
-    del block, target, a, b, product
+    return bandwidth, 2 * n**3 / seconds(lambda: a @ b, device, 8)
+
+
+def measure(config: GpuConfig) -> tuple[list[results.Row], dict[str, Any]]:
+    """Return the ratios, and what was measured of the device, of training and of decoding."""
+    device = checked_device(config.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    bandwidth, peak = limits(device, config)
     found: dict[str, Any] = {"bytes_per_s": bandwidth, "bf16_flops": peak}
     rows: list[results.Row] = []
     for shape in config.shapes:
@@ -245,8 +247,7 @@ def main() -> None:
     """Measure, write the JSON, print the ratios."""
     config = read_config(GpuConfig)
     rows, found = measure(config)
-    head = results.head(results.command("eval.benchmarks.gpu"), config, 0, "speed", None)
-    results.write(config.out, {**head, "measures": found}, rows)
+    results.save("eval.benchmarks.gpu", config, rows, protocol="speed", measures=found)
     results.print_table(rows, title="decoding on a GPU")
 
 

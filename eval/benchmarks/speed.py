@@ -23,8 +23,7 @@ import numpy as np
 import torch
 
 from eval.benchmarks import large_corpora, overhead, peers, variational_cost
-from eval.benchmarks.own_process import OwnProcess
-from eval.benchmarks.timing import interleaved, ratio_row
+from eval.benchmarks.timing import OwnProcess, interleaved, ratio_row
 from eval.lib import results
 from hyperasr.adapters import SourceConfig
 from hyperasr.decode import decode
@@ -380,10 +379,10 @@ def main() -> None:
     """Measure, write the JSON, print the table."""
     config = read_config(SpeedConfig)
     found = measure(config)
-    command = results.command("eval.benchmarks.speed")
-    head = results.head(command, config, config.seed, "speed", None)
     extra = {"measures": found.measures, "skipped": found.skipped}
-    results.write(config.out, {**head, **extra}, found.rows)
+    results.save(
+        "eval.benchmarks.speed", config, found.rows, seed=config.seed, protocol="speed", **extra
+    )
     if found.rows:
         results.print_table(found.rows, title="speed")
     for name, values in found.measures.items():

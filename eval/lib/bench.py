@@ -25,6 +25,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from eval.lib import results
 from eval.lib.embedding_controls import CONTROLS, control_embeddings, impossible
 from eval.lib.looks import note_look
 from eval.lib.plain import plain_tokens
@@ -370,6 +371,12 @@ class Bench:
             for name, hypotheses in texts.items()
         }
         return Scores(self.protocol, metric, meta, counts, self.config.seed, self.config.apart)
+
+    def save(self, program: str, config: Any, rows: Sequence[results.Row], **more: Any) -> None:
+        """Write the result file of a program; `more` as for `eval.lib.results.save`."""
+        about = {"seed": self.config.seed, "protocol": self.described}
+        about["normaliser"] = self.protocol.normaliser
+        results.save(program, config, rows, **{**about, **more})
 
     def embeddings(self, system: System) -> Tensor:
         """Return the embeddings (n_rows, d_spk) that a system hears."""

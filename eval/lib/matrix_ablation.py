@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.lib.bench import Bench
+from eval.lib.runs import Run, short_run, train_all
 from eval.lib.scores import targets
-from eval.lib.short_runs import ShortRun, short_run, train_all
 from hyperasr.adapters.base import MAX_RANK
 from hyperasr.adapters.lora import TARGET_NAMES, TargetShape
 from hyperasr.cohorts.views import TYPICAL
@@ -129,7 +129,7 @@ def plan_trials(
     return [*trials, Trial(ALL, None, rank, n, n / n_backbone)]
 
 
-def run_of(trial: Trial, lr: float, config: AblationConfig) -> ShortRun:
+def run_of(trial: Trial, lr: float, config: AblationConfig) -> Run:
     """Return the training of a trial."""
     targets = list(config.targets) if trial.target == ALL else [trial.target]
     # alpha = rank: the update is scaled by 1 whatever the rank, so that one rate suits all.
@@ -156,7 +156,8 @@ def train(trials: Sequence[Trial], config: AblationConfig) -> dict[str, Path]:
         for trial in trials
         if trial.rank
     }
-    train_all([run for tried in runs.values() for run in tried], config.processes, config.threads)
+    chains = [[run] for tried in runs.values() for run in tried]
+    train_all(chains, config.processes, OMP_NUM_THREADS=str(config.threads))
     return {
         name: min(tried, key=lambda run: best_of(run.config.out)["score"]).best
         for name, tried in runs.items()

@@ -18,6 +18,7 @@ from hyperasr.metrics.error_rates import (
     holm,
     macro_by_speaker,
 )
+from hyperasr.metrics.normalisers import Normaliser
 from hyperasr.metrics.protocols import Protocol
 from hyperasr.util.files import atomic_write_text
 from hyperasr.util.tables import markdown_table, print_table
@@ -33,6 +34,7 @@ __all__ = [
     "print_table",
     "read",
     "read_folder",
+    "save",
     "speed_row",
     "with_holm",
     "write",
@@ -248,6 +250,28 @@ def write(path: str | Path, head: Mapping[str, Any], rows: Sequence[Mapping[str,
     return atomic_write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def save(
+    program: str,
+    config: Any,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    protocol: str,
+    normaliser: Normaliser | None = None,
+    **more: Any,
+) -> Path:
+    """Write the rows of a program to its `config.out`, under the head of this process.
+
+    Args:
+        program: its module, as it follows ``python -m``.
+        config, seed, protocol, normaliser: as `head` takes them.
+        rows: the measurements.
+        more: further fields of the head.
+    """
+    about = head(command(program), config, seed, protocol, normaliser)
+    return write(config.out, about | more, rows)
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """Read a result file; its rows are under ``rows``.
 
@@ -266,28 +290,19 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_folder(folder: str | Path, names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def read_folder(folder: str | Path) -> dict[str, dict[str, Any]]:
     """Read every result file of a folder, by name without ending.
 
-    Args:
-        folder: such as ``results``.
-        names: files that must be there.
     Raises:
-        ConfigError: the folder or one of `names` is missing, or a JSON file in it is none of ours.
+        ConfigError: the folder is missing, or a JSON file in it is none of ours.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"there is no results folder {folder}; run the evaluation programs first")
     contents = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
-    missing = [name for name in names if name not in contents]
-    if missing:
-        raise ConfigError(
-            f"{folder} has no {missing[0]}.json; make it with python -m eval.{missing[0]}"
-        )
     for name, content in contents.items():
         lacks = [field for field in HEAD_FIELDS if field not in content]
-        rows = content["rows"]
-        if lacks or not all(isinstance(row, dict) for row in rows):
+        if lacks or not all(isinstance(row, dict) for row in content["rows"]):
             what = f"its head has no {lacks[0]!r}" if lacks else "its rows are not measurements"
             raise ConfigError(
                 f"{folder / name}.json is not a result file of this project: {what}; "

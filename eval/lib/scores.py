@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import eq
-from pathlib import Path
 from typing import Any
 
 from eval.lib.results import difference_row, error_row
@@ -16,9 +14,8 @@ from hyperasr.cohorts.splits import severity_bin
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.error_rates import EditCounts
-from hyperasr.metrics.protocols import Protocol, protocol
+from hyperasr.metrics.protocols import Protocol
 from hyperasr.metrics.statistics import SpeakerBootstrap
-from hyperasr.util.files import atomic_write_text
 
 __all__ = [
     "ATYPICAL",
@@ -256,39 +253,3 @@ class Scores:
         common = [name for name in self.counts if name in other.counts]
         counts = {name: [*self.counts[name], *other.counts[name]] for name in common}
         return replace(self, meta=meta, counts=counts)
-
-    def save(self, path: Path) -> Path:
-        """Write the counts of every utterance, from which every rate can be made again."""
-        content = {
-            "protocol": self.protocol.fields(),
-            "metric": self.metric,
-            "seed": self.seed,
-            "apart": list(self.apart),
-            "meta": {name: list(values) for name, values in self.meta.items()},
-            "counts": {
-                name: [[c.hits, c.substitutions, c.deletions, c.insertions] for c in values]
-                for name, values in self.counts.items()
-            },
-        }
-        return atomic_write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> Scores:
-        """Read what `save` wrote.
-
-        Raises:
-            ConfigError: the file is missing, damaged, or of another version of its protocol.
-        """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            counts = {n: [EditCounts(*c) for c in v] for n, v in content["counts"].items()}
-            fields, rest = content["protocol"], (content["metric"], content["meta"])
-            seed, apart = int(content["seed"]), tuple(content.get("apart", ()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} holds no edit counts ({error}); score again") from error
-        scored = protocol(fields["protocol"])
-        if scored.fields() != fields:
-            raise ConfigError(
-                f"{path} was scored by another version of protocol {scored.name!r}; score again"
-            )
-        return cls(scored, *rest, counts, seed, apart)

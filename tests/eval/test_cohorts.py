@@ -19,16 +19,15 @@ from eval import (
     retention,
     severity,
     subspace_angles,
-    sweep,
     zero_shot,
 )
 from eval.leave_one_cohort_out import LocoConfig, cohorts_of, fold_scores, rows_of
 from eval.lib import results
 from eval.lib.bench import Bench
 from eval.lib.embedding_controls import CONTROLS
-from eval.lib.folds import fold_runs
 from eval.lib.matrix_ablation import Trial, ranking_rows, score_trials
-from eval.lib.sweep_table import points_table
+from eval.lib.runs import fold_runs
+from eval.lib.tables import points_table
 from eval.lib.testset import fixed_views
 from eval.sweep import SweepConfig, sweep_rows
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
@@ -215,7 +214,6 @@ def test_a_ranking_and_a_sweep_fall_back_on_the_only_cohort(own, folders) -> Non
     point = [{**row, "beta": 0.5, "sigma": 0.1} for row in made if row["system"] != "backbone"]
     backbone = [row for row in made if row["system"] == "backbone"]
     assert "WER, als, recorded" in points_table([*backbone, *point]).header
-    assert sweep.BACKBONE == "backbone"
 
 
 @pytest.fixture
