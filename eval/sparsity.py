@@ -16,7 +16,6 @@ from eval.lib.bench import Bench, BenchConfig
 from eval.lib.systems import System
 from eval.lib.tables import print_lines
 from eval.subspace_angles import factors_of, first_of_each
-from hyperasr.errors import ConfigError
 from hyperasr.metrics.sparsity import delta_sparsity, factor_sparsity, mean_sparsity
 from train.loop.program import read_config, run_program
 
@@ -31,13 +30,9 @@ class SparsityConfig:
     bench: BenchConfig = field(default_factory=BenchConfig)
     """Systems and test set."""
     per_person: int = 1
-    """Utterances of each simulated person, at least 1."""
+    """Utterances of each simulated person."""
     out: Path = Path("results/sparsity.json")
     """Result file."""
-
-    def __post_init__(self) -> None:
-        if self.per_person < 1:
-            raise ConfigError(f"per_person is {self.per_person}; it must be at least 1")
 
 
 def system_rows(bench: Bench, system: System, per_person: int) -> list[Row]:
@@ -56,17 +51,9 @@ def system_rows(bench: Bench, system: System, per_person: int) -> list[Row]:
                     values = delta_sparsity(factors, target, layer)
                 else:
                     values = factor_sparsity(factors, target, layer, matrix)
-                rows.append(
-                    {
-                        "measure": "sparsity",
-                        "system": system.name,
-                        "target": target,
-                        "layer": layer,
-                        "matrix": matrix,
-                        "n_factors": len(values),
-                        **asdict(mean_sparsity(values)),
-                    }
-                )
+                about = {"measure": "sparsity", "system": system.name, "target": target}
+                about |= {"layer": layer, "matrix": matrix, "n_factors": len(values)}
+                rows.append(about | asdict(mean_sparsity(values)))
     return rows
 
 

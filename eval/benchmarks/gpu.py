@@ -4,11 +4,11 @@
 
 Random weights and the embedded tokenizer: nothing is downloaded. Rows of the result file are
 adapted over unadapted decoding, every utterance to the same number of tokens. Its ``measures`` are,
-for each shape, context and batch: ``training``, a step of meta-training in bf16 from encoder states in the
-host's memory (bringing the batch to the card, hypernetwork, adapted decoder, backward, clipping,
-AdamW); ``decoding``, tokens a second beside what memory allows: a step of the decoder reads its
-weights, the keys and values of every utterance and its factors, at most at the bandwidth of a large
-copy. Takes a few minutes.
+for each shape, context and batch: ``training``, a step of meta-training in bf16 from encoder states
+in the host's memory (bringing the batch to the card, hypernetwork, adapted decoder, backward,
+clipping, AdamW); ``decoding``, tokens a second beside what memory allows: a step of the decoder
+reads its weights, the keys and values of every utterance and its factors, at most at the bandwidth
+of a large copy. Takes a few minutes.
 """
 
 from __future__ import annotations

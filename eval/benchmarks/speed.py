@@ -301,14 +301,11 @@ def training(bench: Bench) -> None:
 
 
 def variational(bench: Bench) -> None:
-    """Steps of a LoRA against those of variational LoRAs on the same matrices; and their memory."""
+    """Steps of a LoRA against those of variational LoRAs on the same matrices."""
     c = bench.config
-    memory: dict[str, Any] = {}
     for group in variational_cost.groups(c.seconds, c.n_tokens, c.seed):
         jobs = {(name, group.setting): step for name, step in group.steps.items()}
         bench.compare("lora_over_variational_training", jobs, c.rounds)
-        memory[group.setting] = group.memory()
-    bench.found.measures["training_memory_mib"] = memory
 
 
 def simulation(bench: Bench) -> None:
@@ -324,7 +321,6 @@ MEASURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
         b.scratch, b.folder, b.waves[0], int(b.config.cache_gib * 2**30), b.config.threads
     ),
     "prepare": lambda b: large_corpora.prepare_large(b.scratch, b.config.n_recordings),
-    "memory": lambda b: overhead.factor_memory(),
     "start": lambda b: overhead.start_seconds(b.waves[0], b.config.model, b.scratch),
 }
 """What is no ratio, by the name under which it stands in ``measures``."""

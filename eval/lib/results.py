@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.lib.provenance import command, head, plain
-from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.errors import ConfigError
 from hyperasr.metrics.error_rates import (
-    METRICS,
     EditCounts,
     Interval,
     clipped_rate,
@@ -30,6 +29,7 @@ __all__ = [
     "difference_row",
     "error_row",
     "head",
+    "interval_fields",
     "markdown_table",
     "print_table",
     "read",
@@ -117,15 +117,7 @@ def error_row(
         severity: of the simulated cohort, or a range of it; left out of the row if None.
         protocol: how it was scored; its name, and name and hash of its normaliser go into the row.
         speakers: of each utterance; where given, the row has the mean over speakers, ``macro``.
-    Raises:
-        ConfigError: an unknown domain or metric, or no utterances.
-        ShapeError: the interval is of another number of utterances.
     """
-    if interval.n_utterances != len(counts):
-        raise ShapeError(
-            f"{system} on {cohort}: the interval is of {interval.n_utterances} utterances, the "
-            f"edit counts of {len(counts)}; make both from the same list"
-        )
     total = sum(counts, EditCounts())
     row = _measurement({"system": system}, cohort, domain, interval, metric, severity, protocol)
     row |= {"errors": dataclasses.asdict(total), "clipped": clipped_rate(counts)}
@@ -147,8 +139,8 @@ def difference_row(
 ) -> Row:
     """Return a paired difference as a row: `system` minus `against`, below 0 where it is better.
 
-    The interval is of `hyperasr.metrics.statistics.bootstrap_difference`; other arguments and
-    errors as in `error_row`.
+    The interval is of `hyperasr.metrics.statistics.bootstrap_difference`; other arguments as in
+    `error_row`.
     """
     names = {"system": system, "against": against}
     return _measurement(names, cohort, domain, interval, metric, severity, protocol)
@@ -163,18 +155,16 @@ def _measurement(
     severity: float | str | None,
     protocol: Protocol | None,
 ) -> Row:
-    if domain not in DOMAINS:
-        raise ConfigError(f"the domain is one of {', '.join(DOMAINS)}, not {domain!r}")
-    if metric not in METRICS:
-        raise ConfigError(f"the metric is one of {', '.join(METRICS)}, not {metric!r}")
     row: Row = {**names, "cohort": cohort, "domain": domain, "metric": metric}
     if severity is not None:
         row["severity"] = severity
+    return row | interval_fields(interval) | (protocol.fields() if protocol else {})
+
+
+def interval_fields(interval: Interval) -> Row:
+    """Return a measured value with its interval as fields; a reason and a p where there are."""
     measured = dataclasses.asdict(interval)
-    for name in ("reason", "p"):
-        if measured[name] is None:
-            del measured[name]
-    return row | measured | (protocol.fields() if protocol else {})
+    return {k: v for k, v in measured.items() if k not in ("reason", "p") or v is not None}
 
 
 def with_holm(rows: Sequence[Row], family: Sequence[str]) -> list[Row]:
@@ -217,13 +207,7 @@ def speed_row(
         rounds: paired measurements behind it.
         peer: what it is compared with, such as ``peft 0.21``.
         setting: batch, lengths, threads and device in words.
-    Raises:
-        ConfigError: no benchmark has this name.
     """
-    if benchmark not in BENCHMARKS:
-        raise ConfigError(
-            f"no benchmark is called {benchmark!r}; it is one of {', '.join(BENCHMARKS)}"
-        )
     return {
         "benchmark": benchmark,
         "peer": peer,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from operator import eq
 from typing import Any
 
 from eval.lib.results import difference_row, error_row
@@ -159,9 +157,9 @@ class Scores:
         return len(self.meta["speaker"])
 
     def pick(self, **where: Any) -> list[int]:
-        """Return the utterances with these values; a function as a value is a test of it."""
-        tests = {k: v if callable(v) else partial(eq, v) for k, v in where.items()}
-        return [i for i in range(len(self)) if all(t(self.meta[k][i]) for k, t in tests.items())]
+        """Return the utterances with these values."""
+        n = range(len(self))
+        return [i for i in n if all(self.meta[k][i] == v for k, v in where.items())]
 
     def groups(self) -> list[Group]:
         """Return the utterances as tables group them, see `groups_of`."""
@@ -169,7 +167,8 @@ class Scores:
 
     def headline(self) -> Scores:
         """Return the utterances of the corpora that are not apart."""
-        return self.part(self.pick(source=lambda source: source not in self.apart))
+        sources = self.meta["source"]
+        return self.part([i for i, source in enumerate(sources) if source not in self.apart])
 
     def group_rows(self, group: Group, **options: Any) -> list[Row]:
         """Return the rows of a group; options as for `rows`."""

@@ -154,14 +154,10 @@ def test_bad_settings_are_one_clear_line(values, message) -> None:
     assert "\n" not in str(found.value)
 
 
-@pytest.mark.parametrize(
-    ("grid", "message"),
-    [({"beta": (-0.1,), "sigma": (0.1,)}, "beta"), ({"beta": (1.0,), "sigma": (-1.0,)}, "sigma")],
-)
-def test_values_that_a_training_refuses_are_refused_before_it(grid, message, monkeypatch) -> None:
+def test_values_that_a_training_refuses_are_refused_before_it(monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ConfigError, match=message):
-        plan(SweepConfig(grid=grid))
+    with pytest.raises(ConfigError, match="beta"):
+        plan(SweepConfig(grid={"beta": (-0.1,), "sigma": (0.1,)}))
 
 
 def test_every_axis_has_a_place_in_table_and_plot() -> None:

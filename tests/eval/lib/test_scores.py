@@ -30,7 +30,6 @@ def scores(name: str = "spoken", metric: str = "wer") -> Scores:
 def test_picking() -> None:
     assert scores().pick(cohort="stuttering") == [1, 2]
     assert scores().pick(cohort="stuttering", source="an4") == [1]
-    assert scores().pick(severity=lambda s: s >= 0.5, speaker="bob") == [2]
     assert scores().pick(cohort="parkinson") == []
     assert scores().rows([], "parkinson", "simulated") == []
 
