@@ -127,8 +127,9 @@ def git(folder: Path, *arguments: str) -> None:
 def test_git_commit_of_clean_dirty_and_foreign_trees(tmp_path: Path) -> None:
     assert provenance._git_commit(tmp_path) is None
     git(tmp_path, "init", "-q")
-    (tmp_path / "hyperasr").mkdir()
-    (tmp_path / "hyperasr" / "results.py").write_text("")
+    code = tmp_path / "eval" / "lib"
+    code.mkdir(parents=True)
+    (code / "results.py").write_text("")
     assert provenance._git_commit(tmp_path) is None
     # Installed inside somebody else's repository: the hash there is not ours.
     (tmp_path / "thesis.tex").write_text("")
@@ -144,7 +145,7 @@ def test_git_commit_of_clean_dirty_and_foreign_trees(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "speed.json").write_text("{}")
     assert provenance._git_commit(tmp_path) == clean
-    (tmp_path / "hyperasr" / "new.py").write_text("")
+    (code / "new.py").write_text("")
     assert provenance._git_commit(tmp_path) == f"{clean}-dirty"
 
 
