@@ -12,7 +12,6 @@ is known. What the kinds of confidence are: `eval.lib.confidence`.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.confidence import Said, collect, fitted, said, thinned, word_rows
-from eval.lib.printed import print_rows
+from eval.lib.results import interval_fields
 from eval.lib.scores import Group, groups_of, targets
 from eval.lib.systems import System
+from eval.lib.tables import confidence_table, print_lines, print_rows
+from eval.severity import rank_correlation
 from hyperasr.adapters.lora import squared_norms
 from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.cohorts.views import TYPICAL
@@ -45,6 +43,7 @@ log = logging.getLogger("eval.calibration")
 
 Row = dict[str, Any]
 EVERYBODY = "everybody"
+MEASURES = ("auroc", "ece_width", "ece_mass", "nll", "brier", "aurc")
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,8 @@ class CalibrationConfig:
     """Result file."""
 
     def __post_init__(self) -> None:
-        for name, least in (("n_samples", 2), ("n_spread", 2), ("n_bins", 1), ("n_resamples", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if min(self.n_samples, self.n_spread) < 2:
+            raise ConfigError("n_samples and n_spread must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -106,14 +104,12 @@ def confidence_rows(bench: Bench, heard: SpeechSegment, config: CalibrationConfi
 
     Groups are everybody, and those of the headline.
     """
-    normaliser = bench.protocol.normaliser
-    references = [normaliser(text) for text in _column(bench, "text", heard.rows)]
+    references = [bench.protocol.normaliser(text) for text in _column(bench, "text", heard.rows)]
     speakers = [str(s) for s in _column(bench, "speaker", heard.rows)]
-    cohorts = [str(c) for c in _column(bench, "cohort", heard.rows)]
     samples = None
     if heard.samples is not None:
         samples = [[s.text for s in each] for each in heard.samples]
-    words = fitted(collect(heard.mean, references, samples, speakers, cohorts))
+    words = fitted(collect(heard.mean, references, samples, speakers))
     doubts = utterance_doubts(heard)
     scored = bench.protocol.score([s.text for s in heard.mean], references)
     rows: list[Row] = []
@@ -140,7 +136,7 @@ def confidence_rows(bench: Bench, heard: SpeechSegment, config: CalibrationConfi
             curve = risk_coverage(own, errors, units)
             about = {"measure": "aurc", "level": "utterance", "score": name}
             shown = {"curve": thinned(curve.coverage, curve.risk), "oracle": curve.oracle}
-            made.append({**about, **_measured(interval), **shown})
+            made.append({**about, **interval_fields(interval), **shown})
         rows += [{**about_group, **row} for row in made]
     return rows
 
@@ -225,8 +221,6 @@ def severity_rows(
     bench: Bench, heard: SpeechSegment, spread: Tensor | None, config: CalibrationConfig
 ) -> list[Row]:
     """Return Spearman's correlations of uncertainty with severity, over unseen speakers."""
-    from scipy.stats import spearmanr
-
     measures = dict(utterance_doubts(heard))
     if spread is not None:
         measures["posterior_spread"] = spread.numpy()
@@ -242,53 +236,20 @@ def severity_rows(
             continue
         for name, values in measures.items():
             own = values[members]
-
-            def correlation(
-                i: NDArray[np.int64],
-                own: NDArray[np.float64] = own,
-                level: NDArray[np.float64] = level,
-            ) -> float:
-                constant = np.ptp(own[i]) == 0 or np.ptp(level[i]) == 0
-                return float("nan") if constant else float(spearmanr(own[i], level[i]).statistic)
-
             interval = clustered_interval(
-                correlation,
+                lambda i, own=own, level=level: rank_correlation(own[i], level[i]),
                 [speakers[i] for i in members],
                 n_resamples=config.n_resamples,
                 seed=config.bench.seed,
             )
             about = {"measure": "spearman_with_severity", "level": "utterance", "score": name}
-            rows.append({**about_group, **about, **_measured(interval)})
+            rows.append({**about_group, **about, **interval_fields(interval)})
     return rows
 
 
 def _column(bench: Bench, name: str, rows: Sequence[int]) -> list[Any]:
     column = bench.column(name)
     return [column[i] for i in rows]
-
-
-def _measured(interval: Any) -> Row:
-    return {k: v for k, v in vars(interval).items() if k not in ("reason", "p") or v is not None}
-
-
-def print_measures(rows: Sequence[Row], group: Group, console: Console) -> None:
-    """Print one group's measures of word confidence, a line a system and kind of confidence."""
-    measures = ("auroc", "ece_width", "ece_mass", "nll", "brier", "aurc")
-    name = f"{group.cohort}, {group.domain}"
-    table = Table(title=f"confidence of words, {name} (AUROC: higher is better; else lower)")
-    for name in ("system", "confidence", *measures):
-        table.add_column(name)
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        here = (row["cohort"], row.get("domain")) == (group.cohort, group.domain)
-        if row.get("level") == "word" and here and row["measure"] in measures:
-            low, high = row.get("low"), row.get("high")
-            text = f"{row['value']:.3f}"
-            text += "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-            cells.setdefault((row["system"], row["score"]), {})[row["measure"]] = text
-    for (system, score), line in cells.items():
-        table.add_row(system, score, *(line.get(m, "") for m in measures))
-    console.print(table)
 
 
 def main() -> None:
@@ -314,18 +275,13 @@ def main() -> None:
         made += severity_rows(bench, heard, spread, config)
         about = {"system": name} | ({"n_samples": config.n_samples} if gaussian else {})
         rows += [{**about, **row} for row in made] + consensus_rows(bench, name, heard)
-    head = results.head(
-        results.command("eval.calibration"),
-        config,
-        config.bench.seed,
-        bench.described,
-        bench.protocol.normaliser,
-    )
-    results.write(config.out, head, rows)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    bench.save("eval.calibration", config, rows)
     groups = headline(bench, range(bench.n_rows))
     for group in (*targets(groups), *(g for g in groups if g.cohort == TYPICAL)):
-        print_measures(rows, group, console)
+        if any(row.get("level") == "word" and row["cohort"] == group.cohort for row in rows):
+            table = confidence_table(rows, MEASURES, group.cohort, group.domain)
+            title = f"confidence of words, {group.cohort}, {group.domain}"
+            print_lines(f"{title} (AUROC: higher is better; else lower)", *vars(table).values())
     metric = bench.protocol.metrics[0]
     print_rows(rows, title="mean and consensus of samples", metric=metric)
     print_rows(rows, title="differences", differences=True, metric=metric)

@@ -21,9 +21,9 @@ from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.costs import cost_row
 from eval.lib.forgetting import DEGRADATION, GAIN, TARGET_LOSS, forgetting_rows
-from eval.lib.printed import BY_COHORT, print_rows
 from eval.lib.scores import Scores, targets
 from eval.lib.systems import BACKBONE
+from eval.lib.tables import BY_COHORT, print_rows
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from train.loop.program import read_config, run_program
@@ -124,7 +124,6 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for metric in (first, *others):
         scores = bench.scores(bench.names(), metric=metric)
-        scores.save(bench.store.folder / f"counts-comparison-{bench.protocol.name}-{metric}.json")
         # Shares of characters say the same as those of words.
         rows += error_rows(config, scores, bench.systems if metric == first else ())
         rows += individual_rows(config, bench, metric)
@@ -133,14 +132,7 @@ def main() -> None:
         cost_row(system, n_backbone, measured)
         for system in track(bench.systems.values(), "costs", transient=True)
     ]
-    head = results.head(
-        results.command("eval.comparison"),
-        config,
-        config.bench.seed,
-        bench.described,
-        bench.protocol.normaliser,
-    )
-    results.write(config.out, head, rows)
+    bench.save("eval.comparison", config, rows)
     print_rows(rows, title=f"{first} in percent", metric=first)
     title = f"minus {config.against}; * Holm-adjusted p < 0.05"
     print_rows(rows, title=title, differences=True, against=config.against, metric=first)

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.lib import results
-from eval.lib.sweep_table import points_table
-from hyperasr.errors import ConfigError
+from eval.lib.error_tables import Table
+from eval.lib.tables import confidence_table, points_table
 from hyperasr.util.files import atomic_write_text
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +35,7 @@ MARKER = re.compile(r"(<!-- table: (\S+)([^>]*) -->\n)(.*?)(<!-- end -->)", re.D
 
 def table(path: str, options: str) -> str:
     """Return one table as Markdown, with the command that made its file."""
-    where: dict[str, object] = {"corpus": None, "subset": None}
+    where: dict[str, Any] = {"corpus": None, "subset": None}
     columns = ["cohort"]
     shown: dict[str, object] = {}
     for option in options.split():
@@ -51,44 +50,22 @@ def table(path: str, options: str) -> str:
             values = [float(v) if key in NUMBERS else v for v in value.split(",")]
             where[key] = values if len(values) > 1 else values[0]
     content = results.read(ROOT / path)
-    if "measures" in where or "points" in where:
-        if "points" in where:
-            points = points_table(content["rows"])
-            made = markdown(points.header, points.lines, n_names=3)
-        else:
-            made = measures_table(content["rows"], where)
-        return f"{made}\n\n`{content['command'].strip()}` → `{path}`\n"
+    source = f"`{content['command'].strip()}` → `{path}`\n"
+    if "measures" in where:
+        names = where["measures"] if isinstance(where["measures"], list) else [where["measures"]]
+        shape = confidence_table(content["rows"], names, where.get("cohort"), where.get("domain"))
+        return f"{markdown(shape, n_names=2)}\n\n{source}"
+    if "points" in where:
+        return f"{markdown(points_table(content['rows']), n_names=3)}\n\n{source}"
     made = results.markdown_table(content["rows"], columns, **shown, **where)  # type: ignore[arg-type]
     star = f"{STAR}\n\n" if "]*" in made else ""
-    return f"{made}\n\n{star}`{content['command'].strip()}` → `{path}`\n"
+    return f"{made}\n\n{star}{source}"
 
 
-def measures_table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
-    """Return measures of word confidence as Markdown: systems and confidences by measures."""
-    domain = where.get("domain")
-    names = where["measures"] if isinstance(where["measures"], list) else [where["measures"]]
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        if row.get("level") != "word" or row.get("measure") not in names:
-            continue
-        measured = row["value"] is not None and "against" not in row
-        here = row["cohort"] == where.get("cohort") and domain in (None, row.get("domain"))
-        if here and measured:
-            text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-            cells.setdefault((row["system"], row["score"]), {})[row["measure"]] = text
-    if not cells:
-        raise ConfigError(f"no row has the measures {', '.join(names)} of words")
-    lines = [
-        (system, score.replace("_", " "), *(line.get(n, "") for n in names))
-        for (system, score), line in cells.items()
-    ]
-    return markdown(("system", "confidence", *names), lines, n_names=2)
-
-
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]], n_names: int) -> str:
+def markdown(table: Table, n_names: int) -> str:
     """Return a table as Markdown; its first columns are names, the others numbers."""
-    rule = ["---"] * n_names + ["---:"] * (len(header) - n_names)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
+    rule = ["---"] * n_names + ["---:"] * (len(table.header) - n_names)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (table.header, rule, *table.lines))
 
 
 def pages() -> list[Path]:

@@ -5,31 +5,23 @@
 
 For every cohort of the data, recorded or simulated, the hypernetwork and the global LoRA are
 meta-trained without it and tested on it, on unseen speakers. Beside them: the frozen backbone, the
-controls, and the oracles that did see the cohort. An interrupted run goes on where it stopped;
-`processes` spreads the folds through Accelerate, on one machine or, started by `accelerate launch`,
-on several.
+controls, and the oracles that did see the cohort. An interrupted run goes on where it stopped. On
+several machines: some of the cohorts on each with `only_train`, then the whole.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.folds import Run, cohorts_in, fold_runs, prepare, train_run, without_launcher
-from eval.lib.printed import print_rows
+from eval.lib.runs import Run, cohorts_in, fold_runs, train_all
 from eval.lib.scores import ATYPICAL, Scores
 from eval.lib.systems import UNADAPTED
+from eval.lib.tables import print_rows
 from eval.lib.testset import print_found
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.views import TYPICAL
@@ -37,11 +29,7 @@ from hyperasr.errors import ConfigError
 from train.config import MetaConfig
 from train.loop.program import read_config, run_program
 
-log = logging.getLogger("eval.loco")
-
 MAIN = "hypernet"
-# The others wait at the end for the one with the longest fold.
-_PATIENCE = timedelta(days=14)
 
 
 @dataclass(frozen=True)
@@ -77,12 +65,9 @@ class LocoConfig:
             )
 
 
-def cohorts_of(config: LocoConfig, show: bool = True) -> list[str]:
-    """Return the cohorts to leave out, after saying what the trainings have.
+def cohorts_of(config: LocoConfig) -> list[str]:
+    """Return the cohorts to leave out, after printing what the trainings have.
 
-    Args:
-        config: of the program.
-        show: print it.
     Raises:
         ConfigError: there is none, or the test has no recording of one.
     """
@@ -92,7 +77,7 @@ def cohorts_of(config: LocoConfig, show: bool = True) -> list[str]:
         training = read_config(MetaConfig, ["--config", str(yaml)])
         known = training.cohorts or cohorts_in(training.train, training.simulate)
         common = [cohort for cohort in common if cohort in known]
-        if show and training.train not in shown:
+        if training.train not in shown:
             rows = read_manifest(training.train)
             found = [(u.cohort, u.domain, u.source, u.speaker) for u in rows]
             print_found(training.train, found, training.simulate)
@@ -108,18 +93,6 @@ def cohorts_of(config: LocoConfig, show: bool = True) -> list[str]:
             "leave out"
         )
     return list(config.cohorts) or common
-
-
-def train_folds(folds: list[list[Run]], state: PartialState) -> None:
-    """Train this process's share of the folds, and wait for the others."""
-    if state.is_main_process:
-        prepare([run for fold in folds for run in fold])
-    state.wait_for_everyone()
-    with state.split_between_processes(list(range(len(folds)))) as mine:
-        for index in mine:
-            for run in folds[index]:
-                train_run(run)
-    state.wait_for_everyone()
 
 
 def fold_scores(bench: Bench, fold: list[Run], metric: str) -> Scores:
@@ -165,31 +138,16 @@ def differences(systems: list[str]) -> list[tuple[str, str]]:
     return [*pairs, ("global_lora", "backbone")]
 
 
-def spread(processes: int) -> int:
-    """Start this program again as several processes of Accelerate; returns their exit status."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(processes), "-m", "eval.leave_one_cohort_out"]
-    return subprocess.run([*command, *sys.argv[1:]], env=without_launcher(), check=False).returncode
-
-
 def main() -> None:
     """Train the folds, evaluate them, write the JSON, print the tables."""
     config = read_config(LocoConfig)
-    if config.processes > 1 and "LOCAL_RANK" not in os.environ:
-        if status := spread(config.processes):
-            sys.exit(status)
-        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
-    cohorts = cohorts_of(config, show=state.is_main_process)
-    folds = [fold_runs(cohort, config.sources, config.runs) for cohort in cohorts]
+    folds = [fold_runs(cohort, config.sources, config.runs) for cohort in cohorts_of(config)]
     # Before the trainings, so that what is wrong with the test is known at once.
-    evaluates = state.is_main_process and not config.only_train
-    bench = Bench(config.bench) if evaluates else None
-    train_folds(folds, state)
+    bench = None if config.only_train else Bench(config.bench)
+    train_all(folds, config.processes)
     if bench is not None:
         report(config, bench, folds)
-    state.destroy_process_group()
 
 
 def report(config: LocoConfig, bench: Bench, folds: list[list[Run]]) -> None:
@@ -197,19 +155,9 @@ def report(config: LocoConfig, bench: Bench, folds: list[list[Run]]) -> None:
     rows: list[dict[str, Any]] = []
     for metric in bench.protocol.metrics:
         scores = {fold[0].held_out: fold_scores(bench, fold, metric) for fold in folds}
-        for held_out, made in scores.items():
-            name = f"counts-loco-{held_out}-{bench.protocol.name}-{metric}.json"
-            made.save(bench.store.folder / name)
         rows += rows_of(scores)
     described = f"leave one cohort out, {bench.described}"
-    head = results.head(
-        results.command("eval.leave_one_cohort_out"),
-        config,
-        config.bench.seed,
-        described,
-        bench.protocol.normaliser,
-    )
-    results.write(config.out, head, rows)
+    bench.save("eval.leave_one_cohort_out", config, rows, protocol=described)
     own = [row for row in rows if row["cohort"] != TYPICAL]
     typical = [row for row in rows if row["cohort"] == TYPICAL]
     metric = bench.protocol.metrics[0]

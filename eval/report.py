@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.lib import results
+from eval.lib.error_tables import Table, table
 from eval.lib.scores import RECORDED, SIMULATED
-from eval.lib.tables import Table, table
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.metrics.error_rates import METRICS
@@ -139,21 +139,16 @@ def check_row(row: Mapping[str, Any]) -> str:
     if not {"system", "measure", "benchmark"} & set(row):
         return "it names no system, measure or benchmark"
     kind = kind_of(row)
-    for name in REQUIRED.get(kind, ()):
-        if name not in row:
-            return f"it has no {name!r}"
+    if missing := [name for name in REQUIRED.get(kind, ()) if name not in row]:
+        return f"it has no {missing[0]!r}"
     for name in NUMBERS:
         value = row.get(name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and math.isfinite(value)):
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
             return f"{name} is {value!r}, which is no finite number"
     if kind in ("error", "difference") and row["domain"] not in (*results.DOMAINS, *VOICES):
         return f"domain is {row['domain']!r}, not one of {', '.join(results.DOMAINS)}"
-    errors = row.get("errors")
-    if kind == "error" and errors is not None:
-        counted = isinstance(errors, Mapping) and all(type(errors.get(e)) is int for e in ERRORS)
-        if not counted:
-            return f"errors does not count {', '.join(ERRORS)}"
+    if kind == "error" and not set(ERRORS) <= set(row.get("errors") or ERRORS):
+        return f"errors does not count {', '.join(ERRORS)}"
     return ""
 
 

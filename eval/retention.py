@@ -16,10 +16,10 @@ from typing import Any
 
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.folds import cohorts_in
-from eval.lib.printed import print_rows
+from eval.lib.runs import cohorts_in
 from eval.lib.scores import ATYPICAL, Group, Scores, in_order
 from eval.lib.systems import BACKBONE, System
+from eval.lib.tables import print_rows
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL
 from train.loop.program import read_config, run_program
@@ -38,8 +38,6 @@ class RetentionConfig:
     folds: Path | None = Path("runs/loco")
     """Folder of the folds of `eval.leave_one_cohort_out`, tested too where it is there; None for
     none."""
-    by_group: bool = True
-    """Hold a source with factors by cohort to one cohort's factors after the other."""
     out: Path = Path("results/retention.json")
     """Result file."""
 
@@ -101,7 +99,7 @@ def rows_of(scores: Scores, trained: dict[str, tuple[str, ...]]) -> list[dict[st
     return results.with_holm(rows, ("corpus", "metric"))
 
 
-def names_of(bench: Bench, by_group: bool) -> list[str]:
+def names_of(bench: Bench) -> list[str]:
     """List the backbone, every source with its controls, and sources by cohort held to each cohort.
 
     Models of the folds come without controls: `eval.leave_one_cohort_out` has them.
@@ -112,7 +110,7 @@ def names_of(bench: Bench, by_group: bool) -> list[str]:
         if name not in bench.systems and ":" in base.name:
             continue
         names.append(name)
-        names += [f"{name}@{group}" for group in base.groups if by_group]
+        names += [f"{name}@{group}" for group in base.groups]
     return names
 
 
@@ -120,22 +118,14 @@ def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(RetentionConfig)
     bench = Bench(config.bench).beside(fold_systems(config.folds))
-    names = names_of(bench, config.by_group)
+    names = names_of(bench)
     trained = {name: trained_for(bench.find(name)[0]) for name in names}
     first, *others = bench.protocol.metrics
     rows: list[dict[str, Any]] = []
     for metric in (first, *others):
         scores = bench.scores(names, metric=metric)
-        scores.save(bench.store.folder / f"counts-retention-{bench.protocol.name}-{metric}.json")
         rows += rows_of(scores, trained)
-    head = results.head(
-        results.command("eval.retention"),
-        config,
-        config.bench.seed,
-        f"before and after, {bench.described}",
-        bench.protocol.normaliser,
-    )
-    results.write(config.out, head, rows)
+    bench.save("eval.retention", config, rows, protocol=f"before and after, {bench.described}")
     typical: dict[str, Any] = {"cohort": TYPICAL, "metric": first}
     print_rows(rows, title=f"typical speech, {first} in percent", **typical)
     title = "typical speech, after minus before"

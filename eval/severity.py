@@ -12,7 +12,6 @@ recordings without one count in the gaps over cohorts alone. The speakers are un
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +19,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.printed import print_rows
+from eval.lib.results import interval_fields
 from eval.lib.scores import Group, Scores, labels, levels_of
 from eval.lib.systems import BACKBONE
+from eval.lib.tables import print_lines, print_rows, with_interval
 from hyperasr.cohorts.views import TYPICAL
-from hyperasr.errors import ConfigError
 from hyperasr.metrics.calibration import clustered_interval
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.statistics import SpeakerBootstrap
@@ -38,6 +35,8 @@ from train.loop.program import read_config, run_program
 log = logging.getLogger("eval.severity")
 
 Row = dict[str, Any]
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 GROUPINGS = ("cohort", "cohort_severity")
 
 
@@ -48,13 +47,9 @@ class SeverityConfig:
     bench: BenchConfig = field(default_factory=BenchConfig)
     """Systems, test set and protocol."""
     n_resamples: int = 10_000
-    """Draws of speakers for the gaps, at least 1."""
+    """Draws of speakers for the gaps."""
     out: Path = Path("results/severity.json")
     """Result file."""
-
-    def __post_init__(self) -> None:
-        if self.n_resamples < 1:
-            raise ConfigError(f"n_resamples is {self.n_resamples}; it must be at least 1")
 
 
 def level_rows(scores: Scores) -> list[Row]:
@@ -126,7 +121,7 @@ def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
     alone = [g for g, rows in groups.items() if len({scores.meta["speaker"][i] for i in rows}) < 2]
     reason = f"{alone[0]} has one speaker: no interval" if alone else None
     rows: list[Row] = []
-    draws: dict[tuple[str, str], NDArray[np.float64]] = {}
+    draws: dict[tuple[str, str], Floats] = {}
     values: dict[tuple[str, str], float] = {}
     for system, counts in scores.counts.items():
         rates, sampled = _group_rates(counts, groups, drawn)
@@ -137,14 +132,8 @@ def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
             ("gap", rates[worst] - rates[best], high - low),
         ):
             draws[system, measure], values[system, measure] = each, value
-            row = {
-                "measure": measure,
-                "system": system,
-                **about,
-                "value": value,
-                **_ends(each, reason),
-            }
-            rows.append({**row, "worst": worst, "best": best})
+            row = {"measure": measure, "system": system, **about, "value": value}
+            rows.append({**row, **_ends(each, reason), "worst": worst, "best": best})
     for (system, measure), each in draws.items():
         if system != BACKBONE and (BACKBONE, measure) in draws:
             row = {"measure": f"{measure}_difference", "system": system, "base": BACKBONE, **about}
@@ -155,7 +144,7 @@ def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
 
 def _group_rates(
     counts: Sequence[EditCounts], groups: Mapping[str, Sequence[int]], drawn: SpeakerBootstrap
-) -> tuple[dict[str, float], NDArray[np.float64]]:
+) -> tuple[dict[str, float], Floats]:
     """Rates of every group, on all utterances and in every draw (n_groups, n_resamples)."""
     rates, sampled = {}, []
     for name, members in groups.items():
@@ -169,7 +158,7 @@ def _group_rates(
     return rates, np.stack(sampled)
 
 
-def _ends(values: NDArray[np.float64], reason: str | None) -> Row:
+def _ends(values: Floats, reason: str | None) -> Row:
     """Percentile interval of the draws in which every group has somebody, or why there is none."""
     defined = values[np.isfinite(values)]
     if reason is None and len(defined) < 0.5 * len(values):
@@ -187,8 +176,6 @@ def slope_rows(scores: Scores, n_resamples: int = 1_000) -> list[Row]:
     reference units; 0.1 is ten points from severity 0 to 1. The correlation is Spearman's, of the
     utterances' rates.
     """
-    from scipy.stats import spearmanr
-
     rows: list[Row] = []
     for group in together(scores):
         if group.cohort == TYPICAL:
@@ -206,37 +193,32 @@ def slope_rows(scores: Scores, n_resamples: int = 1_000) -> list[Row]:
             rate = errors / np.maximum(units, 1)
 
             def slope(
-                i: NDArray[np.int64],
-                e: NDArray[np.float64] = errors,
-                u: NDArray[np.float64] = units,
-                level: NDArray[np.float64] = level,
+                i: Indices, e: Floats = errors, u: Floats = units, level: Floats = level
             ) -> float:
                 return weighted_slope(level[i], e[i], u[i])
 
-            def correlation(
-                i: NDArray[np.int64],
-                rate: NDArray[np.float64] = rate,
-                level: NDArray[np.float64] = level,
-            ) -> float:
-                constant = np.ptp(rate[i]) == 0 or np.ptp(level[i]) == 0
-                return float("nan") if constant else float(spearmanr(rate[i], level[i]).statistic)
+            def correlation(i: Indices, rate: Floats = rate, level: Floats = level) -> float:
+                return rank_correlation(rate[i], level[i])
 
             for measure, statistic in (("slope", slope), ("spearman_with_severity", correlation)):
                 interval = clustered_interval(
                     statistic, speakers, n_resamples=n_resamples, seed=scores.seed
                 )
-                measured = {k: v for k, v in vars(interval).items() if k != "p"}
-                if measured["reason"] is None:
-                    del measured["reason"]
                 about = {"measure": measure, "system": system}
                 about |= {"cohort": group.cohort, "domain": group.domain}
-                rows.append({**about, "metric": scores.metric, **measured})
+                rows.append({**about, "metric": scores.metric} | interval_fields(interval))
     return rows
 
 
-def weighted_slope(
-    x: NDArray[np.float64], errors: NDArray[np.float64], units: NDArray[np.float64]
-) -> float:
+def rank_correlation(x: Floats, y: Floats) -> float:
+    """Return Spearman's correlation; nan where either is constant."""
+    from scipy.stats import spearmanr
+
+    constant = np.ptp(x) == 0 or np.ptp(y) == 0
+    return float("nan") if constant else float(spearmanr(x, y).statistic)
+
+
+def weighted_slope(x: Floats, errors: Floats, units: Floats) -> float:
     """Return the slope of errors / units on x by least squares weighted with units; nan for one x.
 
     Items without units add their errors and no weight.
@@ -247,24 +229,17 @@ def weighted_slope(
     return float(((x - mean) * errors).sum() / spread) if spread > 0 else float("nan")
 
 
-def print_gaps(rows: Sequence[Row], console: Console) -> None:
+def print_gaps(rows: Sequence[Row]) -> None:
     """Print every system's worst group and gap."""
-    table = Table(title="worst group and gap to the best, in percent")
-    for name in ("system", "grouping", "worst group", "error", "gap"):
-        table.add_column(name)
     gaps = {(r["system"], r["grouping"]): r for r in rows if r.get("measure") == "gap"}
+    lines = []
     for row in rows:
         if row.get("measure") == "worst_group":
-            gap = gaps[row["system"], row["grouping"]]
-            shown = [f"{100 * r['value']:.1f}{_interval(r)}" for r in (row, gap)]
-            table.add_row(row["system"], row["grouping"], row["worst"], *shown)
-    console.print(table)
-
-
-def _interval(row: Row) -> str:
-    if row.get("low") is None:
-        return ""
-    return f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+            name = row["system"], row["grouping"]
+            numbers = (with_interval(r, 1, 100) for r in (row, gaps[name]))
+            lines.append((*name, row["worst"], *numbers))
+    header = ("system", "grouping", "worst group", "error", "gap")
+    print_lines("worst group and gap to the best, in percent", header, lines)
 
 
 def main() -> None:
@@ -272,26 +247,18 @@ def main() -> None:
     config = read_config(SeverityConfig)
     bench = Bench(config.bench)
     scores = bench.scores(bench.names()).headline()
-    scores.save(bench.store.folder / f"counts-severity-{bench.protocol.name}-{scores.metric}.json")
     rows = level_rows(scores)
     if not any("severity" in row for row in rows):
         log.warning("%s says nothing about severity: only cohorts are compared", config.bench.test)
     gaps = [r for by in GROUPINGS for r in gap_rows(scores, by, config.n_resamples)]
     rows += gaps + slope_rows(scores)
-    head = results.head(
-        results.command("eval.severity"),
-        config,
-        config.bench.seed,
-        bench.described,
-        bench.protocol.normaliser,
-    )
-    results.write(config.out, head, rows)
+    bench.save("eval.severity", config, rows)
     errors = [row for row in rows if "measure" not in row]
     for group in together(scores):
         title = f"{scores.metric} in percent by severity, {group.cohort}, {group.domain}"
         where = {"cohort": group.cohort, "domain": group.domain, "metric": scores.metric}
         print_rows(errors, ("severity",), title=title, **where)
-    print_gaps(gaps, Console(width=None if sys.stdout.isatty() else 200))
+    print_gaps(gaps)
 
 
 if __name__ == "__main__":

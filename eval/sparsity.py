@@ -8,19 +8,14 @@ utterances of unseen speakers are measured and averaged; of a Gaussian source th
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.systems import System
+from eval.lib.tables import print_lines
 from eval.subspace_angles import factors_of, first_of_each
-from hyperasr.errors import ConfigError
 from hyperasr.metrics.sparsity import delta_sparsity, factor_sparsity, mean_sparsity
 from train.loop.program import read_config, run_program
 
@@ -35,13 +30,9 @@ class SparsityConfig:
     bench: BenchConfig = field(default_factory=BenchConfig)
     """Systems and test set."""
     per_person: int = 1
-    """Utterances of each simulated person, at least 1."""
+    """Utterances of each simulated person."""
     out: Path = Path("results/sparsity.json")
     """Result file."""
-
-    def __post_init__(self) -> None:
-        if self.per_person < 1:
-            raise ConfigError(f"per_person is {self.per_person}; it must be at least 1")
 
 
 def system_rows(bench: Bench, system: System, per_person: int) -> list[Row]:
@@ -60,34 +51,24 @@ def system_rows(bench: Bench, system: System, per_person: int) -> list[Row]:
                     values = delta_sparsity(factors, target, layer)
                 else:
                     values = factor_sparsity(factors, target, layer, matrix)
-                rows.append(
-                    {
-                        "measure": "sparsity",
-                        "system": system.name,
-                        "target": target,
-                        "layer": layer,
-                        "matrix": matrix,
-                        "n_factors": len(values),
-                        **asdict(mean_sparsity(values)),
-                    }
-                )
+                about = {"measure": "sparsity", "system": system.name, "target": target}
+                about |= {"layer": layer, "matrix": matrix, "n_factors": len(values)}
+                rows.append(about | asdict(mean_sparsity(values)))
     return rows
 
 
-def print_sparsity(rows: list[Row], console: Console) -> None:
+def print_sparsity(rows: list[Row]) -> None:
     """Print the sparsity of the updates, mean over layers."""
     names = ("below", "adaptive", "top_energy", "hoyer", "effective_rank")
-    table = Table(title="sparsity of delta W, mean over layers")
-    for name in ("system", "target", *names):
-        table.add_column(name)
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if row["matrix"] == "delta_weight":
             groups.setdefault((row["system"], row["target"]), []).append(row)
-    for key, group in groups.items():
-        means = (sum(row[name] for row in group) / len(group) for name in names)
-        table.add_row(*key, *(f"{mean:.3f}" for mean in means))
-    console.print(table)
+    lines = [
+        (*key, *(f"{sum(row[name] for row in group) / len(group):.3f}" for name in names))
+        for key, group in groups.items()
+    ]
+    print_lines("sparsity of delta W, mean over layers", ("system", "target", *names), lines)
 
 
 def main() -> None:
@@ -100,15 +81,9 @@ def main() -> None:
         if system.adapt
         for row in system_rows(bench, system, config.per_person)
     ]
-    head = results.head(
-        results.command("eval.sparsity"),
-        config,
-        config.bench.seed,
-        "learned updates, held-out speakers",
-        None,
-    )
-    results.write(config.out, head, rows)
-    print_sparsity(rows, Console(width=None if sys.stdout.isatty() else 200))
+    described = "learned updates, held-out speakers"
+    bench.save("eval.sparsity", config, rows, protocol=described, normaliser=None)
+    print_sparsity(rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ as ``domain`` says (``with_domain`` of the other one); tested speakers are unsee
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from eval.lib import results
 from eval.lib.adaptation import AngleSettings, Who, update_rows
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.matrix_ablation import (
@@ -42,6 +38,7 @@ from eval.lib.matrix_ablation import (
 from eval.lib.movement import size_rows, weight_rows
 from eval.lib.scores import RECORDED, labels
 from eval.lib.systems import System
+from eval.lib.tables import print_lines
 from hyperasr.adapters.lora import target_shapes
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
@@ -195,7 +192,7 @@ def ablation_rows(bench: Bench, config: AnglesConfig) -> list[Row]:
     return [*errors, *moved, *ranking_rows(moved, errors)]
 
 
-def print_angles(rows: Iterable[Row], console: Console) -> None:
+def print_angles(rows: Iterable[Row]) -> None:
     """Print the mean angles of every relation, mean over layers and cohorts, beside chance."""
     lines: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for row in rows:
@@ -207,15 +204,13 @@ def print_angles(rows: Iterable[Row], console: Console) -> None:
             if "null" in row:
                 cells.setdefault("chance", []).append(row["null"])
     names = sorted({name for cells in lines.values() for name in cells}, key=_column_order)
-    table = Table(title="mean principal angle in degrees, mean over layers and cohorts")
-    for name in ("system", "part", "target", "space", "k", *names):
-        table.add_column(name)
+    shown = []
     for key, cells in lines.items():
         means = (cells.get(name) for name in names)
-        shown = ("" if m is None else f"{sum(m) / len(m):.1f}" for m in means)
-        table.add_row(*map(str, key), *shown)
-    if lines:
-        console.print(table)
+        numbers = ("" if m is None else f"{sum(m) / len(m):.1f}" for m in means)
+        shown.append((*map(str, key), *numbers))
+    header = ("system", "part", "target", "space", "k", *names)
+    print_lines("mean principal angle in degrees, mean over layers and cohorts", header, shown)
 
 
 def _column_order(name: str) -> tuple[int, ...]:
@@ -227,7 +222,7 @@ def _column_order(name: str) -> tuple[int, ...]:
     return ("utterance", "person", "cohort").index(level), relations.index(relation)
 
 
-def print_ranking(rows: Iterable[Row], console: Console) -> None:
+def print_ranking(rows: Iterable[Row]) -> None:
     """Print which matrix types move most, beside the error of adapting each alone."""
     rows = list(rows)
     places = [r for r in rows if r.get("measure") == "ranking" and r["by"] == "relative_norm"]
@@ -237,16 +232,15 @@ def print_ranking(rows: Iterable[Row], console: Console) -> None:
         if r.get("budget") and r.get("cohort", TYPICAL) != TYPICAL and "against" not in r
     ]
     budgets = sorted({r["budget"] for r in errors})
-    table = Table(title="matrix types by adaptation, and the error in percent of each alone")
-    for name in ("target", "relative norm", *(f"{100 * b:g} %" for b in budgets)):
-        table.add_column(name)
+    lines = []
     for place in places:
         by_budget = {r["budget"]: r["value"] for r in errors if r["target"] == place["target"]}
         cells = [by_budget.get(b) for b in budgets]
         shown = ["" if v is None else f"{100 * v:.1f}" for v in cells]
-        table.add_row(place["target"], f"{place['value']:.4f}", *shown)
+        lines.append((place["target"], f"{place['value']:.4f}", *shown))
     if places:
-        console.print(table)
+        header = ("target", "relative norm", *(f"{100 * b:g} %" for b in budgets))
+        print_lines("matrix types by adaptation, and the error in percent of each", header, lines)
 
 
 def main() -> None:
@@ -265,17 +259,9 @@ def main() -> None:
             rows += system_rows(bench, system, config)
     if config.ablate:
         rows += ablation_rows(bench, config)
-    head = results.head(
-        results.command("eval.subspace_angles"),
-        config,
-        config.angles.seed,
-        bench.described,
-        bench.protocol.normaliser,
-    )
-    results.write(config.out, head, rows)
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    print_angles(rows, console)
-    print_ranking(rows, console)
+    bench.save("eval.subspace_angles", config, rows, seed=config.angles.seed)
+    print_angles(rows)
+    print_ranking(rows)
 
 
 if __name__ == "__main__":

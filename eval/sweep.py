@@ -13,24 +13,18 @@ on.
 from __future__ import annotations
 
 import logging
-import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.forgetting import GAIN, TARGET_LOSS, forgetting_rows
+from eval.lib.runs import Run, short_run, train_all
 from eval.lib.scores import Scores, targets
-from eval.lib.short_runs import ShortRun, short_run, train_all
-from eval.lib.sweep_table import ALONG, LINES, REACHED, points_table
 from eval.lib.systems import BACKBONE
+from eval.lib.tables import ALONG, LINES, REACHED, points_table, print_lines
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from train.loop.program import read_config, run_program
@@ -39,33 +33,15 @@ __all__ = ["Goal", "SweepConfig", "Trial", "plan", "sweep_rows"]
 
 Value = float | str
 Row = dict[str, Any]
-PRIORS = ("single", "dual")
 
 
-def _number(value: Value, low: float, high: float = math.inf) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and low <= value <= high
-
-
-# What a value must be, the test of it, and what it sets: options of `train.meta`, source settings.
-Axis = tuple[str, Callable[[Value], bool], Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]]
-AXES: dict[str, Axis] = {
-    "beta": (
-        "a number of 0 or more",
-        lambda v: _number(v, 0),
-        lambda v: ({"objective.beta": v}, {}),
-    ),
-    "sigma": (
-        "a number above 0, the width of the prior",
-        lambda v: _number(v, 0) and v != 0,
-        lambda v: ({}, {"prior": "fixed", "prior_sigma": v}),
-    ),
-    "prior": (f"one of {', '.join(PRIORS)}", PRIORS.__contains__, lambda v: ({}, {"prior": v})),
-    "kl_weight": (
-        "a number in [0, 1]",
-        lambda v: _number(v, 0, 1),
-        # Without rounding 1 - 0.1 is not the 0.9 of the configuration.
-        lambda v: ({"objective.beta": v, "objective.nll_weight": round(1 - v, 9)}, {}),
-    ),
+# What a value sets: options of `train.meta`, and settings of its source.
+AXES: dict[str, Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]] = {
+    "beta": lambda v: ({"objective.beta": v}, {}),
+    "sigma": lambda v: ({}, {"prior": "fixed", "prior_sigma": v}),
+    "prior": lambda v: ({}, {"prior": v}),
+    # Without rounding 1 - 0.1 is not the 0.9 of the configuration.
+    "kl_weight": lambda v: ({"objective.beta": v, "objective.nll_weight": round(1 - v, 9)}, {}),
 }
 
 
@@ -119,15 +95,8 @@ class SweepConfig:
                 f"grid is {self.grid}; give at least one value of one of {', '.join(ALONG)} and "
                 f"one of {', '.join(LINES)}"
             )
-        for axis, values in self.grid.items():
-            rule, fits, _ = AXES[axis]
-            if wrong := [v for v in values if isinstance(v, bool) or not fits(v)]:
-                raise ConfigError(f"grid.{axis} has {wrong[0]!r}; it must be {rule}")
-            if len(set(values)) < len(values):
-                raise ConfigError(f"grid.{axis} has a value twice: {values}")
-        for name in ("steps", "processes", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if twice := [axis for axis, values in self.grid.items() if len(set(values)) < len(values)]:
+            raise ConfigError(f"grid.{twice[0]} has a value twice: {self.grid[twice[0]]}")
 
     @property
     def lora(self) -> str:
@@ -144,7 +113,7 @@ class Trial:
         point: what it sets of the grid; empty for the reference.
     """
 
-    run: ShortRun
+    run: Run
     point: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -165,7 +134,7 @@ def plan(config: SweepConfig) -> list[Trial]:
         options: dict[str, Any] = dict(config.options)
         settings = dict(base.settings or {})
         for axis, value in point.items():
-            more, own = AXES[axis][2](value)
+            more, own = AXES[axis](value)
             options |= more
             settings |= own
         options["source.settings"] = settings
@@ -208,20 +177,14 @@ def _with_goal(rows: Sequence[Row], goal: Goal | None) -> list[Row]:
     return [row | ({REACHED: reached} if row["metric"] == GAIN else {}) for row in rows]
 
 
-def print_points(rows: Sequence[Row], console: Console) -> None:
+def print_points(rows: Sequence[Row]) -> None:
     """Print a line for each point, and the points that reach the goal."""
-    made = points_table(rows)
-    table = Table(title="percent; of speakers nobody trained on")
-    for number, name in enumerate(made.header):
-        table.add_column(name, justify="right" if number else "left")
-    for line in made.lines:
-        # Brackets of an interval must not read as markup.
-        table.add_row(*(cell.replace("[", r"\[") for cell in line))
-    console.print(table)
+    table = points_table(rows)
+    print_lines("percent; of speakers nobody trained on", table.header, table.lines)
     said = [row for row in rows if REACHED in row]
     if said:
         names = [row["system"] for row in said if row[REACHED]]
-        console.print(f"goal reached by {', '.join(names) or 'no point'}")
+        print(f"goal reached by {', '.join(names) or 'no point'}")
 
 
 def main() -> None:
@@ -231,23 +194,16 @@ def main() -> None:
     trials = plan(config)
     # Before the trainings, so that a missing test set is known at once.
     bench = None if config.only_train else Bench(config.bench)
-    train_all([trial.run for trial in trials], config.processes, config.threads)
+    chains = [[trial.run] for trial in trials]
+    train_all(chains, config.processes, OMP_NUM_THREADS=str(config.threads))
     if bench is None:
         return
     bench = bench.beside({trial.run.system: trial.run.best for trial in trials})
     scores = bench.scores(bench.names(controls=False))
-    scores.save(bench.store.folder / f"counts-{config.out.stem}-{bench.protocol.name}.json")
     rows = sweep_rows(scores, trials, config)
-    head = results.head(
-        results.command("eval.sweep"),
-        config,
-        config.bench.seed,
-        bench.described,
-        bench.protocol.normaliser,
-    )
     trained = {trial.run.system: list(trial.run.arguments) for trial in trials}
-    results.write(config.out, {**head, "trainings": trained}, rows)
-    print_points(rows, Console(width=None if sys.stdout.isatty() else 200))
+    bench.save("eval.sweep", config, rows, trainings=trained)
+    print_points(rows)
 
 
 if __name__ == "__main__":

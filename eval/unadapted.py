@@ -24,9 +24,9 @@ from typing import Any
 
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.printed import BY_COHORT, print_rows
-from eval.lib.scores import Group, Scores, groups_of, levels_of
+from eval.lib.scores import Scores, groups_of, levels_of
 from eval.lib.systems import BACKBONE, PLAIN
+from eval.lib.tables import BY_COHORT, print_rows
 from eval.lib.testset import TestSet, sets_of
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
@@ -75,27 +75,20 @@ def same_rows(bench: Bench, **fields: Any) -> list[Row]:
     ended = [a and b for a, b in zip(ours.finished, theirs.finished, strict=True)]
     same = [a == b for a, b in zip(ours.tokens, theirs.tokens, strict=True)]
     place = {row: i for i, row in enumerate(typical)}
-    return [_same_row(g, [place[i] for i in g.chosen], ended, same, fields) for g in groups]
-
-
-def _same_row(
-    group: Group, chosen: Sequence[int], ended: Sequence[bool], same: Sequence[bool], fields: Row
-) -> Row:
-    compared = [i for i in chosen if ended[i]]
-    n_same = sum(same[i] for i in compared)
-    return {
-        "measure": SAME,
-        "system": BACKBONE,
-        "base": PLAIN,
-        "cohort": group.cohort,
-        "domain": group.domain,
-        **group.fields,
-        "value": n_same / len(compared) if compared else None,
-        "n_same": n_same,
-        "n_limited": len(chosen) - len(compared),
-        "n_utterances": len(chosen),
-        **fields,
-    }
+    rows = []
+    for group in groups:
+        compared = [place[i] for i in group.chosen if ended[place[i]]]
+        n_same = sum(same[i] for i in compared)
+        about = {"measure": SAME, "system": BACKBONE, "base": PLAIN}
+        about |= {"cohort": group.cohort, "domain": group.domain, **group.fields}
+        measured = {
+            "value": n_same / len(compared) if compared else None,
+            "n_same": n_same,
+            "n_limited": len(group.chosen) - len(compared),
+            "n_utterances": len(group.chosen),
+        }
+        rows.append({**about, **measured, **fields})
+    return rows
 
 
 def rows_of(bench: Bench, **fields: Any) -> list[Row]:
@@ -107,8 +100,6 @@ def rows_of(bench: Bench, **fields: Any) -> list[Row]:
     rows: list[Row] = []
     for metric in bench.protocol.metrics:
         scores = bench.scores(bench.config.unadapted, metric=metric)
-        name = f"counts-unadapted-{bench.protocol.name}-{metric}.json"
-        scores.save(bench.store.folder / name)
         rows += error_rows(scores, **fields)
     rows = results.with_holm(rows, ("corpus", "metric", "severity"))
     return rows + (same_rows(bench, **fields) if compares else [])
@@ -142,10 +133,14 @@ def main() -> None:
         backbone = bench.backbone
         rows += rows_of(bench, **fields)
     rules = protocol(config.bench.protocol)
-    command = results.command("eval.unadapted")
-    described = f"unadapted, held-out speakers, {rules.name}"
-    head = results.head(command, config, config.bench.seed, described, rules.normaliser)
-    results.write(config.out, head, rows)
+    results.save(
+        "eval.unadapted",
+        config,
+        rows,
+        seed=config.bench.seed,
+        protocol=f"unadapted, held-out speakers, {rules.name}",
+        normaliser=rules.normaliser,
+    )
     show(rows)
 
 

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jiwer
-from rich.console import Console
-from rich.table import Table
 
-from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.systems import BACKBONE, UNADAPTED
+from eval.lib.tables import print_lines
 from hyperasr.cohorts.views import TYPICAL
 from train.loop.program import read_config, run_program
 
@@ -161,18 +159,17 @@ def main() -> None:
     for name in bench.systems:
         if name not in UNADAPTED:
             rows += rows_of(name, references, bench.decode(name, typical))
-    command = results.command("eval.writing")
     described = "marks and capitals on typical speech, against the unadapted backbone on 30 s"
-    normaliser = bench.protocol.normaliser
-    head = results.head(command, config, config.bench.seed, described, normaliser)
-    results.write(config.out, head, rows)
-    table = Table("system", "measure", "precision", "recall", "F1")
-    for row in rows:
-        numbers = (row["precision"], row["recall"], row["value"])
-        table.add_row(
-            row["system"], row["measure"], *("-" if n is None else f"{n:.3f}" for n in numbers)
+    bench.save("eval.writing", config, rows, protocol=described)
+    lines = [
+        (
+            row["system"],
+            row["measure"],
+            *("-" if row[n] is None else f"{row[n]:.3f}" for n in ("precision", "recall", "value")),
         )
-    Console().print(table)
+        for row in rows
+    ]
+    print_lines("marks and capitals", ("system", "measure", "precision", "recall", "F1"), lines)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from typing import Any
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.embedding_controls import CONTROLS
-from eval.lib.printed import print_rows
 from eval.lib.scores import ATYPICAL, Scores, levels_of
 from eval.lib.systems import UNADAPTED
+from eval.lib.tables import print_rows
 from eval.lib.testset import TestSet, sets_of
 from hyperasr.cohorts.views import TYPICAL
 from train.loop.program import read_config, run_program
@@ -121,18 +121,12 @@ def main() -> None:
         first = other.protocol.metrics[0]
         for metric in other.protocol.metrics:
             scores = other.scores(other.names(), metric=metric)
-            name = f"counts-{config.out.stem}-{other.protocol.name}-{metric}.json"
-            scores.save(other.store.folder / name)
             own = rows_of(scores, severities=metric == first, **fields)
             rows += own + (excess_rows(own) if metric == first else [])
         bench = bench or other
     assert bench is not None
     first = bench.protocol.metrics[0]
-    command = results.command("eval.zero_shot")
-    head = results.head(
-        command, config, config.bench.seed, bench.described, bench.protocol.normaliser
-    )
-    results.write(config.out, head, rows)
+    bench.save("eval.zero_shot", config, rows)
     print_rows(rows, title=f"{first} in percent", metric=first)
     for corpus in dict.fromkeys(row["corpus"] for row in rows if "corpus" in row):
         print_rows(rows, title=f"{first} in percent, {corpus}", corpus=corpus, metric=first)

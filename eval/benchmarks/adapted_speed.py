@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 
 from eval.lib import results
@@ -139,12 +138,16 @@ def main() -> None:
             setting = f"{config.source}, {what}, batches of {size}, {config.threads} threads"
             own = [counts[which][:n_views] for which in (0, 1)]
             rows.append(row_of(times[:n_batches], own, setting, config.bench.seed))
-    command = results.command("eval.benchmarks.adapted_speed")
-    described = "trimmed and adapted beside the unadapted backbone on 30 s, greedy"
-    head = results.head(command, config, config.bench.seed, described, rules)
-    results.write(config.out, head, rows)
+    results.save(
+        "eval.benchmarks.adapted_speed",
+        config,
+        rows,
+        seed=config.bench.seed,
+        protocol="trimmed and adapted beside the unadapted backbone on 30 s, greedy",
+        normaliser=rules,
+    )
     for row in rows:
-        Console().print(
+        print(
             f"{row['setting']}: {row['ratio']:.2f} times as fast "
             f"({row['seconds']:.1f} s against {row['peer_seconds']:.1f} s), "
             f"{100 * row['wer']:.1f} % errors against {100 * row['peer_wer']:.1f} %"

@@ -1,35 +1,35 @@
 """What the analysis costs: angles at the size of large-v3, and bootstrap intervals.
 
     python -m eval.benchmarks.analysis_speed --config eval/configs/analysis_speed.yaml
-    python -m eval.benchmarks.analysis_speed --what pairs  # one of them, as one line of JSON
 
 Angles are of 32 layers of fc1, 5120 x 1280, and 100 utterances; factors are random, since time and
 memory do not depend on their values. Each measurement has a process of its own. The peak of memory
 is that whole process's, torch and the factors included. Rows of the result file: ``seconds`` of
 wall time, ``cpu_seconds`` of all threads together, which another program on the machine does not
 lengthen, ``peak_gib``, and what we aimed at, ``aim_seconds`` and ``aim_gib``.
+
+Measured are ``neighbours``, each utterance with the next one, at full rank; ``leading``, all pairs
+at ranks 1 and 4; ``pairs``, all pairs at ranks 1, 4 and the full one; ``weights``, W against W +
+delta W, rank 32, first layer and ten utterances only; ``bootstrap``, the interval of an error rate.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import resource
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from eval.benchmarks.timing import in_own_process, peak_mib
 from eval.lib import results
-from eval.lib.threads import in_threads
+from eval.lib.tables import print_lines
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.statistics import SpeakerBootstrap
@@ -55,7 +55,7 @@ class AnalysisSpeedConfig:
     """How large."""
 
     n_layer: int = 32
-    """Layers, at least 1."""
+    """Layers."""
     d_in: int = 1280
     """Inputs of the matrix."""
     d_out: int = 5120
@@ -69,23 +69,13 @@ class AnalysisSpeedConfig:
     n_scored: int = 5_000
     """Utterances of the bootstrap."""
     n_speakers: int = 2_000
-    """Speakers of the bootstrap; the more, the longer it takes."""
+    """Speakers of the bootstrap, at most `n_scored`; the more, the longer it takes."""
     n_resamples: int = 10_000
     """Draws of the bootstrap."""
-    what: str = ""
-    """``neighbours``: each utterance with the next one, at full rank; ``leading``: all pairs at
-    ranks 1 and 4; ``pairs``: all pairs at ranks 1, 4 and the full one; ``weights``: W against W +
-    delta W, rank 32, first layer and ten utterances only; ``bootstrap``: the interval of one error
-    rate. Empty for all of them, into the result file."""
     out: Path = Path("results/analysis_speed.json")
     """Result file."""
 
     def __post_init__(self) -> None:
-        if self.what not in ("", *MEASUREMENTS):
-            raise ConfigError(f"what is {self.what!r}; it is one of {', '.join(MEASUREMENTS)}")
-        for name in ("n_layer", "rank", "threads", "n_resamples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.n_utt < 2 or not 2 <= self.n_speakers <= self.n_scored:
             raise ConfigError(
                 f"n_utt is {self.n_utt}, n_speakers {self.n_speakers} and n_scored "
@@ -94,27 +84,29 @@ class AnalysisSpeedConfig:
             )
 
 
-def measure(config: AnalysisSpeedConfig) -> Row:
-    """Return one row: seconds, CPU seconds and peak memory of what `config.what` names."""
-    torch.set_num_threads(config.threads if config.what == "weights" else 1)
-    prepare = _bootstrap_work if config.what == "bootstrap" else _angle_work
-    work, about = prepare(config)
+def measure(what: str, config: AnalysisSpeedConfig) -> Row:
+    """Return one row: seconds, CPU seconds and peak memory of one of `MEASUREMENTS`."""
+    torch.set_num_threads(config.threads if what == "weights" else 1)
+    if what == "bootstrap":
+        work, setting = _bootstrap_work(config)
+    else:
+        work, setting = _angle_work(what, config)
     started, started_cpu = time.perf_counter(), time.process_time()
-    about |= work()
+    n_angles = work()
     return {
-        "benchmark": config.what,
-        **about,
-        "threads": 1 if config.what == "bootstrap" else config.threads,
+        "benchmark": what,
+        "setting": setting,
+        **({} if n_angles is None else {"n_angles": n_angles}),
+        "threads": 1 if what == "bootstrap" else config.threads,
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - started_cpu,
-        # Linux counts in KiB.
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "aim_seconds": AIMS.get(config.what),
-        "aim_gib": AIM_GIB if config.what in AIMS else None,
+        "peak_gib": peak_mib() / 1024,
+        "aim_seconds": AIMS.get(what),
+        "aim_gib": AIM_GIB if what in AIMS else None,
     }
 
 
-def _bootstrap_work(config: AnalysisSpeedConfig) -> tuple[Callable[[], Row], Row]:
+def _bootstrap_work(config: AnalysisSpeedConfig) -> tuple[Callable[[], int | None], str]:
     rng = np.random.default_rng(0)
     wrong = rng.binomial(8, 0.3, config.n_scored).tolist()
     counts = [EditCounts(hits=8 - n, substitutions=n) for n in wrong]
@@ -122,42 +114,40 @@ def _bootstrap_work(config: AnalysisSpeedConfig) -> tuple[Callable[[], Row], Row
     rest = rng.integers(config.n_speakers, size=config.n_scored - config.n_speakers)
     speakers = [f"s{i}" for i in (*range(config.n_speakers), *rest.tolist())]
 
-    def work() -> Row:
+    def work() -> None:
         SpeakerBootstrap(speakers, n_resamples=config.n_resamples).rate(counts)
-        return {}
 
     setting = (
         f"{config.n_resamples:,} draws of {config.n_speakers:,} speakers, "
         f"{config.n_scored:,} utterances"
     )
-    return work, {"setting": setting}
+    return work, setting
 
 
-def _angle_work(config: AnalysisSpeedConfig) -> tuple[Callable[[], Row], Row]:
+def _angle_work(what: str, config: AnalysisSpeedConfig) -> tuple[Callable[[], int | None], str]:
     generator = torch.Generator().manual_seed(0)
-    n_layer, n_utt = (1, 10) if config.what == "weights" else (config.n_layer, config.n_utt)
+    n_layer, n_utt = (1, 10) if what == "weights" else (config.n_layer, config.n_utt)
     pair = LayerFactors(
         torch.randn(n_layer, n_utt, config.rank, config.d_in, generator=generator),
         torch.randn(n_layer, n_utt, config.d_out, config.rank, generator=generator),
     )
     factors = LoRAFactors({"decoder.fc1": pair}, scaling=1.0)
 
-    def work() -> Row:
-        if config.what == "weights":
-            return {"n_angles": _weights(factors)}
-        angles = in_threads(
-            lambda layer: _angles(factors, layer, config.what), range(n_layer), config.threads
-        )
-        return {"n_angles": sum(angles)}
+    def by_layer() -> int:
+        # Many small matrices keep one thread of torch busy, not two.
+        with ThreadPoolExecutor(
+            config.threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            return sum(pool.map(partial(_angles, factors, what), range(n_layer)))
 
     layers = "1 layer" if n_layer == 1 else f"{n_layer} layers"
     size = f"{config.d_out} x {config.d_in}, rank {config.rank}"
-    setting = f"{layers} of {size}, {n_utt} utterances"
-    return work, {"setting": setting}
+    work = partial(_weights, factors) if what == "weights" else by_layer
+    return work, f"{layers} of {size}, {n_utt} utterances"
 
 
-def _angles(factors: LoRAFactors, layer: int, what: str) -> int:
-    """Angles between the updates of utterances in one layer, column and row space."""
+def _angles(factors: LoRAFactors, what: str, layer: int) -> int:
+    """Count angles between the updates of utterances in one layer, column and row space."""
     pair, n_angles = factors["decoder.fc1"], 0
     svd = delta_svd(pair.A[layer], pair.B[layer], factors.scaling)
     rank = svd.values.shape[-1]
@@ -166,67 +156,41 @@ def _angles(factors: LoRAFactors, layer: int, what: str) -> int:
             bases = svd.basis(space, rank)
             for start in range(0, len(bases) - 1, _AT_ONCE):
                 end = min(start + _AT_ONCE, len(bases) - 1)
-                found = principal_angles(bases[start:end], bases[start + 1 : end + 1])
-                n_angles += found.numel()
+                angles = principal_angles(bases[start:end], bases[start + 1 : end + 1])
+                n_angles += angles.numel()
             continue
         ranks = [1, min(4, rank)] + ([rank] if what == "pairs" else [])
-        angles = pairwise_angles(svd.basis(space, max(ranks)), ranks)
-        n_angles += sum(found.numel() for found in angles.values())
+        by_rank = pairwise_angles(svd.basis(space, max(ranks)), ranks)
+        n_angles += sum(angles.numel() for angles in by_rank.values())
     return n_angles
 
 
 def _weights(factors: LoRAFactors) -> int:
-    """Angles between a weight and what each utterance makes of it."""
+    """Count angles between a weight and what each utterance makes of it."""
     pair = factors["decoder.fc1"]
     d_out, d_in = pair.B.shape[2], pair.A.shape[3]
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(d_out, d_in, generator=generator) * torch.linspace(2, 0.1, d_in)
     top, n_angles = TopSubspace(weight, min(32, d_in - 1)), 0
     for a, b in zip(pair.A[0], pair.B[0], strict=True):
-        found = top.angles(0.01 * a, b)[top.k]
-        n_angles += found["column"].numel() + found["row"].numel()
+        angles = top.angles(0.01 * a, b)[top.k]
+        n_angles += angles["column"].numel() + angles["row"].numel()
     return n_angles
 
 
-def measured_apart(what: str, argv: Sequence[str]) -> Row:
-    """Return the row of one measurement, made in a process of its own with the same options.
-
-    Raises:
-        ConfigError: it failed.
-    """
-    command = [sys.executable, "-m", "eval.benchmarks.analysis_speed", *argv, "--what", what]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1" if what != "weights" else "2"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConfigError(
-            f"eval.benchmarks.analysis_speed --what {what} failed: {done.stderr[-300:].strip()}"
-        )
-    row: Row = json.loads(done.stdout.splitlines()[-1])
-    return row
-
-
-def print_rows(rows: Sequence[Row], console: Console) -> None:
-    """Print a line a measurement, with what was aimed at."""
-    table = Table(title="what the analysis costs")
-    for name in ("what", "setting", "seconds", "CPU seconds", "peak, GiB", "aim"):
-        table.add_column(name)
+def main() -> None:
+    """Measure each in a process of its own, write the JSON, print the table."""
+    config = read_config(AnalysisSpeedConfig)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of these processes; torch is told what it may use
+    rows = [in_own_process(measure, what, config) for what in MEASUREMENTS]
+    results.save("eval.benchmarks.analysis_speed", config, rows, protocol="time and memory")
+    lines = []
     for row in rows:
         numbers = (f"{row['seconds']:.1f}", f"{row['cpu_seconds']:.1f}", f"{row['peak_gib']:.2f}")
         aim = f"{row['aim_seconds']:g} s, {row['aim_gib']:g} GiB" if row["aim_seconds"] else ""
-        table.add_row(row["benchmark"], row["setting"], *numbers, aim)
-    console.print(table)
-
-
-def main() -> None:
-    """Measure one thing and print its line of JSON, or all of them and write the result file."""
-    config = read_config(AnalysisSpeedConfig)
-    if config.what:
-        print(json.dumps(measure(config)))
-        return
-    rows = [measured_apart(what, sys.argv[1:]) for what in MEASUREMENTS]
-    command = results.command("eval.benchmarks.analysis_speed")
-    results.write(config.out, results.head(command, config, 0, "time and memory", None), rows)
-    print_rows(rows, Console(width=None if sys.stdout.isatty() else 200))
+        lines.append((row["benchmark"], row["setting"], *numbers, aim))
+    header = ("what", "setting", "seconds", "CPU seconds", "peak, GiB", "aim")
+    print_lines("what the analysis costs", header, lines)
 
 
 if __name__ == "__main__":

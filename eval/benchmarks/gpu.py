@@ -1,99 +1,111 @@
-"""Meta-training on a CUDA card at the shapes of published Whispers: speed, memory, share of peak.
+"""Training and decoding on a CUDA card at the shapes of published Whispers.
 
-    python -m eval.benchmarks.speed --config eval/configs/speed.yaml --benchmarks [gpu] \
-        --out results/speed_gpu.json
+    python -m eval.benchmarks.gpu --out results/gpu.json
 
-Random weights, the embedded model's tokenizer, and encoder states of random numbers in the host's
-memory: nothing is downloaded, and what is timed is what `train.meta` does in a step, with bf16:
-bringing a batch to the card, hypernetwork, adapted decoder, backward, clipping and AdamW. Reading
-the cache is not in it; its rate is measured by itself. A step that does not fit is written down as
-such. Without a CUDA card the benchmark is left out with a note; with one it takes a few minutes.
+Random weights and the embedded tokenizer: nothing is downloaded. Rows of the result file are
+adapted over unadapted decoding, every utterance to the same number of tokens. Its ``measures`` are,
+for each shape, context and batch: ``training``, a step of meta-training in bf16 from encoder states
+in the host's memory (bringing the batch to the card, hypernetwork, adapted decoder, backward,
+clipping, AdamW); ``decoding``, tokens a second beside what memory allows: a step of the decoder
+reads its weights, the keys and values of every utterance and its factors, at most at the bandwidth
+of a large copy. Takes a few minutes.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from eval.benchmarks.timing import interleaved, ratio_row
+from eval.lib import results
 from hyperasr.adapters import SourceConfig
+from hyperasr.decode import decode
+from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper.backbone import Backbone
-from train.loop.batches import split_batch
-from train.loop.step import Stepper
-from train.loop.watchdog import Watchdog
-from train.meta import Objective
+from hyperasr.whisper.loading import checked_device
+from hyperasr.whisper.search import SearchConfig
+from train.loop.program import read_config, run_program
 
-__all__ = ["SHAPES", "Shape", "measured_peak", "meta_training", "random_model", "table"]
-
-_GIB = 2**30
-_CLIP = 1.0
+# d_model, heads, layers of the encoder and of the decoder, mel channels, vocabulary.
+SHAPES = {
+    "small": (768, 12, 12, 12, 80, 51_865),
+    "large-v3": (1280, 20, 32, 32, 128, 51_866),
+    "large-v3-turbo": (1280, 20, 32, 4, 128, 51_866),
+}
+STATES = {"trimmed": 150, "full": 1_500}  # encoder states of each utterance, 20 ms each
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of a Whisper."""
+class GpuConfig:
+    """What is timed, and where."""
 
-    name: str
-    d_model: int
-    n_heads: int
-    n_layers: int
-    n_mels: int
-    n_vocab: int
+    shapes: tuple[str, ...] = tuple(SHAPES)
+    """Names of `SHAPES`."""
+    batches: tuple[int, ...] = (1, 32, 128)
+    """Utterances of a batch, each with an adapter of its own."""
+    n_tokens: int = 64
+    """Tokens of each utterance."""
+    rank: int = 16
+    """Of the adapters."""
+    device: str = "cuda"
+    """Where to run; ``cpu`` to try it out."""
+    rounds: int = 5
+    """Timed rounds, at least 2."""
+    copy_mib: int = 1024
+    """Size of the copy that measures the bandwidth, in MiB."""
+    peak_size: int = 8_192
+    """Rows of the square bf16 matrices whose product measures the peak."""
+    out: Path = Path("results/gpu.json")
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.shapes if name not in SHAPES]:
+            raise ConfigError(f"no shape {unknown[0]!r}; there are {', '.join(SHAPES)}")
 
 
-SHAPES = (
-    Shape("whisper-small", 768, 12, 12, 80, 51_865),
-    Shape("whisper-large-v3", 1280, 20, 32, 128, 51_866),
-)
-"""What is measured."""
-
-CASES = (("trimmed", 150, 32), ("trimmed", 150, 128), ("full", 1_500, 32), ("full", 1_500, 128))
-"""Audio context, encoder states of each utterance (20 ms each) and utterances a step."""
-
-
-def random_model(shape: Shape, device: str, rank: int = 16) -> HyperASR:
-    """Return a HyperASR of random weights, made on the device itself.
-
-    Args:
-        shape: of the Whisper.
-        device: such as ``cuda``.
-        rank: of the factors.
-    """
+def random_model(shape: str, context: str, config: GpuConfig) -> HyperASR:
+    """Return a random Whisper on the device, with a hypernetwork that does adapt."""
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
     embedded = Backbone.from_pretrained("tiny.en", offline=True)
-    sizes: dict[str, Any] = {"vocab_size": shape.n_vocab, "num_mel_bins": shape.n_mels}
-    for part in ("encoder", "decoder"):
-        sizes[f"{part}_layers"] = shape.n_layers
-        sizes[f"{part}_attention_heads"] = shape.n_heads
-        sizes[f"{part}_ffn_dim"] = 4 * shape.d_model
-    special = {
-        name: getattr(embedded.whisper.config, name)
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-    }
-    with torch.device(device):
+    d_model, n_heads, n_encoder, n_decoder, n_mels, n_vocab = SHAPES[shape]
+    known = embedded.whisper.generation_config
+    sizes: dict[str, Any] = {"d_model": d_model, "num_mel_bins": n_mels, "vocab_size": n_vocab}
+    for part, n_layers in (("encoder", n_encoder), ("decoder", n_decoder)):
+        sizes |= {f"{part}_layers": n_layers, f"{part}_attention_heads": n_heads}
+        sizes[f"{part}_ffn_dim"] = 4 * d_model
+    ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), embedded.eos)
+    start = known.decoder_start_token_id
+    with torch.device(config.device):
         whisper = WhisperForConditionalGeneration(
-            WhisperConfig(d_model=shape.d_model, **sizes, **special)
+            WhisperConfig(**sizes, **ends, decoder_start_token_id=start)
         )
-    whisper.generation_config = embedded.whisper.generation_config
-    backbone = Backbone(whisper, embedded.tokenizer, "trimmed")
-    source = SourceConfig(settings={"rank": rank, "alpha": rank, "dropout": 0.1})
-    return HyperASR(backbone, SpeakerConfig(), source).to(device)
+    known.suppress_tokens = known.begin_suppress_tokens = None
+    known.alignment_heads = None  # of another number of layers
+    whisper.generation_config = known
+    settings = {"rank": config.rank, "alpha": config.rank}
+    backbone = Backbone(whisper, embedded.tokenizer, context)
+    model = HyperASR(backbone, SpeakerConfig(), SourceConfig(settings=settings))
+    source: Any = model.source
+    with torch.no_grad():
+        for weight in [*source.heads.parameters(), *source.bias_B.parameters()]:
+            weight.normal_(0, 0.02)
+    return model.eval().to(config.device)
 
 
 def host_batch(model: HyperASR, n_utt: int, n_states: int, n_tokens: int) -> Batch:
     """Return a batch as the cache gives it, in the host's memory: states, embeddings, texts."""
-    generator = torch.Generator().manual_seed(0)
-    backbone = model.backbone
+    backbone, generator = model.backbone, torch.Generator().manual_seed(0)
     prompt = torch.tensor(backbone.prompt_ids()).expand(n_utt, -1)
     text = torch.randint(backbone.eos, (n_utt, n_tokens), generator=generator)
     tokens = torch.cat([prompt, text, torch.full((n_utt, 1), backbone.eos)], dim=1)
@@ -108,124 +120,136 @@ def host_batch(model: HyperASR, n_utt: int, n_states: int, n_tokens: int) -> Bat
     )
 
 
-def meta_training(
-    model: HyperASR,
-    accelerator: Accelerator,
-    n_utt: int,
-    n_states: int,
-    *,
-    n_tokens: int = 20,
-    seconds: float = 6.0,
-) -> dict[str, Any]:
-    """Time steps of meta-training.
+def training_row(model: HyperASR, host: Batch, peak_flops: float, rounds: int) -> dict[str, Any]:
+    """Time a step of meta-training in bf16.
 
-    Args:
-        model: on the accelerator's device.
-        accelerator: of the process; its precision is that of the step.
-        n_utt, n_states, n_tokens: of a batch.
-        seconds: about how long to measure; at least three steps are timed.
     Returns:
-        Utterances a second, floating-point operations a step (those of matrix products and
-        attention, counted by torch), TFLOP/s, and the largest memory in GiB on CUDA; or ``fault``
-        where memory does not suffice.
+        Utterances a second, floating-point operations of a step (of matrix products and attention,
+        counted by torch), their share of the peak, and on CUDA the largest memory in GiB.
     """
-    device = accelerator.device
-    host = host_batch(model, n_utt, n_states, n_tokens)
-    objective = Objective(model).train()
-    named = {n: p for n, p in objective.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(named.values(), lr=1e-6)
-    stepper = Stepper(
-        accelerator.prepare(objective),
-        named,
-        lambda number: host.to(device),
-        split_batch,
-        accelerator,
-        Watchdog(0, Path(), 0, 1),
-        accumulate=1,
-        parts=1,
-        seed=0,
-    )
+    device = model.backbone.device
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
+    model.train()
+    model.source.requires_grad_(True)
+    wrapped = accelerator.prepare(model)
+    parameters = list(model.source.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
-    def step(number: int) -> None:
-        stepper.gradient(number, _CLIP)
+    def step() -> None:
+        accelerator.backward(wrapped(host.to(device)).total)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    found: dict[str, Any] = {"n_utt": n_utt, "n_states": n_states, "n_tokens": n_tokens}
-    counter = FlopCounterMode(display=False)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with counter:
-        step(0)
-    if stepper.parts > 1:  # the step went through in pieces, so this is another measurement
-        return found | {"fault": "out of memory"}
-    step(1)
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < seconds:
-        _wait(device)
-        started = time.perf_counter()
-        step(2 + len(times))
-        _wait(device)
-        times.append(time.perf_counter() - started)
-    step_s = float(torch.tensor(times).median())
+    with FlopCounterMode(display=False) as counter:
+        step()
+    step_s = seconds(step, device, rounds)
+    model.eval()
     flops = float(counter.get_total_flops())
+    row = {"utterances_per_s": host.n_utt / step_s, "flops_a_step": flops}
+    row["share_of_peak"] = flops / step_s / peak_flops
     if device.type == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / _GIB
-    rates = {"utterances_per_s": n_utt / step_s, "flops_per_step": flops}
-    return found | rates | {"tflops": flops / step_s / 1e12, "steps": len(times)}
+        row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return row
 
 
-def measured_peak(device: str, sizes: tuple[int, ...] = (4_096, 8_192, 16_384)) -> float:
-    """Return the TFLOP/s of the best of several square bf16 matrix products, best of ten each."""
-    best = 0.0
-    for n in sizes:
-        a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-        out: Tensor = a @ b
-        for _ in range(10):
-            _wait(a.device)
-            started = time.perf_counter()
-            torch.mm(a, b, out=out)
-            _wait(a.device)
-            best = max(best, 2 * n**3 / (time.perf_counter() - started) / 1e12)
-    return best
+def decoding_jobs(model: HyperASR, host: Batch, n_tokens: int) -> list[Callable[[], Any]]:
+    """Return functions that decode a batch, adapted and unadapted, every row to n_tokens tokens."""
+    backbone = model.backbone
+    batch = host.to(backbone.device)
+    n_vocab = int(backbone.whisper.config.vocab_size)
+    # Nothing ends before the others.
+    search = SearchConfig(max_tokens=n_tokens, suppress=tuple(range(backbone.eos, n_vocab)))
+
+    def job(adapt: bool) -> Any:
+        found = decode(model, batch, search, adapt=adapt)
+        wait(backbone.device)
+        return found
+
+    return [lambda: job(True), lambda: job(False)]
 
 
-def table(
-    device: str = "cuda",
-    shapes: tuple[Shape, ...] = SHAPES,
-    cases: tuple[tuple[str, int, int], ...] = CASES,
-    *,
-    peak_sizes: tuple[int, ...] = (4_096, 8_192, 16_384),
-    seconds: float = 6.0,
-) -> dict[str, Any]:
-    """Return the card, its measured bf16 peak, and a row for each shape and case.
-
-    Args:
-        device: ``cuda``, or ``cpu`` to try it out with small shapes.
-        shapes, cases: what is measured.
-        peak_sizes: of the square matrices that tell the peak.
-        seconds: of each measurement.
-    """
-    cuda = device.startswith("cuda")
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16")
-    peak = measured_peak(device, peak_sizes)
-    rows = []
-    for shape in shapes:
-        model = random_model(shape, device)
-        for context, n_states, n_utt in cases:
-            found = meta_training(model, accelerator, n_utt, n_states, seconds=seconds)
-            if "tflops" in found:
-                found["share_of_peak"] = found["tflops"] / peak
-            rows.append({"shape": shape.name, "audio_context": context} | found)
-            print(rows[-1], flush=True)
-            accelerator.free_memory()
-        del model
-        if cuda:
-            torch.cuda.empty_cache()
-    card = torch.cuda.get_device_name() if cuda else "cpu"
-    return {"card": card, "precision": "bf16", "peak_bf16_tflops": peak, "rows": rows}
+def step_bytes(model: HyperASR, n_utt: int, n_states: int, n_tokens: int) -> int:
+    """Return the bytes that a step of the decoder must read, in the middle of a text."""
+    whisper, source = model.backbone.whisper, model.source
+    layers, weight = whisper.model.decoder.layers, whisper.proj_out.weight
+    read = weight.numel() + sum(p.numel() for layer in layers for p in layer.parameters())
+    # Keys and values of the encoder states are made once.
+    for layer in layers:
+        for linear in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj):
+            read -= sum(p.numel() for p in linear.parameters())
+    kept = 2 * len(layers) * model.backbone.d_model * (n_states + n_tokens // 2) * n_utt
+    factors = sum(shape.n_weights(source.rank) for shape in source.targets.values()) * n_utt
+    return weight.element_size() * (read + kept) + 4 * factors
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], Any], device: torch.device, rounds: int) -> float:
+    """Return the shortest time of `work`, in seconds, after one that does not count."""
+    times = []
+    for _ in range(rounds + 1):
+        wait(device)
+        started = time.perf_counter()
+        work()
+        wait(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def limits(device: torch.device, config: GpuConfig) -> tuple[float, float]:
+    """Return bytes a second of a large copy, and operations a second of a bf16 product."""
+    block = torch.zeros(config.copy_mib * 2**20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(block)
+    bandwidth = 2 * block.numel() / seconds(lambda: target.copy_(block), device, 8)
+    n = config.peak_size
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return bandwidth, 2 * n**3 / seconds(lambda: a @ b, device, 8)
+
+
+def measure(config: GpuConfig) -> tuple[list[results.Row], dict[str, Any]]:
+    """Return the ratios, and what was measured of the device, of training and of decoding."""
+    device = checked_device(config.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    bandwidth, peak = limits(device, config)
+    found: dict[str, Any] = {"bytes_per_s": bandwidth, "bf16_flops": peak}
+    rows: list[results.Row] = []
+    for shape in config.shapes:
+        for context, n_states in STATES.items():
+            model = random_model(shape, context, config)
+            for n_utt in config.batches:
+                host = host_batch(model, n_utt, n_states, config.n_tokens)
+                work = f"{shape}, {context} context, {n_utt} utterances"
+                try:
+                    found[f"training, {work}"] = training_row(model, host, peak, config.rounds)
+                    jobs = decoding_jobs(model, host, config.n_tokens)
+                    times = interleaved(jobs, config.rounds)
+                except torch.OutOfMemoryError:
+                    found[f"out of memory, {work}"] = {}
+                    continue
+                setting = f"{work}, {config.n_tokens} tokens, float32, greedy, {name}"
+                benchmark, peer = "adapted_over_unadapted", "the unadapted backbone"
+                rows.append(ratio_row(benchmark, times, peer, setting, 0))
+                bound = n_utt * bandwidth / step_bytes(model, n_utt, n_states, config.n_tokens)
+                reached = n_utt * config.n_tokens / times[:, 0].min()
+                found[f"decoding, {work}"] = {"tokens_per_s": reached, "bound_per_s": bound}
+                print(f"{work}: {found[f'decoding, {work}']}", flush=True)
+    return rows, found
+
+
+def main() -> None:
+    """Measure, write the JSON, print the ratios."""
+    config = read_config(GpuConfig)
+    rows, found = measure(config)
+    results.save("eval.benchmarks.gpu", config, rows, protocol="speed", measures=found)
+    results.print_table(rows, title="decoding on a GPU")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -5,11 +5,9 @@ a cache that no memory holds. What is measured runs in a process of its own, fro
 from __future__ import annotations
 
 import io
-import json
 import os
-import subprocess
-import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from eval.benchmarks.timing import in_own_process, peak_mib
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.sampler import BalancedSampler
 from hyperasr.cohorts.views import TYPICAL, View
-from hyperasr.errors import HyperASRError
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Utterance
 from hyperasr.whisper.backbone import Backbone
@@ -31,51 +29,11 @@ from train.config import MetaConfig
 from train.loop.loop import LoopConfig, fit
 from train.meta import Objective, new_model
 
-__all__ = ["large_cache", "peak_mib", "prepare_large", "train_from", "train_large", "ua_speech"]
+__all__ = ["large_cache", "prepare_large", "train_from", "train_large", "ua_speech"]
 
 _GIB = 2**30
 _PART = 128  # views a part, so that one is made
 _TEXT = "one two three four five"
-
-
-def peak_mib() -> float:
-    """Return the largest resident memory of this process since its start, in MiB.
-
-    Not that of `resource`, which counts what the process was before it became this program.
-
-    Raises:
-        HyperASRError: not on Linux.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError as error:
-        raise HyperASRError("resident memory is measured on Linux alone") from error
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-def in_own_process(code: str, *arguments: object) -> Any:
-    """Run `code`, with `arguments` as JSON in ``given``, in a fresh Python.
-
-    Returns:
-        What the last line that it printed says as JSON.
-    Raises:
-        HyperASRError: it failed; says with what.
-    """
-    root = str(Path(__file__).parents[2])
-    lines = ["import json, sys", "given = json.loads(sys.argv[1])", code]
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines), json.dumps(arguments, default=str)],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise HyperASRError(f"a measurement failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-# Preparing ---------------------------------------------------------------------------------------
 
 
 def ua_speech(root: Path, n: int, seconds: float = 0.05) -> Path:
@@ -101,16 +59,14 @@ def ua_speech(root: Path, n: int, seconds: float = 0.05) -> Path:
     return root
 
 
-_PREPARE = """
-import contextlib, io, time
-from eval.benchmarks.large_corpora import peak_mib
-from hyperasr.cli.parser import main
-started = time.perf_counter()
-with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-    code = main(["prepare", "ua_speech", given[0], "--out", given[1]])
-assert code == 0
-print(json.dumps({"seconds": time.perf_counter() - started, "peak_mib": peak_mib()}))
-"""
+def prepare(root: Path, out: Path) -> dict[str, float]:
+    """Return seconds and memory of ``hyperasr prepare`` on a tree, in this process."""
+    from hyperasr.cli.parser import main
+
+    started = time.perf_counter()
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        assert main(["prepare", "ua_speech", str(root), "--out", str(out)]) == 0
+    return {"seconds": time.perf_counter() - started, "peak_mib": peak_mib()}
 
 
 def prepare_large(scratch: Path, n: int) -> dict[str, Any]:
@@ -121,13 +77,9 @@ def prepare_large(scratch: Path, n: int) -> dict[str, Any]:
     found: dict[str, Any] = {"recordings": n}
     for name, count in (("tenth", n // 10), ("all", n)):
         root, out = ua_speech(scratch / f"ua_speech-{name}", count), scratch / f"{name}.jsonl"
-        found[name] = in_own_process(_PREPARE, root, out)
-        with out.open() as file:
-            found[name]["rows"] = sum(1 for _ in file)
+        found[name] = in_own_process(prepare, root, out)
+        found[name]["rows"] = len(out.read_text().splitlines())
     return found
-
-
-# Training ----------------------------------------------------------------------------------------
 
 
 def large_cache(scratch: Path, backbone: Backbone, name: Path, wave: Path, n_bytes: int) -> Path:
@@ -199,14 +151,6 @@ def train_from(folder: Path, whisper: Path, out: Path, steps: int, threads: int)
     return found | {"rows": len(cache), "peak_mib": peak_mib()}
 
 
-_TRAIN = """
-from pathlib import Path
-from eval.benchmarks.large_corpora import train_from
-folder, whisper, out, steps, threads = given
-print(json.dumps(train_from(Path(folder), Path(whisper), Path(out), steps, threads)))
-"""
-
-
 def train_large(
     scratch: Path, whisper: Path, wave: np.ndarray, n_bytes: int, threads: int, steps: int = 30
 ) -> dict[str, Any]:
@@ -223,4 +167,4 @@ def train_large(
     soundfile.write(recording, wave, SAMPLE_RATE, subtype="FLOAT")
     backbone = Backbone.from_pretrained(whisper, offline=True, audio_context="trimmed")
     folder = large_cache(scratch / "large", backbone, whisper, recording, n_bytes)
-    return in_own_process(_TRAIN, folder, whisper, scratch / "run", steps, threads)
+    return in_own_process(train_from, folder, whisper, scratch / "run", steps, threads)

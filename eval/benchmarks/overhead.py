@@ -16,27 +16,19 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from eval.lib import results
-from hyperasr.adapters import lora
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.cohorts.views import TYPICAL, View
 from hyperasr.hub import HyperASR, open_model
 from hyperasr.speaker.encoder import SpeakerConfig
-from hyperasr.types import Batch, LayerFactors, LoRAFactors, Utterance
+from hyperasr.types import Batch, Utterance
 
 __all__ = [
-    "AllocatedBytes",
-    "allocated",
     "batch_as_cached",
     "cache_rate",
-    "factor_memory",
-    "one_layer",
-    "per_token_update",
     "simulation_rows",
     "start_seconds",
     "training_step",
@@ -44,7 +36,6 @@ __all__ = [
     "voice_like",
 ]
 
-_FLOAT = 4  # bytes
 _TEXT = "one two three four five"
 
 
@@ -167,103 +158,6 @@ def cache_rate(model: str, waves: list[np.ndarray], scratch: Path, rounds: int) 
         cache.batch(chosen)
         rates.append(len(chosen) / (time.perf_counter() - started))
     return {"rows_per_s": statistics.median(rates), "batch": 64, "d_model": backbone.d_model}
-
-
-class AllocatedBytes(TorchDispatchMode):
-    """Add up the bytes of every tensor that operations allocate inside the block."""
-
-    def __enter__(self) -> AllocatedBytes:
-        self.bytes = 0
-        super().__enter__()
-        return self
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        known = {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.untyped_storage().data_ptr() not in known:
-            self.bytes += out.untyped_storage().nbytes()
-        return out
-
-
-def per_token_update(x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """Return the update as Text-to-LoRA's hooks compute it: A and B repeated for every token.
-
-    After `add_lora_hooks` of github.com/SakanaAI/text-to-lora (arXiv 2506.06105).
-
-    Args:
-        x: (n_utt, n_tokens, d_in).
-        a, b: (n_utt, rank, d_in) and (n_utt, d_out, rank).
-        scaling: of the update.
-    """
-    n_utt, n_tokens, d_in = x.shape
-    a, b = a.repeat_interleave(n_tokens, dim=0), b.repeat_interleave(n_tokens, dim=0)
-    inner = torch.bmm(a, x.reshape(n_utt * n_tokens, d_in, 1))
-    return torch.bmm(b, inner).view(n_utt, n_tokens, -1) * scaling
-
-
-def factor_memory(
-    n_utt: int = 16,
-    rank: int = 16,
-    n_tokens: int = 128,
-    shape: tuple[int, int, int] = (32, 1280, 5120),
-) -> dict[str, Any]:
-    """Return what the update needs beside the factors themselves, here and expanded per token.
-
-    By arithmetic for the first feed-forward matrix of large-v3's decoder, in training, when every
-    layer's tensors are kept for the backward pass. The same arithmetic is held against what is
-    really allocated in a small case, one layer without gradients.
-
-    Args:
-        n_utt, rank, n_tokens: of the batch.
-        shape: layers, d_in, d_out.
-    """
-    n_layer, d_in, d_out = shape
-    ours, expanded = _bytes(n_utt, rank, n_tokens, d_in, d_out)
-    small = (3, 4, 24, 32, 64)
-    return {
-        "ours_bytes": n_layer * ours,
-        "per_token_bytes": n_layer * expanded,
-        "share": ours / expanded,
-        "setting": f"{n_utt} utterances, rank {rank}, {n_tokens} tokens, large-v3's fc1",
-        "small_case": {"expected": _bytes(*small), "measured": allocated(*small)},
-    }
-
-
-def _bytes(n_utt: int, rank: int, n_tokens: int, d_in: int, d_out: int) -> tuple[int, int]:
-    """Bytes of one layer beside input, output and factors: ours, and expanded per token."""
-    inner = n_utt * n_tokens * rank
-    ours = n_utt * rank * d_out + inner  # B turned round once, and A x
-    expanded = n_utt * n_tokens * rank * (d_in + d_out) + inner
-    return _FLOAT * ours, _FLOAT * expanded
-
-
-def allocated(n_utt: int, rank: int, n_tokens: int, d_in: int, d_out: int) -> tuple[int, int]:
-    """Return the bytes that one layer really allocates: ours, and expanded per token."""
-    linear = nn.Linear(d_in, d_out).requires_grad_(False)
-    model = one_layer(linear)
-    a, b = torch.randn(1, n_utt, rank, d_in), torch.randn(1, n_utt, d_out, rank)
-    factors = LoRAFactors({"decoder.fc1": LayerFactors(a, b)}, scaling=1.0)
-    x = torch.randn(n_utt, n_tokens, d_in)
-    output = _FLOAT * n_utt * n_tokens * d_out
-    with torch.no_grad():
-        with AllocatedBytes() as ours, lora.using(model, factors):
-            linear(x)
-        with AllocatedBytes() as expanded:
-            per_token_update(x, a[0], b[0], 1.0)
-    # Theirs has the update and its scaled copy, ours the layer's own output.
-    return ours.bytes - output, expanded.bytes - 2 * output
-
-
-def one_layer(linear: nn.Linear) -> nn.Module:
-    """Return a module in which `linear` is the fc1 of a decoder with one layer."""
-    model, part, layer = nn.Module(), nn.Module(), nn.Module()
-    layer.fc1 = linear
-    part.layers = nn.ModuleList([layer])
-    model.encoder, model.decoder = nn.Module(), part
-    model.encoder.layers = nn.ModuleList()
-    return model
 
 
 def start_seconds(wave: np.ndarray, model: str, scratch: Path) -> dict[str, float]:

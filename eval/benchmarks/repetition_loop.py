@@ -10,7 +10,6 @@ it decoded are repeated many times and then end (``looped_text``).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from scipy.stats import binomtest
 
 from eval.lib import results
 from eval.lib.looks import note_look
+from eval.lib.tables import print_lines, with_interval
 from hyperasr.audio import reading as audio
 from hyperasr.audio.loudness import normalise_loudness
 from hyperasr.audio.mel import SAMPLE_RATE
@@ -211,18 +210,14 @@ def main() -> None:
     config = read_config(GuardEvalConfig)
     note_look(config.looks, config.test, read_manifest(config.test), (config.model,))
     rows = measure(HyperASR.from_pretrained(config.model), config)
-    command = results.command("eval.benchmarks.repetition_loop")
-    results.write(config.out, results.head(command, config, config.seed, "loop guard", None), rows)
-    table = Table(title="loop guard")
-    for name in ("cohort", "condition", "metric", "value", "95 %", "utterances"):
-        table.add_column(name)
+    program = "eval.benchmarks.repetition_loop"
+    results.save(program, config, rows, seed=config.seed, protocol="loop guard")
+    lines = []
     for row in rows:
         cohort = f"{row['cohort']} {row['severity']:g}" if "severity" in row else row["cohort"]
-        interval = f"{row['low']:.3f} to {row['high']:.3f}" if "low" in row else ""
-        cells = (row["metric"], f"{row['value']:.3f}", interval, str(row["n_utterances"]))
-        table.add_row(cohort, row["condition"], *cells)
-    # A pipe has no width of its own, and wrapped cells are hard to read there.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        cells = (row["metric"], with_interval(row), str(row["n_utterances"]))
+        lines.append((cohort, row["condition"], *cells))
+    print_lines("loop guard", ("cohort", "condition", "metric", "value", "utterances"), lines)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.benchmarks import gpu, large_corpora, overhead, peers, variational_cost
-from eval.benchmarks.own_process import OwnProcess
-from eval.benchmarks.timing import interleaved, ratio_row
+from eval.benchmarks import large_corpora, overhead, peers, variational_cost
+from eval.benchmarks.timing import OwnProcess, interleaved, ratio_row
 from eval.lib import results
 from hyperasr.adapters import SourceConfig
 from hyperasr.decode import decode
@@ -302,14 +301,11 @@ def training(bench: Bench) -> None:
 
 
 def variational(bench: Bench) -> None:
-    """Steps of a LoRA against those of variational LoRAs on the same matrices; and their memory."""
+    """Steps of a LoRA against those of variational LoRAs on the same matrices."""
     c = bench.config
-    memory: dict[str, Any] = {}
     for group in variational_cost.groups(c.seconds, c.n_tokens, c.seed):
         jobs = {(name, group.setting): step for name, step in group.steps.items()}
         bench.compare("lora_over_variational_training", jobs, c.rounds)
-        memory[group.setting] = group.memory()
-    bench.found.measures["training_memory_mib"] = memory
 
 
 def simulation(bench: Bench) -> None:
@@ -319,22 +315,13 @@ def simulation(bench: Bench) -> None:
     )
 
 
-def graphics_card(bench: Bench) -> dict[str, Any]:
-    """Meta-training at the shapes of Whisper-small and large-v3, where there is a CUDA card."""
-    if not torch.cuda.is_available():
-        raise peers.Missing("no CUDA card on this machine")
-    return gpu.table()
-
-
 MEASURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "cache": lambda b: overhead.cache_rate(b.config.model, b.waves, b.scratch, b.config.rounds),
     "large_cache": lambda b: large_corpora.train_large(
         b.scratch, b.folder, b.waves[0], int(b.config.cache_gib * 2**30), b.config.threads
     ),
     "prepare": lambda b: large_corpora.prepare_large(b.scratch, b.config.n_recordings),
-    "memory": lambda b: overhead.factor_memory(),
     "start": lambda b: overhead.start_seconds(b.waves[0], b.config.model, b.scratch),
-    "gpu": graphics_card,
 }
 """What is no ratio, by the name under which it stands in ``measures``."""
 
@@ -388,10 +375,10 @@ def main() -> None:
     """Measure, write the JSON, print the table."""
     config = read_config(SpeedConfig)
     found = measure(config)
-    command = results.command("eval.benchmarks.speed")
-    head = results.head(command, config, config.seed, "speed", None)
     extra = {"measures": found.measures, "skipped": found.skipped}
-    results.write(config.out, {**head, **extra}, found.rows)
+    results.save(
+        "eval.benchmarks.speed", config, found.rows, seed=config.seed, protocol="speed", **extra
+    )
     if found.rows:
         results.print_table(found.rows, title="speed")
     for name, values in found.measures.items():

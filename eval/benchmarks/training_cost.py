@@ -22,7 +22,7 @@ import yaml
 from rich.progress import track
 
 from eval.lib import results
-from eval.lib.folds import launch
+from eval.lib.runs import launch
 from hyperasr.errors import ConfigError
 from train.loop.program import read_config, run_program
 
@@ -101,9 +101,8 @@ def main() -> None:
         steps = int(yaml.safe_load(path.read_text(encoding="utf-8"))["loop"]["steps"])
         total = {"steps": steps, "seconds": steps * found["step_s"]}
         rows.append({"system": name, "cost": "a step", **found, **total})
-    command = results.command("eval.benchmarks.training_cost")
-    head = results.head(command, config, 0, f"training, {config.threads} threads", None)
-    results.write(config.out, head, rows)
+    described = f"training, {config.threads} threads"
+    results.save("eval.benchmarks.training_cost", config, rows, protocol=described)
     for row in rows:
         print(f"{row['system']}: {row['step_s']:.3f} s a step, {row['peak_rss_mib']:.0f} MiB")
 

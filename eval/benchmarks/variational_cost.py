@@ -1,4 +1,4 @@
-"""What variational training costs over a LoRA on the same matrices: time and memory of a step.
+"""What variational training costs over a LoRA on the same matrices: the time of a step.
 
 BLoRA (arXiv 2510.18723) puts the overhead at 8 to 10 percent without measuring it. Sources,
 matrices, objectives and batch sizes are those of the training configurations; the backbone is
@@ -14,20 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.autograd.profiler import profile
 
 from eval.benchmarks.overhead import batch_as_cached, training_step, voice_like
 from hyperasr.hub import HyperASR
-from hyperasr.types import Batch
 from hyperasr.util.config import parse
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
 from train.meta import frozen
 
-__all__ = ["GROUPS", "Group", "groups", "peak_bytes"]
+__all__ = ["GROUPS", "Group", "groups"]
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
-MIB = 1 << 20
 
 GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("lora_qk", (("blora", "flipout"), ("blora", "plain"))),
@@ -42,32 +39,13 @@ class Group:
 
     Attributes:
         models: by name, the LoRA first.
-        batch: from cached encoder states.
         setting: matrices and batch in words.
         steps: a step of training of each model, by name.
     """
 
     models: dict[str, HyperASR]
-    batch: Batch
     setting: str
     steps: dict[str, Callable[[], None]]
-
-    def memory(self) -> dict[str, float]:
-        """Return what each training holds at most, in MiB: weights, gradients, AdamW, activations.
-
-        The frozen backbone's weights are counted, the batch is not.
-        """
-        found = {}
-        for name, model in self.models.items():
-            weights = [*model.backbone.whisper.parameters(), *model.source.parameters()]
-            held = sum(weight.nbytes for weight in weights)
-            step = training_step(model)
-            model.source.zero_grad()
-            # AdamW's moments are there from the end of the first step on.
-            peak = peak_bytes(partial(_repeat, 2, step, self.batch))
-            model.source.zero_grad()
-            found[name] = round((held + peak) / MIB, 2)
-        return found
 
 
 def groups(seconds: float, n_tokens: int, seed: int) -> Iterator[Group]:
@@ -94,12 +72,7 @@ def groups(seconds: float, n_tokens: int, seed: int) -> Iterator[Group]:
             f"{seconds:g} s, {n_tokens} tokens"
         )
         steps = {key: partial(training_step(model), batch) for key, model in models.items()}
-        yield Group(models, batch, setting, steps)
-
-
-def _repeat(times: int, step: Callable[[Batch], None], batch: Batch) -> None:
-    for _ in range(times):
-        step(batch)
+        yield Group(models, setting, steps)
 
 
 def _read(name: str) -> MetaConfig:
@@ -109,16 +82,3 @@ def _read(name: str) -> MetaConfig:
 def _model(config: MetaConfig, backbone: Backbone, **settings: Any) -> HyperASR:
     source = replace(config.source, settings={**(config.source.settings or {}), **settings})
     return HyperASR(backbone, config.speaker, source, objective=config.objective)
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    """Return the most bytes of host memory that torch holds at a time for tensors during `work`.
-
-    What was there before does not count. Device memory is not seen.
-    """
-    with profile(profile_memory=True) as profiled:
-        work()
-    events = [e for e in profiled.kineto_results.events() if e.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    held = np.cumsum([event.nbytes() for event in events])
-    return int(max(0, held.max(initial=0)))

@@ -79,9 +79,6 @@ class AngleSettings:
         for name in ("ranks", "weight_ranks"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give numbers of at least 1")
-        for name in ("n_null", "n_splits", "n_resamples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def layers_of(factors: LoRAFactors) -> Iterator[tuple[str, int, DeltaSVD]]:

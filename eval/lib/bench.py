@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from eval.lib import results
 from eval.lib.embedding_controls import CONTROLS, control_embeddings, impossible
 from eval.lib.looks import note_look
 from eval.lib.plain import plain_tokens
@@ -71,11 +72,8 @@ class Bench:
         self.backbone = backbone or Backbone.from_pretrained(config.backbone)
         self.protocol = protocol(config.protocol)
         self.store = Store(config.store, plan_key(self.views), len(self.views))
-        self.systems: dict[str, System] = {
-            name: open_unadapted(name, self.backbone) for name in config.unadapted
-        }
-        for name, folder in config.systems.items():
-            self.add(name, folder)
+        self.systems = {name: open_unadapted(name, self.backbone) for name in config.unadapted}
+        self._open(config.systems)
         self._checked: set[Path] = set()
         # Shared with benches beside this one, so that what was said is not said again.
         self._looked: set[str] = set()
@@ -85,10 +83,9 @@ class Bench:
         self._embeddings: dict[str, Tensor] = {}
         self._verbatim: list[str] | None = None
 
-    def add(self, name: str, folder: Path) -> System:
-        """Open one more system; a second one of the same name takes the place of the first."""
-        self.systems[name] = open_system(name, folder, self.backbone)
-        return self.systems[name]
+    def _open(self, folders: Mapping[str, Path]) -> None:
+        for name, folder in folders.items():
+            self.systems[name] = open_system(name, folder, self.backbone)
 
     def beside(self, systems: dict[str, Path]) -> Bench:
         """Return a bench on the same test set with more systems; this one stays as it is.
@@ -98,8 +95,7 @@ class Bench:
         """
         other = copy.copy(self)
         other.systems = dict(self.systems)
-        for name, folder in systems.items():
-            other.add(name, folder)
+        other._open(systems)
         other.check_leaks()
         return other
 
@@ -209,15 +205,11 @@ class Bench:
         What follows a colon in a name tells variants of one system apart. Controls for which the
         test set has too few speakers or cohorts are left out; the log says why.
         """
-        names = []
+        names, wanted = [], self.config.controls_of
         for name, system in self.systems.items():
             names.append(name)
-            wanted = self.config.controls_of
-            if (
-                controls
-                and system.conditioned
-                and (wanted is None or name.partition(":")[0] in wanted)
-            ):
+            asked = wanted is None or name.partition(":")[0] in wanted
+            if controls and system.conditioned and asked:
                 names += [f"{name}_{control}" for control in CONTROLS if self._allows(control)]
         return names
 
@@ -259,11 +251,10 @@ class Bench:
         rows: Sequence[int] | None = None,
         *,
         n_samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Return a hypothesis for each of the rows; arguments as for `decoded`."""
         model = self.find(name)[0].model
-        found = self.decoded(name, rows, n_samples=n_samples, progress=progress)
+        found = self.decoded(name, rows, n_samples=n_samples)
         return [model.backbone.text(tokens) for tokens in found.tokens]
 
     def decoded(
@@ -272,7 +263,6 @@ class Bench:
         rows: Sequence[int] | None = None,
         *,
         n_samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Decoded:
         """Return tokens and log-probabilities of each of the rows, from the store or decoded now.
 
@@ -280,7 +270,6 @@ class Bench:
             name: of a system or control, see `find`.
             rows: row numbers; None for all it may decode, see `rows_of`.
             n_samples: posterior samples an utterance; None for the posterior mean.
-            progress: called with rows done and rows in total while decoding.
         Returns:
             A row for each row number, or n_samples adjacent rows.
         """
@@ -322,8 +311,6 @@ class Bench:
             ]
             known.update({row: lines[i * k : (i + 1) * k] for i, row in enumerate(chosen)})
             self.store.write(key, known, {"system": name, "fingerprint": system.fingerprint})
-            if progress:
-                progress(start + len(chosen), len(missing))
         columns = list(zip(*(line for row in wanted for line in known[row]), strict=True))
         tokens, logprobs, finished, score = columns or ((), (), (), ())
         return Decoded(
@@ -370,6 +357,12 @@ class Bench:
             for name, hypotheses in texts.items()
         }
         return Scores(self.protocol, metric, meta, counts, self.config.seed, self.config.apart)
+
+    def save(self, program: str, config: Any, rows: Sequence[results.Row], **more: Any) -> None:
+        """Write the result file of a program; `more` as for `eval.lib.results.save`."""
+        about = {"seed": self.config.seed, "protocol": self.described}
+        about["normaliser"] = self.protocol.normaliser
+        results.save(program, config, rows, **{**about, **more})
 
     def embeddings(self, system: System) -> Tensor:
         """Return the embeddings (n_rows, d_spk) that a system hears."""

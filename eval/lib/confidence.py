@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.lib.results import interval_fields
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.calibration import (
     BINNINGS,
@@ -100,14 +101,12 @@ class Words:
     Attributes:
         utterance: row number of each word.
         speaker: of each word.
-        cohort: of each word.
         correct: whether it is the reference's word.
         claims: probability of being right, by kind of confidence.
     """
 
     utterance: NDArray[np.int64]
     speaker: NDArray[np.str_]
-    cohort: NDArray[np.str_]
     correct: NDArray[np.bool_]
     claims: Mapping[str, Floats]
 
@@ -117,7 +116,6 @@ class Words:
         return Words(
             self.utterance[chosen],
             self.speaker[chosen],
-            self.cohort[chosen],
             self.correct[chosen],
             claims,
         )
@@ -128,12 +126,11 @@ def collect(
     references: Sequence[str],
     samples: Sequence[Sequence[str]] | None,
     speakers: Sequence[str],
-    cohorts: Sequence[str],
 ) -> Words:
     """Align transcripts with references, and with posterior samples where there are any.
 
     Args:
-        transcripts, references, speakers, cohorts: one an utterance; references are normalised.
+        transcripts, references, speakers: one an utterance; references are normalised.
         samples: normalised texts of each utterance's samples; None for a point source.
     Raises:
         ConfigError: no word was written at all.
@@ -155,8 +152,8 @@ def collect(
     if samples is not None:
         claims["disagreement"] = np.array(agreement)
     rows = np.array(utterance)
-    who, what = (np.asarray(x, dtype=str)[rows] for x in (speakers, cohorts))
-    return Words(rows, who, what, np.array(correct), claims)
+    who = np.asarray(speakers, dtype=str)[rows]
+    return Words(rows, who, np.array(correct), claims)
 
 
 def fitted(words: Words) -> Words:
@@ -177,7 +174,7 @@ def fitted(words: Words) -> Words:
         claims[f"{name}_fitted"] = _across_speakers(column[:, None], words)
     if len(odds) > 1:
         claims["combined"] = _across_speakers(np.stack(list(odds.values()), axis=1), words)
-    return Words(words.utterance, words.speaker, words.cohort, words.correct, claims)
+    return replace(words, claims=claims)
 
 
 def _log_odds(p: Floats) -> Floats:
@@ -220,8 +217,8 @@ def word_rows(words: Words, *, n_bins: int, n_resamples: int, seed: int) -> list
             n_resamples=n_resamples,
             seed=seed,
         )
-        measured = {k: v for k, v in vars(interval).items() if k not in ("reason", "p") or v}
-        rows.append({"measure": measure, "level": "word", **about, **measured, "n_words": len(y)})
+        about = {"measure": measure, "level": "word", **about, **interval_fields(interval)}
+        rows.append({**about, "n_words": len(y)})
 
     for name, p in words.claims.items():
         about: Row = {"score": name}

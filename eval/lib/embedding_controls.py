@@ -68,6 +68,8 @@ def control_embeddings(
     Raises:
         ConfigError: no control has this name, or the rows allow none.
     """
+    if reason := impossible(control, speakers, cohorts):
+        raise ConfigError(f"the control {control!r} means nothing: {reason}")
     if control == "shuffled":
         return embs[shuffled_across_speakers(speakers, seed)]
     if control == "mean":
@@ -83,12 +85,7 @@ def shuffled_across_speakers(speakers: Sequence[str], seed: int) -> list[int]:
     """Return for each row another row, of another speaker, each used once where possible.
 
     Where one speaker has more rows than all others, some rows of the others are used again.
-
-    Raises:
-        ConfigError: there is one speaker.
     """
-    if len(set(speakers)) < 2:
-        raise ConfigError("shuffling across speakers needs two of them, there is one")
     generator = torch.Generator().manual_seed(seed)
     order = sorted(range(len(speakers)), key=lambda i: speakers[i])
     # Rotating rows sorted by speaker by more than the largest speaker always changes the speaker.
@@ -105,21 +102,12 @@ def shuffled_across_speakers(speakers: Sequence[str], seed: int) -> list[int]:
 
 
 def cohort_mean(embs: Tensor, cohorts: Sequence[str], speakers: Sequence[str]) -> Tensor:
-    """Return for each row the mean embedding of its cohort over all other speakers (n_rows, d_spk).
-
-    Raises:
-        ConfigError: a cohort has one speaker only, and so nobody else to take the mean of.
-    """
+    """Return each row's mean embedding (n_rows, d_spk) of its cohort over all other speakers."""
     means: dict[tuple[str, str], Tensor] = {}
     for cohort in sorted(set(cohorts)):
         own = [i for i, c in enumerate(cohorts) if c == cohort]
-        who = sorted({speakers[i] for i in own})
-        if len(who) < 2:
-            raise ConfigError(
-                f"the cohort-mean control needs two speakers a cohort, {cohort} has {len(who)}"
-            )
         total = embs[own].double().sum(0)
-        for name in who:
+        for name in {speakers[i] for i in own}:
             rows = [i for i in own if speakers[i] == name]
             rest = total - embs[rows].double().sum(0)
             means[cohort, name] = (rest / (len(own) - len(rows))).to(embs.dtype)

@@ -6,7 +6,6 @@ Whoever looks at a test often enough has trained on it. The file only ever grows
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ __all__ = ["note_look"]
 def note_look(
     looks: Path | None, test: Path, rows: Iterable[Utterance], systems: Sequence[str]
 ) -> None:
-    """Append a line, where any row is of the split ``test``; on the main process of a run only.
+    """Append a line, where any row is of the split ``test``.
 
     Args:
         looks: the file; None writes nothing.
@@ -31,9 +30,7 @@ def note_look(
     Raises:
         ConfigError: the file cannot be written.
     """
-    if looks is None or os.environ.get("RANK", "0") != "0":
-        return
-    if not any(row.split == "test" for row in rows):
+    if looks is None or not any(row.split == "test" for row in rows):
         return
     config = _config_file(sys.argv[1:])
     about = {"config": config, "test": str(test), "systems": list(systems)}

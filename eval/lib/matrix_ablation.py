@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.lib.bench import Bench
+from eval.lib.runs import Run, short_run, train_all
 from eval.lib.scores import targets
-from eval.lib.short_runs import ShortRun, short_run, train_all
 from hyperasr.adapters.base import MAX_RANK
 from hyperasr.adapters.lora import TARGET_NAMES, TargetShape
 from hyperasr.cohorts.views import TYPICAL
@@ -60,17 +60,8 @@ class AblationConfig:
             raise ConfigError(f"targets are {self.targets}; choose from {', '.join(TARGET_NAMES)}")
         if not self.budgets or not all(0 < b < 1 for b in self.budgets):
             raise ConfigError(f"budgets are {self.budgets}; give shares in (0, 1), 0.001 is 0.1 %")
-        if not self.lrs or not all(lr > 0 for lr in self.lrs):
-            raise ConfigError(f"lrs are {self.lrs}; give learning rates above 0")
-        if self.steps < 1 or not 1 <= self.rank_together <= MAX_RANK:
-            raise ConfigError(
-                f"steps is {self.steps} and rank_together {self.rank_together}; steps must be at "
-                f"least 1, the rank in 1..{MAX_RANK}"
-            )
-        if min(self.processes, self.threads) < 1:
-            raise ConfigError(
-                f"processes is {self.processes} and threads {self.threads}; both are at least 1"
-            )
+        if not 1 <= self.rank_together <= MAX_RANK:
+            raise ConfigError(f"rank_together is {self.rank_together}; it must be in 1..{MAX_RANK}")
 
 
 @dataclass(frozen=True)
@@ -129,7 +120,7 @@ def plan_trials(
     return [*trials, Trial(ALL, None, rank, n, n / n_backbone)]
 
 
-def run_of(trial: Trial, lr: float, config: AblationConfig) -> ShortRun:
+def run_of(trial: Trial, lr: float, config: AblationConfig) -> Run:
     """Return the training of a trial."""
     targets = list(config.targets) if trial.target == ALL else [trial.target]
     # alpha = rank: the update is scaled by 1 whatever the rank, so that one rate suits all.
@@ -156,7 +147,8 @@ def train(trials: Sequence[Trial], config: AblationConfig) -> dict[str, Path]:
         for trial in trials
         if trial.rank
     }
-    train_all([run for tried in runs.values() for run in tried], config.processes, config.threads)
+    chains = [[run] for tried in runs.values() for run in tried]
+    train_all(chains, config.processes, OMP_NUM_THREADS=str(config.threads))
     return {
         name: min(tried, key=lambda run: best_of(run.config.out)["score"]).best
         for name, tried in runs.items()
@@ -184,13 +176,8 @@ def score_trials(
             by_name.setdefault(row["system"], []).append(row)
         made += by_name.get("backbone", [])
         for trial in trials:
-            about = {
-                "target": trial.target,
-                "budget": trial.budget,
-                "rank": trial.rank,
-                "share": trial.share,
-                "n_weights": trial.n_weights,
-            }
+            columns = ("target", "budget", "rank", "share", "n_weights")
+            about = {name: getattr(trial, name) for name in columns}
             about |= {"note": trial.note} if trial.note else {}
             found = by_name.get(f"{SYSTEM}:{trial.name}", [])
             if not found:
@@ -227,14 +214,8 @@ def ranking_rows(sizes: Sequence[Row], errors: Sequence[Row]) -> list[Row]:
         means = {target: sum(v) / len(v) for target, v in by_target.items()}
         order = sorted(means, key=lambda target: -means[target])
         rows += [
-            {
-                "measure": "ranking",
-                "by": name,
-                "target": target,
-                "place": place,
-                "value": means[target],
-            }
-            for place, target in enumerate(order, start=1)
+            {"measure": "ranking", "by": name, "target": t, "place": place, "value": means[t]}
+            for place, t in enumerate(order, start=1)
         ]
         for budget in sorted({r["budget"] for r in errors if r.get("budget") is not None}):
             rates = {
@@ -249,15 +230,8 @@ def ranking_rows(sizes: Sequence[Row], errors: Sequence[Row]) -> list[Row]:
             both = [target for target in means if target in rates]
             if len(both) < 4:
                 continue
-            found = spearmanr([means[t] for t in both], [rates[t] for t in both])
-            rows.append(
-                {
-                    "measure": "ranking_check",
-                    "by": name,
-                    "budget": budget,
-                    "value": float(found.statistic),
-                    "p": float(found.pvalue),
-                    "n_targets": len(both),
-                }
-            )
+            test = spearmanr([means[t] for t in both], [rates[t] for t in both])
+            row = {"measure": "ranking_check", "by": name, "budget": budget}
+            row |= {"value": float(test.statistic), "p": float(test.pvalue)}
+            rows.append({**row, "n_targets": len(both)})
     return rows

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from eval.lib.adaptation import AngleSettings, Who, layers_of
+from eval.lib.results import interval_fields
 from hyperasr.adapters.lora import find_targets
 from hyperasr.metrics.calibration import clustered_interval
 from hyperasr.metrics.subspace import SPACES, TopSubspace, effective_rank
@@ -91,7 +92,6 @@ def means_by_cohort(
             [who.speakers[i] for i in chosen],
             n_resamples=n_resamples,
         )
-        measured = {k: v for k, v in vars(interval).items() if k not in ("reason", "p") or v}
-        row = {"cohort": cohort, **measured}
+        row = {"cohort": cohort, **interval_fields(interval)}
         rows.append(row | ({} if largest is None else {"largest": float(largest[chosen].mean())}))
     return rows

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.lib.error_tables import markdown_table, print_table
 from eval.lib.provenance import command, head, plain
-from eval.lib.tables import markdown_table, print_table
-from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.errors import ConfigError
 from hyperasr.metrics.error_rates import (
-    METRICS,
     EditCounts,
     clipped_rate,
     macro_by_speaker,
 )
+from hyperasr.metrics.normalisers import Normaliser
 from hyperasr.metrics.protocols import Protocol
 from hyperasr.metrics.statistics import Interval, holm
 from hyperasr.util.files import atomic_write_text
@@ -28,10 +28,12 @@ __all__ = [
     "difference_row",
     "error_row",
     "head",
+    "interval_fields",
     "markdown_table",
     "print_table",
     "read",
     "read_folder",
+    "save",
     "speed_row",
     "with_holm",
     "write",
@@ -114,15 +116,7 @@ def error_row(
         severity: of the simulated cohort, or a range of it; left out of the row if None.
         protocol: how it was scored; its name, and name and hash of its normaliser go into the row.
         speakers: of each utterance; where given, the row has the mean over speakers, ``macro``.
-    Raises:
-        ConfigError: an unknown domain or metric, or no utterances.
-        ShapeError: the interval is of another number of utterances.
     """
-    if interval.n_utterances != len(counts):
-        raise ShapeError(
-            f"{system} on {cohort}: the interval is of {interval.n_utterances} utterances, the "
-            f"edit counts of {len(counts)}; make both from the same list"
-        )
     total = sum(counts, EditCounts())
     row = _measurement({"system": system}, cohort, domain, interval, metric, severity, protocol)
     row |= {"errors": dataclasses.asdict(total), "clipped": clipped_rate(counts)}
@@ -145,7 +139,7 @@ def difference_row(
     """Return a paired difference as a row: `system` minus `against`, below 0 where it is better.
 
     The interval is of `hyperasr.metrics.statistics.SpeakerBootstrap.difference`; other arguments
-    and errors as in `error_row`.
+    as in `error_row`.
     """
     names = {"system": system, "against": against}
     return _measurement(names, cohort, domain, interval, metric, severity, protocol)
@@ -160,18 +154,16 @@ def _measurement(
     severity: float | str | None,
     protocol: Protocol | None,
 ) -> Row:
-    if domain not in DOMAINS:
-        raise ConfigError(f"the domain is one of {', '.join(DOMAINS)}, not {domain!r}")
-    if metric not in METRICS:
-        raise ConfigError(f"the metric is one of {', '.join(METRICS)}, not {metric!r}")
     row: Row = {**names, "cohort": cohort, "domain": domain, "metric": metric}
     if severity is not None:
         row["severity"] = severity
+    return row | interval_fields(interval) | (protocol.fields() if protocol else {})
+
+
+def interval_fields(interval: Interval) -> Row:
+    """Return a measured value with its interval as fields; a reason and a p where there are."""
     measured = dataclasses.asdict(interval)
-    for name in ("reason", "p"):
-        if measured[name] is None:
-            del measured[name]
-    return row | measured | (protocol.fields() if protocol else {})
+    return {k: v for k, v in measured.items() if k not in ("reason", "p") or v is not None}
 
 
 def with_holm(rows: Sequence[Row], family: Sequence[str]) -> list[Row]:
@@ -214,13 +206,7 @@ def speed_row(
         rounds: paired measurements behind it.
         peer: what it is compared with, such as ``peft 0.21``.
         setting: batch, lengths, threads and device in words.
-    Raises:
-        ConfigError: no benchmark has this name.
     """
-    if benchmark not in BENCHMARKS:
-        raise ConfigError(
-            f"no benchmark is called {benchmark!r}; it is one of {', '.join(BENCHMARKS)}"
-        )
     return {
         "benchmark": benchmark,
         "peer": peer,
@@ -247,6 +233,28 @@ def write(path: str | Path, head: Mapping[str, Any], rows: Sequence[Mapping[str,
     return atomic_write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def save(
+    program: str,
+    config: Any,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    protocol: str,
+    normaliser: Normaliser | None = None,
+    **more: Any,
+) -> Path:
+    """Write the rows of a program to its `config.out`, under the head of this process.
+
+    Args:
+        program: its module, as it follows ``python -m``.
+        config, seed, protocol, normaliser: as `head` takes them.
+        rows: the measurements.
+        more: further fields of the head.
+    """
+    about = head(command(program), config, seed, protocol, normaliser)
+    return write(config.out, about | more, rows)
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """Read a result file; its rows are under ``rows``.
 
@@ -265,28 +273,19 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_folder(folder: str | Path, names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def read_folder(folder: str | Path) -> dict[str, dict[str, Any]]:
     """Read every result file of a folder, by name without ending.
 
-    Args:
-        folder: such as ``results``.
-        names: files that must be there.
     Raises:
-        ConfigError: the folder or one of `names` is missing, or a JSON file in it is none of ours.
+        ConfigError: the folder is missing, or a JSON file in it is none of ours.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"there is no results folder {folder}; run the evaluation programs first")
     contents = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
-    missing = [name for name in names if name not in contents]
-    if missing:
-        raise ConfigError(
-            f"{folder} has no {missing[0]}.json; make it with python -m eval.{missing[0]}"
-        )
     for name, content in contents.items():
         lacks = [field for field in HEAD_FIELDS if field not in content]
-        rows = content["rows"]
-        if lacks or not all(isinstance(row, dict) for row in rows):
+        if lacks or not all(isinstance(row, dict) for row in content["rows"]):
             what = f"its head has no {lacks[0]!r}" if lacks else "its rows are not measurements"
             raise ConfigError(
                 f"{folder / name}.json is not a result file of this project: {what}; "

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from operator import eq
-from pathlib import Path
 from typing import Any
 
 from eval.lib.results import difference_row, error_row
@@ -16,9 +12,8 @@ from hyperasr.cohorts.splits import severity_bin
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.error_rates import EditCounts
-from hyperasr.metrics.protocols import Protocol, protocol
+from hyperasr.metrics.protocols import Protocol
 from hyperasr.metrics.statistics import SpeakerBootstrap
-from hyperasr.util.files import atomic_write_text
 
 __all__ = [
     "ATYPICAL",
@@ -162,9 +157,9 @@ class Scores:
         return len(self.meta["speaker"])
 
     def pick(self, **where: Any) -> list[int]:
-        """Return the utterances with these values; a function as a value is a test of it."""
-        tests = {k: v if callable(v) else partial(eq, v) for k, v in where.items()}
-        return [i for i in range(len(self)) if all(t(self.meta[k][i]) for k, t in tests.items())]
+        """Return the utterances with these values."""
+        n = range(len(self))
+        return [i for i in n if all(self.meta[k][i] == v for k, v in where.items())]
 
     def groups(self) -> list[Group]:
         """Return the utterances as tables group them, see `groups_of`."""
@@ -172,7 +167,8 @@ class Scores:
 
     def headline(self) -> Scores:
         """Return the utterances of the corpora that are not apart."""
-        return self.part(self.pick(source=lambda source: source not in self.apart))
+        sources = self.meta["source"]
+        return self.part([i for i, source in enumerate(sources) if source not in self.apart])
 
     def group_rows(self, group: Group, **options: Any) -> list[Row]:
         """Return the rows of a group; options as for `rows`."""
@@ -256,39 +252,3 @@ class Scores:
         common = [name for name in self.counts if name in other.counts]
         counts = {name: [*self.counts[name], *other.counts[name]] for name in common}
         return replace(self, meta=meta, counts=counts)
-
-    def save(self, path: Path) -> Path:
-        """Write the counts of every utterance, from which every rate can be made again."""
-        content = {
-            "protocol": self.protocol.fields(),
-            "metric": self.metric,
-            "seed": self.seed,
-            "apart": list(self.apart),
-            "meta": {name: list(values) for name, values in self.meta.items()},
-            "counts": {
-                name: [[c.hits, c.substitutions, c.deletions, c.insertions] for c in values]
-                for name, values in self.counts.items()
-            },
-        }
-        return atomic_write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> Scores:
-        """Read what `save` wrote.
-
-        Raises:
-            ConfigError: the file is missing, damaged, or of another version of its protocol.
-        """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            counts = {n: [EditCounts(*c) for c in v] for n, v in content["counts"].items()}
-            fields, rest = content["protocol"], (content["metric"], content["meta"])
-            seed, apart = int(content["seed"]), tuple(content.get("apart", ()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} holds no edit counts ({error}); score again") from error
-        scored = protocol(fields["protocol"])
-        if scored.fields() != fields:
-            raise ConfigError(
-                f"{path} was scored by another version of protocol {scored.name!r}; score again"
-            )
-        return cls(scored, *rest, counts, seed, apart)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from eval.lib.scores import ATYPICAL, RECORDED, SIMULATED, in_order
 from eval.lib.store import Store
 from eval.lib.systems import BACKBONE, UNADAPTED
+from eval.lib.tables import print_lines
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS
@@ -235,14 +233,10 @@ def print_found(where: Path, found: Iterable[Found], simulate: Sequence[str] = (
     for *place, speaker in found:
         n[tuple(place)] += 1
         speakers.setdefault(tuple(place), set()).add(speaker)
-    table = Table(title=str(where))
-    for name in ("cohort", "domain", "corpus", "recordings", "speakers"):
-        table.add_column(name, justify="right" if name in ("recordings", "speakers") else "left")
     order = {cohort: i for i, cohort in enumerate(in_order(cohort for cohort, *_ in n))}
-    for place in sorted(n, key=lambda p: (p[1] == RECORDED, order[p[0]], p[2])):
-        table.add_row(*place, str(n[place]), str(len(speakers[place])))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+    places = sorted(n, key=lambda p: (p[1] == RECORDED, order[p[0]], p[2]))
+    lines = [(*place, str(n[place]), str(len(speakers[place]))) for place in places]
+    print_lines(str(where), ("cohort", "domain", "corpus", "recordings", "speakers"), lines)
     typical = any(cohort == TYPICAL for cohort, *_ in n)
     shown = ", ".join(simulate) if simulate and typical else ""
-    console.print(f"{SIMULATED} on typical recordings: {shown or 'nothing'}", highlight=False)
+    print(f"{SIMULATED} on typical recordings: {shown or 'nothing'}")

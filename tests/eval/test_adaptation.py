@@ -167,5 +167,3 @@ def test_bad_input_is_one_clear_error(generator, who) -> None:
         update_rows(factors, Who("ab", "ab", "ab"), SETTINGS)
     with pytest.raises(ConfigError, match="ranks"):
         AngleSettings(ranks=())
-    with pytest.raises(ConfigError, match="n_splits"):
-        AngleSettings(n_splits=0)

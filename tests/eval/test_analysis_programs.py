@@ -1,4 +1,4 @@
-"""Angles, sparsity, calibration and severity end to end: tiny models, one bench, every row read."""
+"""Angles, sparsity and calibration end to end: tiny models, one bench, every row read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ import pytest
 import soundfile as sf
 import torch
 
-from eval import calibration, severity, sparsity, subspace_angles
-from eval.lib import results
+from eval import calibration, sparsity, subspace_angles
 from eval.lib.bench import Bench, BenchConfig
 from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.lora import delta_weight
 from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.decode import decode
-from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Utterance
+from tests.eval.running import run_program
 
 pytestmark = pytest.mark.slow
 
@@ -86,27 +85,18 @@ def bench_config(
     )
 
 
-def run(program: Any, config: BenchConfig, folder: Path, monkeypatch: Any, **values: Any) -> Any:
-    bench = {
-        "systems": {name: str(path) for name, path in config.systems.items()},
-        "test": str(config.test),
-        "train": [],
-        "backbone": config.backbone,
-        "cache": str(config.cache),
-        "store": str(config.store),
-        "looks": None,
-        "protocol": config.protocol,
-        "workers": 1,
-        "controls_of": [],
-    }
-    path = folder / "config.yaml"
-    path.write_text(json.dumps({"bench": bench, "out": str(folder / "out.json"), **values}))
-    monkeypatch.setattr(sys, "argv", ["program", "--config", str(path)])
-    program.main()
-    return results.read(folder / "out.json")
+@pytest.fixture
+def run(bench_config, tmp_path, monkeypatch) -> Any:
+    """Run a program and return its rows."""
+
+    def start(program: Any, folder: Path = tmp_path, **values: Any) -> list[dict[str, Any]]:
+        rows: list = run_program(program, bench_config, folder, monkeypatch, **values)["rows"]
+        return rows
+
+    return start
 
 
-def test_angles(bench_config, tmp_path, monkeypatch, capsys) -> None:
+def test_angles(run, capsys) -> None:
     angles = {
         "ranks": [1, 2, 5],
         "weight_ranks": [3],
@@ -114,16 +104,7 @@ def test_angles(bench_config, tmp_path, monkeypatch, capsys) -> None:
         "n_splits": 2,
         "n_resamples": 20,
     }
-    content = run(
-        subspace_angles,
-        bench_config,
-        tmp_path,
-        monkeypatch,
-        angles=angles,
-        per_person=2,
-        ablate=False,
-    )
-    rows = content["rows"]
+    rows = run(subspace_angles, angles=angles, per_person=2, ablate=False)
     kinds = {(r["system"], r["part"], r["measure"]) for r in rows}
     assert ("hypernet", "deviation", "angle") in kinds
     assert ("global_lora", "whole", "weight_angle") in kinds
@@ -159,8 +140,8 @@ def test_only_training_the_matrix_types_reads_no_test_set(
     assert [trial.target for trial in planned] == ["decoder.fc1", "encoder.q_proj", "all"]
 
 
-def test_sparsity(bench_config, tmp_path, monkeypatch, capsys) -> None:
-    rows = run(sparsity, bench_config, tmp_path, monkeypatch)["rows"]
+def test_sparsity(run) -> None:
+    rows = run(sparsity)
     by = {(r["system"], r["matrix"], r["layer"]): r for r in rows}
     assert len(by) == len(rows) == 3 * 3 * 2
     assert by["hypernet", "delta_weight", 0]["n_factors"] == 12
@@ -168,10 +149,9 @@ def test_sparsity(bench_config, tmp_path, monkeypatch, capsys) -> None:
     assert all(0 <= r["hoyer"] <= 1 and 1 <= r["effective_rank"] <= 2.001 for r in rows)
 
 
-def test_calibration(bench_config, tmp_path, monkeypatch, capsys) -> None:
-    rows = run(
-        calibration, bench_config, tmp_path, monkeypatch, n_samples=3, n_spread=2, n_resamples=20
-    )["rows"]
+def test_calibration(run, tmp_path, monkeypatch) -> None:
+    settings = {"n_samples": 3, "n_spread": 2, "n_resamples": 20}
+    rows = run(calibration, **settings)
     word = [r for r in rows if r.get("level") == "word" and r["cohort"] == "everybody"]
     scores = {(r["system"], r["score"]) for r in word}
     assert ("bayes_hypernet", "disagreement") in scores
@@ -199,22 +179,7 @@ def test_calibration(bench_config, tmp_path, monkeypatch, capsys) -> None:
     again = tmp_path / "again"
     again.mkdir()
     monkeypatch.setattr("eval.lib.bench.decode_tokens", None)
-    repeated = run(
-        calibration, bench_config, again, monkeypatch, n_samples=3, n_spread=2, n_resamples=20
-    )
-    assert repeated["rows"] == rows
-
-
-def test_severity(bench_config, tmp_path, monkeypatch, capsys) -> None:
-    rows = run(severity, bench_config, tmp_path, monkeypatch, n_resamples=50)["rows"]
-    levels = {r["severity"] for r in rows if r.get("severity") is not None}
-    assert levels <= {0.25, 0.5, 0.75, 1.0}
-    assert len(levels) >= 2
-    gaps = [r for r in rows if r.get("measure") == "gap"]
-    assert {(r["system"], r["grouping"]) for r in gaps} == {
-        (s, g) for s in ("backbone", *bench_config.systems) for g in ("cohort", "cohort_severity")
-    }
-    assert all(r["value"] >= 0 for r in gaps)
+    assert run(calibration, again, **settings) == rows
 
 
 def test_the_spread_of_a_posterior_is_that_of_its_full_matrices(
@@ -237,13 +202,3 @@ def test_the_spread_of_a_posterior_is_that_of_its_full_matrices(
             squares += (gap.flatten(1).norm(dim=1) / weight.norm()).square().tolist()
         assert value == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-4)
     assert calibration.posterior_spread(bench, bench.systems["global_lora"], rows, k) is None
-
-
-def test_factors_that_are_not_finite_are_one_clear_error(bench_config, random_backbone) -> None:
-    bench = Bench(bench_config, random_backbone)
-    system = bench.systems["global_lora"]
-    with torch.no_grad():
-        system.model.source.B["decoder_fc1"][1, 0, 2, 0] = float("nan")
-    config = subspace_angles.AnglesConfig(bench=bench_config)
-    with pytest.raises(ConfigError, match=r"global_lora: delta W of decoder.fc1, layer 1, .*NaN"):
-        subspace_angles.system_rows(bench, system, config)

@@ -19,22 +19,21 @@ from eval import (
     retention,
     severity,
     subspace_angles,
-    sweep,
     zero_shot,
 )
 from eval.leave_one_cohort_out import LocoConfig, cohorts_of, fold_scores, rows_of
-from eval.lib import results
 from eval.lib.bench import Bench
 from eval.lib.embedding_controls import CONTROLS
-from eval.lib.folds import fold_runs
 from eval.lib.matrix_ablation import Trial, ranking_rows, score_trials
-from eval.lib.sweep_table import points_table
+from eval.lib.runs import fold_runs
+from eval.lib.tables import points_table
 from eval.lib.testset import fixed_views
 from eval.sweep import SweepConfig, sweep_rows
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import render_view
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
+from tests.eval.running import run_program
 from tests.in_this_process import InThisProcess
 
 pytestmark = pytest.mark.slow
@@ -60,20 +59,10 @@ def run(patients, folders, random_backbone_folder, in_this_process, tmp_path, mo
     """Run a program on the patients and return its rows, and what it printed."""
 
     def start(program: Any, simulate: tuple[str, ...] = (), **values: Any) -> tuple[list, str]:
-        config = patients.config(random_backbone_folder, folders, simulate=simulate)
-        bench: dict[str, Any] = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in vars(config).items()
-        }
-        bench["systems"] = {name: str(path) for name, path in folders.items()}
-        bench["train"] = [str(path) for path in config.train]
-        if "bench.test" in values:
-            bench["test"] = values.pop("bench.test")
-        path, out = tmp_path / "config.yaml", tmp_path / f"{program.__name__[5:]}.json"
-        path.write_text(json.dumps({"bench": bench, "out": str(out), **values}))
-        monkeypatch.setattr(sys, "argv", ["program", "--config", str(path)])
-        program.main()
-        return results.read(out)["rows"], capsys.readouterr().out
+        test = values.pop("bench.test", patients.test)
+        config = patients.config(random_backbone_folder, folders, simulate=simulate, test=test)
+        content = run_program(program, config, tmp_path, monkeypatch, **values)
+        return content["rows"], capsys.readouterr().out
 
     return start
 
@@ -215,7 +204,6 @@ def test_a_ranking_and_a_sweep_fall_back_on_the_only_cohort(own, folders) -> Non
     point = [{**row, "beta": 0.5, "sigma": 0.1} for row in made if row["system"] != "backbone"]
     backbone = [row for row in made if row["system"] == "backbone"]
     assert "WER, als, recorded" in points_table([*backbone, *point]).header
-    assert sweep.BACKBONE == "backbone"
 
 
 @pytest.fixture

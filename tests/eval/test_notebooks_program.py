@@ -75,5 +75,3 @@ def test_what_is_no_notebook_says_so(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"does not hold other; there are: notes"):
         NotebooksConfig(tmp_path, only=("other",)).paths()
     assert NotebooksConfig(tmp_path, only=("notes",)).paths() == [path]
-    with pytest.raises(ConfigError, match="timeout_s is 0"):
-        NotebooksConfig(timeout_s=0)

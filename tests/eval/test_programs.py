@@ -1,16 +1,15 @@
-"""Comparison, retention, splitting and configurations: every program to its result file."""
+"""Comparison, retention and configurations: every program to its result file."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eval import comparison, retention, split, zero_shot
+from eval import comparison, retention, zero_shot
 from eval.comparison import ComparisonConfig
 from eval.docs import table
 from eval.leave_one_cohort_out import LocoConfig
@@ -20,10 +19,9 @@ from eval.lib.costs import cost_row
 from eval.lib.embedding_controls import CONTROLS
 from eval.retention import RetentionConfig, fold_systems, trained_for
 from eval.zero_shot import ZeroShotConfig
-from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.errors import ConfigError, ManifestError
-from hyperasr.types import Utterance
+from hyperasr.errors import ConfigError
 from hyperasr.util.config import parse
+from tests.eval.running import run_program
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {
@@ -46,31 +44,16 @@ def run(bench, tmp_path, monkeypatch, capsys) -> Any:
     """Run a program on the bench's systems and return what it wrote, and what it printed."""
 
     def start(program: Any, names: list[str], **values: Any) -> tuple[dict[str, Any], str]:
-        config = bench.config
-        shared = {
-            "systems": {name: str(config.systems[name]) for name in names},
-            "test": str(config.test),
-            "train": [str(path) for path in config.train],
-            "backbone": config.backbone,
-            "cache": str(config.cache),
-            "store": str(config.store),
-            "looks": str(config.looks),
-            "protocol": config.protocol,
-            "workers": 1,
-            "controls_of": [],
-        }
-        out = tmp_path / "result.json"
-        path = tmp_path / "config.yaml"
-        path.write_text(json.dumps({"bench": shared, "out": str(out), **values}))
-        monkeypatch.setattr(sys, "argv", ["program", "--config", str(path)])
-        program.main()
-        return results.read(out), capsys.readouterr().out
+        systems = {name: bench.config.systems[name] for name in names}
+        config = replace(bench.config, systems=systems, controls_of=())
+        content = run_program(program, config, tmp_path, monkeypatch, **values)
+        return content, capsys.readouterr().out
 
     return start
 
 
 @pytest.mark.slow
-def test_zero_shot_writes_both_metrics_and_its_counts(run, bench) -> None:
+def test_zero_shot_writes_both_metrics(run) -> None:
     content, printed = run(zero_shot, ["global_lora", "hypernet"])
     errors = [row for row in content["rows"] if "measure" not in row]
     assert {row["metric"] for row in errors} == {"wer", "cer"}
@@ -78,8 +61,6 @@ def test_zero_shot_writes_both_metrics_and_its_counts(run, bench) -> None:
     recovered = [row for row in content["rows"] if row.get("measure") == zero_shot.EXCESS]
     assert {row["system"] for row in recovered} >= {"global_lora", "hypernet"}
     assert "paired differences" in printed
-    counts = bench.store.folder / "counts-result-spoken-wer.json"
-    assert counts.is_file()
     assert content["normaliser"] == content["rows"][0]["normaliser"]
 
 
@@ -188,14 +169,13 @@ def test_retention(run, bench, systems, tmp_path) -> None:
 def test_retention_of_controls_but_not_of_those_of_folds(bench, systems) -> None:
     own = Bench(replace(bench.config, controls_of=("hypernet",)), bench.backbone)
     own = own.beside({"hypernet:without-stuttering": systems["hypernet"]})
-    names = retention.names_of(own, True)
+    names = retention.names_of(own)
     assert [n for n in names if n.startswith("hypernet")] == [
         "hypernet",
         *(f"hypernet_{control}" for control in CONTROLS),
         "hypernet:without-stuttering",
     ]
     assert "cohort_lora@typical" in names
-    assert "cohort_lora@typical" not in retention.names_of(own, False)
 
 
 def test_no_folds_are_no_error(tmp_path, caplog) -> None:
@@ -235,43 +215,6 @@ def test_costs_are_read_from_the_run(bench, tmp_path) -> None:
     (tmp_path / "tuning.json").write_text('{"chosen": {"lr": 0.003}}')
     assert cost_row(placed, n)["seconds"] == pytest.approx(7.0)
     assert "seconds" not in cost_row(bench.systems["backbone"], n)
-
-
-@pytest.fixture
-def corpus(tmp_path) -> Path:
-    """Six people of three cohorts; one person is in two."""
-    people = ["ann", "bob", "cay", "dan", "eve", "ann"]
-    cohorts = ["stuttering", "stuttering", "dysarthria", "typical", "typical", "typical"]
-    rows = []
-    for i, (speaker, cohort) in enumerate(zip(people, cohorts, strict=True)):
-        (tmp_path / f"{i}.wav").write_bytes(bytes([i] * 50))
-        rows.append(Utterance(str(i), f"{i}.wav", f"text {i}", speaker, cohort))
-    write_manifest(tmp_path / "all.jsonl", rows)
-    return tmp_path / "all.jsonl"
-
-
-def test_splitting_writes_folds_that_can_be_read(corpus, tmp_path, monkeypatch, capsys) -> None:
-    arguments = ["--manifest", str(corpus), "--by", "cohort", "--out", str(tmp_path / "folds")]
-    monkeypatch.setattr(sys, "argv", ["split", *arguments])
-    split.main()
-    assert "stuttering: 3 to train on, 2 to test on, 1 left out" in capsys.readouterr().err
-    train = read_manifest(tmp_path / "folds" / "stuttering" / "train.jsonl")
-    test = read_manifest(tmp_path / "folds" / "stuttering" / "test.jsonl")
-    assert [u.speaker for u in test] == ["ann", "bob"]
-    assert [u.speaker for u in train] == ["cay", "dan", "eve"]
-    assert {u.split for u in train} == {"train"}
-    assert all(Path(u.path).is_file() for u in [*train, *test])
-
-
-def test_a_fold_that_leaks_is_not_written(corpus, tmp_path, monkeypatch) -> None:
-    rows = read_manifest(corpus)
-    rows[3] = replace(rows[3], path=rows[0].path)
-    write_manifest(corpus, rows)
-    out = tmp_path / "folds"
-    monkeypatch.setattr(sys, "argv", ["split", "--manifest", str(corpus), "--out", str(out)])
-    with pytest.raises(ManifestError, match="the split leaks"):
-        split.main()
-    assert not out.exists()
 
 
 def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from eval import unadapted
 from eval.lib import bench as room
-from eval.lib import results
 from eval.lib.bench import Bench
 from eval.lib.plain import most_tokens, plain_tokens
 from eval.lib.systems import BACKBONE, PLAIN, TRIMMED, TRIMMED_STOP, UNADAPTED, view_of
@@ -28,6 +25,7 @@ from hyperasr.metrics.protocols import PROTOCOLS
 from hyperasr.util.config import parse
 from hyperasr.whisper.backbone import MARGIN_S, Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
+from tests.eval.running import run_program
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,18 +127,6 @@ def test_trimmed_hears_the_real_length_and_a_margin(
     assert len(bench.decode(TRIMMED_STOP, [0, 1])) == 2
 
 
-def run(alone: Bench, tmp_path: Path, monkeypatch: Any, **values: Any) -> dict[str, Any]:
-    config = alone.config
-    names = ("unadapted", "test", "backbone", "protocol", "cache", "store", "looks", "simulate")
-    bench = {n: getattr(config, n) for n in names} | {"train": config.train, "workers": 1}
-    path = tmp_path / "config.yaml"
-    content = {"bench": bench, "out": tmp_path / "unadapted.json", **values}
-    path.write_text(json.dumps(content, default=str))
-    monkeypatch.setattr(sys, "argv", ["program", "--config", str(path)])
-    unadapted.main()
-    return results.read(tmp_path / "unadapted.json")
-
-
 @pytest.mark.slow
 def test_the_program(alone, patients, tmp_path, monkeypatch, capsys) -> None:
     typical = [u for u in read_manifest(patients.test) if u.cohort == "typical"]
@@ -150,7 +136,7 @@ def test_the_program(alone, patients, tmp_path, monkeypatch, capsys) -> None:
         "an4": {"test": str(tmp_path / "an4.jsonl"), "protocol": "spelled", "apart": ["an4"]},
         "again": {"test": str(patients.test), "subset": "again", "simulate": []},
     }
-    rows = run(alone, tmp_path, monkeypatch, more=more)["rows"]
+    rows = run_program(unadapted, alone.config, tmp_path, monkeypatch, more=more)["rows"]
     printed = capsys.readouterr().out
     errors = [r for r in rows if "errors" in r and r["metric"] == "wer"]
     assert {r["system"] for r in errors} == {BACKBONE, PLAIN}
@@ -201,4 +187,4 @@ def test_the_program(alone, patients, tmp_path, monkeypatch, capsys) -> None:
     # An interrupted run goes on: what is there is not decoded again.
     monkeypatch.setattr(room, "plain_tokens", None)
     monkeypatch.setattr(room, "decode_tokens", None)
-    assert run(alone, tmp_path, monkeypatch, more=more)["rows"] == rows
+    assert run_program(unadapted, alone.config, tmp_path, monkeypatch, more=more)["rows"] == rows

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.errors import ConfigError
+from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.types import Utterance
 from train.data import split
 from train.data.split import PARTS, SpeakerSplitConfig, by_cohort, in_lower_case, split_by_speaker
@@ -159,3 +159,29 @@ def test_too_few_people_are_refused() -> None:
     for settings in ({"dev_share": 0.5}, {"test_share": 0.0}, {"dev_per_speaker": -1}):
         with pytest.raises(ConfigError, match=next(iter(settings))):
             SpeakerSplitConfig(manifest=(), out=Path(), **settings)
+
+
+def test_folds_leave_each_cohort_out_and_a_leak_writes_none(tmp_path, monkeypatch, capsys) -> None:
+    people = ("ann", "bob", "cay", "dan", "eve", "ann")  # one person is in two cohorts
+    cohorts = ("stuttering", "stuttering", "dysarthria", "typical", "typical", "typical")
+    rows = []
+    for i, (speaker, cohort) in enumerate(zip(people, cohorts, strict=True)):
+        (tmp_path / f"{i}.wav").write_bytes(bytes([i] * 50))
+        rows.append(Utterance(str(i), f"{i}.wav", f"text {i}", speaker, cohort))
+    manifest, out = tmp_path / "all.jsonl", tmp_path / "folds"
+    arguments = ["--manifest", f"[{manifest}]", "--leave_out", "cohort", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["split", *arguments])
+    write_manifest(manifest, [*rows[:3], replace(rows[3], path=rows[0].path), *rows[4:]])
+    with pytest.raises(ManifestError, match="the split leaks"):
+        split.main()
+    assert not out.exists()
+    write_manifest(manifest, rows)
+    split.main()
+    assert "stuttering: 3 to train on, 2 to test on, 1 left out" in capsys.readouterr().out
+    train, test = (
+        read_manifest(out / "stuttering" / f"{part}.jsonl") for part in ("train", "test")
+    )
+    assert [u.speaker for u in test] == ["ann", "bob"]
+    assert [u.speaker for u in train] == ["cay", "dan", "eve"]
+    assert {u.split for u in train} == {"train"}
+    assert all(Path(u.path).is_file() for u in [*train, *test])

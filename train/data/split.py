@@ -8,18 +8,23 @@ where it publishes no test, or keeps the texts of it back, its dev is the test a
 drawn from its train. A corpus that splits what the same people said (UA-Speech, by blocks of words)
 has speakers drawn too: those of the test are tested on what it tests, the others train on what it
 trains on, and the rest is left out.
+
+``--leave_out speaker`` (or ``cohort``, ``severity``) writes leave-one-out folds instead: for every
+part a folder with ``train.jsonl`` and ``test.jsonl``, each checked for leaks before any is written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
+from hyperasr.cohorts.splits import check_leaks, leave_one_out
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
@@ -55,6 +60,8 @@ class SpeakerSplitConfig:
     all."""
     seed: int = 0
     """Another one draws other speakers."""
+    leave_out: str = ""
+    """Leave out each ``speaker``, ``cohort`` or range of ``severity`` once; empty: three parts."""
 
     def __post_init__(self) -> None:
         for name in ("dev_share", "test_share"):
@@ -192,13 +199,40 @@ def some_of_each(rows: Sequence[Utterance], n: int, seed: int = 0) -> list[Utter
     return [row for row in rows if row.id in kept]
 
 
+def write_folds(rows: Sequence[Utterance], by: str, out: Path) -> None:
+    """Write leave-one-out folds of all rows; nothing is written where one of them leaks.
+
+    Raises:
+        ConfigError: another `by`, or two parts whose folders would have one name.
+        ManifestError: a fold leaks.
+    """
+    folds = list(leave_one_out(rows, by))
+    names = [re.sub(r"[^\w.-]+", "-", fold.name).strip(".-") or "part" for fold in folds]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two parts would share a folder in {out}; rename them")
+    for fold in folds:
+        check_leaks(fold.train, fold.test, name=fold.name)
+    for folder, fold in zip(names, folds, strict=True):
+        for split, own in (("train", fold.train), ("test", fold.test)):
+            placed = [replace(row, split=split, path=os.path.abspath(row.path)) for row in own]
+            write_manifest(out / folder / f"{split}.jsonl", placed)
+        print(
+            f"{fold.name}: {len(fold.train)} to train on, {len(fold.test)} to test on, "
+            f"{fold.n_dropped} left out"
+        )
+
+
 def main() -> None:
     """Split, write the three manifests, print who is where."""
     config = read_config(SpeakerSplitConfig)
     rows = [row for path in config.manifest for row in read_manifest(path)]
     if twice := [name for name, n in Counter(row.id for row in rows).items() if n > 1]:
         raise ConfigError(f"the id {twice[0]!r} stands in two manifests; one of them must change")
-    parts = split_by_speaker(in_lower_case(rows), config)
+    rows = in_lower_case(rows)
+    if config.leave_out:
+        write_folds(rows, config.leave_out, config.out)
+        return
+    parts = split_by_speaker(rows, config)
     for part, own in parts.items():
         write_manifest(config.out / f"{part}.jsonl", own)
         for cohort in sorted({row.cohort for row in own}):

@@ -8,7 +8,7 @@
 # no severities, a table `speaker,severity` gives them. Settings of the training are variables, see
 # train_and_test.sh. Fifteen speakers are few: intervals will be wide. The same prompts are read by
 # everybody, so words of the test are known from the training, and the programs warn of it.
-# Leaving out one speaker after the other: python -m eval.split --by speaker.
+# Leaving out one speaker after the other: python -m train.data.split --leave_out speaker.
 set -euo pipefail
 
 CORPUS=${1:?usage: bash train/recipes/torgo.sh CORPUS FOLDER [options of hyperasr prepare]}

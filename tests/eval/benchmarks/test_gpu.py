@@ -1,83 +1,77 @@
-"""The table of a CUDA card, tried out with small shapes: the same code on whatever is here."""
+"""The program for a CUDA card, run on the CPU in a small shape."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from eval.benchmarks import gpu, peers, speed
-from eval.benchmarks.speed import SpeedConfig
-from train.loop.step import Stepper
+from eval.benchmarks import gpu
+from eval.benchmarks.gpu import GpuConfig
+from eval.lib import results
+from hyperasr.errors import ConfigError
 
-TINY = gpu.Shape("tiny", 32, 2, 2, 80, 51_865)
+CPU: dict[str, Any] = {"shapes": ("small",), "batches": (2,), "n_tokens": 4, "rank": 2}
+CPU |= {"device": "cpu", "rounds": 2, "copy_mib": 4, "peak_size": 64}
 
 
 @pytest.fixture(autouse=True)
-def _own_accelerator() -> None:
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setitem(gpu.SHAPES, "small", (32, 2, 2, 2, 80, 51_865))
+    monkeypatch.setattr(gpu, "STATES", {"trimmed": 5, "full": 40})
 
 
-def test_every_case_has_a_row() -> None:
-    cases = (("trimmed", 5, 2), ("full", 40, 4))
-    found = gpu.table("cpu", (TINY,), cases, peak_sizes=(64,), seconds=0.01)
-    assert found["peak_bf16_tflops"] > 0
-    assert [(r["shape"], r["audio_context"], r["n_utt"]) for r in found["rows"]] == [
-        ("tiny", "trimmed", 2),
-        ("tiny", "full", 4),
-    ]
-    for row in found["rows"]:
-        assert row["utterances_per_s"] > 0
-        assert row["steps"] >= 3
-        assert row["share_of_peak"] == pytest.approx(row["tflops"] / found["peak_bf16_tflops"])
+def test_the_whole_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GpuConfig(**CPU, out=tmp_path / "gpu.json")
+    monkeypatch.setattr(gpu, "read_config", lambda kind: config)
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    gpu.main()
+    content = results.read(config.out)
+    assert [row["benchmark"] for row in content["rows"]] == ["adapted_over_unadapted"] * 2
+    for context in ("trimmed", "full"):
+        work = f"small, {context} context, 2 utterances"
+        training, decoding = (content["measures"][f"{w}, {work}"] for w in ("training", "decoding"))
+        assert training["utterances_per_s"] > 0
+        assert training["share_of_peak"] > 0
+        assert decoding["tokens_per_s"] > 0
 
 
-def test_operations_are_those_of_the_trained_part() -> None:
-    """Frozen weights cost a forward and the gradient to their input, cross-attention's half."""
-    model = gpu.random_model(TINY, "cpu", rank=2)
-    accelerator = Accelerator(cpu=True)
-    few = gpu.meta_training(model, accelerator, 2, 50, seconds=0.01)["flops_per_step"]
-    many = gpu.meta_training(model, accelerator, 2, 850, seconds=0.01)["flops_per_step"]
-    # Keys and values of 800 more states in two utterances and two layers, forward alone: nothing
-    # of them is trained. Attention itself is counted on a card alone.
-    keys_and_values = 2 * 2 * 2 * 2 * 800 * 32 * 32
-    assert keys_and_values <= many - few < 12 * keys_and_values
-
-
-def test_a_step_trains_the_source_and_nothing_else() -> None:
-    model = gpu.random_model(TINY, "cpu", rank=2)
+def test_a_step_trains_the_source_alone_and_its_operations_are_counted() -> None:
+    model = gpu.random_model("small", "trimmed", GpuConfig(**CPU))
     before = {n: p.clone() for n, p in model.named_parameters()}
-    gpu.meta_training(model, Accelerator(cpu=True), 3, 5, seconds=0.01)
+    flops = [
+        gpu.training_row(model, gpu.host_batch(model, 2, n, 4), 1.0, 1)["flops_a_step"]
+        for n in (50, 850)
+    ]
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert moved
     assert all(name.startswith("source.") for name in moved)
+    # Keys and values of 800 more states in two utterances and two layers, forward alone: nothing
+    # of them is trained. Attention itself is counted on a card alone.
+    keys_and_values = 2 * 2 * 2 * 2 * 800 * 32 * 32
+    assert keys_and_values <= flops[1] - flops[0] < 12 * keys_and_values
 
 
-def test_what_does_not_fit_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    accumulated = Stepper._accumulated
-
-    def too_large(self: Stepper, step: int) -> object:
-        if self.parts == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return accumulated(self, step)
-
-    monkeypatch.setattr(Stepper, "_accumulated", too_large)
-    model = gpu.random_model(TINY, "cpu", rank=2)
-    found = gpu.meta_training(model, Accelerator(cpu=True), 4, 5)
-    assert found["fault"] == "out of memory"
-    assert "utterances_per_s" not in found
+def test_the_bytes_of_a_step_by_hand() -> None:
+    model = gpu.random_model("small", "full", GpuConfig(**CPU))
+    d, layers, n_utt, n_states = 32, 2, 3, 50
+    # Self-attention 4 matrices, cross-attention query and output, feed-forward; no bias for keys.
+    attention = 4 * d * d + 3 * d + 2 * (d * d + d)
+    forward = 2 * 4 * d * d + 5 * d
+    weights = layers * (attention + forward + 3 * 2 * d) + 51_865 * d
+    kept = 2 * layers * d * n_utt * (n_states + 4 // 2)
+    factors = n_utt * layers * 2 * (d + 4 * d)
+    assert gpu.step_bytes(model, n_utt, n_states, 4) == 4 * (weights + kept + factors)
 
 
-def test_without_a_card_it_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(peers.Missing, match="no CUDA card"):
-        speed.graphics_card(speed.Bench(SpeedConfig(n_utt=1), tmp_path))
-
-
-def test_shapes_are_those_of_the_published_models() -> None:
-    small, large = gpu.SHAPES
-    assert (small.d_model, small.n_layers, small.n_heads) == (768, 12, 12)
-    assert (large.d_model, large.n_layers, large.n_mels) == (1280, 32, 128)
+def test_what_cannot_be_measured_is_one_clear_line() -> None:
+    with pytest.raises(ConfigError, match="no shape 'huge'; there are small, large-v3"):
+        GpuConfig(shapes=("huge",))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="device 'cuda' cannot be used here"):
+            gpu.measure(GpuConfig())

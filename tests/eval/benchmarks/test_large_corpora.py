@@ -5,35 +5,48 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from eval.benchmarks import large_corpora
+from eval.benchmarks.timing import OwnProcess, in_own_process, peak_mib
 from hyperasr.cohorts.cache import Cache
-from hyperasr.errors import HyperASRError
 from hyperasr.whisper.backbone import Backbone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
 
-_ALLOCATES = """
-import numpy as np
-from eval.benchmarks.large_corpora import peak_mib
-before = peak_mib()
-block = np.ones(given[0] * 2**20, np.uint8)
-print("noise")
-print(json.dumps([before, peak_mib()]))
-"""
+
+def allocate(mib: int) -> tuple[float, float]:
+    before = peak_mib()
+    block = np.ones(mib * 2**20, np.uint8)
+    return before, peak_mib() - block[0] + 1
 
 
 def test_memory_is_that_of_the_own_process() -> None:
     held = np.ones(300 * 2**20, np.uint8)  # of this one, which must not count
-    before, after = large_corpora.in_own_process(_ALLOCATES, 64)
+    before, after = in_own_process(allocate, 64)
     assert 60 < after - before < 70
-    assert large_corpora.peak_mib() > held.nbytes / 2**20
-    with pytest.raises(HyperASRError, match=r"a measurement failed: .*ZeroDivisionError"):
-        large_corpora.in_own_process("1 / given[0]", 0)
+    assert peak_mib() > held.nbytes / 2**20
+    with pytest.raises(ZeroDivisionError):
+        in_own_process(divmod, 1, 0)
+
+
+def summing(x: torch.Tensor, *, times: int = 1) -> Any:
+    return lambda: (os.getpid(), float(x.sum()) * times)
+
+
+def test_a_peer_in_its_own_process_gives_the_same_and_is_kept() -> None:
+    x = torch.arange(6.0)
+    peer = OwnProcess(summing, x, times=2)
+    pid, total = peer()
+    assert pid != os.getpid()
+    assert total == summing(x, times=2)()[1]
+    assert peer() == (pid, total)
+    with pytest.raises(TypeError):
+        OwnProcess(summing)
 
 
 def test_the_tree_has_as_many_recordings_as_asked(tmp_path: Path) -> None:

@@ -104,5 +104,5 @@ def test_settings_that_make_no_sense(values: dict, message: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"eval\.training_cost makes it"):
+    with pytest.raises(ConfigError, match=r"eval\.benchmarks\.training_cost makes it"):
         read_costs(tmp_path / "none.json")

@@ -22,7 +22,6 @@ def test_words_carry_probability_disagreement_and_truth() -> None:
         ["turn it off", "yes", "red"],
         [["turn it on", "turn it off"], ["", ""], ["bed", "bed"]],
         ["a", "a", "b"],
-        ["stuttering", "typical", "typical"],
     )
     assert words.utterance.tolist() == [0, 0, 0, 2]
     assert words.correct.tolist() == [True, True, False, True]
@@ -31,7 +30,7 @@ def test_words_carry_probability_disagreement_and_truth() -> None:
     assert words.claims["disagreement"] == pytest.approx(agree)
     assert list(words.speaker) == ["a", "a", "a", "b"]
     with pytest.raises(ConfigError, match="no word"):
-        collect([spoken("")], ["a"], None, ["a"], ["typical"])
+        collect([spoken("")], ["a"], None, ["a"])
 
 
 @pytest.fixture
@@ -42,9 +41,7 @@ def many():
     correct = 0.5 * a + 1.0 * b + rng.logistic(size=1500) > -1
     speakers = [f"s{i % 10}" for i in range(1500)]
     transcripts = [spoken("x", 1 / (1 + np.exp(-x))) for x in a]
-    words = collect(
-        transcripts, ["x" if ok else "y" for ok in correct], None, speakers, ["typical"] * 1500
-    )
+    words = collect(transcripts, ["x" if ok else "y" for ok in correct], None, speakers)
     words.claims["disagreement"] = 1 / (1 + np.exp(-b))
     return words
 
@@ -65,15 +62,15 @@ def test_no_speakers_own_words_are_in_its_fit(many) -> None:
     own = many.speaker == "s3"
     changed = many.correct.copy()
     changed[own] = ~changed[own]
-    again = fitted(type(many)(many.utterance, many.speaker, many.cohort, changed, many.claims))
+    again = fitted(type(many)(many.utterance, many.speaker, changed, many.claims))
     np.testing.assert_allclose(again.claims["combined"][own], made.claims["combined"][own])
     assert not np.allclose(again.claims["combined"][~own], made.claims["combined"][~own])
 
 
 def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
-    right = collect([spoken("a", 0.9)] * 2, ["a", "a"], None, ["s", "t"], ["typical"] * 2)
+    right = collect([spoken("a", 0.9)] * 2, ["a", "a"], None, ["s", "t"])
     assert set(fitted(right).claims) == {"token_logprob"}
-    alone = collect([spoken("a", 0.9)] * 2, ["a", "b"], None, ["s", "s"], ["typical"] * 2)
+    alone = collect([spoken("a", 0.9)] * 2, ["a", "b"], None, ["s", "s"])
     assert set(fitted(alone).claims) == {"token_logprob"}
 
 

@@ -36,8 +36,6 @@ def test_one_speaker_of_most_rows_borrows_others_more_than_once() -> None:
     for seed in range(4):
         partner = shuffled_across_speakers(speakers, seed)
         assert all(speakers[i] != speakers[j] for i, j in enumerate(partner))
-    with pytest.raises(ConfigError, match="needs two of them"):
-        shuffled_across_speakers(["a"] * 3, 0)
 
 
 def test_controls_that_mean_nothing_say_why() -> None:
@@ -57,8 +55,6 @@ def test_the_cohort_mean_leaves_the_speaker_out() -> None:
     speakers = ["ann", "ann", "bob", "cay", "ann", "bob"]
     found = cohort_mean(embs, cohorts, speakers)[:, 0].tolist()
     assert found == pytest.approx([15.0, 15.0, 8.0, 14.0 / 3, 5.0, 100.0])
-    with pytest.raises(ConfigError, match="two speakers a cohort, y has 1"):
-        cohort_mean(embs, cohorts, ["ann", "bob", "cay", "dan", "eve", "eve"])
 
 
 def test_the_same_person_in_another_utterance(caplog) -> None:
@@ -79,7 +75,7 @@ def test_controls_by_name() -> None:
     columns = {
         "speakers": ["a", "a", "b", "b"],
         "persons": ["a", "a", "b", "b"],
-        "cohorts": ["x"] * 4,
+        "cohorts": ["x", "y", "x", "y"],
         "severities": [0.5] * 4,
     }
     mean = torch.tensor([7.0, 9.0])
@@ -89,7 +85,10 @@ def test_controls_by_name() -> None:
 
     assert made("mean").tolist() == [[7.0, 9.0]] * 4
     assert made("same_speaker").tolist() == embs[[1, 0, 3, 2]].tolist()
-    assert made("cohort_mean").tolist() == [[5.0, 6.0]] * 2 + [[1.0, 2.0]] * 2
+    assert made("cohort_mean").tolist() == embs[[2, 3, 0, 1]].tolist()
     assert {tuple(row) for row in made("shuffled")[:2].tolist()} == {(4.0, 5.0), (6.0, 7.0)}
     with pytest.raises(ConfigError, match="no control is called 'silence'"):
         made("silence")
+    columns["speakers"] = ["a"] * 4
+    with pytest.raises(ConfigError, match="'shuffled' means nothing: there is one speaker"):
+        made("shuffled")

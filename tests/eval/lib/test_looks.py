@@ -39,14 +39,11 @@ def test_a_line_says_when_by_what_and_on_whom(tmp_path, monkeypatch) -> None:
     assert lines(looks)[1]["config"] == "other.yaml"
 
 
-def test_no_line_for_what_is_no_test_nor_from_other_processes(tmp_path, monkeypatch) -> None:
+def test_no_line_for_what_is_no_test(tmp_path) -> None:
     looks = tmp_path / "looks.jsonl"
     note_look(looks, Path("dev.jsonl"), [replace(u, split="dev") for u in TEST], [])
     note_look(None, Path("test.jsonl"), TEST, [])
-    monkeypatch.setenv("RANK", "1")
-    note_look(looks, Path("test.jsonl"), TEST, [])
     assert not looks.exists()
-    monkeypatch.setenv("RANK", "0")
     note_look(looks, Path("test.jsonl"), TEST, [])
     assert len(lines(looks)) == 1
 

@@ -83,8 +83,6 @@ def test_the_ranking_is_held_against_errors() -> None:
         ({"targets": ("decoder.w1",)}, "targets"),
         ({"budgets": (0.0,)}, "budgets"),
         ({"budgets": ()}, "budgets"),
-        ({"lrs": (-1.0,)}, "learning rates"),
-        ({"steps": 0}, "steps"),
         ({"rank_together": 99}, "1..32"),
     ],
 )

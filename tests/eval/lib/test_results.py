@@ -27,7 +27,7 @@ from eval.lib.results import (
     with_holm,
     write,
 )
-from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.errors import ConfigError
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.metrics.protocols import protocol
@@ -128,8 +128,9 @@ def git(folder: Path, *arguments: str) -> None:
 def test_git_commit_of_clean_dirty_and_foreign_trees(tmp_path: Path) -> None:
     assert provenance._git_commit(tmp_path) is None
     git(tmp_path, "init", "-q")
-    (tmp_path / "hyperasr").mkdir()
-    (tmp_path / "hyperasr" / "results.py").write_text("")
+    code = tmp_path / "eval" / "lib"
+    code.mkdir(parents=True)
+    (code / "results.py").write_text("")
     assert provenance._git_commit(tmp_path) is None
     # Installed inside somebody else's repository: the hash there is not ours.
     (tmp_path / "thesis.tex").write_text("")
@@ -145,7 +146,7 @@ def test_git_commit_of_clean_dirty_and_foreign_trees(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "speed.json").write_text("{}")
     assert provenance._git_commit(tmp_path) == clean
-    (tmp_path / "hyperasr" / "new.py").write_text("")
+    (code / "new.py").write_text("")
     assert provenance._git_commit(tmp_path) == f"{clean}-dirty"
 
 
@@ -163,17 +164,6 @@ def test_other_rows_have_the_fields_of_the_contract() -> None:
     assert set(rows[-1]) == {
         "benchmark", "ratio", "low", "high", "rounds", "peer", "setting"
     }  # fmt: skip
-
-
-def test_rows_refuse_what_the_contract_does_not_know() -> None:
-    with pytest.raises(ConfigError, match="domain is one of recorded, simulated, not 'an4'"):
-        error("backbone", "typical", 0.1, domain="an4")
-    with pytest.raises(ConfigError, match="metric is one of wer, cer, not 'per'"):
-        error_row("backbone", "typical", "recorded", rate(0.1), COUNTS, "per")
-    with pytest.raises(ConfigError, match="no benchmark is called 'over_peft'"):
-        speed_row("over_peft", 1, 1, 1, 1, "", "")
-    with pytest.raises(ShapeError, match="interval is of 2 utterances, the edit counts of 1"):
-        error_row("backbone", "typical", "recorded", rate(0.1), COUNTS[:1], "wer")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -405,9 +395,7 @@ def test_a_results_folder_is_read_whole(tmp_path: Path) -> None:
     made = head("command", {}, 0, "protocol", None)
     for name in ("zero_shot", "speed"):
         write(tmp_path / f"{name}.json", made, some_rows())
-    assert list(read_folder(tmp_path, ["speed"])) == ["speed", "zero_shot"]
-    with pytest.raises(ConfigError, match=r"has no comparison.json; make it with python -m eval"):
-        read_folder(tmp_path, ["comparison"])
+    assert list(read_folder(tmp_path)) == ["speed", "zero_shot"]
     with pytest.raises(ConfigError, match="there is no results folder"):
         read_folder(tmp_path / "nowhere")
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from eval import leave_one_cohort_out as program
-from eval.leave_one_cohort_out import LocoConfig, differences, fold_scores, rows_of, train_folds
+from eval.leave_one_cohort_out import LocoConfig, differences, fold_scores, rows_of
 from eval.lib.bench import Bench
-from eval.lib.folds import fold_runs, is_finished, prepare, train_run, without_launcher
+from eval.lib.runs import fold_runs, is_finished, prepare, train_all
 from eval.lib.scores import Scores
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
@@ -68,8 +68,8 @@ def test_runs_of_a_fold(yamls, tmp_path) -> None:
         assert run.config.out == tmp_path / "dysarthria" / run.system
     # The start is the fold's own global LoRA; the full run's has seen dysarthria.
     assert runs[1].config.init_from == runs[0].best
-    assert "--init_from" in runs[1].options()
-    assert "--init_from" not in runs[0].options()
+    assert "--init_from" in runs[1].arguments
+    assert "--init_from" not in runs[0].arguments
 
 
 def test_a_start_that_may_have_seen_the_cohort_is_refused(yamls, tmp_path) -> None:
@@ -83,37 +83,11 @@ def test_a_start_that_may_have_seen_the_cohort_is_refused(yamls, tmp_path) -> No
             fold_runs(cohort, yamls, tmp_path)
 
 
-def test_a_training_inside_a_process_of_several_stands_alone(monkeypatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "ACCELERATE_X"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = without_launcher()
-    assert not {"RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "ACCELERATE_X"} & {
-        *found
-    }
-    assert found["OMP_NUM_THREADS"] == "3"
-
-
 def test_a_failed_training_says_where_to_look(yamls, tmp_path, monkeypatch) -> None:
     (run, _) = fold_runs("stuttering", yamls, tmp_path)
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(ConfigError, match=r"training global_lora without stuttering ended with"):
-        train_run(run)
-
-
-class OneProcess:
-    """Stands in for accelerate's PartialState on one process."""
-
-    is_main_process = True
-
-    def wait_for_everyone(self) -> None: ...
-
-    def destroy_process_group(self) -> None: ...
-
-    def split_between_processes(self, items):
-        from contextlib import nullcontext
-
-        return nullcontext(items)
+        run.train()
 
 
 @pytest.mark.slow
@@ -128,18 +102,17 @@ def test_folds_train_without_the_cohort_resume_and_are_scored(
         seen.setdefault(str(self.config.out), set()).update(batch.cohorts)
         return batch
 
-    def launch(arguments: list[str]) -> None:
+    def launch(arguments: tuple[str, ...], *about: object) -> None:
         monkeypatch.setattr(sys, "argv", ["train.meta", *arguments])
         meta.main()
 
     monkeypatch.setattr(meta.Views, "__call__", watched)
-    original = train_run
-    monkeypatch.setattr(program, "train_run", lambda run: original(run, launch))
+    monkeypatch.setattr("eval.lib.runs.launch", launch)
     fold = fold_runs("stuttering", yamls, tmp_path)
     assert not any(map(is_finished, fold))
     prepare(fold)
     caches = sorted((world.folder / "cache").iterdir())
-    train_folds([fold], OneProcess())
+    train_all([fold])
     assert all(map(is_finished, fold))
     assert len(seen) == 2
     assert all(found == {"dysarthria", "parkinson", "typical"} for found in seen.values())
@@ -155,7 +128,7 @@ def test_folds_train_without_the_cohort_resume_and_are_scored(
     assert not torch.allclose(hypernet.source.emb_mean, everything.embeddings().mean(0))
     # A finished fold is not trained again; other settings are not taken for it.
     seen.clear()
-    train_folds([fold], OneProcess())
+    train_all([fold])
     assert not seen
     elsewhere = replace(fold[0].config, workers=7)
     assert is_finished(replace(fold[0], config=elsewhere))
@@ -228,9 +201,8 @@ def test_pairs_and_settings() -> None:
 
 def test_only_training_evaluates_nothing(yamls, world, tmp_path, monkeypatch) -> None:
     trained: list[int] = []
-    monkeypatch.setattr(program, "train_folds", lambda folds, state: trained.append(len(folds)))
+    monkeypatch.setattr(program, "train_all", lambda folds, processes: trained.append(len(folds)))
     monkeypatch.setattr(program, "Bench", lambda config: pytest.fail("it evaluates"))
-    monkeypatch.setattr(program, "PartialState", lambda **settings: OneProcess())
     sources = json.dumps({name: str(path) for name, path in yamls.items()})
     arguments = ["--sources", sources, "--runs", str(tmp_path), "--only_train", "true"]
     arguments += ["--bench.test", str(world.test)]
