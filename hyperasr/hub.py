@@ -215,15 +215,18 @@ class Opened:
 
     Attributes:
         model: ready to transcribe.
-        adapts: False for a plain Whisper, whose transcripts are unadapted.
         folder: where its adapter lies; None for a plain Whisper.
         backbone_name: of its Whisper, as for `hyperasr.whisper.weights.find_weights`.
     """
 
     model: HyperASR
-    adapts: bool
     folder: Path | None
     backbone_name: str
+
+    @property
+    def adapts(self) -> bool:
+        """False for a plain Whisper, whose transcripts are unadapted."""
+        return self.model.adapts
 
     @property
     def warnings(self) -> list[str]:
@@ -278,7 +281,7 @@ def open_model(
     if kind == "whisper":
         # A folder that has lost its tokenizer, say, is refused in there.
         backbone = Backbone.from_pretrained(name, audio_context=audio_context, **how)
-        return Opened(HyperASR.unadapted(backbone), False, None, str(name))
+        return Opened(HyperASR.unadapted(backbone), None, str(name))
     if kind == "peft":
         raise ConfigError(
             f"{name} is a PEFT adapter; merge it into its Whisper (PeftModel.merge_and_unload) and "
@@ -293,7 +296,7 @@ def open_model(
             f"{audio_context!r}; leave --audio-context out"
         )
     model = HyperASR._of_folder(folder, head, _backbone_of(folder, head, **how))
-    return Opened(model, True, folder, _backbone_name(folder, head))
+    return Opened(model, folder, _backbone_name(folder, head))
 
 
 def _backbone_name(folder: Path, head: dict[str, Any]) -> str:

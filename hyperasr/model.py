@@ -59,6 +59,7 @@ class AdaptedWhisper(nn.Module):
         self.backbone = backbone
         self.objective = objective or ObjectiveConfig()
         self.kl_share = 1.0
+        self.adapts = True  # False for a plain Whisper, in which nothing was trained
         self.speaker_config = speaker_config
         self.source_config = source_config
         self.speaker = speaker_encoder(speaker_config, backbone, seed)
@@ -71,7 +72,9 @@ class AdaptedWhisper(nn.Module):
     def unadapted(cls, backbone: Backbone) -> Self:
         """Return a model that adapts nothing: a LoRA of rank 1 whose update is zero."""
         source = SourceConfig("static", settings={"rank": 1})
-        return cls(backbone, SpeakerConfig(), source).to(backbone.device).eval()
+        model = cls(backbone, SpeakerConfig(), source).to(backbone.device).eval()
+        model.adapts = False
+        return model
 
     @property
     def adapts_encoder(self) -> bool:

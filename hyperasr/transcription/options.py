@@ -37,12 +37,12 @@ class TranscribeOptions:
     """Write what was said, or translate it into English; only for models of several languages."""
 
     adapt: bool = True
-    """Decode each segment with weights of its own; without, with the unadapted backbone, which
-    hears what the adapters were trained for (trimmed, it is worse than on its own 30 s)."""
+    """Decode each segment with weights of its own; without, with the Whisper as it was published,
+    which hears 30 s."""
 
     compare: bool = False
-    """Decode with the unadapted backbone as well, on what the adapters hear, beside the
-    personalised transcript."""
+    """Decode with the unadapted Whisper as well, as published, beside the personalised
+    transcript."""
 
     normalise_loudness: bool = True
     """Bring the speech of each segment to one level, which quiet speech needs."""

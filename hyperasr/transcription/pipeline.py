@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -161,13 +161,20 @@ class _Run:
         self.options, self.progress = options, progress
         self.n_window = n_batches * options.batch_size
         self.batch_size = options.batch_size  # smaller where memory did not suffice
+        unadapted = model
+        if model.adapts:
+            unadapted = AdaptedWhisper.unadapted(model.backbone.as_published())
+        self.recognisers = [Recogniser(model if options.adapt else unadapted, options)]
+        if options.compare:
+            alone = replace(options, adapt=False, compare=False, samples=0)
+            self.recognisers.append(Recogniser(unadapted, alone))
+        model = self.recognisers[0].model
         self.segment_s = options.segment_s(str(model.backbone.audio_context))
         hears_s = model.backbone.whisper.config.max_source_positions / STATES_PER_SECOND
         if self.segment_s > hears_s:
             raise ConfigError(
                 f"max_segment_s is {self.segment_s:g}, but this model hears {hears_s:g} s at once"
             )
-        self.recognise = Recogniser(model, options)
         self.detector = silero() if options.vad == "silero" else None
         self.window: list[_Waiting] = []
         self.pending: deque[_Pending] = deque()
@@ -197,7 +204,7 @@ class _Run:
 
     def _hear_language(self, one: _Pending, waveform: np.ndarray) -> None:
         """Find out what is spoken in a recording, from its first segment."""
-        one.language, probability = self.recognise.spoken(waveform)
+        one.language, probability = self.recognisers[0].spoken(waveform)
         if probability < _SURE:
             one.warnings.append(
                 f"the language is not certain ({one.language}, {probability:.0%}); give it with "
@@ -236,15 +243,18 @@ class _Run:
             self.progress(self.n_done, n_recordings, self.seconds)
         yield from ready
 
-    def _decode_batch(self, waiting: Sequence[_Waiting], batch: Batch | None = None) -> None:
-        """Decode segments, of which `batch` holds what the encoder made, if it is known."""
+    def _decode_batch(self, waiting: Sequence[_Waiting], batches: Sequence[Batch] = ()) -> None:
+        """Decode segments; `batches` hold what the encoder of each system made, if it is known."""
         history = ""
         if self.options.previous_text and (said := waiting[0][0].segments):
             history = "" if said[-1].unclear else said[-1].text  # a loop would seed the next one
         segments = [segment for _, segment in waiting]
         try:
-            batch = self.recognise.batch_of(segments) if batch is None else batch
-            systems = self.recognise(segments, batch, history)
+            batches = batches or self._batches_of(segments)
+            systems = [
+                recognise(segments, batch, history)
+                for recognise, batch in zip(self.recognisers, batches, strict=True)
+            ]
         except (HyperASRError, RuntimeError, MemoryError) as error:
             parts = self._parts(waiting, error)
         else:
@@ -257,8 +267,17 @@ class _Run:
             return
         # Not before the error has gone, which holds on to memory.
         for part in parts:
-            rest = None if batch is None else batch.select(part)
+            rest = [batch.select(part) for batch in batches]
             self._decode_batch([waiting[i] for i in part], rest)
+
+    def _batches_of(self, segments: Sequence[SpeechSegment]) -> list[Batch]:
+        """Return what each system hears; encoded once where they hear the same."""
+        first, *others = self.recognisers
+        batches = [first.batch_of(segments)]
+        for other in others:
+            same = other.model.backbone is first.model.backbone
+            batches.append(batches[0] if same else other.batch_of(segments))
+        return batches
 
     def _parts(self, waiting: Sequence[_Waiting], error: Exception) -> list[range]:
         """Return the parts in which to try again; the error of a segment alone is its recording's.
@@ -289,6 +308,7 @@ class _Run:
         recording, mode = one.reading.recording, self.options.mode
         if one.error is not None:
             return Result(recording, error=one.error)
-        language = self.recognise.written(one.language or self.recognise.language)
+        recognise = self.recognisers[0]
+        language = recognise.written(one.language or recognise.language)
         base = one.transcript(one.base, mode, language) if self.options.compare else None
         return Result(recording, one.transcript(one.segments, mode, language), base)

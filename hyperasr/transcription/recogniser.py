@@ -81,11 +81,10 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Part:
-    """Segments that are decoded together by one system, and the tokens of earlier text."""
+    """Segments that are decoded together, and the tokens of earlier text."""
 
     segments: Sequence[SpeechSegment]
     batch: Batch
-    adapt: bool
     prefix: tuple[int, ...]
 
     @property
@@ -132,27 +131,20 @@ class Recogniser:
     @torch.inference_mode()
     def __call__(
         self, segments: Sequence[SpeechSegment], batch: Batch, history: str = ""
-    ) -> list[list[Recognised]]:
-        """Decode segments: adapted, unadapted, or both from one run of the encoder.
+    ) -> list[Recognised]:
+        """Decode segments, adapted or not.
 
         Args:
             segments: the segments.
             batch: of the same segments, from `batch_of`.
             history: text before them, which they are given as a prompt.
-        Returns:
-            By system (adapted first), one for each segment.
         """
         text = f"{self.options.prompt} {history}".strip()
         prefix = previous_ids(self.model.backbone, text)
-        systems = []
-        for adapt in [self.options.adapt, False][: 1 + self.options.compare]:
-            part = _Part(segments, batch, adapt, prefix)
-            rows = zip(segments, self._rows(part), strict=True)
-            decoded = [self._recognised(segment, row) for segment, row in rows]
-            if self.options.samples and adapt:
-                decoded = self._with_uncertainty(part, decoded)
-            systems.append(decoded)
-        return systems
+        part = _Part(segments, batch, prefix)
+        rows = zip(segments, self._rows(part), strict=True)
+        decoded = [self._recognised(segment, row) for segment, row in rows]
+        return self._with_uncertainty(part, decoded) if self.options.samples else decoded
 
     @torch.inference_mode()
     def spoken(self, waveform: np.ndarray) -> tuple[str, float]:
@@ -209,7 +201,7 @@ class Recogniser:
             if wanted:
                 timed, tokens = part.only(wanted), [rows[i].tokens for i in wanted]
                 prompts = self._prompts(timed)
-                seen = attend(self.model, timed.batch, tokens, prompts, adapt=part.adapt)
+                seen = attend(self.model, timed.batch, tokens, prompts, adapt=self.options.adapt)
                 for i, attention in zip(wanted, seen, strict=True):
                     rows[i] = replace(rows[i], attention=attention)
         return rows
@@ -220,7 +212,7 @@ class Recogniser:
             self.model,
             part.batch,
             self._limited(search, part),
-            adapt=part.adapt,
+            adapt=self.options.adapt,
             language=part.languages,
             task=self.options.task,
         )
@@ -234,7 +226,7 @@ class Recogniser:
             decoded.tokens,
             decoded.finished,
             self._prompts(part),
-            adapt=part.adapt,
+            adapt=self.options.adapt,
         )
         return [
             replace(row, loop=loop, attention=attention)

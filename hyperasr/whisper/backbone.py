@@ -151,6 +151,18 @@ class Backbone(nn.Module):
         self.dtype = dtype
         return self
 
+    def as_published(self) -> Backbone:
+        """Return the same weights with the audio context that they were trained for: 30 s mostly.
+
+        Itself where that is what it hears. Adapters may have brought another context.
+        """
+        recorded = str(getattr(self.whisper.config, "audio_context", "full"))
+        if recorded == self.audio_context:
+            return self
+        published = Backbone(self.whisper, self.tokenizer, recorded)
+        published.dtype, published._full_precision = self.dtype, self._full_precision
+        return published
+
     def around(self, whisper: Any) -> Backbone:
         """Return a backbone of other weights that hears as this one does, with its tokenizer."""
         return Backbone(whisper, self.tokenizer, self.audio_context, self.margin_s)

@@ -58,7 +58,7 @@ def cli(
 
     def opened(name: Any, **options: Any) -> Opened:
         if str(name) == "tiny.en" and options.get("dtype", "float32") == "float32":
-            return Opened(model, True, random_model_folder, str(name))
+            return Opened(model, random_model_folder, str(name))
         return open_model(name, **options)
 
     monkeypatch.setattr(commands, "open_model", opened)

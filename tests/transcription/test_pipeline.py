@@ -25,6 +25,7 @@ from hyperasr.transcription import recogniser as room
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, iter_transcribe, transcribe
 from hyperasr.types import Segment
+from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig
 
 RATE = 16_000
@@ -104,6 +105,22 @@ def test_compare_is_both_ways_at_once(
     assert len(calls) == 1
     assert texts(results) == adapted
     assert [r.base.text for r in results if r.base] == base
+
+
+def test_unadapted_is_the_whisper_as_published_whatever_the_adapters_hear(
+    model: HyperASR, random_backbone: Backbone, folder: Path
+) -> None:
+    # Its configuration records trimmed context; these adapters bring the full one.
+    backbone = Backbone(random_backbone.whisper, random_backbone.tokenizer, "full")
+    heard_whole = HyperASR(backbone, model.speaker_config, model.source_config).eval()
+    published = texts(run(HyperASR.unadapted(random_backbone), folder))
+    assert texts(run(heard_whole, folder, adapt=False)) == published
+    compared = run(heard_whole, folder, compare=True)
+    assert [r.base.text for r in compared if r.base] == published
+    assert texts(compared) == texts(run(heard_whole, folder))
+    # A plain Whisper hears what its user asked for.
+    whole = HyperASR.unadapted(backbone)
+    assert texts(run(whole, folder, adapt=False)) == texts(run(whole, folder)) != published
 
 
 def test_silence_gives_an_empty_transcript_not_an_invented_one(
