@@ -247,7 +247,7 @@ def test_a_gaussian_of_each_person_pays_for_its_divergence(cache: Cache) -> None
     assert losses["kl"].item() == pytest.approx(sum(entries).item() / 2, rel=1e-4)
     expected = len(chosen) * (0.9 * losses["nll"] + 5.0 * losses["kl"])
     torch.testing.assert_close(losses["total"], expected)
-    for unused in ({"l2": 1.0}, {"kl_warmup": 0.5}, {"samples": 2}):
+    for unused in ({"l2": 1.0}, {"kl_warmup": 0.5}):
         with pytest.raises(ConfigError, match=f"objective.{next(iter(unused))} has no effect"):
             individual.IndividualConfig(objective=ObjectiveConfig(**unused))
     with pytest.raises(ConfigError, match="no kind 'gaussian'"):

@@ -129,7 +129,7 @@ def test_torgo_from_the_corpus_to_the_page(
     # evaluation programs, whose tests see to it.
     made = [out / "corpus.jsonl", *out.glob("cache/*/part-*"), *out.glob("*/best")]
     before = [path.stat().st_mtime_ns for path in made]
-    again = passing(tmp_path / "python", python, "hyperasr|train.*")
+    again = passing(tmp_path / "python", python, "hyperasr.cli|train.*")
     assert run("torgo.sh", torgo, out, python=again, **tiny).returncode == 0
     assert [path.stat().st_mtime_ns for path in made] == before
     assert len(made) == 6, "a corpus, caches of three parts, two models"
@@ -252,7 +252,7 @@ def test_other_recipes_prepare_split_and_configure(
     row = Utterance("t", str(wave), "some words", split="train", source="libri")
     write_manifest(typical, [replace(row, id=f"t{i}", speaker=f"t{i}") for i in range(3)])
     # What comes after the split is TORGO's business above.
-    only = passing(tmp_path / "python", python, "hyperasr|train.data.split")
+    only = passing(tmp_path / "python", python, "hyperasr.cli|train.data.split")
     out = tmp_path / "out"
     settings = {} if recipe == "ua_speech" else {"TYPICAL": typical}
     done = run(f"{recipe}.sh", tmp_path / "corpus", out, *options, python=only, **settings)

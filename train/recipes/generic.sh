@@ -21,7 +21,7 @@ export SIMULATE=${SIMULATE:-[stuttering, dysarthria, parkinson]}
 
 # Find recordings and texts, once.
 [ -f "$OUT/corpus.jsonl" ] ||
-  "$PYTHON" -m hyperasr prepare generic "$CORPUS" --out "$OUT/corpus.jsonl" "${@:3}"
+  "$PYTHON" -m hyperasr.cli prepare generic "$CORPUS" --out "$OUT/corpus.jsonl" "${@:3}"
 
 # Whole speakers for each part, some of every cohort in each; your own split by speaker is kept.
 "$PYTHON" -m train.data.split --manifest "['$OUT/corpus.jsonl'${TYPICAL:+, '$TYPICAL'}]" \

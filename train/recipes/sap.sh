@@ -22,7 +22,7 @@ export SIMULATE=${SIMULATE:-[]}
 
 # Find the unpacked contributors and their transcripts, once.
 [ -f "$OUT/corpus.jsonl" ] ||
-  "$PYTHON" -m hyperasr prepare sap "$CORPUS" --out "$OUT/corpus.jsonl" "${@:3}"
+  "$PYTHON" -m hyperasr.cli prepare sap "$CORPUS" --out "$OUT/corpus.jsonl" "${@:3}"
 
 # The project's own split is by speaker and is kept. Where the texts of its test are held back, its
 # dev is the test, and checkpoints are chosen by others of its train. A few utterances of each of

@@ -22,7 +22,7 @@ export HELD_OUT=${HELD_OUT:-[dysarthria]}
 
 # Find the recordings and their prompts, once.
 [ -f "$OUT/corpus.jsonl" ] ||
-  "$PYTHON" -m hyperasr prepare torgo "$CORPUS" --out "$OUT/corpus.jsonl" "${@:3}"
+  "$PYTHON" -m hyperasr.cli prepare torgo "$CORPUS" --out "$OUT/corpus.jsonl" "${@:3}"
 
 # Whole speakers for each part, patients and controls in all of them. Both microphones of an
 # utterance are of one speaker and thereby in one part.

@@ -20,7 +20,7 @@ export HELD_OUT=${HELD_OUT:-[dysarthria]}
 
 # Find the recordings and their words, once.
 [ -f "$OUT/corpus.jsonl" ] ||
-  "$PYTHON" -m hyperasr prepare ua_speech "$CORPUS" --out "$OUT/corpus.jsonl" --set mics=M5 "${@:3}"
+  "$PYTHON" -m hyperasr.cli prepare ua_speech "$CORPUS" --out "$OUT/corpus.jsonl" --set mics=M5 "${@:3}"
 
 # The usual split tests block 2 of the very people whose blocks 1 and 3 were trained on. Here the
 # people are unknown too: some are tested, on block 2, the others train on blocks 1 and 3. Texts are

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from eval.benchmarks import analysis_speed
-from eval.benchmarks.analysis_speed import MEASUREMENTS, AnalysisSpeedConfig, measure
+from eval.benchmarks.analysis_speed import AIM_GIB, MEASUREMENTS, AnalysisSpeedConfig, measure
+from eval.benchmarks.timing import in_own_process
 from eval.lib import results
 from hyperasr.errors import ConfigError
 
@@ -33,6 +34,17 @@ def test_angles_are_counted_by_hand_and_all_rows_are_written(tmp_path, monkeypat
     assert n["weights"] == 2 * 10 * 23  # ten utterances, the highest rank of 24 columns
     assert n["bootstrap"] is None
     assert "what the analysis costs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["neighbours", "leading"])
+def test_large_v3_takes_seconds_and_less_than_two_gib(what, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    row = in_own_process(measure, what, AnalysisSpeedConfig(threads=1))
+    assert row["peak_gib"] < AIM_GIB
+    # Ten seconds of CPU time on an idle core, twice that beside a busy one; the quadratic way that
+    # this guards against takes minutes.
+    assert row["cpu_seconds"] < 60
 
 
 def test_the_bootstrap_is_measured() -> None:

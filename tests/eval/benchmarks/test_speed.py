@@ -206,6 +206,7 @@ def test_the_program_writes_rows_that_others_read(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes on an idle machine
 def test_every_benchmark_runs(bench: Bench) -> None:
     for package in ("peft", "ctranslate2"):
         pytest.importorskip(package)
