@@ -141,7 +141,7 @@ class DecoderStep:
                 attention_mask=None,
                 encoder_hidden_states=self.states,
                 encoder_attention_mask=self.bias,
-                past_key_values=self._cache,
+                cache=self._cache,
                 use_cache=self._cache is not None,
             )
         return hidden

@@ -44,7 +44,7 @@ class DecoderStep:
         hidden = self.whisper.model.decoder(
             input_ids=tokens,
             encoder_hidden_states=self.states,
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=True,
         ).last_hidden_state
         return self.whisper.proj_out(hidden[:, -1])
