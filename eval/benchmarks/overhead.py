@@ -167,7 +167,7 @@ def start_seconds(wave: np.ndarray, model: str, scratch: Path) -> dict[str, floa
     """
     path = scratch / "start.wav"
     soundfile.write(path, wave, SAMPLE_RATE)
-    cli = ["-m", "hyperasr", "transcribe", str(path), "--model", model, "--offline"]
+    cli = ["-m", "hyperasr.cli", "transcribe", str(path), "--model", model, "--offline"]
     found = {}
     for name, arguments in (
         ("transcribe_s", cli),
