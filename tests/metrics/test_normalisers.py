@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperasr.errors import ConfigError
@@ -108,25 +106,27 @@ def test_only_whisper_deletes_fillers() -> None:
             assert normaliser(name)(f"the {filler} light") == f"the {filler} light"
 
 
-# Any text, and text of what the rules are about; for format characters see below.
-TEXTS = st.text() | st.text(st.sampled_from("aBl'-\u2019\u2010 .,\u00b4\u0130\u00e9\u3099\u304b1"))
+@pytest.mark.parametrize("name", ["spoken", "verbatim"])
+@given(text=st.text(st.sampled_from("aBl'-\u2019\u2010 .,\u00b4\u0130\u00e9\u00ad\u3099\u304b1")))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_normal_text_stays_as_it_is(name: str, text: str) -> None:
+    once = normaliser(name)(text)
+    assert normaliser(name)(once) == once
 
 
 @pytest.mark.parametrize("name", ["spoken", "verbatim"])
-@given(text=TEXTS)
-@settings(max_examples=600, deadline=None, derandomize=True)
+@given(text=st.text())
+@settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_text_stays_as_it_is_after_once(name: str, text: str) -> None:
-    assume(not any(unicodedata.category(char) == "Cf" for char in text))
     once = normaliser(name)(text)
     assert normaliser(name)(once) == once
     assert once == " ".join(once.split())
 
 
-@pytest.mark.xfail(strict=True, reason="mending it would change VERSION, and every stored hash")
 @pytest.mark.parametrize("text", ["\u304b\u00ad\u3099", "\u0130\u00ad\u3099"])
-def test_a_format_character_between_a_letter_and_its_mark(text: str) -> None:
-    """It is left out after NFKC, which therefore does not put the two together."""
+def test_a_format_character_between_a_letter_and_its_mark_is_not_seen(text: str) -> None:
     once = normaliser("spoken")(text)
+    assert once == normaliser("spoken")(text.replace("\u00ad", ""))
     assert normaliser("spoken")(once) == once
 
 
@@ -140,8 +140,8 @@ def test_hash_is_of_name_version_and_mapping(monkeypatch: pytest.MonkeyPatch) ->
     hashes = {name: normaliser(name).hash for name in NAMES}
     assert len(set(hashes.values())) == len(NAMES)
     # These rules are ours: when what they return changes, VERSION must change, and this with it.
-    assert hashes["spoken"] == "84066ce1634d"
-    assert hashes["verbatim"] == "6546c6229912"
+    assert hashes["spoken"] == "2c3fe60e03f3"
+    assert hashes["verbatim"] == "38cad203f50c"
     monkeypatch.setattr("hyperasr.metrics.normalisers.VERSION", "another")
     assert normaliser.__wrapped__("spoken").hash != hashes["spoken"]
     assert normaliser.__wrapped__("whisper").hash == hashes["whisper"]

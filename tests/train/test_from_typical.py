@@ -12,6 +12,7 @@ from hyperasr.cli.parser import main as hyperasr
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
 from hyperasr.whisper.backbone import Backbone
 from train.data import writing
@@ -56,6 +57,43 @@ def test_a_folder_of_speech_becomes_a_model(
     model = HyperASR.from_pretrained(out / "best", offline=True)
     assert model.source_config.targets == ("decoder.fc1",)
     assert hyperasr(["transcribe", dev[0].path, "--model", str(out / "best"), "--offline"]) == 0
+
+
+@pytest.mark.slow
+def test_real_speech_and_the_embedded_backbone(
+    shared_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Four speakers of AN4, as they lie in their table; no manifest, no copy."""
+    root = shared_data / "an4-train"
+    head, *lines = (root / "manifest.csv").read_text().splitlines()
+    chosen = [
+        own
+        for name in ("fash", "fclc", "mblb", "mcel")
+        for own in [line for line in lines if line.startswith(f"{name}/")][:3]
+    ]
+    speech = tmp_path / "speech"
+    for line in chosen:
+        path = Path(line.split(",")[0])
+        (speech / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, speech / path)
+    (speech / "manifest.csv").write_text("\n".join([head, *chosen]) + "\n")
+    out = tmp_path / "mine"
+    arguments = f"--speech {speech} --out {out} --steps 2 --batch_size 4"
+    arguments += " --workers 1 --must_help false"
+    monkeypatch.setattr("sys.argv", ["from_typical", *arguments.split()])
+    start()
+    printed = capsys.readouterr().out
+    assert printed.index("GiB on disk") < printed.index("done: hyperasr transcribe")
+    assert "taken in lower case" in printed
+    dev = read_manifest(out / "dev.jsonl")
+    assert {row.speaker for row in dev} < {"fash", "fclc", "mblb", "mcel"}
+    assert hyperasr(["transcribe", dev[0].path, "--model", str(out / "best"), "--offline"]) == 0
+    alike = normaliser("spelled")
+    said, meant = (set(alike(t).split()) for t in (capsys.readouterr().out, dev[0].text or ""))
+    assert said & meant, "two steps do not spoil the backbone"
 
 
 def test_speakers_are_split_whole_and_always_alike() -> None:
