@@ -49,6 +49,12 @@ class Objective(nn.Module):
         """Return the parts of the ELBO."""
         return self.model(batch).losses()
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Name the parameters whose learning rate is not the run's, with the factor on it."""
+        source = self.model.source
+        scales = source.learning_rate_scales() if isinstance(source, HyperNet) else {}
+        return {f"model.source.{name}": scale for name, scale in scales.items()}
+
     def at_step(self, step: int, n_steps: int) -> None:
         """Pass on where training is, for a warm-up of the divergence."""
         self.model.at_step(step, n_steps)

@@ -82,6 +82,11 @@ class BayesHyperNet(HyperNet):
         more = sum(s.n_layer * sum(self._n_deviations(s)) for s in self.targets.values())
         return super().n_generated_per_utterance + more
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return them for the heads of the means and of the deviations; see `HyperNet`."""
+        sigma = [f"sigma_heads.{key}.weight" for key in self.sigma_heads]
+        return super().learning_rate_scales() | dict.fromkeys(sigma, 1 / self.config.d_hidden)
+
     def forward(
         self,
         speaker_emb: Tensor | None = None,

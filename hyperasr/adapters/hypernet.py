@@ -128,6 +128,16 @@ class HyperNet(AdapterSource):
         """Outputs of the heads for one utterance, over all layers."""
         return sum(s.n_layer * sum(self._n_outputs(s)) for s in self.targets.values())
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return by parameter name what its learning rate is multiplied with, where it is not 1.
+
+        A head adds up d_hidden trunk states of unit size, so a step of Adam moves its outputs by
+        up to d_hidden times as much as the biases beside them; its rate is divided by d_hidden
+        (Yang et al. 2022, Tensor Programs V, arXiv 2203.03466, table 3: output weights).
+        """
+        last = [f"heads.{key}.{len(self.heads[key]) - 1}.weight" for key in self.heads]
+        return dict.fromkeys(last, 1 / self.config.d_hidden)
+
     @torch.no_grad()
     def fit_embedding(self, embs: Tensor | Iterable[Tensor]) -> None:
         """Take mean and deviation of each embedding dimension from training data.

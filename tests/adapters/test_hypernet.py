@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -260,3 +261,27 @@ def test_bad_embeddings(emb: Tensor) -> None:
         net.fit_embedding(emb / 0)
     with pytest.raises(ConfigError, match="at least one target"):
         HyperNet(SMALL, {})
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("width", [16, 128])
+def test_a_step_moves_what_a_head_adds_about_as_far_as_the_bias_at_any_width(
+    head: str, width: int, emb: Tensor
+) -> None:
+    config = replace(SMALL, head=head, d_hidden=width)
+    net = HyperNet(config, FC1)
+    bias_net = copy.deepcopy(net)
+    scales = net.learning_rate_scales()
+    assert set(scales) <= dict(net.named_parameters()).keys()
+    groups = [
+        {"params": [p], "lr": 0.01 * scales.get(name, 1.0)} for name, p in net.named_parameters()
+    ]
+    optimizer = torch.optim.Adam(groups)
+    before = net(emb).targets["decoder.fc1"].B
+    before.sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        bias_net.bias_B["decoder_fc1"].copy_(net.bias_B["decoder_fc1"])
+        by_bias = (bias_net(emb).targets["decoder.fc1"].B - before).abs().mean()
+        by_head = (net(emb).targets["decoder.fc1"].B - before).abs().mean() - by_bias
+    assert 0.02 * by_bias < by_head < 2 * by_bias

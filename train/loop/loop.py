@@ -220,8 +220,8 @@ class _Run:
             check_settings(folder, self.settings)
         # Weights spread over processes (FSDP) serve training only; a whole copy is evaluated.
         self.whole = copy.deepcopy(model) if _is_spread(accelerator) else None
-        trained = [p for _, p in _trained(model)]
-        optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+        groups = by_learning_rate(model)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.averager = Averager(model, config.ema) if config.ema else None
         self.average = self.averager.weights if self.averager else None
@@ -240,7 +240,7 @@ class _Run:
         started = time.monotonic()
         for step in range(self.start, config.steps):
             for group in self.optimizer.param_groups:
-                group["lr"] = config.lr * learning_rate_factor(step, config)
+                group["lr"] = config.lr * group["scale"] * learning_rate_factor(step, config)
             self.wrapped.train()
             if at_step is not None:
                 at_step(step, config.steps)
@@ -301,6 +301,18 @@ class _Run:
                 notes={"settings": self.settings, "parts": parts},
                 writes=main,
             )
+
+
+def by_learning_rate(model: nn.Module) -> list[dict[str, Any]]:
+    """Group the trained parameters by the ``scale`` of their learning rate, which the model names.
+
+    A model that names none has one group of scale 1.
+    """
+    scales = getattr(model, "learning_rate_scales", dict)()
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in _trained(model):
+        groups.setdefault(scales.get(name, 1.0), []).append(parameter)
+    return [{"params": group, "scale": scale} for scale, group in groups.items()]
 
 
 def _is_spread(accelerator: Accelerator) -> bool:

@@ -187,7 +187,11 @@ def test_learning_rate_without_warm_up_or_cool_down() -> None:
 
 
 def test_the_learning_rate_is_the_one_used(tmp_path: Path) -> None:
-    # AdamW's first step moves every weight by the learning rate.
+    # AdamW's first step moves every weight by its learning rate, which the model may scale.
+    class Scaled(Model):
+        def learning_rate_scales(self) -> dict[str, float]:
+            return {"last.weight": 0.25}
+
     config = LoopConfig(steps=4, warmup=0.5, lr=0.01, weight_decay=0.0, save_every=1)
 
     def one_step(number: int) -> tuple[Tensor, Tensor]:
@@ -196,11 +200,12 @@ def test_the_learning_rate_is_the_one_used(tmp_path: Path) -> None:
         return draw(number)
 
     with pytest.raises(Killed):
-        train(tmp_path, config, Model(dropout=0.0), one_step)
+        train(tmp_path, config, Scaled(dropout=0.0), one_step)
     (saved,) = tmp_path.glob("state*/state.safetensors")
-    moved = load_file(saved)["model.last.weight"] - Model().last.weight.detach()
-    expected = 0.01 * learning_rate_factor(0, config)
-    torch.testing.assert_close(moved.abs(), torch.full_like(moved, expected), rtol=1e-3, atol=0)
+    for name, scale in (("last.weight", 0.25), ("last.bias", 1.0), ("hidden.weight", 1.0)):
+        moved = load_file(saved)[f"model.{name}"] - Model().get_parameter(name).detach()
+        expected = torch.full_like(moved, 0.01 * scale * learning_rate_factor(0, config))
+        torch.testing.assert_close(moved.abs(), expected, rtol=1e-3, atol=0)
 
 
 def test_the_best_checkpoint_is_the_lowest_score(tmp_path: Path) -> None:
