@@ -8,7 +8,7 @@ from pathlib import Path
 from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.cohorts.sampler import check_speaker_power
-from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.simulate import COHORTS, check_simulated
 from hyperasr.cohorts.views import Variety
 from hyperasr.errors import ConfigError
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -36,7 +36,8 @@ class MetaConfig:
     dev: Path = Path("runs/data/dev.jsonl")
     """Manifest of speakers kept out for choosing the best checkpoint."""
     simulate: tuple[str, ...] = COHORTS
-    """Cohorts to simulate on typical recordings; empty simulates nothing."""
+    """Cohorts to simulate on typical recordings, several joined by ``+`` for people with mixed
+    traits; empty simulates nothing."""
     cache: Path = Path("runs/cache")
     """Folder of all caches."""
     out: Path = Path("runs/hypernet")
@@ -84,10 +85,8 @@ class MetaConfig:
 
     def __post_init__(self) -> None:
         check_speaker_power(self.speaker_power)
-        if unknown := [cohort for cohort in self.simulate if cohort not in COHORTS]:
-            raise ConfigError(
-                f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}"
-            )
+        for cohort in self.simulate:
+            check_simulated(cohort)
         if (self.teacher is None) != (self.objective.teacher == 0):
             raise ConfigError(
                 f"teacher is {self.teacher} and objective.teacher {self.objective.teacher:g}; give "

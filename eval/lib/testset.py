@@ -17,7 +17,7 @@ from eval.lib.systems import BACKBONE, UNADAPTED
 from eval.lib.tables import print_lines
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.simulate import COHORTS, check_simulated
 from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, render_view
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.protocols import protocol
@@ -100,10 +100,8 @@ class BenchConfig:
                 f"unadapted is {list(self.unadapted)}; it holds {BACKBONE!r} and may hold "
                 f"{', '.join(name for name in UNADAPTED if name != BACKBONE)}"
             )
-        if unknown := [cohort for cohort in self.simulate if cohort not in COHORTS]:
-            raise ConfigError(
-                f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}"
-            )
+        for cohort in self.simulate:
+            check_simulated(cohort)
         reserved = sorted(n for n in self.systems if n in UNADAPTED or "@" in n)
         if reserved:
             raise ConfigError(f"a system cannot be called {reserved[0]!r}; choose another name")

@@ -22,9 +22,9 @@ import soundfile
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import write_manifest
-from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
+from hyperasr.cohorts.simulate import COHORTS, VERSION, check_simulated, simulate
 from hyperasr.cohorts.views import TYPICAL, View, plan_views
-from hyperasr.errors import ConfigError, HyperASRError, ManifestError
+from hyperasr.errors import HyperASRError, ManifestError
 from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_write_bytes, atomic_write_text
 from hyperasr.util.workers import WorkerPool
@@ -75,8 +75,8 @@ def simulate_corpus(
         ConfigError: an unknown cohort or an impossible severity.
         ManifestError: not one recording could be made.
     """
-    if unknown := [cohort for cohort in cohorts if cohort not in COHORTS]:
-        raise ConfigError(f"no cohort {unknown[0]!r} to simulate; there are {', '.join(COHORTS)}")
+    for cohort in cohorts:
+        check_simulated(cohort)
     typical = [u for u in utterances if u.cohort == TYPICAL]
     if utterances and not typical:
         raise ManifestError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from hyperasr.audio.reading import load
 from hyperasr.cohorts.acoustics import change_place, change_speed
-from hyperasr.cohorts.simulate import COHORTS, VERSION, simulate
+from hyperasr.cohorts.simulate import COHORTS, VERSION, check_simulated, simulate
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.types import Utterance
 
@@ -137,10 +137,9 @@ def plan_views(
         ConfigError: a cohort that cannot be simulated, a severity outside [0, 1], or nobody to
             simulate.
     """
-    if unknown := [cohort for cohort in cohorts if cohort not in (*COHORTS, TYPICAL)]:
-        raise ConfigError(
-            f"no cohort {unknown[0]!r} to simulate; there are {', '.join((*COHORTS, TYPICAL))}"
-        )
+    for cohort in cohorts:
+        if cohort != TYPICAL:
+            check_simulated(cohort)
     if severities is not None and not (severities and all(0 <= s <= 1 for s in severities)):
         raise ConfigError(f"severities are {list(severities)}; give some, each in [0, 1]")
     if people_per_speaker < 1:

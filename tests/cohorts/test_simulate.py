@@ -16,6 +16,7 @@ import pytest
 from hyperasr.cohorts.simulate import (
     COHORTS,
     Simulated,
+    _strengths,
     dysarthria,
     parkinson,
     simulate,
@@ -30,6 +31,7 @@ PROFILE = {
     "dysarthria": dysarthria.profile,
     "parkinson": parkinson.profile,
 }
+MIXED = "dysarthria+parkinson+stuttering"
 Speech = tuple[np.ndarray, str]
 
 
@@ -52,7 +54,7 @@ def clean(result: Simulated) -> str:
     return " ".join(kept)
 
 
-@pytest.mark.parametrize("cohort", COHORTS)
+@pytest.mark.parametrize("cohort", [*COHORTS, MIXED])
 def test_same_seeds_same_result_in_another_process(speech: Speech, cohort: str) -> None:
     code = (
         "import sys; sys.path[:0] = [sys.argv[1]]\n"
@@ -66,7 +68,7 @@ def test_same_seeds_same_result_in_another_process(speech: Speech, cohort: str) 
     assert other.stdout.strip() == digest(run(speech, cohort, 0.8, 3, 5))
 
 
-@pytest.mark.parametrize("cohort", COHORTS)
+@pytest.mark.parametrize("cohort", [*COHORTS, MIXED])
 def test_seed_and_speaker_both_matter(speech: Speech, cohort: str) -> None:
     first = run(speech, cohort, 0.8, 3, 5).waveform
     for other in (run(speech, cohort, 0.8, 3, 6), run(speech, cohort, 0.8, 4, 5)):
@@ -237,7 +239,32 @@ def test_odd_recordings_do_not_crash(cohort: str, name: str, text: str) -> None:
     assert len(result.words) == len(text.split())
 
 
+def test_people_with_mixed_traits(speech: Speech) -> None:
+    assert np.array_equal(run(speech, MIXED, 0.0).waveform, speech[0])
+    for person in SPEAKERS:
+        mixed, strengths = run(speech, MIXED, 0.8, person), _strengths(MIXED, 0.8, person)
+        assert max(strengths.values()) == pytest.approx(0.8)
+        assert min(strengths.values()) >= 0.05
+        assert list(strengths) == [
+            n for n in ("dysarthria", "parkinson", "stuttering") if n in strengths
+        ]
+        # The same one after the other, by hand.
+        waveform, heard = speech
+        for name, strength in strengths.items():
+            part = simulate(waveform, heard, name, strength, seed=1, speaker=person)
+            waveform, heard = part.waveform, part.verbatim
+        assert np.array_equal(mixed.waveform, waveform)
+        assert (mixed.text, mixed.verbatim, mixed.cohort) == (speech[1], heard, MIXED)
+        assert (mixed.events, mixed.words) == ((), ())
+    assert len({tuple(_strengths(MIXED, 1.0, person).items()) for person in SPEAKERS}) == 6
+    assert set(_strengths("dysarthria+stuttering", 1.0, 3)) <= {"dysarthria", "stuttering"}
+
+
 def test_bad_settings_are_named(speech: Speech) -> None:
+    with pytest.raises(ConfigError, match=r"'lisp'.*mixtures such as stuttering\+dysarthria"):
+        run(speech, "stuttering+lisp", 0.5)
+    with pytest.raises(ConfigError, match="with itself"):
+        run(speech, "stuttering+stuttering", 0.5)
     with pytest.raises(ConfigError, match="stuttering, dysarthria, parkinson"):
         run(speech, "lisp", 0.5)
     for severity in (-0.1, 1.1, float("nan"), "high"):
