@@ -232,3 +232,25 @@ def test_people_of_any_cohort_enrol_with_their_own_recordings(
     write_manifest(patients / "silent.jsonl", rows)
     with pytest.raises(ConfigError, match="of the cohort 'als' \\(clinic\\) has a text"):
         individual.people_of(replace(config, manifest=patients / "silent.jsonl"), random_backbone)
+
+
+def test_words_are_rows_with_a_cache_of_their_own(
+    config: Callable[..., MetaConfig], patients: Path, random_backbone: Backbone
+) -> None:
+    whole = read_manifest(patients / "train.jsonl")
+    cut = [
+        replace(row, id=f"{row.id}/0-1", text="Yes.", start_s=0.1, end_s=0.6)
+        for row in whole
+        if row.cohort == TYPICAL
+    ]
+    write_manifest(patients / "words.jsonl", cut)
+    alone, _ = data_of(config(), random_backbone, Accelerator(cpu=True))
+    both, _ = data_of(
+        config(words=patients / "words.jsonl"), random_backbone, Accelerator(cpu=True)
+    )
+    n = len(alone.cache)
+    assert both.cache.meta["id"][:n] == alone.cache.meta["id"]
+    assert all("/0-1/" in name for name in both.cache.meta["id"][n:])
+    assert set(both.cache.meta["cohort"][n:]) == {TYPICAL, "stuttering"}
+    drawn = {name for number in range(20) for name in both(number).ids}
+    assert {"/0-1/" in name for name in drawn} == {True, False}
