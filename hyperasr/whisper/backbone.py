@@ -26,6 +26,7 @@ from hyperasr.audio.mel import (
 )
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.types import Decoded, EncoderOutput
+from hyperasr.whisper.biasing import ExpectedWords, word_starts
 from hyperasr.whisper.decoder import DecoderStep, alignment_heads, attention_bias, zero_padding
 from hyperasr.whisper.languages import MULTILINGUAL_VOCABULARY, language_tokens, prompt_tokens
 from hyperasr.whisper.loading import (
@@ -511,7 +512,12 @@ class Backbone(nn.Module):
         how: dict[str, Any] = {"eos": self.eos, "config": config, "max_tokens": max_tokens}
         if k == 1:
             return greedy(step, prompt, stop=stop, **how)
-        return beam(step, step.reorder, prompt, stop=stop, **how)
+        expected = None
+        if config.expected:
+            n_vocab = int(self.whisper.config.vocab_size)
+            starts = word_starts(self.vocabulary, self.eos, n_vocab)
+            expected = ExpectedWords(config.expected, starts, config.bonus)
+        return beam(step, step.reorder, prompt, stop=stop, expected=expected, **how)
 
     def piece(self, token: int) -> str:
         """Return the text of one token, with the blank before it."""

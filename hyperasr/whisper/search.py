@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hyperasr.errors import ConfigError, HyperASRError, ShapeError
 from hyperasr.types import Decoded
+from hyperasr.whisper.biasing import ExpectedWords
 from hyperasr.whisper.stopping import StopAfterSound
 
 __all__ = ["Reorder", "SearchConfig", "Step", "beam", "greedy", "text_only"]
@@ -51,6 +52,10 @@ class SearchConfig:
     """0 takes the most probable token; above 0 tokens are drawn, the more evenly the higher."""
     seeds: tuple[int, ...] = ()
     """With a temperature, a seed for each row: what a row draws depends on nothing else."""
+    expected: tuple[tuple[int, ...], ...] = ()
+    """Tokens of each expected word, the blank before it included; only with beams."""
+    bonus: float = 0.0
+    """Of each token of an expected word, in nats; see `hyperasr.whisper.biasing`."""
     stop: bool = True
     """With a margin of silence, end a text that begins again after the end of the sound; see
     `hyperasr.whisper.stopping`."""
@@ -64,6 +69,9 @@ class SearchConfig:
             raise ConfigError(f"temperature is {self.temperature}; it must be 0 or more")
         if self.temperature and self.beam_size > 1:
             raise ConfigError("tokens are drawn without beams: set beam_size 1 or temperature 0")
+        if self.expected and self.beam_size == 1:
+            raise ConfigError("expected words need beams, such as beam_size 5")
+        object.__setattr__(self, "expected", tuple(map(tuple, self.expected)))
         for name in ("suppress", "begin_suppress", "prefix", "seeds"):
             # A list would pass as well, but the config is to be hashable.
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -153,6 +161,7 @@ def beam(
     config: SearchConfig,
     max_tokens: Tensor | None = None,
     stop: StopAfterSound | None = None,
+    expected: ExpectedWords | None = None,
 ) -> Decoded:
     """Search with `config.beam_size` hypotheses for each utterance.
 
@@ -169,6 +178,8 @@ def beam(
         config: search settings.
         max_tokens: a limit for each utterance (n_utt,), on top of the config's; 0 decodes nothing.
         stop: drops hypotheses that begin again, in favour of those that ended there.
+        expected: words whose tokens add to a hypothesis's score; log-probabilities stay the
+            model's.
     Returns:
         The best hypothesis of each utterance.
     Raises:
@@ -188,7 +199,10 @@ def beam(
     new = _prefixed(prompt, config).repeat_interleave(k, dim=0)
     for index in range(n_steps):
         logprobs = allowed(step(new), first=index == 0).log_softmax(dim=-1)
-        candidates, parents = running.extended(logprobs.view(n_utt, k, -1), index)
+        more = None
+        if expected is not None:
+            more = expected(running.tokens[:, :, :index].flatten(0, 1)).view(n_utt, k, -1)
+        candidates, parents = running.extended(logprobs.view(n_utt, k, -1), index, more)
         broken |= (running.score[:, 0] > -torch.inf) & candidates.score[:, 0].isnan()
         if stop is not None:
             stop.look()
@@ -254,10 +268,19 @@ class _Hypotheses:
             torch.zeros(n_utt, n, n_steps, device=device),
         )
 
-    def extended(self, logprobs: Tensor, index: int) -> tuple[_Hypotheses, Tensor]:
-        """Return the best 2 n with one more token, best first, and the beam each comes from."""
+    def extended(
+        self, logprobs: Tensor, index: int, more: Tensor | None = None
+    ) -> tuple[_Hypotheses, Tensor]:
+        """Return the best 2 n with one more token, best first, and the beam each comes from.
+
+        Args:
+            logprobs: of the next token (n_utt, n, n_vocab).
+            index: of that token.
+            more: what counts beside them in the score, of the same shape.
+        """
         n, n_vocab = logprobs.shape[1:]
-        totals = (logprobs + self.score[:, :, None]).flatten(1)
+        totals = logprobs + self.score[:, :, None]
+        totals = (totals if more is None else totals + more).flatten(1)
         score, flat = totals.topk(min(2 * n, n * n_vocab), dim=1)
         parents = flat // n_vocab
         extended = self._at(parents)
