@@ -24,6 +24,7 @@ __all__ = [
     "Transcript",
     "Unclear",
     "Utterance",
+    "Word",
     "real_mask",
 ]
 
@@ -331,6 +332,31 @@ class Unclear:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word as it was decoded.
+
+    Attributes:
+        text: the word, with its punctuation.
+        probability: of the word, in [0, 1].
+        start, end: when it was said, in seconds of the recording; None where word times were not
+            asked for.
+        uncertainty: 0 (certain) to 1: the share of posterior samples that say something else there;
+            None where none were drawn.
+    """
+
+    text: str
+    probability: float
+    start: float | None = None
+    end: float | None = None
+    uncertainty: float | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is to be marked: improbable, or in doubt among posterior samples."""
+        return self.probability < UNCERTAIN or (self.uncertainty or 0.0) > 1 - UNCERTAIN
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of one recording and its text; times in seconds of the whole recording.
 
@@ -338,10 +364,7 @@ class Segment:
         start_s, end_s: where it lies.
         text: as decoded: every repetition, filler and part-word stays.
         logprob: average log-probability of its tokens.
-        words: its words, each with its probability.
-        times: start and end of each word; empty where they were not asked for.
-        uncertainty: of each word, 0 (certain) to 1: the share of posterior samples that say
-            something else there; empty where none were drawn.
+        words: its words.
         edits: what makes the clean text of the verbatim one.
         clean: the text without fillers, repetitions and part-words; None where not asked for.
         unclear: stretches in which the decoder ran away.
@@ -351,17 +374,10 @@ class Segment:
     end_s: float
     text: str
     logprob: float
-    words: tuple[tuple[str, float], ...] = ()
-    times: tuple[tuple[float, float], ...] = ()
-    uncertainty: tuple[float, ...] = ()
+    words: tuple[Word, ...] = ()
     edits: tuple[Edit, ...] = ()
     clean: str | None = None
     unclear: tuple[Unclear, ...] = ()
-
-    def is_uncertain(self, index: int) -> bool:
-        """Say whether a word is to be marked: improbable, or in doubt among posterior samples."""
-        doubt = self.uncertainty[index] if self.uncertainty else 0.0
-        return self.words[index][1] < UNCERTAIN or doubt > 1 - UNCERTAIN
 
 
 @dataclass(frozen=True)
@@ -387,3 +403,8 @@ class Transcript:
     clean: str | None = None
     discarded_s: float = 0.0
     language: str = "en"
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all segments."""
+        return tuple(word for segment in self.segments for word in segment.words)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from hyperasr.transcription.disfluency import UNCLEAR
-from hyperasr.types import Segment, Transcript
+from hyperasr.types import Segment, Transcript, Word
 
 __all__ = [
     "UNCERTAIN_STYLE",
@@ -54,19 +54,19 @@ def marked_segment(segment: Segment, mode: str = "verbatim") -> Text:
     while index < len(segment.words):
         edit = replaced.get(index)
         # An edit may replace a word by its own end: that is as uncertain as the word.
-        word = segment.words[index][0] if edit is None else edit.replacement
+        word = segment.words[index].text if edit is None else edit.replacement
         last = index + 1 if edit is None else edit.last
         if word:
-            styled.append(Text(word, style=_style(segment, last - 1)))
+            styled.append(Text(word, style=_style(segment.words[last - 1])))
         index = last
     text = Text(" ").join(styled)
     return text if text.plain == plain else Text(plain)  # no words, or written without blanks
 
 
-def _style(segment: Segment, index: int) -> str:
-    if segment.words[index][0] == UNCLEAR:
+def _style(word: Word) -> str:
+    if word.text == UNCLEAR:
         return UNCLEAR_STYLE
-    return UNCERTAIN_STYLE if segment.is_uncertain(index) else ""
+    return UNCERTAIN_STYLE if word.doubtful else ""
 
 
 class Reporter:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyperasr.transcription.disfluency import UNCLEAR, clean_edits
@@ -48,19 +48,18 @@ def csv_table(transcript: Transcript) -> str:
     for number, segment in enumerate(transcript.segments, start=1):
         edited = {i: edit for edit in segment.edits for i in range(edit.first, edit.last)}
         reasons = {u.word: u.reason for u in segment.unclear}
-        for index, (word, probability) in enumerate(segment.words):
+        for index, word in enumerate(segment.words):
             edit = edited.get(index)
             last = edit is not None and index == edit.last - 1
-            times = segment.times[index] if segment.times else None
-            doubt = segment.uncertainty[index] if segment.uncertainty else None
             writer.writerow(
                 [
                     transcript.id,
                     number,
-                    word,
-                    *(("", "") if times is None else (f"{t:.3f}" for t in times)),
-                    f"{probability:.4f}",
-                    "" if doubt is None else f"{doubt:.4f}",
+                    word.text,
+                    "" if word.start is None else f"{word.start:.3f}",
+                    "" if word.end is None else f"{word.end:.3f}",
+                    f"{word.probability:.4f}",
+                    "" if word.uncertainty is None else f"{word.uncertainty:.4f}",
                     "" if edit is None else edit.kind,
                     edit.replacement if edit is not None and last else "",
                     reasons.get(index, ""),
@@ -82,12 +81,19 @@ def textgrid(transcript: Transcript) -> str:
     Tiers: ``segments``, ``words``, ``probability``, and where there is any ``uncertainty``,
     ``clean``, ``edits`` and ``unclear`` (the reason).
     """
-    segments, words = transcript.segments, list(_words(transcript.segments))
+    segments = transcript.segments
+    timed = [
+        (w, _Interval(w.start, w.end, w.text))
+        for w in transcript.words
+        if w.start is not None and w.end is not None
+    ]
     tiers = {
         "segments": [_Interval(s.start_s, s.end_s, s.text) for s in segments],
-        "words": [_Interval(*times, word) for word, times, _, _ in words],
-        "probability": [_Interval(*times, f"{p:.2f}") for _, times, p, _ in words],
-        "uncertainty": [_Interval(*times, f"{u:.2f}") for _, times, _, u in words if u is not None],
+        "words": [at for _, at in timed],
+        "probability": [replace(at, text=f"{w.probability:.2f}") for w, at in timed],
+        "uncertainty": [
+            replace(at, text=f"{w.uncertainty:.2f}") for w, at in timed if w.uncertainty is not None
+        ],
         "clean": [_Interval(s.start_s, s.end_s, s.clean) for s in segments if s.clean is not None],
         "edits": [
             _Interval(e.start_s, e.end_s, f"{e.kind}: {e.text}")
@@ -107,17 +113,6 @@ def textgrid(transcript: Transcript) -> str:
     for number, (name, tier) in enumerate(filled.items(), start=1):
         lines += _tier(number, name, _covering(tier, end_s), end_s)
     return "\n".join(lines) + "\n"
-
-
-def _words(
-    segments: Iterable[Segment],
-) -> Iterable[tuple[str, tuple[float, float], float, float | None]]:
-    """Yield the words that have times, with probability and uncertainty."""
-    for segment in segments:
-        for index, (word, probability) in enumerate(segment.words):
-            if segment.times:
-                doubt = segment.uncertainty[index] if segment.uncertainty else None
-                yield word, segment.times[index], probability, doubt
 
 
 def _filled(tier: Sequence[_Interval]) -> list[_Interval]:
@@ -181,21 +176,24 @@ def chat(transcript: Transcript) -> str:
 
 
 def _chat_lines(segment: Segment, language: str) -> list[str]:
-    kept = [(i, _chat_word(word)) for i, (word, _) in enumerate(segment.words)]
-    kept = [(i, word) for i, word in kept if word]
+    kept = [(word, written) for word in segment.words if (written := _chat_word(word.text))]
     if not kept:
         return []
-    words = [word for _, word in kept]
+    words = [written for _, written in kept]
     # Of words without case and punctuation, so that no edit reaches over to a neighbour.
     edits = clean_edits([UNCLEAR if w == "xxx" else w.casefold() for w in words], (), language)
     stop = segment.text.rstrip("\"')")[-1:]
     stop = stop if stop in ".?!" else "."
     text = " ".join(_chat_marked(words, edits))
     lines = [f"*PAR:\t{text} {stop} {_bullet(segment.start_s, segment.end_s)}"]
-    if segment.times:
-        timed = (f"{word} {_bullet(*segment.times[i])}" for i, word in kept)
+    timed = [
+        f"{written} {_bullet(word.start, word.end)}"
+        for word, written in kept
+        if word.start is not None and word.end is not None
+    ]
+    if timed:
         lines.append(f"%wor:\t{' '.join(timed)} {stop}")
-    chances = " ".join(f"{segment.words[i][1]:.2f}" for i, _ in kept)
+    chances = " ".join(f"{word.probability:.2f}" for word, _ in kept)
     lines.append(f"%xpro:\t{chances}")
     return lines
 

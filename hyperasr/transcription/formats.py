@@ -18,7 +18,7 @@ from hyperasr.errors import ConfigError
 from hyperasr.transcription.annotations import chat, csv_table, textgrid
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
-from hyperasr.types import Edit, Segment, Transcript, Unclear
+from hyperasr.types import Edit, Segment, Transcript, Unclear, Word
 
 __all__ = [
     "FORMATS",
@@ -188,16 +188,21 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "end_s": round(segment.end_s, 3),
         "text": segment.text,
         "logprob": round(segment.logprob, 4),
-        "words": [{"word": w, "probability": round(p, 4)} for w, p in segment.words],
+        "words": [_word(word) for word in segment.words],
     }
-    for word, (start_s, end_s) in zip(values["words"], segment.times, strict=False):
-        word |= {"start_s": round(start_s, 3), "end_s": round(end_s, 3)}
-    for word, doubt in zip(values["words"], segment.uncertainty, strict=False):
-        word["uncertainty"] = round(doubt, 4)
     if segment.clean is not None:
         values |= {"clean": segment.clean, "edits": [_plain(edit) for edit in segment.edits]}
     if segment.unclear:
         values["unclear"] = [_plain(u) for u in segment.unclear]
+    return values
+
+
+def _word(word: Word) -> dict[str, Any]:
+    values: dict[str, Any] = {"word": word.text, "probability": round(word.probability, 4)}
+    if word.start is not None and word.end is not None:
+        values |= {"start_s": round(word.start, 3), "end_s": round(word.end, 3)}
+    if word.uncertainty is not None:
+        values["uncertainty"] = round(word.uncertainty, 4)
     return values
 
 
@@ -218,7 +223,7 @@ def _srt(transcript: Transcript, mode: str) -> str:
 def _vtt(transcript: Transcript, mode: str) -> str:
     blocks = []
     for segment, text in _spoken(transcript, mode):
-        if mode != "clean" and segment.times:
+        if mode != "clean" and any(word.start is not None for word in segment.words):
             line = _timed_caption(segment)
         else:
             line = _caption(text, markup=True)
@@ -231,16 +236,14 @@ def _timed_caption(segment: Segment) -> str:
     """Return words with the time each begins at, uncertain ones of the class `uncertain`."""
     parts = []
     latest = round(segment.start_s, 3)
-    for index, ((word, _), (start_s, _)) in enumerate(
-        zip(segment.words, segment.times, strict=True)
-    ):
-        shown = _caption(word, markup=True)
-        if segment.is_uncertain(index):
+    for word in segment.words:
+        shown = _caption(word.text, markup=True)
+        if word.doubtful:
             shown = f"<c.uncertain>{shown}</c>"
         # WebVTT wants them to grow and to lie inside the cue.
-        if latest < round(start_s, 3) < round(segment.end_s, 3):
-            latest = round(start_s, 3)
-            shown = f"<{_time(start_s, '.')}>{shown}"
+        if word.start is not None and latest < round(word.start, 3) < round(segment.end_s, 3):
+            latest = round(word.start, 3)
+            shown = f"<{_time(word.start, '.')}>{shown}"
         parts.append(shown)
     return " ".join(parts)
 

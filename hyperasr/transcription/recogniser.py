@@ -23,14 +23,14 @@ from hyperasr.transcription.repetition_loop import RepetitionLoop, find_loops
 from hyperasr.transcription.words import (
     NO_BLANKS,
     Attention,
-    Word,
     attend,
     fit_to_sound,
     printable,
     word_times,
     words_of,
 )
-from hyperasr.types import Batch, Segment, Unclear
+from hyperasr.transcription.words import Word as TokenWord
+from hyperasr.types import Batch, Segment, Unclear, Word
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.languages import language_code
 from hyperasr.whisper.search import SearchConfig, text_only
@@ -267,9 +267,11 @@ class Recogniser:
         ]
         doubted = []
         for index, (segment, warnings) in enumerate(decoded):
-            said = _comparable(word for word, _ in segment.words)
+            said = _comparable(word.text for word in segment.words)
             doubt, _ = disagreement(said, texts[index * k : (index + 1) * k])
-            doubted.append((replace(segment, uncertainty=doubt), warnings))
+            words = zip(segment.words, doubt, strict=True)
+            in_doubt = tuple(replace(word, uncertainty=share) for word, share in words)
+            doubted.append((replace(segment, words=in_doubt), warnings))
         return doubted
 
     def _recognised(self, spoken: SpeechSegment, row: _Row) -> Recognised:
@@ -307,8 +309,10 @@ class Recogniser:
             end_s=spoken.end_s,
             text=text,
             logprob=row.score,
-            words=tuple((word.text, word.probability) for word in words),
-            times=tuple(times) if options.word_times else (),
+            words=tuple(
+                Word(word.text, word.probability, *(times[i] if options.word_times else ()))
+                for i, word in enumerate(words)
+            ),
             unclear=unclear,
         )
         if options.mode != "verbatim":
@@ -346,10 +350,10 @@ def _search(backbone: Backbone, options: TranscribeOptions) -> SearchConfig:
 
 def _marked(
     spoken: SpeechSegment,
-    words: list[Word],
+    words: list[TokenWord],
     times: list[tuple[float, float]],
     loop: RepetitionLoop,
-) -> tuple[list[Word], list[tuple[float, float]], tuple[Unclear, ...]]:
+) -> tuple[list[TokenWord], list[tuple[float, float]], tuple[Unclear, ...]]:
     """Put one ``[unclear]`` in place of the words of a decoder that ran away."""
     first, last = loop.first, loop.last
     # A word that was begun before is kept: it may be the last one that was said.
@@ -361,7 +365,7 @@ def _marked(
     start_s = times[a][0]
     end_s = spoken.end_s if b == len(words) else max(start_s, times[b - 1][1])
     text = " ".join(word.text for word in words[a:b])
-    mark = Word(UNCLEAR, 0.0, words[a].first, words[b - 1].last)
+    mark = TokenWord(UNCLEAR, 0.0, words[a].first, words[b - 1].last)
     unclear = Unclear(start_s, end_s, loop.reason, text, word=a)
     return (
         [*words[:a], mark, *words[b:]],
@@ -373,6 +377,7 @@ def _marked(
 def _cleaned(segment: Segment, language: str) -> Segment:
     if language in NO_BLANKS:
         return replace(segment, clean=segment.text)  # doubled characters are words there
-    words = [word for word, _ in segment.words]
-    edits = clean_edits(words, segment.times, language)
+    words = [word.text for word in segment.words]
+    times = [(w.start, w.end) for w in segment.words if w.start is not None and w.end is not None]
+    edits = clean_edits(words, times, language)
     return replace(segment, edits=edits, clean=" ".join(apply_edits(words, edits)))

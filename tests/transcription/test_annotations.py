@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hyperasr.transcription.annotations import COLUMNS, chat, csv_table, textgrid
 from hyperasr.transcription.disfluency import apply_edits, clean_edits
-from hyperasr.types import Segment, Transcript, Unclear
+from hyperasr.types import Segment, Transcript, Unclear, Word
 
 TEXT = 'um turn on the the l- light "now" a-a-actually.'
 WORDS = tuple(TEXT.split())
@@ -29,9 +29,7 @@ def segment(words: tuple[str, ...] = WORDS, start_s: float = 1.0) -> Segment:
         start_s + 0.3 * len(words),
         " ".join(words),
         -0.2,
-        tuple((word, 0.9 - 0.05 * i) for i, word in enumerate(words)),
-        times,
-        tuple(0.1 for _ in words),
+        tuple(Word(word, 0.9 - 0.05 * i, *times[i], 0.1) for i, word in enumerate(words)),
         edits,
         " ".join(apply_edits(words, edits)),
     )
@@ -42,12 +40,11 @@ RAN_AWAY = Segment(
     8.0,
     "go [unclear]",
     -1.0,
-    (("go", 0.8), ("[unclear]", 0.0)),
-    ((6.1, 6.4), (6.4, 8.0)),
+    (Word("go", 0.8, 6.1, 6.4), Word("[unclear]", 0.0, 6.4, 8.0)),
     unclear=(Unclear(6.4, 8.0, "no end of text", "na na na", 1),),
 )
 TRANSCRIPT = Transcript("a b.wav", f"{TEXT} go [unclear]", (segment(), RAN_AWAY), 9.0)
-PLAIN = Transcript("p.wav", "go", (Segment(0.0, 1.0, "go", -0.1, (("go", 0.9),)),), 1.0)
+PLAIN = Transcript("p.wav", "go", (Segment(0.0, 1.0, "go", -0.1, (Word("go", 0.9),)),), 1.0)
 EMPTY = Transcript("s.wav", "", (), 2.0)
 
 
@@ -113,9 +110,8 @@ def test_every_grid_is_one_that_praat_takes(
     spans: list[tuple[float, float, str]], duration_s: float
 ) -> None:
     # Borders of words may coincide, overlap by rounding, or lie past the end of the recording.
-    words = tuple((text or "x", 0.5) for _, _, text in spans)
-    times = tuple((start, start + length) for start, length, _ in sorted(spans))
-    one = Segment(0.0, 7.0, "x", -0.1, words, times)
+    words = tuple(Word(t or "x", 0.5, start, start + length) for start, length, t in sorted(spans))
+    one = Segment(0.0, 7.0, "x", -0.1, words)
     lines = textgrid(Transcript("a", "x", (one,), duration_s)).splitlines()
     borders = [float(line.split("=")[1]) for line in lines if re.match(r" {12}xm", line)]
     pairs = list(zip(borders[::2], borders[1::2], strict=True))

@@ -14,13 +14,13 @@ from hyperasr.transcription.disfluency import apply_edits, clean_edits
 from hyperasr.transcription.formats import FORMATS, SCHEMA_VERSION, file_names, render, to_dict
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
-from hyperasr.types import Segment, Transcript, Unclear
+from hyperasr.types import Segment, Transcript, Unclear, Word
 
 SCHEMA = Path(__file__).parents[2] / "hyperasr" / "assets" / "transcript.schema.json"
 SEGMENTS = (
-    Segment(0.0, 2.5, "turn on", -0.1, (("turn", 0.9), ("on", 0.4))),
+    Segment(0.0, 2.5, "turn on", -0.1, (Word("turn", 0.9), Word("on", 0.4))),
     Segment(2.5, 3.0, "", 0.0),
-    Segment(3661.0016, 3725.5, "the <light> --> & more", -0.5, (("the", 0.99),)),
+    Segment(3661.0016, 3725.5, "the <light> --> & more", -0.5, (Word("the", 0.99),)),
 )
 TRANSCRIPT = Transcript("a.wav", "turn on the <light>", SEGMENTS, 3726.0, ("it is clipped",))
 RESULT = Result(Recording("a.wav", "a.wav", reference="turn on the light"), TRANSCRIPT)
@@ -39,9 +39,12 @@ FULL = Transcript(
             4.0,
             " ".join(WORDS),
             -0.3,
-            tuple(zip(WORDS, (0.9, 0.8, 0.3, 0.9, 0.0), strict=True)),
-            TIMES,
-            (0.0, 0.1, 0.2, 0.75, 0.0),
+            tuple(
+                Word(text, probability, *times, doubt)
+                for text, probability, times, doubt in zip(
+                    WORDS, (0.9, 0.8, 0.3, 0.9, 0.0), TIMES, (0.0, 0.1, 0.2, 0.75, 0.0), strict=True
+                )
+            ),
             EDITS,
             " ".join(apply_edits(WORDS, EDITS)),
             (Unclear(3.0, 3.4, "no end of text", "na na na", 4),),
