@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from hyperasr.transcription.disfluency import UNCLEAR
-from hyperasr.types import Segment, Transcript, Word
+from hyperasr.types import UNCLEAR, Segment, Transcript, Word
 
 __all__ = [
     "UNCERTAIN_STYLE",

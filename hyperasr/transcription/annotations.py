@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hyperasr.transcription.disfluency import UNCLEAR, clean_edits
-from hyperasr.types import Edit, Segment, Transcript
+from hyperasr.transcription.disfluency import clean_edits
+from hyperasr.types import UNCLEAR, Edit, Segment, Transcript
 
 __all__ = ["chat", "csv_table", "textgrid"]
 

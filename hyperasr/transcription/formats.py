@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from hyperasr.errors import ConfigError
 from hyperasr.transcription.annotations import chat, csv_table, textgrid
-from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
 from hyperasr.types import Edit, Segment, Transcript, Unclear, Word
 
@@ -43,7 +42,20 @@ _LONGEST_NAME = 180  # bytes; file systems take 255, and a temporary name is lon
 _FORBIDDEN = '<>:"/\\|?*'  # on some system or other
 
 
-def render(result: Result, form: str, mode: str = "verbatim") -> str:
+class Rendered(Protocol):
+    """What is written: a `hyperasr.transcription.transcript.Result`, which uses this module."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def transcript(self) -> Transcript | None: ...
+    @property
+    def base(self) -> Transcript | None: ...
+    @property
+    def reference(self) -> str | None: ...
+
+
+def render(result: Rendered, form: str, mode: str = "verbatim") -> str:
     """Return the content of a file, ending with a line end unless it is empty.
 
     Args:
@@ -74,7 +86,7 @@ def shown_text(transcript: Transcript, mode: str) -> str:
     return str(transcript.clean) if clean else transcript.text
 
 
-def to_dict(result: Result) -> dict[str, Any]:
+def to_dict(result: Rendered) -> dict[str, Any]:
     """Return plain JSON values, which `assets/transcript.schema.json` describes.
 
     With a comparison `base` holds the same of the unadapted backbone; `reference` where known.
@@ -156,7 +168,7 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def _text(result: Result, mode: str) -> str:
+def _text(result: Rendered, mode: str) -> str:
     transcript = result.transcript
     assert transcript is not None
     if result.base is None:

@@ -7,24 +7,23 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hyperasr.audio.loudness import is_silent, normalise_loudness
 from hyperasr.audio.mel import MIN_SAMPLES, SAMPLE_RATE
-from hyperasr.audio.reading import find_audio, from_array, stream
+from hyperasr.audio.reading import find_audio, stream
 from hyperasr.audio.segments import PAUSES, cut_at_pauses
 from hyperasr.audio.vad import Silencer, Speech
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.errors import AudioError, HyperASRError
+from hyperasr.errors import HyperASRError
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.types import Utterance
 
-__all__ = ["Reading", "Recording", "Source", "find_recordings"]
+__all__ = ["Reading", "Recording", "find_recordings"]
 
-Source = Any
-"""A path (file, folder, manifest), an `Utterance`, a `Recording`, or an array with its rate."""
+Source = str | os.PathLike[str] | Utterance
+"""A path (file, folder, manifest) or a row of a manifest."""
 
 _CHUNK_S = 5.0
 _CLIPPED = 0.98  # of full scale; resampling moves the flat tops a little
@@ -43,6 +42,7 @@ class Recording:
         channel: the one to hear, from 0; None hears all at once.
         reference: what was said, where a manifest tells.
         cohort, severity, domain: of a manifest.
+        warnings: what its reader should know, from before it was read.
         error: why there is nothing to read.
     """
 
@@ -56,6 +56,7 @@ class Recording:
     cohort: str = "typical"
     severity: float | None = None
     domain: str = "recorded"
+    warnings: tuple[str, ...] = ()
     error: HyperASRError | None = None
 
 
@@ -82,7 +83,7 @@ class Reading:
     ) -> None:
         self.recording, self.longest_s, self.options = recording, longest_s, options
         self.n_samples = self.n_kept = 0
-        self.warnings: list[str] = []
+        self.warnings = list(recording.warnings)
         pauses = PAUSES[options.pauses]
         self._silencer = Silencer(speech, pauses) if speech is not None else None
 
@@ -144,19 +145,13 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
     What cannot be found or read becomes a recording with an error, so that the rest goes on.
 
     Args:
-        sources: paths of recordings, folders and manifests (``.jsonl``), `Utterance` rows, or
-            tuples of an array and its sample rate in hertz; or a single one of these.
+        sources: paths of recordings, folders and manifests (``.jsonl``), or `Utterance` rows; or a
+            single one of these.
     """
-    if isinstance(sources, tuple):
-        is_one = len(sources) == 2 and isinstance(sources[1], int | float)
-    else:
-        is_one = isinstance(sources, str | os.PathLike | Utterance | Recording)
-    if is_one or hasattr(sources, "ndim"):
-        sources = [sources]
     recordings: list[Recording] = []
-    for number, source in enumerate(sources, start=1):
-        is_path = isinstance(source, str | os.PathLike)
-        name = _printable(source) if is_path else f"array {number}"
+    is_one = isinstance(sources, str | os.PathLike | Utterance)
+    for source in [sources] if is_one else sources:
+        name = source.id if isinstance(source, Utterance) else _printable(source)
         try:
             recordings += _recordings(source, name)
         except HyperASRError as error:
@@ -165,16 +160,8 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
 
 
 def _recordings(source: Source, name: str) -> list[Recording]:
-    if isinstance(source, Recording):
-        return [source]
     if isinstance(source, Utterance):
         return [_row(source)]
-    if isinstance(source, tuple):
-        if len(source) != 2:
-            raise AudioError(f"{name}: give an array with its sample rate, as a tuple of two")
-        return [Recording(name, waveform=from_array(source[0], source[1]))]
-    if not isinstance(source, str | os.PathLike):
-        raise AudioError(f"{name}: an array needs its sample rate; give both as a tuple")
     path = Path(source)
     if path.is_dir():
         return [Recording(_printable(p), str(p)) for p in find_audio(path)]
