@@ -11,9 +11,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self, Unpack, overload
+from typing import Any, BinaryIO, Literal, Protocol, Self, Unpack, overload
 
-import numpy as np
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
@@ -61,13 +60,20 @@ EMBEDDED = {"tiny.en": ASSETS / "tiny.en" / "hypernet"}
 """Folders of the adapters inside the package by name, each that of the embedded Whisper that they
 adapt. Where a folder is not there, its name opens the plain Whisper."""
 
+
+class Samples(Protocol):
+    """An array of NumPy or torch."""
+
+    @property
+    def ndim(self) -> int: ...
+
+
 Source = (
     str
     | os.PathLike[str]
     | bytes
     | BinaryIO
-    | np.ndarray
-    | torch.Tensor
+    | Samples
     | Mapping[str, Any]
     | tuple[Any, float]
     | tuple[float, Any]

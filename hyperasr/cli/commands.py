@@ -45,7 +45,8 @@ def transcribe(args: Any) -> int:
         HyperASRError: the call or the model is wrong, or no recording could be transcribed.
     """
     options = _options(args)
-    recordings = find_recordings(args.sources)
+    passed_over: list[str] = []
+    recordings = find_recordings(args.sources, passed_over.append)
     if args.out is None and args.format not in ("txt", "json") and len(recordings) > 1:
         raise ConfigError(
             f"{len(recordings)} recordings do not fit into one {args.format}; give --out FOLDER"
@@ -60,6 +61,7 @@ def transcribe(args: Any) -> int:
     tally, errors = WERSummary(options), []
     with Reporter() as reporter:
         reporter.say("warning", model.warnings)
+        reporter.say("note", passed_over)
         several = len(recordings) > 1
         streams = args.format == "txt" and not options.compare and options.mode != "both"
         streams = streams and not several and args.out is None

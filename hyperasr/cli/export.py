@@ -55,7 +55,9 @@ def clips_of(sources: list[str], audio_context: str) -> list[np.ndarray]:
     """
     clips: list[np.ndarray] = []
     options = TranscribeOptions()
-    recordings = find_recordings(sources)
+    recordings = find_recordings(
+        sources, lambda line: print(f"hyperasr: note: {line}", file=sys.stderr)
+    )
     for recording in recordings:
         try:
             reading = Reading(recording, options.segment_s(audio_context), options)

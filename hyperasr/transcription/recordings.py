@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperasr.audio.container import Warn, read_pipe
 from hyperasr.audio.loudness import is_silent, normalise_loudness
 from hyperasr.audio.mel import MIN_SAMPLES, SAMPLE_RATE
 from hyperasr.audio.reading import find_audio, stream
 from hyperasr.audio.segments import PAUSES, cut_at_pauses
 from hyperasr.audio.vad import Silencer, Speech
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.errors import HyperASRError
+from hyperasr.errors import AudioError, HyperASRError
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.types import Utterance
 
@@ -38,17 +39,18 @@ class Recording:
         id: its name as the caller gave it: a path, a manifest's id, or a number for an array.
         path: the file; None for an array.
         waveform: of an array, (n_samples,) float32, 16 kHz.
+        content: bytes of a file that is not on the disk, such as one that came through a pipe.
         start_s, end_s: the part, in seconds; None means to the end.
         channel: the one to hear, from 0; None hears all at once.
         reference: what was said, where a manifest tells.
         cohort, severity, domain: of a manifest.
-        warnings: what its reader should know, from before it was read.
         error: why there is nothing to read.
     """
 
     id: str
     path: str | None = None
     waveform: np.ndarray | None = None
+    content: bytes | None = None
     start_s: float = 0.0
     end_s: float | None = None
     channel: int | None = None
@@ -56,7 +58,6 @@ class Recording:
     cohort: str = "typical"
     severity: float | None = None
     domain: str = "recorded"
-    warnings: tuple[str, ...] = ()
     error: HyperASRError | None = None
 
 
@@ -83,7 +84,7 @@ class Reading:
     ) -> None:
         self.recording, self.longest_s, self.options = recording, longest_s, options
         self.n_samples = self.n_kept = 0
-        self.warnings = list(recording.warnings)
+        self.warnings: list[str] = []
         pauses = PAUSES[options.pauses]
         self._silencer = Silencer(speech, pauses) if speech is not None else None
 
@@ -128,43 +129,51 @@ class Reading:
 
     def _stream(self) -> Iterator[np.ndarray]:
         r = self.recording
-        assert r.path is not None
         return stream(
-            r.path,
+            r.path or r.id,
             chunk_s=_CHUNK_S,
             start_s=r.start_s,
             end_s=r.end_s,
             channel=r.channel,
             warn=self.warnings.append,
+            content=r.content,
         )
 
 
-def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
+def find_recordings(
+    sources: Source | Iterable[Source], warn: Warn | None = None
+) -> list[Recording]:
     """List every recording of the sources, in their order; folders are searched recursively.
 
-    What cannot be found or read becomes a recording with an error, so that the rest goes on.
+    What cannot be found or read becomes a recording with an error, so that the rest goes on. A
+    pipe, or ``-`` for standard input, is read at once and whole.
 
     Args:
         sources: paths of recordings, folders and manifests (``.jsonl``), or `Utterance` rows; or a
             single one of these.
+        warn: called with a line on what a folder holds beside recordings; None is silent.
     """
     recordings: list[Recording] = []
     is_one = isinstance(sources, str | os.PathLike | Utterance)
     for source in [sources] if is_one else sources:
         name = source.id if isinstance(source, Utterance) else _printable(source)
         try:
-            recordings += _recordings(source, name)
+            recordings += _recordings(source, name, warn)
         except HyperASRError as error:
             recordings.append(Recording(name, error=error))
     return recordings
 
 
-def _recordings(source: Source, name: str) -> list[Recording]:
+def _recordings(source: Source, name: str, warn: Warn | None) -> list[Recording]:
     if isinstance(source, Utterance):
         return [_row(source)]
+    if not str(source):
+        raise AudioError("an empty name is no recording; give a file, a folder, or - for a pipe")
     path = Path(source)
     if path.is_dir():
-        return [Recording(_printable(p), str(p)) for p in find_audio(path)]
+        return [Recording(_printable(p), str(p)) for p in find_audio(path, warn)]
+    if str(source) == "-" or (path.exists() and not path.is_file()):
+        return [Recording("stdin" if str(source) == "-" else name, content=read_pipe(source))]
     if path.suffix.lower() == ".jsonl":
         return [_row(row) for row in read_manifest(path)]
     return [Recording(name, str(path))]

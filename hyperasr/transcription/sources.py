@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from hyperasr.audio.mel import CHUNK_S
-from hyperasr.audio.reading import from_array, stream
+from hyperasr.audio.reading import from_array
 from hyperasr.errors import AudioError, ConfigError, HyperASRError
 from hyperasr.transcription.recordings import Recording, find_recordings
 from hyperasr.types import Utterance
 
 __all__ = ["holds_several", "recordings_of"]
 
-MOST_BYTES = 1 << 30
-"""Of an encoded recording that comes as bytes, from an open file or from an address."""
+MOST_BYTES = 10**9
+"""Of a recording that comes from an open file or an address, which is read at once and whole."""
 _TIMEOUT_S = 30.0  # without an answer
 _WEB = ("http://", "https://")
 
@@ -85,7 +81,7 @@ def _recordings(source: Any, name: str, rate: float | None, online: bool) -> lis
     if hasattr(source, "ndim"):
         if rate is None:
             raise AudioError(f"{name}: samples need their rate; give sampling_rate, in hertz")
-        return [Recording(name, waveform=from_array(source, rate))]
+        return [_of_samples(source, rate, name)]
     if rate is not None:
         raise AudioError(f"{name} is no array: it states its own rate; leave sampling_rate out")
     if isinstance(source, Recording):
@@ -93,19 +89,23 @@ def _recordings(source: Any, name: str, rate: float | None, online: bool) -> lis
     if isinstance(source, Utterance | os.PathLike):
         return find_recordings(source)
     if isinstance(source, str):
-        if not source:
-            raise AudioError(f"{name} has an empty name; give a path")
         if not source.startswith(_WEB):
             return find_recordings(source)
-        return [_decoded(_fetched(source, online), source)]
+        return [Recording(source, content=_fetched(source, online))]
     if isinstance(source, bytes | bytearray | memoryview):
-        return [_decoded(source, name)]
+        return [Recording(name, content=bytes(source))]
     if hasattr(source, "read"):
         named = getattr(source, "name", None)
         name = named if isinstance(named, str) else name
-        return [_decoded(_content(source, name), name)]
+        return [Recording(name, content=_content(source, name))]
     samples, rate = _with_rate(source, name)
-    return [Recording(name, waveform=from_array(samples, rate))]
+    return [_of_samples(samples, rate, name)]
+
+
+def _of_samples(samples: Any, rate: Any, name: str) -> Recording:
+    if not isinstance(rate, Real):
+        raise AudioError(f"{name} has the sampling rate {rate!r}; give a number, in hertz")
+    return Recording(name, waveform=from_array(samples, float(rate)))
 
 
 def _with_rate(source: Any, name: str) -> tuple[Any, float]:
@@ -126,21 +126,6 @@ def _with_rate(source: Any, name: str) -> tuple[Any, float]:
     return (second, first) if isinstance(first, Real) else (first, second)
 
 
-def _decoded(content: bytes | bytearray | memoryview, name: str) -> Recording:
-    """Read the content of a file through a file of its own, as every reader can."""
-    if len(content) > MOST_BYTES:
-        raise AudioError(f"{name} has more than {MOST_BYTES >> 20} MiB; give its path")
-    warnings: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "recording")
-        path.write_bytes(content)
-        try:
-            pieces = list(stream(path, chunk_s=CHUNK_S, warn=warnings.append))
-        except AudioError as error:
-            raise AudioError(str(error).replace(str(path), name)) from None
-    return Recording(name, waveform=np.concatenate(pieces), warnings=tuple(warnings))
-
-
 def _content(file: Any, name: str) -> bytes:
     try:
         content = file.read(MOST_BYTES + 1)
@@ -148,6 +133,8 @@ def _content(file: Any, name: str) -> bytes:
         raise AudioError(f"{name} cannot be read: {error}") from error
     if not isinstance(content, bytes | bytearray):
         raise AudioError(f"{name} does not give bytes; open it with mode 'rb'")
+    if len(content) > MOST_BYTES:
+        raise AudioError(f"{name} has more than {MOST_BYTES / 1e9:g} GB; give its path")
     return bytes(content)
 
 
