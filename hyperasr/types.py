@@ -12,7 +12,8 @@ from torch import Tensor
 from hyperasr.errors import ShapeError
 
 __all__ = [
-    "UNCERTAIN",
+    "DOUBTFUL",
+    "UNCLEAR",
     "Batch",
     "Decoded",
     "Edit",
@@ -28,8 +29,10 @@ __all__ = [
     "real_mask",
 ]
 
-UNCERTAIN = 0.5
-"""A word with less probability, or that more posterior samples doubt, is marked."""
+DOUBTFUL = 0.5
+"""A word with less probability, or that more posterior samples doubt, is marked as doubtful."""
+UNCLEAR = "[unclear]"
+"""Stands in the text where the decoder ran away."""
 
 
 def real_mask(lengths: Tensor, size: int) -> Tensor:
@@ -352,8 +355,10 @@ class Word:
 
     @property
     def doubtful(self) -> bool:
-        """Whether it is to be marked: improbable, or in doubt among posterior samples."""
-        return self.probability < UNCERTAIN or (self.uncertainty or 0.0) > 1 - UNCERTAIN
+        """Whether it is to be checked: improbable, or in doubt among posterior samples."""
+        if self.text == UNCLEAR:
+            return False
+        return self.probability < DOUBTFUL or (self.uncertainty or 0.0) > 1 - DOUBTFUL
 
 
 @dataclass(frozen=True)

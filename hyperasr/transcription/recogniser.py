@@ -16,7 +16,7 @@ from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.uncertainty import disagreement
 from hyperasr.model import AdaptedWhisper
-from hyperasr.transcription.disfluency import UNCLEAR, apply_edits, clean_edits
+from hyperasr.transcription.disfluency import apply_edits, clean_edits
 from hyperasr.transcription.options import AUTO, TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.repetition_loop import RepetitionLoop, find_loops
@@ -30,7 +30,7 @@ from hyperasr.transcription.words import (
     words_of,
 )
 from hyperasr.transcription.words import Word as TokenWord
-from hyperasr.types import Batch, Segment, Unclear, Word
+from hyperasr.types import UNCLEAR, Batch, Segment, Unclear, Word
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.languages import language_code
 from hyperasr.whisper.search import SearchConfig, text_only
