@@ -256,6 +256,7 @@ def _transcript(transcript: Transcript) -> dict[str, Any]:
         values["clean"] = transcript.clean
     return values | {
         "duration_s": round(transcript.duration_s, 3),
+        "calibrated": transcript.calibrated,
         "segments": [_segment(segment) for segment in transcript.segments],
     }
 
