@@ -27,6 +27,7 @@ from hyperasr.adapters.checkpoint import (
 )
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export.card import CARD_FILE, model_card
+from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
 from hyperasr.model import AdaptedWhisper
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription.options import TranscribeKeywords, options_of
@@ -81,7 +82,7 @@ Source = (
 )
 """One recording; see `HyperASR.transcribe`."""
 
-MODEL_FILES = ("config.json", "model.safetensors", CARD_FILE)
+MODEL_FILES = ("config.json", "model.safetensors", CALIBRATION_FILE, CARD_FILE)
 """What a model folder may hold that belongs on the hub; nothing else is uploaded."""
 
 
@@ -360,6 +361,7 @@ class HyperASR(AdaptedWhisper):
             source_config = replace(source_config, settings=settings)
         model = cls(backbone, speaker_config, source_config, fit_prior=False)
         load_strictly(model, path / "model.safetensors")
+        model.calibration = PlattScaling.read(path / CALIBRATION_FILE)
         return model.to(backbone.device).eval()
 
 

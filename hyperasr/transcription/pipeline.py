@@ -115,7 +115,9 @@ class _Pending:
     warnings: list[str] = field(default_factory=list)
     error: HyperASRError | None = None
 
-    def transcript(self, segments: Sequence[Segment], mode: str, language: str) -> Transcript:
+    def transcript(
+        self, segments: Sequence[Segment], mode: str, language: str, calibrated: bool
+    ) -> Transcript:
         segments = sorted(segments, key=lambda s: s.start_s)
         reading = self.reading
         return Transcript(
@@ -127,6 +129,7 @@ class _Pending:
             None if mode == "verbatim" else " ".join(s.clean for s in segments if s.clean),
             (reading.n_samples - reading.n_kept) / SAMPLE_RATE,
             language,
+            calibrated,
         )
 
 
@@ -308,5 +311,6 @@ class _Run:
             return Result(recording, error=one.error)
         recognise = self.recognisers[0]
         language = recognise.written(one.language or recognise.language)
-        base = one.transcript(one.base, mode, language) if self.options.compare else None
-        return Result(recording, one.transcript(one.segments, mode, language), base)
+        base = one.transcript(one.base, mode, language, False) if self.options.compare else None
+        calibrated = recognise.calibration is not None
+        return Result(recording, one.transcript(one.segments, mode, language, calibrated), base)

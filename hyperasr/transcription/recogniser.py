@@ -26,6 +26,7 @@ from hyperasr.transcription.words import (
     attend,
     fit_to_sound,
     printable,
+    with_length,
     word_times,
     words_of,
 )
@@ -114,6 +115,7 @@ class Recogniser:
 
     def __init__(self, model: AdaptedWhisper, options: TranscribeOptions) -> None:
         self.model, self.options = model, options
+        self.calibration = model.calibration if options.adapt else None
         language = options.language
         if language == AUTO:
             language = next(iter(model.backbone.language_ids), "en")
@@ -278,6 +280,9 @@ class Recogniser:
         options, backbone = self.options, self.model.backbone
         language = self.written(spoken.language)
         words = list(words_of(backbone, row.tokens, row.logprobs, language))
+        if self.calibration is not None and words:
+            sure = self.calibration([word.probability for word in words]).tolist()
+            words = [replace(w, probability=p) for w, p in zip(words, sure, strict=True)]
         text = printable(backbone.text(row.tokens))
         times: list[tuple[float, float]] = []
         unclear: tuple[Unclear, ...] = ()
@@ -286,7 +291,9 @@ class Recogniser:
             last_s = spoken.end_s - spoken.start_s
             aligned = np.array(word_times(words, row.attention)).reshape(-1, 2) - lead_s
             inside = fit_to_sound(np.clip(aligned, 0.0, last_s).tolist(), spoken.waveform)
-            times = [(spoken.start_s + a, spoken.start_s + b) for a, b in inside]
+            times = [
+                (spoken.start_s + a, spoken.start_s + b) for a, b in with_length(inside, last_s)
+            ]
         warnings = []
         if times and options.task == "translate":
             warnings.append(
@@ -363,7 +370,7 @@ def _marked(
         return words, times, ()
     a, b = lost[0], lost[-1] + 1
     start_s = times[a][0]
-    end_s = spoken.end_s if b == len(words) else max(start_s, times[b - 1][1])
+    end_s = spoken.end_s if b == len(words) else times[b - 1][1]
     text = " ".join(word.text for word in words[a:b])
     mark = TokenWord(UNCLEAR, 0.0, words[a].first, words[b - 1].last)
     unclear = Unclear(start_s, end_s, loop.reason, text, word=a)

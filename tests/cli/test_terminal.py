@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hyperasr.cli.terminal import (
-    UNCERTAIN_STYLE,
+    DOUBTFUL_STYLE,
     UNCLEAR_STYLE,
     marked,
     marked_segment,
@@ -37,8 +37,8 @@ def styles(segment: Segment, mode: str = "verbatim") -> list[tuple[str, str]]:
 
 def test_improbable_words_are_marked() -> None:
     assert styles(segment()) == [
-        ("the", UNCERTAIN_STYLE),
-        ("a-a-apple", UNCERTAIN_STYLE),
+        ("[?the]", DOUBTFUL_STYLE),
+        ("[?a-a-apple]", DOUBTFUL_STYLE),
         ("[unclear]", UNCLEAR_STYLE),
     ]
 
@@ -47,21 +47,24 @@ def test_words_that_samples_doubt_are_marked() -> None:
     doubted = segment((0.0, 0.0, 0.6, 0.0, 0.0))
     assert doubted.words[2].doubtful
     assert not segment().words[2].doubtful
-    assert ("the", UNCERTAIN_STYLE) in styles(doubted)
+    assert ("[?the]", DOUBTFUL_STYLE) in styles(doubted)
     assert len(styles(doubted)) == 4
 
 
 def test_clean_text_keeps_the_marks_of_its_words() -> None:
     text = marked_segment(segment(), "clean")
-    assert text.plain == "The apple [unclear]"
-    assert styles(segment(), "clean") == [("apple", UNCERTAIN_STYLE), ("[unclear]", UNCLEAR_STYLE)]
+    assert text.plain == "The [?apple] [unclear]"
+    assert styles(segment(), "clean") == [
+        ("[?apple]", DOUBTFUL_STYLE),
+        ("[unclear]", UNCLEAR_STYLE),
+    ]
 
 
-def test_text_is_never_changed_by_marking() -> None:
+def test_text_is_changed_by_nothing_but_marks() -> None:
     joined = Segment(0.0, 1.0, "日本", -0.1, (Word("日", 0.9), Word("本", 0.2)))
     wordless = Segment(1.0, 2.0, "turn on", -0.1)
-    assert marked_segment(joined).plain == "日本"
+    assert marked_segment(joined).plain == "日[?本]"
     assert marked_segment(wordless, "clean").plain == "turn on"
     empty = Segment(2.0, 3.0, "", 0.0)
     transcript = Transcript("a", "日本 turn on", (joined, wordless, empty), 3.0)
-    assert marked(transcript).plain == "日本 turn on"
+    assert marked(transcript, marks=False).plain == "日本 turn on"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+import shutil
 import wave
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +21,10 @@ from hyperasr.adapters import SourceConfig
 from hyperasr.audio.loudness import active_level_dbfs
 from hyperasr.errors import AudioError, ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
+from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription import recogniser as room
+from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, iter_transcribe, transcribe
 from hyperasr.types import Segment, Word
@@ -365,7 +368,7 @@ def test_word_times_are_ordered_and_inside_whatever_the_batch(
         times = times_of(segment)
         assert times == sorted(times)
         for start, end in times:
-            assert segment.start_s <= start <= end <= segment.end_s + 0.02
+            assert segment.start_s <= start < end <= segment.end_s + 1e-6
     assert sum(len(segment.words) for segment in segments(timed)) > 5
     assert all(word.start is None for segment in segments(plain) for word in segment.words)
     alone = segments(run(model, folder, word_times=True, batch_size=1))
@@ -567,3 +570,27 @@ def test_three_hours_in_flat_memory(model: HyperASR, voice: Voice, tmp_path: Pat
     assert all(abs(s.start_s % 60 - 60) < 1 or s.start_s % 60 < 1 for s in transcript.segments)
     # Whole it would take 660 MiB.
     assert grown_mib < 350
+
+
+def test_probabilities_are_calibrated_where_the_model_brings_a_calibration(
+    model: HyperASR, random_model_folder: Path, folder: Path
+) -> None:
+    calibrated = random_model_folder.parent / "calibrated"
+    shutil.copytree(random_model_folder, calibrated)
+    scaling = PlattScaling(0.5, -1.0)
+    scaling.write(calibrated / CALIBRATION_FILE, {"n_words": 3})
+    other = HyperASR.from_pretrained(calibrated, offline=True)
+    options: dict[str, Any] = {"compare": True, "batch_size": 2}
+    raw, made = run(model, folder / "3.wav", **options), run(other, folder / "3.wav", **options)
+    assert texts(made) == texts(raw)
+    for name, was_fitted in (("transcript", True), ("base", False)):
+        (before,), (after,) = ([getattr(r, name) for r in results] for results in (raw, made))
+        assert (before.calibrated, after.calibrated) == (False, was_fitted)
+        words = [(w.text, w.probability) for w in before.words]
+        assert len(words) > 1
+        fitted = [(text, float(scaling(p))) for text, p in words] if was_fitted else words
+        assert [(w.text, w.probability) for w in after.words] == fitted
+    assert to_dict(made[0])["calibrated"] is True
+    (calibrated / CALIBRATION_FILE).write_text('{"slope": null}')
+    with pytest.raises(ConfigError, match=r"calibration\.json is damaged"):
+        HyperASR.from_pretrained(calibrated, offline=True)

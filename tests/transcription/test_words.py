@@ -27,6 +27,7 @@ from hyperasr.transcription.words import (
     first_states,
     fit_to_sound,
     printable,
+    with_length,
     word_times,
     words_of,
 )
@@ -231,6 +232,22 @@ def test_words_lose_the_silence_around_them() -> None:
     assert np.array(fitted[:2]) == pytest.approx(np.array([(0.3, 0.7), (1.2, 1.6)]), abs=0.03)
     assert fitted[2] == (1.8, 2.0), "nothing sounds there"
     assert fit_to_sound([(0.4, 0.6)], waveform) == [(0.4, 0.6)], "sound at both borders"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 3), max_size=40), st.floats(0.001, 3))
+def test_every_word_has_a_length_in_order_inside(borders: list[float], last_s: float) -> None:
+    # Borders of words that follow each other, and some that coincide, as of fast speech.
+    starts = sorted(min(border, last_s) for border in borders)
+    times = list(zip(starts, [*starts[1:], last_s], strict=True)) if starts else []
+    made = with_length(times, last_s)
+    flat = [border for pair in made for border in pair]
+    assert flat == sorted(flat)
+    assert all(0 <= border <= last_s for border in flat)
+    least = min(0.02, last_s / max(1, len(times)))
+    assert all(end - start > least - 1e-9 for start, end in made)
+    if all(end - start >= 0.02 for start, end in times):
+        assert made == times
 
 
 def test_times_of_a_short_clip_are_those_of_its_own_sound(
