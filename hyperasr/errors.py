@@ -18,7 +18,7 @@ class HyperASRError(Exception):
     ...     model.transcribe("absent.wav")
     ... except hyperasr.HyperASRError as error:
     ...     print(error)
-    absent.wav is not there
+    there is no file absent.wav; check the name
     """
 
 

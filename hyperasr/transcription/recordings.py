@@ -154,8 +154,9 @@ def find_recordings(
         warn: called with a line on what a folder holds beside recordings; None is silent.
     """
     recordings: list[Recording] = []
-    is_one = isinstance(sources, str | os.PathLike | Utterance)
-    for source in [sources] if is_one else sources:
+    if isinstance(sources, str | os.PathLike | Utterance):
+        sources = [sources]
+    for source in sources:
         name = source.id if isinstance(source, Utterance) else _printable(source)
         try:
             recordings += _recordings(source, name, warn)

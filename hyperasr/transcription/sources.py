@@ -109,7 +109,7 @@ def _of_samples(samples: Any, rate: Any, name: str) -> Recording:
     return Recording(name, waveform=from_array(samples, float(rate)))
 
 
-def _with_rate(source: Any, name: str) -> tuple[Any, float]:
+def _with_rate(source: Any, name: str) -> tuple[Any, Any]:
     """Return samples and rate of a tuple in either order, or of a mapping."""
     if isinstance(source, Mapping):
         missing = {"array", "sampling_rate"} - set(source)

@@ -61,7 +61,7 @@ class Result:
     >>> for result in model.transcribe([clip, "absent.wav"]):
     ...     print(result.error or result.transcript.language)
     en
-    absent.wav is not there
+    there is no file absent.wav; check the name
     """
 
     recording: Recording
