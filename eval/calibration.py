@@ -1,19 +1,23 @@
 """Does the system know where it is wrong? Confidence of words on speakers nobody trained on.
 
     python -m eval.calibration --config eval/configs/calibration.yaml
+    python -m eval.calibration --config eval/configs/word_probability.yaml
 
 For every system: token probabilities as confidence. For systems with a distribution over factors
 also: disagreement among K posterior samples, both together, the consensus transcript against the
 posterior mean's (error rows ``NAME``, ``NAME_consensus``, ``NAME_sample`` and their differences),
 and whether the posterior is wider for more severe speech (Spearman's correlation), where severity
 is known. What the kinds of confidence are: `eval.lib.confidence`.
+
+The second configuration tests nothing: with `fit` it fits the probabilities of words on development
+speakers and writes them beside the adapters, where `hyperasr` reads them.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,15 @@ from hyperasr.adapters.lora import squared_norms
 from hyperasr.adapters.posterior import utterance_generators
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.calibration import clustered_interval, risk_coverage
+from hyperasr.metrics.calibration import (
+    CALIBRATION_FILE,
+    PlattScaling,
+    clustered_interval,
+    expected_calibration_error,
+    log_odds,
+    risk_coverage,
+)
+from hyperasr.metrics.protocols import protocol
 from hyperasr.metrics.subspace import contrast, delta_svd
 from hyperasr.metrics.uncertainty import Consensus, consensus
 from hyperasr.types import LoRAFactors
@@ -62,6 +74,10 @@ class CalibrationConfig:
     """Draws of speakers for each interval."""
     out: Path = Path("results/calibration.json")
     """Result file."""
+    fit: Path | None = None
+    """Manifest of development speakers. Their words, under the same views as a test's, fit the
+    probabilities of words of every adapter among the systems, whose folder gets the file
+    ``calibration.json``; nothing is tested then."""
 
     def __post_init__(self) -> None:
         if min(self.n_samples, self.n_spread) < 2:
@@ -247,6 +263,50 @@ def severity_rows(
     return rows
 
 
+class DevelopmentBench(Bench):
+    """A bench on speakers that training chose by: they may be known to it, and are no test."""
+
+    def check_leaks(self) -> None:
+        """Refuse nothing."""
+
+
+def fit(config: CalibrationConfig, manifest: Path) -> None:
+    """Fit the probabilities of words of every adapter on development speakers, and write them.
+
+    Raises:
+        ConfigError: a system's words are all right or all wrong.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    bench = DevelopmentBench(replace(config.bench, test=manifest, looks=None))
+    for name, system in bench.systems.items():
+        if system.folder is None or not system.adapt:
+            continue
+        rows, normaliser = bench.rows_of(name), bench.protocol.normaliser
+        made = said(bench.decoded(name, rows), system.model.backbone, normaliser)
+        references = [normaliser(text) for text in _column(bench, "text", rows)]
+        words = collect(made, references, None, _column(bench, "speaker", rows))
+        raw, right = words.claims["token_logprob"], words.correct
+        if right.all() or not right.any():
+            raise ConfigError(f"{name}: its {len(right)} words are all alike, right or wrong")
+        # No penalty: two numbers of thousands of words.
+        model = LogisticRegression(C=np.inf).fit(log_odds(raw)[:, None], right)
+        scaling = PlattScaling(float(model.coef_[0, 0]), float(model.intercept_[0]))
+        # The gain is measured by fits on other speakers.
+        across = fitted(words).claims.get("token_logprob_fitted", scaling(raw))
+        gaps = [expected_calibration_error(p, right, config.n_bins) for p in (raw, across)]
+        notes = {
+            "fitted_on": manifest.name,
+            "n_words": len(right),
+            "n_speakers": len(set(words.speaker)),
+            "ece_raw": round(gaps[0], 4),
+            "ece_other_speakers": round(gaps[1], 4),
+        }
+        scaling.write(system.folder / CALIBRATION_FILE, notes)
+        path = system.folder / CALIBRATION_FILE
+        print(f"{name}: calibration error {gaps[0]:.3f}, then {gaps[1]:.3f}; {path}")
+
+
 def _column(bench: Bench, name: str, rows: Sequence[int]) -> list[Any]:
     column = bench.column(name)
     return [column[i] for i in rows]
@@ -256,12 +316,15 @@ def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(CalibrationConfig)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    bench = Bench(config.bench)
-    if bench.protocol.references != "clean":
+    if protocol(config.bench.protocol).references != "clean":
         raise ConfigError(
-            f"protocol {bench.protocol.name!r} has two references or verbatim ones; confidence of "
-            "words is held against the clean one: use the protocol 'spoken'"
+            f"protocol {config.bench.protocol!r} has two references or verbatim ones; confidence "
+            "of words is held against the clean one: use the protocol 'spoken'"
         )
+    if config.fit is not None:
+        fit(config, config.fit)
+        return
+    bench = Bench(config.bench)
     rows: list[Row] = []
     for name, system in bench.systems.items():
         if system.plain:

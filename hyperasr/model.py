@@ -25,6 +25,7 @@ from hyperasr.adapters.objective import (
 )
 from hyperasr.adapters.posterior import GaussianFactors, Generators
 from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.metrics.calibration import PlattScaling
 from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput, LoRAFactors, TeacherTokens
 from hyperasr.whisper.backbone import Backbone
@@ -60,6 +61,7 @@ class AdaptedWhisper(nn.Module):
         self.objective = objective or ObjectiveConfig()
         self.kl_share = 1.0
         self.adapts = True  # False for a plain Whisper, in which nothing was trained
+        self.calibration: PlattScaling | None = None  # of the probabilities of its words
         self.speaker_config = speaker_config
         self.source_config = source_config
         self.speaker = speaker_encoder(speaker_config, backbone, seed)

@@ -12,7 +12,8 @@ from torch import Tensor
 from hyperasr.errors import ShapeError
 
 __all__ = [
-    "UNCERTAIN",
+    "DOUBTFUL",
+    "UNCLEAR",
     "Batch",
     "Decoded",
     "Edit",
@@ -24,11 +25,14 @@ __all__ = [
     "Transcript",
     "Unclear",
     "Utterance",
+    "Word",
     "real_mask",
 ]
 
-UNCERTAIN = 0.5
-"""A word with less probability, or that more posterior samples doubt, is marked."""
+DOUBTFUL = 0.5
+"""A word with less probability, or that more posterior samples doubt, is marked as doubtful."""
+UNCLEAR = "[unclear]"
+"""Stands in the text where the decoder ran away."""
 
 
 def real_mask(lengths: Tensor, size: int) -> Tensor:
@@ -46,6 +50,9 @@ class Utterance:
     [0, 1], None where unknown. `domain` is ``recorded``, or ``simulated`` where a simulation made
     the recording. `extra` holds what else a corpus knows, as text: session, microphone, labels; its
     keys are listed in `hyperasr.cohorts.corpora.base`.
+
+    >>> hyperasr.Utterance("ann-1", "ann.wav", start_s=1.5, cohort="als").domain
+    'recorded'
     """
 
     id: str
@@ -157,6 +164,11 @@ class Batch:
         n_prompt: tokens of the prompt, which are given and not scored.
         teacher: what another model says of the tokens, or None.
         ids, speakers, cohorts: one string an utterance, for bookkeeping only.
+
+    >>> mel, n_frames = model.backbone.features([np.zeros(16_000, np.float32)])
+    >>> with model.adapted(hyperasr.Batch(n_frames=n_frames, mel=mel)) as encoded:
+    ...     encoded.states.shape[0]
+    1
     """
 
     n_frames: Tensor
@@ -210,6 +222,10 @@ class LayerFactors:
     Attributes:
         A: down-projection (n_layer, n_utt, rank, d_in).
         B: up-projection (n_layer, n_utt, d_out, rank).
+
+    >>> hyperasr.LayerFactors(A=torch.zeros(4, 1, 8, 384), B=torch.zeros(4, 1, 8, 1536))
+    Traceback (most recent call last):
+    hyperasr.errors.ShapeError: factors A (4, 1, 8, 384) and B (4, 1, 8, 1536) do not fit: ...
     """
 
     A: Tensor
@@ -232,6 +248,10 @@ class LoRAFactors:
         targets: factors of each target.
         scaling: alpha / rank; delta_weight = scaling * B @ A.
         shared: one set of factors serves every utterance (n_utt is 1 and broadcasts).
+
+    >>> fc1 = hyperasr.LayerFactors(A=torch.zeros(4, 1, 8, 384), B=torch.zeros(4, 1, 1536, 8))
+    >>> hyperasr.LoRAFactors({"decoder.fc1": fc1}, scaling=2.0).n_utt
+    1
     """
 
     targets: Mapping[str, LayerFactors]
@@ -282,6 +302,10 @@ class Decoded:
         finished: whether the row ended with end of text (False: it hit the limit).
         score: average log-probability of each row, end of text included; 0 where nothing was
             decoded. Empty where the maker gives none.
+
+    >>> decoded = hyperasr.Decoded(tokens=((1029,),), logprobs=((-0.2,),), finished=(True,))
+    >>> len(decoded.tokens)
+    1
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -331,6 +355,39 @@ class Unclear:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word as it was decoded.
+
+    Attributes:
+        text: the word, with its punctuation.
+        probability: that it is right, in [0, 1]: the geometric mean of those of its tokens,
+            calibrated where the model brings a calibration.
+        start, end: when it was said, in seconds of the recording; None where word times were not
+            asked for.
+        uncertainty: 0 (certain) to 1: the share of posterior samples that say something else there;
+            None where none were drawn.
+
+    >>> words = model.transcribe(clip, word_times=True).words
+    >>> all(0 <= word.start <= word.end for word in words)
+    True
+    >>> to_check = [word.text for word in words if word.doubtful]
+    """
+
+    text: str
+    probability: float
+    start: float | None = None
+    end: float | None = None
+    uncertainty: float | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is to be checked: improbable, or in doubt among posterior samples."""
+        if self.text == UNCLEAR:
+            return False
+        return self.probability < DOUBTFUL or (self.uncertainty or 0.0) > 1 - DOUBTFUL
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of one recording and its text; times in seconds of the whole recording.
 
@@ -338,30 +395,24 @@ class Segment:
         start_s, end_s: where it lies.
         text: as decoded: every repetition, filler and part-word stays.
         logprob: average log-probability of its tokens.
-        words: its words, each with its probability.
-        times: start and end of each word; empty where they were not asked for.
-        uncertainty: of each word, 0 (certain) to 1: the share of posterior samples that say
-            something else there; empty where none were drawn.
+        words: its words.
         edits: what makes the clean text of the verbatim one.
         clean: the text without fillers, repetitions and part-words; None where not asked for.
         unclear: stretches in which the decoder ran away.
+
+    >>> for segment in model.transcribe(clip, stream=True):
+    ...     print(segment.start_s)
+    0.0
     """
 
     start_s: float
     end_s: float
     text: str
     logprob: float
-    words: tuple[tuple[str, float], ...] = ()
-    times: tuple[tuple[float, float], ...] = ()
-    uncertainty: tuple[float, ...] = ()
+    words: tuple[Word, ...] = ()
     edits: tuple[Edit, ...] = ()
     clean: str | None = None
     unclear: tuple[Unclear, ...] = ()
-
-    def is_uncertain(self, index: int) -> bool:
-        """Say whether a word is to be marked: improbable, or in doubt among posterior samples."""
-        doubt = self.uncertainty[index] if self.uncertainty else 0.0
-        return self.words[index][1] < UNCERTAIN or doubt > 1 - UNCERTAIN
 
 
 @dataclass(frozen=True)
@@ -377,6 +428,8 @@ class Transcript:
         clean: the text without fillers, repetitions and part-words; None where not asked for.
         discarded_s: seconds that were taken for silence and not decoded.
         language: code of the language of the text.
+        calibrated: whether the probabilities of its words are calibrated: of ten words with 0.7,
+            seven are right; else they are the model's own, which is mostly too sure.
     """
 
     id: str
@@ -387,3 +440,9 @@ class Transcript:
     clean: str | None = None
     discarded_s: float = 0.0
     language: str = "en"
+    calibrated: bool = False
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all segments."""
+        return tuple(word for segment in self.segments for word in segment.words)

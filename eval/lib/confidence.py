@@ -24,11 +24,11 @@ from eval.lib.results import interval_fields
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.calibration import (
     BINNINGS,
-    LEAST_PROBABILITY,
     auroc,
     brier,
     clustered_interval,
     expected_calibration_error,
+    log_odds,
     negative_log_likelihood,
     reliability,
     risk_coverage,
@@ -168,18 +168,13 @@ def fitted(words: Words) -> Words:
     n_speakers = len(set(words.speaker))
     if n_speakers < 2 or words.correct.all() or not words.correct.any():
         return words
-    odds = {name: _log_odds(values) for name, values in words.claims.items()}
+    odds = {name: log_odds(values) for name, values in words.claims.items()}
     claims = dict(words.claims)
     for name, column in odds.items():
         claims[f"{name}_fitted"] = _across_speakers(column[:, None], words)
     if len(odds) > 1:
         claims["combined"] = _across_speakers(np.stack(list(odds.values()), axis=1), words)
     return replace(words, claims=claims)
-
-
-def _log_odds(p: Floats) -> Floats:
-    p = np.clip(p, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-    return np.asarray(np.log(p) - np.log1p(-p))
 
 
 def _across_speakers(features: Floats, words: Words) -> Floats:

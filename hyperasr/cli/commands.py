@@ -12,21 +12,21 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperasr.cli.terminal import (
-    UNCERTAIN_STYLE,
+    DOUBTFUL_STYLE,
     Reporter,
     marked,
     marked_segment,
     output,
 )
 from hyperasr.errors import ConfigError
-from hyperasr.hub import HyperASR, Opened, open_model
-from hyperasr.transcription.formats import TIMED_FORMATS, file_names, render, to_dict
+from hyperasr.hub import HyperASR, load
+from hyperasr.transcription.formats import TIMED_FORMATS, file_names, labelled, render, to_dict
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.pipeline import Result, iter_transcribe
+from hyperasr.transcription.pipeline import Result, iter_transcribe, resolved
 from hyperasr.transcription.pipeline import transcribe as results_of
 from hyperasr.transcription.recordings import Recording, find_recordings
 from hyperasr.transcription.wer_summary import WERSummary, counts_of, percent
-from hyperasr.types import UNCERTAIN
+from hyperasr.types import DOUBTFUL
 from hyperasr.util.files import atomic_write_text
 from hyperasr.whisper.weights import ASSETS
 
@@ -45,7 +45,8 @@ def transcribe(args: Any) -> int:
         HyperASRError: the call or the model is wrong, or no recording could be transcribed.
     """
     options = _options(args)
-    recordings = find_recordings(args.sources)
+    passed_over: list[str] = []
+    recordings = find_recordings(args.sources, passed_over.append)
     if args.out is None and args.format not in ("txt", "json") and len(recordings) > 1:
         raise ConfigError(
             f"{len(recordings)} recordings do not fit into one {args.format}; give --out FOLDER"
@@ -55,17 +56,18 @@ def transcribe(args: Any) -> int:
         raise ConfigError(f"--out {args.out} is a file; give a folder")
     if len(recordings) == 1 and recordings[0].error is not None:
         raise recordings[0].error
-    opened = _open_for(args)
-    model, options = opened.model, opened.resolve(options)
+    model = _open_for(args)
+    options = resolved(model, options)
     tally, errors = WERSummary(options), []
     with Reporter() as reporter:
-        reporter.say("warning", opened.warnings)
+        reporter.say("warning", model.warnings)
+        reporter.say("note", passed_over)
         several = len(recordings) > 1
         streams = args.format == "txt" and not options.compare and options.mode != "both"
         streams = streams and not several and args.out is None
         results: Iterable[Result]
         if streams:
-            results = [_streamed(model, recordings[0], options, reporter)]
+            results = [_streamed(model, recordings[0], options, reporter, args.mark_doubtful)]
         else:
             results = results_of(model, recordings, options, progress=reporter.progress)
         for name, result in zip(names, results, strict=True):
@@ -79,10 +81,10 @@ def transcribe(args: Any) -> int:
             reporter.say("note", _notes(result))
             line = tally.add(result)
             if args.out is not None:
-                atomic_write_text(args.out / name, _file(result, args.format, line, options))
+                atomic_write_text(args.out / name, _file(result, args, name, line, options.mode))
             elif not streams:
                 with reporter.paused():
-                    _print_result(result, args.format, line, options.mode, several)
+                    _print_result(result, args, line, options.mode, several)
     if tally.n_scored:
         print(tally.total(), file=sys.stderr if args.format != "txt" else sys.stdout)
     if len(errors) == len(recordings):
@@ -98,17 +100,18 @@ def demo(args: Any) -> int:
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
         raise ConfigError(f"no clips in {folder}: it has no manifest.jsonl")
-    opened = _open_for(args)
-    model, options = opened.model, opened.resolve(TranscribeOptions(compare=opened.adapts))
+    model = _open_for(args)
+    options = TranscribeOptions(adapt=model.adapts, compare=model.adapts)
     tally, failed = WERSummary(options), 0
-    systems = ("unadapted", "personalised") if opened.adapts else (f"{args.model}, unadapted",)
+    systems = ("unadapted", "personalised") if model.adapts else (f"{args.model}, unadapted",)
     table = Table(title=f"Clips in {folder.name}, transcribed by {args.model}", show_lines=True)
     for name in ("clip", "cohort", "reference", *systems):
         table.add_column(name, overflow="fold")
     for _ in systems:
         table.add_column("WER, %", justify="right")
     with Reporter("clips") as reporter:
-        for result in results_of(model, [manifest], options, progress=reporter.progress):
+        clips = find_recordings(manifest)
+        for result in results_of(model, clips, options, progress=reporter.progress):
             if result.transcript is None:
                 reporter.say("error", [_blame(result)])
                 failed += 1
@@ -120,7 +123,7 @@ def demo(args: Any) -> int:
     console.print(table, soft_wrap=False)
     console.print(tally.total())
     console.print(
-        Text.assemble(("Marked words", UNCERTAIN_STYLE), f" are less than {UNCERTAIN:.0%} sure.")
+        Text.assemble(("[?words]", DOUBTFUL_STYLE), f" are less than {DOUBTFUL:.0%} sure.")
     )
     console.print(NOT_A_MEDICAL_DEVICE)
     return 1 if failed else 0
@@ -128,8 +131,7 @@ def demo(args: Any) -> int:
 
 def inspect(args: Any) -> int:
     """Print what a model is made of and how it was trained."""
-    opened = open_model(args.model, offline=args.offline)
-    model = opened.model
+    model = load(args.model, offline=args.offline, device="cpu")
     backbone, source = model.backbone, model.source
     shapes = ", ".join(
         f"{name} ({s.n_layer} layers, {s.d_in} to {s.d_out})" for name, s in source.targets.items()
@@ -149,11 +151,11 @@ def inspect(args: Any) -> int:
         "rank": f"{source.rank}, alpha {source.alpha:g}",
         "budget": model.budget().removeprefix("budget: "),
     }
-    if opened.folder is None:
+    if model.folder is None:
         rows["adapter"] = "none: it transcribes unadapted"
     else:
         rows |= adapter
-        head = json.loads((opened.folder / "config.json").read_text(encoding="utf-8"))
+        head = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
         rows |= {f"training, {key}": json.dumps(v) for key, v in head["training"].items()}
     width = max(map(len, rows))
     for name, value in rows.items():
@@ -161,8 +163,8 @@ def inspect(args: Any) -> int:
     return 0
 
 
-def _open_for(args: Any) -> Opened:
-    return open_model(
+def _open_for(args: Any) -> HyperASR:
+    return load(
         args.model,
         offline=args.offline,
         device=args.device,
@@ -186,13 +188,18 @@ def _notes(result: Result) -> list[str]:
     return [f"{result.id}: {transcript.discarded_s:.1f} s of silence were not decoded"]
 
 
-def _file(result: Result, form: str, line: str | None, options: TranscribeOptions) -> str:
-    text = render(result, form, options.mode)
-    return f"{text}{line}\n" if form == "txt" and line and result.base is not None else text
+def _file(result: Result, args: Any, name: str, line: str | None, mode: str) -> str:
+    text = render(result, args.format, mode, name=name, marks=args.mark_doubtful)
+    ends = args.format == "txt" and line and result.base is not None
+    return f"{text}{line}\n" if ends else text
 
 
 def _streamed(
-    model: HyperASR, recording: Recording, options: TranscribeOptions, reporter: Reporter
+    model: HyperASR,
+    recording: Recording,
+    options: TranscribeOptions,
+    reporter: Reporter,
+    marks: bool,
 ) -> Result:
     """Show each segment of a recording as soon as it is decoded, and return the result."""
     shown = False
@@ -200,7 +207,7 @@ def _streamed(
         for event in iter_transcribe(model, recording, options, progress=reporter.progress):
             if isinstance(event, Result):
                 result = event
-            elif text := marked_segment(event, options.mode):
+            elif text := marked_segment(event, options.mode, marks or sys.stdout.isatty()):
                 with reporter.paused():
                     _print(Text.assemble(" ", text) if shown else text, end="")
                     sys.stdout.flush()
@@ -213,48 +220,42 @@ def _streamed(
     return result
 
 
-def _print_result(result: Result, form: str, line: str | None, mode: str, several: bool) -> None:
+def _print_result(result: Result, args: Any, line: str | None, mode: str, several: bool) -> None:
     """Put a result on standard output; `line` are its error rates, `several` adds its name."""
-    if form == "json":  # one object a line, so that many can be told apart
+    if args.format == "json":  # one object a line, so that many can be told apart
         print(json.dumps(to_dict(result), ensure_ascii=False))
-    elif form != "txt":
-        print(render(result, form, mode), end="")
+    elif args.format != "txt":
+        print(render(result, args.format, mode, marks=args.mark_doubtful), end="")
     else:
-        for shown in _lines_of(result, line, mode, several):
+        marks = args.mark_doubtful or sys.stdout.isatty()
+        for shown in _lines_of(result, line, mode, several, marks):
             _print(shown)
     sys.stdout.flush()
 
 
 def _print(text: Text, end: str = "\n") -> None:
-    """Print text, with its uncertain words marked where standard output is a terminal."""
+    """Print text, in colour where standard output is a terminal."""
     if sys.stdout.isatty():
         output().print(text, end=end)
     else:
         print(text.plain, end=end)
 
 
-def _lines_of(result: Result, line: str | None, mode: str, several: bool) -> list[Text]:
+def _lines_of(
+    result: Result, line: str | None, mode: str, several: bool, marks: bool
+) -> list[Text]:
     """Return the lines that show a result as text."""
-    transcript = result.transcript
-    assert transcript is not None
-    if result.base is None and mode != "both":
-        text = marked(transcript, mode)
-        return [Text.assemble(f"{result.id}\t", text) if several else text]
-    modes = ("verbatim", "clean") if mode == "both" else (mode,)
-    systems = {"": transcript}
-    if result.base is not None:
-        systems = {"unadapted": result.base, "personalised": transcript}
-    lines = [Text(result.id, style="bold")] if several or result.base is not None else []
-    if result.base is not None and result.reference is not None:
-        lines.append(Text(f"  reference:    {result.reference}"))
-    for name, system in systems.items():
-        for shown in modes:
-            title = ", ".join(part for part in (name, shown if mode == "both" else "") if part)
-            indent = "  " if lines else ""
-            lines.append(Text.assemble(f"{indent}{title + ':':<13} ", marked(system, shown)))
+    shown = [
+        Text(label).append(what if isinstance(what, str) else marked(what, own, marks))
+        for label, what, own in labelled(result, mode)
+    ]
     if result.base is not None and line is not None:
-        lines.append(Text(f"  {line}"))
-    return lines
+        shown.append(Text(line))
+    if len(shown) == 1:
+        return [Text(f"{result.id}\t").append(shown[0]) if several else shown[0]]
+    if not several and result.base is None:
+        return shown
+    return [Text(result.id, style="bold"), *(Text("  ").append(text) for text in shown)]
 
 
 def _blame(result: Result) -> str:

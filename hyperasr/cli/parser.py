@@ -91,6 +91,12 @@ def _transcribe() -> Any:
         metavar="FOLDER",
         help="write a file for each recording there, replacing older ones",
     )
+    parser.add_argument(
+        "--mark-doubtful",
+        action="store_true",
+        help="txt and srt: write doubtful words as [?word]; a terminal always shows them so, and "
+        "the other formats mark them in their own way",
+    )
     _add_dataclass(parser, TranscribeOptions)
     return parser
 

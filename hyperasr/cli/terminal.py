@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: progress and messages on stderr, texts with uncertain words."""
+"""What a person at a terminal sees: progress and messages on stderr, texts with doubtful words."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from hyperasr.transcription.disfluency import UNCLEAR
-from hyperasr.types import Segment, Transcript
+from hyperasr.transcription.formats import pieces
+from hyperasr.types import UNCLEAR, Segment, Transcript
 
 __all__ = [
-    "UNCERTAIN_STYLE",
+    "DOUBTFUL_STYLE",
     "Reporter",
     "marked",
     "marked_segment",
     "output",
 ]
 
-UNCERTAIN_STYLE = "yellow underline"
+DOUBTFUL_STYLE = "yellow underline"
 UNCLEAR_STYLE = "red bold"
 _WIDTH_WITHOUT_TERMINAL = 200
 
@@ -33,40 +33,29 @@ def output() -> Console:
     return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=True)
 
 
-def marked(transcript: Transcript, mode: str = "verbatim") -> Text:
-    """Return the text with its uncertain words coloured and underlined.
+def marked(transcript: Transcript, mode: str = "verbatim", marks: bool = True) -> Text:
+    """Return the text with its doubtful words marked, by a sign as well as by colour.
 
     Args:
         transcript: what is shown.
         mode: ``clean`` shows the clean text, everything else the verbatim one.
+        marks: false leaves the text as it is.
     """
-    texts = [marked_segment(segment, mode) for segment in transcript.segments]
+    texts = [marked_segment(segment, mode, marks) for segment in transcript.segments]
     return Text(" ").join(text for text in texts if text)
 
 
-def marked_segment(segment: Segment, mode: str = "verbatim") -> Text:
+def marked_segment(segment: Segment, mode: str = "verbatim", marks: bool = True) -> Text:
     """Return the text of one segment as in `marked`."""
-    clean = mode == "clean" and segment.clean is not None
-    plain = str(segment.clean) if clean else segment.text
-    styled: list[Text] = []
-    replaced = {e.first: e for e in segment.edits} if clean else {}
-    index = 0
-    while index < len(segment.words):
-        edit = replaced.get(index)
-        # An edit may replace a word by its own end: that is as uncertain as the word.
-        word = segment.words[index][0] if edit is None else edit.replacement
-        last = index + 1 if edit is None else edit.last
-        if word:
-            styled.append(Text(word, style=_style(segment, last - 1)))
-        index = last
-    text = Text(" ").join(styled)
-    return text if text.plain == plain else Text(plain)  # no words, or written without blanks
-
-
-def _style(segment: Segment, index: int) -> str:
-    if segment.words[index][0] == UNCLEAR:
-        return UNCLEAR_STYLE
-    return UNCERTAIN_STYLE if segment.is_uncertain(index) else ""
+    text = Text()
+    for part, word in pieces(segment, mode):
+        if marks and word is not None and word.text == UNCLEAR:
+            text.append(part, UNCLEAR_STYLE)
+        elif marks and word is not None and word.doubtful:
+            text.append(f"[?{part}]", DOUBTFUL_STYLE)
+        else:
+            text.append(part)
+    return text
 
 
 class Reporter:

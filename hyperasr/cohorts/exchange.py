@@ -28,6 +28,7 @@ _NUMBERS = ("start_s", "end_s", "severity")
 # Fields that a lhotse supervision has itself; the others go to `custom`.
 _OF_LHOTSE = ("id", "path", "text", "speaker", "language", "start_s", "end_s")
 _UNKNOWN_FRAMES = 2**62
+_SHORTEST_S = 0.001  # Kaldi's times are written in milliseconds
 
 
 def to_dataset(rows: Iterable[Utterance]) -> Dataset:
@@ -42,7 +43,7 @@ def to_dataset(rows: Iterable[Utterance]) -> Dataset:
     """
     from datasets import Audio, Dataset, Features, Value
 
-    rows = list(rows)
+    rows = _within(rows)
     if not rows:
         raise ManifestError("there is nothing to convert: the manifest has no rows")
     # An `Audio` feature from the start would encode, which needs torchcodec: cast afterwards.
@@ -69,10 +70,10 @@ def to_lhotse(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path
     """
     recordings: dict[str, dict[str, Any]] = {}
     supervisions = []
-    for row in rows:
+    for number, row in enumerate(_within(rows), start=1):
         path = os.path.abspath(row.path)
         if path not in recordings:
-            recordings[path] = _lhotse_recording(path, row.id)
+            recordings[path] = _lhotse_recording(path, number, row)
         recording = recordings[path]
         end_s = recording["duration"] if row.end_s is None else row.end_s
         custom = {k: v for k, v in row.to_dict().items() if k not in _OF_LHOTSE and v is not None}
@@ -80,7 +81,7 @@ def to_lhotse(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path
             "id": row.id,
             "recording_id": recording["id"],
             "start": row.start_s,
-            "duration": round(min(end_s, recording["duration"]) - row.start_s, 8),
+            "duration": round(end_s - row.start_s, 8),
             "channel": row.channel or 0,
             "text": row.text,
             "language": row.language,
@@ -110,14 +111,15 @@ def to_kaldi(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path:
         ManifestError: no rows; some rows with text and some without; names that meet.
         ConfigError: the folder cannot be written.
     """
-    rows = list(rows)
+    rows = _within(rows)
     if not rows:
         raise ManifestError("there is nothing to write: the manifest has no rows")
-    untold = next((row for row in rows if not (row.text or "").strip()), None)
+    untold = next((i for i, row in enumerate(rows) if not (row.text or "").strip()), None)
     told = any((row.text or "").strip() for row in rows)
     if untold is not None and told:
         raise ManifestError(
-            f"row {untold.id!r} has no text and others have; Kaldi wants all or none: leave it out"
+            f"{_named(untold + 1, rows[untold])} has no text and others have; Kaldi wants all or "
+            "none: leave it out"
         )
     cut = any(row.start_s > 0 or row.end_s is not None for row in rows)
     files: dict[str, dict[str, str]] = {
@@ -128,8 +130,8 @@ def to_kaldi(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path:
         if name in files["utt2spk"]:
             raise ManifestError(f"two rows are called {name!r} in Kaldi; give them other ids")
         files["utt2spk"][name] = _kaldi_name(row.speaker)
-        files["utt2lang"][name] = row.language
-        files["utt2cohort"][name] = row.cohort
+        files["utt2lang"][name] = " ".join(row.language.split())
+        files["utt2cohort"][name] = " ".join(row.cohort.split())
         if told:
             files["text"][name] = " ".join((row.text or "").split())
         channel = (row.extra or {}).get("channel", "")
@@ -191,19 +193,55 @@ def _kaldi_source(path: str, channel: str) -> str:
     return f"flac -c -d -s {quoted} |" if suffix == ".flac" else f"sox {quoted} -t wav - |"
 
 
-def _lhotse_recording(path: str, name: str) -> dict[str, Any]:
+def _named(number: int, row: Utterance) -> str:
+    return f"row {number} ({row.id!r})"
+
+
+def _within(rows: Iterable[Utterance]) -> list[Utterance]:
+    """Return the rows with ends past the end of their recording as "to its end" (None).
+
+    Raises:
+        ManifestError: a part that begins past the end or is shorter than a millisecond, or whose
+            recording cannot be read.
+    """
+    lengths: dict[str, float] = {}
+    within = []
+    for number, row in enumerate(rows, start=1):
+        if row.start_s > 0 or row.end_s is not None:
+            if row.path not in lengths:
+                n_frames, rate, _ = _header(row.path, number, row)
+                lengths[row.path] = n_frames / rate
+            length = lengths[row.path]
+            if row.end_s is not None and row.end_s > length:
+                row = dataclasses.replace(row, end_s=None)
+            end_s = length if row.end_s is None else row.end_s
+            if end_s - row.start_s < _SHORTEST_S:
+                raise ManifestError(
+                    f"{_named(number, row)} is from {row.start_s:g} s to {end_s:g} s, but "
+                    f"{row.path} lasts {length:g} s: nothing can be heard there; leave it out"
+                )
+        within.append(row)
+    return within
+
+
+def _header(path: str, number: int, row: Utterance) -> tuple[int, int, int]:
+    """Return frames (many where the header tells no length), sample rate and channels."""
     try:
         with open_recording(path) as file:
-            n_frames, rate, n_channels = file.frames, file.samplerate, file.channels
+            return file.frames, file.samplerate, file.channels
     except AudioError as error:
-        raise ManifestError(f"row {name!r}: {error}") from error
+        raise ManifestError(f"{_named(number, row)}: {error}") from error
+
+
+def _lhotse_recording(path: str, number: int, row: Utterance) -> dict[str, Any]:
+    n_frames, rate, n_channels = _header(path, number, row)
     if n_frames >= _UNKNOWN_FRAMES:
         raise ManifestError(
-            f"row {name!r}: the header of {path} tells no length; convert it to WAV"
+            f"{_named(number, row)}: the header of {path} tells no length; convert it to WAV"
         )
     channels = list(range(n_channels))
     return {
-        "id": name,
+        "id": row.id,
         "sources": [{"type": "file", "channels": channels, "source": path}],
         "sampling_rate": rate,
         "num_samples": n_frames,

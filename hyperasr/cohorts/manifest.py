@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
+import reprlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ _OPTIONAL_TEXT = {"text", "text_clean", "etiology"}
 _NAMES = {"id", "path", "speaker", "cohort"}
 _OPTIONAL_NUMBERS = {"end_s", "severity"}
 _DOMAINS = ("recorded", "simulated")
+_shown = reprlib.Repr()  # a value in a message, whatever its length and depth
+_shown.maxstring = 80
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
@@ -64,13 +67,19 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Utterance]) -> N
     with atomic_text(Path(path)) as file:
         for row in rows:
             values = {k: v for k, v in row.to_dict().items() if v is not None}
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+            line = json.dumps(values, ensure_ascii=False) + "\n"
+            if not _is_utf8(line):
+                raise ManifestError(
+                    f"row {row.id!r} cannot be written: its path {row.path!r} or another text of "
+                    "it is not UTF-8; rename the file"
+                )
+            file.write(line)
 
 
 def _row(line: str, where: str, folder: Path) -> Utterance:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: not a JSON object ({error})") from error
     if not isinstance(values, dict):
         raise ManifestError(f"{where}: a row must be a JSON object, not {type(values).__name__}")
@@ -91,24 +100,35 @@ def _row(line: str, where: str, folder: Path) -> Utterance:
 def _fault(name: str, value: Any) -> str | None:
     """Say what is wrong with the value of a field; None where nothing is."""
     if name in _TEXT and not isinstance(value, str):
-        return f"field {name!r} must be text, not {value!r}"
+        return f"field {name!r} must be text, not {_shown.repr(value)}"
     if name in _NAMES and not value.strip():
         return f"field {name!r} is empty; leave it out where it is unknown"
     if name == "domain" and value not in _DOMAINS:
-        return f"field 'domain' must be {' or '.join(_DOMAINS)}, not {value!r}"
+        return f"field 'domain' must be {' or '.join(_DOMAINS)}, not {_shown.repr(value)}"
     if name == "start_s" or (name in _OPTIONAL_NUMBERS and value is not None):
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0:
-            return f"field {name!r} must be a number >= 0, not {value!r}"
+        if not number or not 0 <= value <= sys.float_info.max:
+            return f"field {name!r} must be a number >= 0, not {_shown.repr(value)}"
     if value is None:
         return None
     if name in _OPTIONAL_TEXT and not isinstance(value, str):
-        return f"field {name!r} must be text or null, not {value!r}"
+        return f"field {name!r} must be text or null, not {_shown.repr(value)}"
     if name == "severity" and value > 1:
-        return f"field 'severity' must be from 0 to 1, not {value!r}"
+        return f"field 'severity' must be from 0 to 1, not {_shown.repr(value)}"
     if name == "extra":
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-            return f"field 'extra' must map names to text, not {value!r}"
+            return f"field 'extra' must map names to text, not {_shown.repr(value)}"
         if not value.get("channel", "0").isdecimal():
-            return f"extra channel must be a number from 0, not {value['channel']!r}"
+            return f"extra channel must be a number from 0, not {_shown.repr(value['channel'])}"
+    if isinstance(value, str | dict) and not _is_utf8(json.dumps(value, ensure_ascii=False)):
+        return f"field {name!r} holds half a surrogate pair, {_shown.repr(value)}; mend the text"
     return None
+
+
+def _is_utf8(text: str) -> bool:
+    """Say whether a text can be written: halves of surrogate pairs cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,28 +1,38 @@
 """How well confidence tells right from wrong: ranking, calibration, and what abstaining buys.
 
+`PlattScaling` makes calibrated probabilities of those of a model.
+
 A confidence is the claimed probability that something (a word) is correct, in [0, 1]; an
 uncertainty is any number that is higher where errors are expected. Intervals draw whole speakers.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.statistics import ONE_SPEAKER, Interval
+from hyperasr.util.files import atomic_write_text
 
 __all__ = [
     "BINNINGS",
+    "CALIBRATION_FILE",
     "Bin",
+    "PlattScaling",
     "RiskCoverage",
     "auroc",
     "brier",
     "clustered_interval",
     "expected_calibration_error",
+    "log_odds",
     "negative_log_likelihood",
     "reliability",
     "risk_coverage",
@@ -30,6 +40,8 @@ __all__ = [
 ]
 
 BINNINGS = ("width", "mass")
+CALIBRATION_FILE = "calibration.json"
+"""In a folder of adapters: how the probabilities of their words are calibrated."""
 # A claim of 0 or 1 that is wrong would cost infinitely many nats.
 LEAST_PROBABILITY = 1e-6
 NO_STATISTIC = "undefined in some resamples (one class only): no interval"
@@ -64,6 +76,54 @@ class RiskCoverage:
     risk: Floats
     area: float
     oracle: float
+
+
+@dataclass(frozen=True)
+class PlattScaling:
+    """Make a calibrated probability: 1 / (1 + exp(-(slope * log odds + intercept))).
+
+    Source: Platt 1999, Probabilistic outputs for support vector machines, in Advances in large
+        margin classifiers, on the log odds of a probability instead of a margin.
+    """
+
+    slope: float
+    intercept: float
+
+    def __call__(self, probability: ArrayLike) -> Floats:
+        """Return calibrated probabilities of others, of the same shape; both in [0, 1]."""
+        from scipy.special import expit
+
+        return np.asarray(expit(self.slope * log_odds(probability) + self.intercept))
+
+    @classmethod
+    def read(cls, path: Path) -> PlattScaling | None:
+        """Read what `write` wrote; None where there is no file.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            made = cls(float(values["slope"]), float(values["intercept"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(
+                f"{path} is damaged ({error!r}); fit it again or delete it"
+            ) from error
+        if not (math.isfinite(made.slope) and math.isfinite(made.intercept)):
+            raise ConfigError(f"{path}: slope and intercept must be finite; fit it again")
+        return made
+
+    def write(self, path: Path, notes: dict[str, Any]) -> None:
+        """Write it as JSON, with notes on how it was fitted."""
+        atomic_write_text(path, json.dumps(asdict(self) | notes, indent=2) + "\n")
+
+
+def log_odds(probability: ArrayLike) -> Floats:
+    """Return log(p / (1 - p)), of probabilities cut to [1e-6, 1 - 1e-6]."""
+    p = np.clip(np.asarray(probability, float), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return np.asarray(np.log(p) - np.log1p(-p))
 
 
 def auroc(uncertainty: ArrayLike, is_error: ArrayLike) -> float:

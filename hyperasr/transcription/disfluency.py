@@ -12,11 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hyperasr.types import Edit
+from hyperasr.types import UNCLEAR, Edit
 
-__all__ = ["UNCLEAR", "apply_edits", "clean_edits"]
-
-UNCLEAR = "[unclear]"
+__all__ = ["apply_edits", "clean_edits"]
 
 FILLERS = {
     "en": "um umm uhm uh uhh er err erm hm hmm mm mmm",

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from hyperasr.errors import ConfigError
 from hyperasr.transcription.annotations import chat, csv_table, textgrid
-from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
-from hyperasr.types import Edit, Segment, Transcript, Unclear
+from hyperasr.types import Edit, Segment, Transcript, Unclear, Word
 
 __all__ = [
     "FORMATS",
     "SCHEMA_VERSION",
     "TIMED_FORMATS",
     "file_names",
+    "labelled",
+    "marked_text",
+    "pieces",
     "render",
     "shown_text",
     "to_dict",
@@ -36,14 +40,36 @@ TIMED_FORMATS = ("json", "csv", "textgrid", "chat")
 SCHEMA_VERSION = 1
 """Of the JSON: raised when a field goes or changes its meaning; new fields do not raise it."""
 
-_ANNOTATIONS = {"csv": csv_table, "textgrid": textgrid, "chat": chat}
+_ANNOTATIONS = {"csv": csv_table, "textgrid": textgrid}
 _SUFFIXES = {"textgrid": "TextGrid", "chat": "cha"}
 
 _LONGEST_NAME = 180  # bytes; file systems take 255, and a temporary name is longer
 _FORBIDDEN = '<>:"/\\|?*'  # on some system or other
 
 
-def render(result: Result, form: str, mode: str = "verbatim") -> str:
+class Rendered(Protocol):
+    """What is written: a `hyperasr.transcription.transcript.Result`, which uses this module."""
+
+    @property
+    def recording(self) -> Recording: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def transcript(self) -> Transcript | None: ...
+    @property
+    def base(self) -> Transcript | None: ...
+    @property
+    def reference(self) -> str | None: ...
+
+
+def render(
+    result: Rendered,
+    form: str,
+    mode: str = "verbatim",
+    *,
+    name: str | None = None,
+    marks: bool = False,
+) -> str:
     """Return the content of a file, ending with a line end unless it is empty.
 
     Args:
@@ -51,6 +77,10 @@ def render(result: Result, form: str, mode: str = "verbatim") -> str:
         form: one of `FORMATS`.
         mode: ``verbatim``, ``clean`` or ``both``, as in transcribing; subtitles show verbatim text
             for both.
+        name: of the file, one of `file_names`, which CHAT repeats inside; None is the one that the
+            recording would have alone.
+        marks: write doubtful words of txt and srt as ``[?word]``; the other formats always mark
+            them, each in its own way.
     Raises:
         ConfigError: another format, or a result without a transcript.
     """
@@ -58,14 +88,81 @@ def render(result: Result, form: str, mode: str = "verbatim") -> str:
     if transcript is None:
         raise ConfigError(f"{result.id} has no transcript to write")
     if form == "txt":
-        return _text(result, mode)
+        return "".join(
+            f"{label}{shown if isinstance(shown, str) else _whole(shown, own, marks)}\n"
+            for label, shown, own in labelled(result, mode)
+        )
     if form == "json":
         return json.dumps(to_dict(result), ensure_ascii=False, indent=2) + "\n"
-    if form in ("srt", "vtt"):
-        return (_srt if form == "srt" else _vtt)(transcript, mode)
+    if form == "srt":
+        return _srt(transcript, mode, marks)
+    if form == "vtt":
+        return _vtt(transcript, mode)
+    if form == "chat":
+        name = file_names([result.recording], form)[0] if name is None else name
+        return chat(transcript, PurePosixPath(name).stem)
     if form in _ANNOTATIONS:
         return _ANNOTATIONS[form](transcript)
     raise ConfigError(f"no format {form!r}; there are {', '.join(FORMATS)}")
+
+
+def pieces(segment: Segment, mode: str = "verbatim") -> list[tuple[str, Word | None]]:
+    """Cut the text of a segment into words and what stands between them.
+
+    Args:
+        segment: what is shown.
+        mode: ``clean`` shows the clean text where there is one, everything else the verbatim one.
+    Returns:
+        Parts of the text, which make the whole, each with its word, or None between words. What
+        an edit put in place of a word goes with that word.
+    """
+    clean = mode == "clean" and segment.clean is not None
+    text = str(segment.clean) if clean else segment.text
+    edits = {edit.first: edit for edit in segment.edits} if clean else {}
+    found: list[tuple[str, Word | None]] = []
+    index = at = 0
+    while index < len(segment.words):
+        edit = edits.get(index)
+        index = index + 1 if edit is None else edit.last
+        word = segment.words[index - 1]
+        for shown in [word.text] if edit is None else edit.replacement.split():
+            start = text.find(shown, at)
+            if start < 0:
+                return [(text, None)]  # nothing can be said of words that are not in the text
+            found += [(text[at:start], None), (shown, word)]
+            at = start + len(shown)
+    return [(part, word) for part, word in [*found, (text[at:], None)] if part]
+
+
+def marked_text(segment: Segment, mode: str = "verbatim", marks: bool = True) -> str:
+    """Return the text of a segment as in `pieces`, its doubtful words as ``[?word]``."""
+    return "".join(
+        f"[?{part}]" if marks and word is not None and word.doubtful else part
+        for part, word in pieces(segment, mode)
+    )
+
+
+def labelled(result: Rendered, mode: str) -> list[tuple[str, Transcript | str, str]]:
+    """Return what a result shows as text, line by line.
+
+    Returns:
+        For each line a label, the transcript (or the reference itself) and the mode in which it is
+        shown. All labels are of one width, so that the texts stand under each other; a lone
+        transcript has none.
+    """
+    assert result.transcript is not None
+    modes = ["verbatim", "clean"] if mode == "both" and result.transcript.clean is not None else []
+    systems = {"": result.transcript}
+    lines: list[tuple[str, Transcript | str, str]] = []
+    if result.base is not None:
+        systems = {"unadapted": result.base, "personalised": result.transcript}
+        lines += [] if result.reference is None else [("reference", result.reference, mode)]
+    for name, transcript in systems.items():
+        for own in modes or [mode]:
+            label = ", ".join(part for part in (name, own if modes else "") if part)
+            lines.append((label, transcript, own))
+    width = max(len(label) for label, _, _ in lines) + 1
+    return [(f"{label + ':':<{width}} " if label else "", *rest) for label, *rest in lines]
 
 
 def shown_text(transcript: Transcript, mode: str) -> str:
@@ -74,7 +171,7 @@ def shown_text(transcript: Transcript, mode: str) -> str:
     return str(transcript.clean) if clean else transcript.text
 
 
-def to_dict(result: Result) -> dict[str, Any]:
+def to_dict(result: Rendered) -> dict[str, Any]:
     """Return plain JSON values, which `assets/transcript.schema.json` describes.
 
     With a comparison `base` holds the same of the unadapted backbone; `reference` where known.
@@ -96,10 +193,11 @@ def file_names(recordings: Sequence[Recording], form: str) -> list[str]:
     """Return one relative file name for each recording, no two the same.
 
     A recording is named by its stem; where several have one, by its whole name, then by its path
-    below the folder they share, then with a number.
+    below the folder they share, then with a number. Names of CHAT files hold nothing but letters,
+    digits, hyphens and underscores: they stand in the file as well, where others are refused.
     """
     folder = _common_folder([Path(r.path) for r in recordings if r.path is not None])
-    choices = [_choices(recording, folder) for recording in recordings]
+    choices = [_choices(recording, folder, form) for recording in recordings]
     level = [0] * len(choices)
     while True:
         names = [c[min(k, len(c) - 1)] for c, k in zip(choices, level, strict=True)]
@@ -117,15 +215,15 @@ def file_names(recordings: Sequence[Recording], form: str) -> list[str]:
     return [f"{name}.{_SUFFIXES.get(form, form)}" for name in _numbered(names)]
 
 
-def _choices(recording: Recording, folder: Path | None) -> list[str]:
+def _choices(recording: Recording, folder: Path | None, form: str) -> list[str]:
     """Return names from the shortest to the one that tells most."""
     path = None if recording.path is None else Path(recording.path)
     if path is None or path != Path(recording.id):  # an array or a row of a manifest
-        return [_safe(recording.id)]
-    choices = [_safe(path.stem), _safe(path.name)]
+        return [_safe(recording.id, form)]
+    choices = [_safe(path.stem, form), _safe(path.name, form)]
     if folder is not None:
         parts = Path(os.path.abspath(path)).relative_to(folder).parts
-        choices.append(str(PurePosixPath(*map(_safe, parts))))
+        choices.append(str(PurePosixPath(*(_safe(part, form) for part in parts))))
     return choices
 
 
@@ -136,9 +234,13 @@ def _common_folder(paths: Sequence[Path]) -> Path | None:
         return None
 
 
-def _safe(name: str) -> str:
+def _safe(name: str, form: str) -> str:
     """Return a name for one file that stays in its folder."""
     plain = "".join("_" if c in _FORBIDDEN or not c.isprintable() else c for c in name)
+    if form == "chat":
+        plain = "".join(
+            c if c in "_-" or unicodedata.category(c)[0] in "LMN" else "_" for c in plain
+        )
     cut = plain.encode()[:_LONGEST_NAME].decode(errors="ignore").strip(" ")
     return "_" + cut.lstrip(".") if not cut or cut.startswith(".") else cut
 
@@ -156,20 +258,10 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def _text(result: Result, mode: str) -> str:
-    transcript = result.transcript
-    assert transcript is not None
-    if result.base is None:
-        if mode == "both" and transcript.clean is not None:
-            return f"verbatim: {transcript.text}\nclean: {transcript.clean}\n"
-        return f"{shown_text(transcript, mode)}\n"
-    lines = [
-        f"unadapted: {shown_text(result.base, mode)}",
-        f"personalised: {shown_text(transcript, mode)}",
-    ]
-    if result.reference is not None:
-        lines.insert(0, f"reference: {result.reference}")
-    return "\n".join(lines) + "\n"
+def _whole(transcript: Transcript, mode: str, marks: bool) -> str:
+    if not marks:
+        return shown_text(transcript, mode)
+    return " ".join(text for s in transcript.segments if (text := marked_text(s, mode)))
 
 
 def _transcript(transcript: Transcript) -> dict[str, Any]:
@@ -178,6 +270,7 @@ def _transcript(transcript: Transcript) -> dict[str, Any]:
         values["clean"] = transcript.clean
     return values | {
         "duration_s": round(transcript.duration_s, 3),
+        "calibrated": transcript.calibrated,
         "segments": [_segment(segment) for segment in transcript.segments],
     }
 
@@ -188,16 +281,22 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "end_s": round(segment.end_s, 3),
         "text": segment.text,
         "logprob": round(segment.logprob, 4),
-        "words": [{"word": w, "probability": round(p, 4)} for w, p in segment.words],
+        "words": [_word(word) for word in segment.words],
     }
-    for word, (start_s, end_s) in zip(values["words"], segment.times, strict=False):
-        word |= {"start_s": round(start_s, 3), "end_s": round(end_s, 3)}
-    for word, doubt in zip(values["words"], segment.uncertainty, strict=False):
-        word["uncertainty"] = round(doubt, 4)
     if segment.clean is not None:
         values |= {"clean": segment.clean, "edits": [_plain(edit) for edit in segment.edits]}
     if segment.unclear:
         values["unclear"] = [_plain(u) for u in segment.unclear]
+    return values
+
+
+def _word(word: Word) -> dict[str, Any]:
+    values: dict[str, Any] = {"word": word.text, "probability": round(word.probability, 4)}
+    values["doubtful"] = word.doubtful
+    if word.start is not None and word.end is not None:
+        values |= {"start_s": round(word.start, 3), "end_s": round(word.end, 3)}
+    if word.uncertainty is not None:
+        values["uncertainty"] = round(word.uncertainty, 4)
     return values
 
 
@@ -207,57 +306,46 @@ def _plain(mark: Edit | Unclear) -> dict[str, Any]:
     return {n: round(v, 3) if isinstance(v, float) else v for n, v in values.items()}
 
 
-def _srt(transcript: Transcript, mode: str) -> str:
+def _srt(transcript: Transcript, mode: str, marks: bool) -> str:
+    shown = [(s, text) for s in transcript.segments if (text := marked_text(s, mode, marks))]
     blocks = [
         f"{number}\n{_time(s.start_s, ',')} --> {_time(s.end_s, ',')}\n{_caption(text)}\n"
-        for number, (s, text) in enumerate(_spoken(transcript, mode), start=1)
+        for number, (s, text) in enumerate(shown, start=1)
     ]
     return "\n".join(blocks)
 
 
 def _vtt(transcript: Transcript, mode: str) -> str:
-    blocks = []
-    for segment, text in _spoken(transcript, mode):
-        if mode != "clean" and segment.times:
-            line = _timed_caption(segment)
-        else:
-            line = _caption(text, markup=True)
-        times = f"{_time(segment.start_s, '.')} --> {_time(segment.end_s, '.')}"
-        blocks.append(f"{times}\n{line}\n")
+    blocks = [
+        f"{_time(s.start_s, '.')} --> {_time(s.end_s, '.')}\n{cue}\n"
+        for s in transcript.segments
+        if (cue := _cue(s, mode))
+    ]
     return "\n".join(["WEBVTT\n", *blocks])
 
 
-def _timed_caption(segment: Segment) -> str:
-    """Return words with the time each begins at, uncertain ones of the class `uncertain`."""
+def _cue(segment: Segment, mode: str) -> str:
+    """Return the words, each with the time it begins at, doubtful ones of the class `doubtful`."""
     parts = []
     latest = round(segment.start_s, 3)
-    for index, ((word, _), (start_s, _)) in enumerate(
-        zip(segment.words, segment.times, strict=True)
-    ):
-        shown = _caption(word, markup=True)
-        if segment.is_uncertain(index):
-            shown = f"<c.uncertain>{shown}</c>"
+    for text, word in pieces(segment, mode):
+        shown = _caption(text)
+        for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+            shown = shown.replace(char, entity)
+        if word is not None and word.doubtful:
+            shown = f"<c.doubtful>{shown}</c>"
+        start_s = word.start if word is not None and mode != "clean" else None
         # WebVTT wants them to grow and to lie inside the cue.
-        if latest < round(start_s, 3) < round(segment.end_s, 3):
+        if start_s is not None and latest < round(start_s, 3) < round(segment.end_s, 3):
             latest = round(start_s, 3)
             shown = f"<{_time(start_s, '.')}>{shown}"
         parts.append(shown)
-    return " ".join(parts)
+    return "".join(parts)
 
 
-def _spoken(transcript: Transcript, mode: str) -> list[tuple[Segment, str]]:
-    """Return the segments with something to show, and what."""
-    clean = mode == "clean"
-    pairs = [(s, s.clean if clean and s.clean is not None else s.text) for s in transcript.segments]
-    return [(segment, text) for segment, text in pairs if text]
-
-
-def _caption(text: str, markup: bool = False) -> str:
-    """Return text on one line, in which nothing can be read as a time or as markup."""
-    text = " ".join(text.split()).replace("-->", "->")
-    if markup:
-        text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return text
+def _caption(text: str) -> str:
+    """Return text without line ends, in which nothing can be read as a time."""
+    return re.sub(r"\s+", " ", text).replace("-->", "->")
 
 
 def _time(seconds: float, point: str) -> str:

@@ -16,21 +16,22 @@ from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.uncertainty import disagreement
 from hyperasr.model import AdaptedWhisper
-from hyperasr.transcription.disfluency import UNCLEAR, apply_edits, clean_edits
+from hyperasr.transcription.disfluency import apply_edits, clean_edits
 from hyperasr.transcription.options import AUTO, TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.repetition_loop import RepetitionLoop, find_loops
 from hyperasr.transcription.words import (
     NO_BLANKS,
     Attention,
-    Word,
     attend,
     fit_to_sound,
     printable,
+    with_length,
     word_times,
     words_of,
 )
-from hyperasr.types import Batch, Segment, Unclear
+from hyperasr.transcription.words import Word as TokenWord
+from hyperasr.types import UNCLEAR, Batch, Segment, Unclear, Word
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.languages import language_code
 from hyperasr.whisper.search import SearchConfig, text_only
@@ -114,6 +115,7 @@ class Recogniser:
 
     def __init__(self, model: AdaptedWhisper, options: TranscribeOptions) -> None:
         self.model, self.options = model, options
+        self.calibration = model.calibration if options.adapt else None
         language = options.language
         if language == AUTO:
             language = next(iter(model.backbone.language_ids), "en")
@@ -267,15 +269,20 @@ class Recogniser:
         ]
         doubted = []
         for index, (segment, warnings) in enumerate(decoded):
-            said = _comparable(word for word, _ in segment.words)
+            said = _comparable(word.text for word in segment.words)
             doubt, _ = disagreement(said, texts[index * k : (index + 1) * k])
-            doubted.append((replace(segment, uncertainty=doubt), warnings))
+            words = zip(segment.words, doubt, strict=True)
+            in_doubt = tuple(replace(word, uncertainty=share) for word, share in words)
+            doubted.append((replace(segment, words=in_doubt), warnings))
         return doubted
 
     def _recognised(self, spoken: SpeechSegment, row: _Row) -> Recognised:
         options, backbone = self.options, self.model.backbone
         language = self.written(spoken.language)
         words = list(words_of(backbone, row.tokens, row.logprobs, language))
+        if self.calibration is not None and words:
+            sure = self.calibration([word.probability for word in words]).tolist()
+            words = [replace(w, probability=p) for w, p in zip(words, sure, strict=True)]
         text = printable(backbone.text(row.tokens))
         times: list[tuple[float, float]] = []
         unclear: tuple[Unclear, ...] = ()
@@ -284,7 +291,9 @@ class Recogniser:
             last_s = spoken.end_s - spoken.start_s
             aligned = np.array(word_times(words, row.attention)).reshape(-1, 2) - lead_s
             inside = fit_to_sound(np.clip(aligned, 0.0, last_s).tolist(), spoken.waveform)
-            times = [(spoken.start_s + a, spoken.start_s + b) for a, b in inside]
+            times = [
+                (spoken.start_s + a, spoken.start_s + b) for a, b in with_length(inside, last_s)
+            ]
         warnings = []
         if times and options.task == "translate":
             warnings.append(
@@ -307,8 +316,10 @@ class Recogniser:
             end_s=spoken.end_s,
             text=text,
             logprob=row.score,
-            words=tuple((word.text, word.probability) for word in words),
-            times=tuple(times) if options.word_times else (),
+            words=tuple(
+                Word(word.text, word.probability, *(times[i] if options.word_times else ()))
+                for i, word in enumerate(words)
+            ),
             unclear=unclear,
         )
         if options.mode != "verbatim":
@@ -346,10 +357,10 @@ def _search(backbone: Backbone, options: TranscribeOptions) -> SearchConfig:
 
 def _marked(
     spoken: SpeechSegment,
-    words: list[Word],
+    words: list[TokenWord],
     times: list[tuple[float, float]],
     loop: RepetitionLoop,
-) -> tuple[list[Word], list[tuple[float, float]], tuple[Unclear, ...]]:
+) -> tuple[list[TokenWord], list[tuple[float, float]], tuple[Unclear, ...]]:
     """Put one ``[unclear]`` in place of the words of a decoder that ran away."""
     first, last = loop.first, loop.last
     # A word that was begun before is kept: it may be the last one that was said.
@@ -359,9 +370,9 @@ def _marked(
         return words, times, ()
     a, b = lost[0], lost[-1] + 1
     start_s = times[a][0]
-    end_s = spoken.end_s if b == len(words) else max(start_s, times[b - 1][1])
+    end_s = spoken.end_s if b == len(words) else times[b - 1][1]
     text = " ".join(word.text for word in words[a:b])
-    mark = Word(UNCLEAR, 0.0, words[a].first, words[b - 1].last)
+    mark = TokenWord(UNCLEAR, 0.0, words[a].first, words[b - 1].last)
     unclear = Unclear(start_s, end_s, loop.reason, text, word=a)
     return (
         [*words[:a], mark, *words[b:]],
@@ -373,6 +384,7 @@ def _marked(
 def _cleaned(segment: Segment, language: str) -> Segment:
     if language in NO_BLANKS:
         return replace(segment, clean=segment.text)  # doubled characters are words there
-    words = [word for word, _ in segment.words]
-    edits = clean_edits(words, segment.times, language)
+    words = [word.text for word in segment.words]
+    times = [(w.start, w.end) for w in segment.words if w.start is not None and w.end is not None]
+    edits = clean_edits(words, times, language)
     return replace(segment, edits=edits, clean=" ".join(apply_edits(words, edits)))

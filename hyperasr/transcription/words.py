@@ -36,6 +36,7 @@ __all__ = [
     "first_states",
     "fit_to_sound",
     "printable",
+    "with_length",
     "word_times",
     "words_of",
 ]
@@ -313,3 +314,28 @@ def fit_to_sound(
             )
         fitted.append((float(start), float(end)))
     return fitted
+
+
+def with_length(times: Sequence[tuple[float, float]], last_s: float) -> list[tuple[float, float]]:
+    """Give every word at least one state of the encoder (20 ms), in order.
+
+    Of fast speech the alignment puts several words on one state, which then begin and end at once.
+    Times of words with a length stay as they are, unless a neighbour needs room.
+
+    Args:
+        times: start and end of each word in seconds of its segment, in order.
+        last_s: length of the segment; where it is too short the words share it equally.
+    """
+    least = min(1 / STATES_PER_SECOND, last_s / max(1, len(times)))
+    longer = []
+    now = 0.0
+    for start, end in times:
+        start = max(start, now)
+        now = max(end, start + least)
+        longer.append((start, now))
+    for index in reversed(range(len(longer))):  # what went over the end comes back
+        start, end = longer[index]
+        end = min(end, last_s)
+        last_s = max(0.0, min(start, end - least))
+        longer[index] = (last_s, end)
+    return longer

@@ -21,7 +21,7 @@ from hyperasr.cli.parser import _COMMANDS, build_parser, main
 from hyperasr.cohorts import corpora
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.hub import HyperASR, Opened, open_model
+from hyperasr.hub import HyperASR, load
 from hyperasr.transcription import recogniser as recognise
 from hyperasr.types import Utterance
 
@@ -50,18 +50,17 @@ def model(random_model_folder: Path) -> HyperASR:
 @pytest.fixture
 def cli(
     model: HyperASR,
-    random_model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Cli:
     """Call the command line in this process, with the random model in place of the embedded one."""
 
-    def opened(name: Any, **options: Any) -> Opened:
+    def opened(name: Any, **options: Any) -> HyperASR:
         if str(name) == "tiny.en" and options.get("dtype", "float32") == "float32":
-            return Opened(model, random_model_folder, str(name))
-        return open_model(name, **options)
+            return model
+        return load(name, **options)
 
-    monkeypatch.setattr(commands, "open_model", opened)
+    monkeypatch.setattr(commands, "load", opened)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(*argv: Any) -> Outcome:
@@ -344,10 +343,7 @@ def test_modes(cli: Cli, good: Path, monkeypatch: pytest.MonkeyPatch, model: Hyp
     assert cli("transcribe", good).out == "um turn on the the l- light\n"
     assert cli("transcribe", good, "--mode", "clean").out == "turn on the light\n"
     both = cli("transcribe", good, "--mode", "both").out.splitlines()
-    assert [line.split() for line in both] == [
-        ["verbatim:", *"um turn on the the l- light".split()],
-        ["clean:", *"turn on the light".split()],
-    ]
+    assert both == ["verbatim: um turn on the the l- light", "clean:    turn on the light"]
     chat = cli("transcribe", good, "--format", "chat").out
     assert "*PAR:\t&-um turn on the [/] the &+l light . \x150_1200\x15\n" in chat
     manifest = good.parent / "m.jsonl"
@@ -366,9 +362,9 @@ def test_text_comes_as_it_is_decoded(
     seen: list[str] = []
     marked = commands.marked_segment
 
-    def noting(segment: Any, mode: str) -> Any:
+    def noting(segment: Any, *how: Any) -> Any:
         seen.append(segment.text)
-        return marked(segment, mode)
+        return marked(segment, *how)
 
     monkeypatch.setattr(commands, "marked_segment", noting)
     argv = ("transcribe", path, "--max-segment-s", "5", "--no-loop-guard", "--batch-size", "2")

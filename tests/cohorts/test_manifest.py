@@ -106,6 +106,15 @@ GOOD = {"id": "a", "path": "/a.wav"}
         ({**GOOD, "cohort": ""}, "field 'cohort' is empty; leave it out"),
         ({**GOOD, "id": " "}, "field 'id' is empty"),
         ({**GOOD, "extra": {"mic": 2}}, "field 'extra' must map names to text"),
+        ({**GOOD, "end_s": 10**400}, "field 'end_s' must be a number >= 0, not 100000"),
+        ('{"id": "a", "path": "/a.wav", "end_s": ' + "9" * 5000 + "}", "not a JSON object"),
+        ({**GOOD, "text": "a\ud83d"}, "field 'text' holds half a surrogate pair, 'a\\ud83d'"),
+        ({**GOOD, "extra": {"mic": "\udc80"}}, "field 'extra' holds half a surrogate pair"),
+        ("[" * 100_000, "not a JSON object"),
+        (
+            '{"path": "a", "id": ' + "[" * 300 + "]" * 300 + "}",
+            "field 'id' must be text, not [[[[[[",
+        ),
         ({"id": "first", "path": "/a.wav"}, "id 'first' was already used in line 1"),
         (
             {"id": "first", "path": "/a.wav", "speaker": "b"},
@@ -121,6 +130,14 @@ def test_a_bad_row_is_named(row: Any, reason: str, tmp_path: Path) -> None:
     assert message.startswith(f"{path}, line 3: ")
     assert reason in message
     assert "\n" not in message
+    assert len(message) < len(str(path)) + 300
+
+
+def test_a_row_that_is_not_utf8_is_not_written(tmp_path: Path) -> None:
+    rows = [FULL, Utterance("a", "/caf\udce9.wav")]
+    with pytest.raises(ManifestError, match=r"row 'a' cannot be written: .*rename the file"):
+        write_manifest(tmp_path / "m.jsonl", rows)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from sklearn import metrics as reference
 
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.calibration import (
+    PlattScaling,
     auroc,
     brier,
     clustered_interval,
@@ -164,3 +167,28 @@ def test_no_interval_says_why() -> None:
 def test_bad_input_is_one_clear_error(call, error, message) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_platt_scaling_moves_log_odds(tmp_path: Path) -> None:
+    p = np.array([0.0, 1e-4, 0.3, 0.5, 0.99, 1.0])
+    np.testing.assert_allclose(PlattScaling(1.0, 0.0)(p), np.clip(p, 1e-6, 1 - 1e-6), rtol=1e-9)
+    # Odds of 9 to 1, to the power of a half, times e: 3 e to 1.
+    assert PlattScaling(0.5, 1.0)(0.9) == pytest.approx(3 * math.e / (3 * math.e + 1))
+    path = tmp_path / "calibration.json"
+    assert PlattScaling.read(path) is None
+    PlattScaling(0.5, 1.0).write(path, {"n_words": 7})
+    assert PlattScaling.read(path) == PlattScaling(0.5, 1.0)
+    assert json.loads(path.read_text())["n_words"] == 7
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "7", '{"slope": 1}', '{"slope": "x", "intercept": 0}', "[" * 10_000]
+)
+def test_a_damaged_calibration_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"c\.json.* fit it again") as error:
+        PlattScaling.read(tmp_path / "c.json")
+    assert "\n" not in str(error.value)
+    (tmp_path / "c.json").write_text('{"slope": NaN, "intercept": 1e999}')
+    with pytest.raises(ConfigError, match="must be finite"):
+        PlattScaling.read(tmp_path / "c.json")

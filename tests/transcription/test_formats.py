@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -14,13 +15,13 @@ from hyperasr.transcription.disfluency import apply_edits, clean_edits
 from hyperasr.transcription.formats import FORMATS, SCHEMA_VERSION, file_names, render, to_dict
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
-from hyperasr.types import Segment, Transcript, Unclear
+from hyperasr.types import Segment, Transcript, Unclear, Word
 
 SCHEMA = Path(__file__).parents[2] / "hyperasr" / "assets" / "transcript.schema.json"
 SEGMENTS = (
-    Segment(0.0, 2.5, "turn on", -0.1, (("turn", 0.9), ("on", 0.4))),
+    Segment(0.0, 2.5, "turn on", -0.1, (Word("turn", 0.9), Word("on", 0.4))),
     Segment(2.5, 3.0, "", 0.0),
-    Segment(3661.0016, 3725.5, "the <light> --> & more", -0.5, (("the", 0.99),)),
+    Segment(3661.0016, 3725.5, "the <light> --> & more", -0.5, (Word("the", 0.99),)),
 )
 TRANSCRIPT = Transcript("a.wav", "turn on the <light>", SEGMENTS, 3726.0, ("it is clipped",))
 RESULT = Result(Recording("a.wav", "a.wav", reference="turn on the light"), TRANSCRIPT)
@@ -39,9 +40,12 @@ FULL = Transcript(
             4.0,
             " ".join(WORDS),
             -0.3,
-            tuple(zip(WORDS, (0.9, 0.8, 0.3, 0.9, 0.0), strict=True)),
-            TIMES,
-            (0.0, 0.1, 0.2, 0.75, 0.0),
+            tuple(
+                Word(text, probability, *times, doubt)
+                for text, probability, times, doubt in zip(
+                    WORDS, (0.9, 0.8, 0.3, 0.9, 0.0), TIMES, (0.0, 0.1, 0.2, 0.75, 0.0), strict=True
+                )
+            ),
             EDITS,
             " ".join(apply_edits(WORDS, EDITS)),
             (Unclear(3.0, 3.4, "no end of text", "na na na", 4),),
@@ -59,9 +63,16 @@ def files(*paths: str) -> list[Recording]:
 
 def test_text_of_a_comparison_names_each_system() -> None:
     assert render(COMPARED, "txt").splitlines() == [
-        "reference: turn on the light",
-        "unadapted: turn of",
+        "reference:    turn on the light",
+        "unadapted:    turn of",
         "personalised: turn on the <light>",
+    ]
+    assert render(replace(COMPARED, transcript=FULL), "txt", "both").splitlines() == [
+        "reference:              turn on the light",
+        "unadapted, verbatim:    turn of",
+        "unadapted, clean:       turn of",
+        "personalised, verbatim: um the the light [unclear]",
+        "personalised, clean:    the light [unclear]",
     ]
 
 
@@ -81,7 +92,10 @@ def test_json_holds_everything() -> None:
         "end_s": 2.5,
         "text": "turn on",
         "logprob": -0.1,
-        "words": [{"word": "turn", "probability": 0.9}, {"word": "on", "probability": 0.4}],
+        "words": [
+            {"word": "turn", "probability": 0.9, "doubtful": False},
+            {"word": "on", "probability": 0.4, "doubtful": True},
+        ],
     }
 
 
@@ -94,6 +108,7 @@ def test_json_of_times_edits_and_doubt() -> None:
     assert segment["words"][1] == {
         "word": "the",
         "probability": 0.8,
+        "doubtful": False,
         "start_s": 1.5,
         "end_s": 1.9,
         "uncertainty": 0.1,
@@ -139,7 +154,7 @@ def test_each_mode_shows_its_text() -> None:
     assert render(full, "txt") == "um the the light [unclear]\n"
     assert render(full, "txt", "clean") == "the light [unclear]\n"
     assert render(full, "txt", "both") == (
-        "verbatim: um the the light [unclear]\nclean: the light [unclear]\n"
+        "verbatim: um the the light [unclear]\nclean:    the light [unclear]\n"
     )
     assert "um the the" in render(full, "srt", "both")
     assert render(full, "srt", "clean") == (
@@ -148,14 +163,35 @@ def test_each_mode_shows_its_text() -> None:
     assert render(RESULT, "txt", "clean") == render(RESULT, "txt"), "nobody asked for clean text"
 
 
-def test_vtt_has_word_times_and_doubt() -> None:
+def test_vtt_has_word_times_and_doubtful_words() -> None:
     lines = render(Result(Recording("b.wav", "b.wav"), FULL), "vtt").splitlines()
     assert lines[3] == (
-        "um <00:00:01.500>the <00:00:02.000><c.uncertain>the</c> "
-        "<00:00:02.500><c.uncertain>light</c> <00:00:03.000><c.uncertain>[unclear]</c>"
+        "um <00:00:01.500>the <00:00:02.000><c.doubtful>the</c> "
+        "<00:00:02.500><c.doubtful>light</c> <00:00:03.000>[unclear]"
     )
     clean = render(Result(Recording("b.wav", "b.wav"), FULL), "vtt", "clean")
-    assert clean.splitlines()[3] == "the light [unclear]"
+    assert clean.splitlines()[3] == "<c.doubtful>the</c> <c.doubtful>light</c> [unclear]"
+    words = (Word("日", 0.9, 0.1, 0.4), Word("本", 0.2, 0.4, 0.9))
+    joined = Transcript("j", "日本", (Segment(0.0, 1.0, "日本", -0.1, words),), 1.0)
+    cue = render(Result(Recording("j", "j"), joined), "vtt").splitlines()[3]
+    assert cue == "<00:00:00.100>日<00:00:00.400><c.doubtful>本</c>", "no blanks that nobody wrote"
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "text"),
+    [
+        ("txt", "verbatim", "um the [?the] [?light] [unclear]\n"),
+        ("txt", "clean", "[?the] [?light] [unclear]\n"),
+        (
+            "txt",
+            "both",
+            "verbatim: um the [?the] [?light] [unclear]\nclean:    [?the] [?light] [unclear]\n",
+        ),
+        ("srt", "clean", "1\n00:00:01,000 --> 00:00:04,000\n[?the] [?light] [unclear]\n"),
+    ],
+)
+def test_doubtful_words_are_marked_in_text_where_asked(form: str, mode: str, text: str) -> None:
+    assert render(Result(Recording("b.wav", "b.wav"), FULL), form, mode, marks=True) == text
 
 
 SILENT = Transcript("s", "", (), 1.0)
@@ -174,7 +210,7 @@ SILENT = Transcript("s", "", (), 1.0)
         (
             TRANSCRIPT,
             "vtt",
-            "WEBVTT\n\n00:00:00.000 --> 00:00:02.500\nturn on\n\n"
+            "WEBVTT\n\n00:00:00.000 --> 00:00:02.500\nturn <c.doubtful>on</c>\n\n"
             "01:01:01.002 --> 01:02:05.500\nthe &lt;light&gt; -&gt; &amp; more\n",
         ),
         (SILENT, "txt", "\n"),
@@ -222,6 +258,32 @@ def test_a_file_is_named_by_its_stem() -> None:
 )
 def test_one_stem_two_files(paths: tuple[str, ...], expected: list[str]) -> None:
     assert file_names(files(*paths), "txt") == expected
+
+
+def test_chat_is_named_as_it_says_inside(tmp_path: Path) -> None:
+    pylangacq = pytest.importorskip("pylangacq")
+    names = [
+        "spk1/utt.2",
+        "p1.s2",
+        "My Rec",
+        "My_Rec",
+        "s_1.0-2.0",
+        "base|x",
+        'a"b',
+        "a,b",
+        "日 本",
+    ]
+    recordings = [Recording(name, "base.wav") for name in [*names, ".hid", "é\u0301", "x" * 300]]
+    recordings += files("x/My Rec.wav", "y/My Rec.wav", "y/My,Rec.wav", "z/a.wav", "z/a.flac")
+    made = file_names(recordings, "chat")
+    assert len(set(made)) == len(recordings)
+    for recording, name in zip(recordings, made, strict=True):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(render(Result(recording, TRANSCRIPT), "chat", name=name), encoding="utf-8")
+        assert pylangacq.read_chat(str(path)).words()[:2] == ["turn", "on"]
+        assert not set(path.stem) & set(" .,\"'|")
+    assert "@Media:\ts_1_0-2_0, audio" in render(Result(recordings[4], TRANSCRIPT), "chat")
 
 
 def test_rows_of_a_manifest_are_named_by_id_and_stay_in_the_folder() -> None:

@@ -27,6 +27,7 @@ from hyperasr.transcription.words import (
     first_states,
     fit_to_sound,
     printable,
+    with_length,
     word_times,
     words_of,
 )
@@ -233,6 +234,22 @@ def test_words_lose_the_silence_around_them() -> None:
     assert fit_to_sound([(0.4, 0.6)], waveform) == [(0.4, 0.6)], "sound at both borders"
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 3), max_size=40), st.floats(0.001, 3))
+def test_every_word_has_a_length_in_order_inside(borders: list[float], last_s: float) -> None:
+    # Borders of words that follow each other, and some that coincide, as of fast speech.
+    starts = sorted(min(border, last_s) for border in borders)
+    times = list(zip(starts, [*starts[1:], last_s], strict=True)) if starts else []
+    made = with_length(times, last_s)
+    flat = [border for pair in made for border in pair]
+    assert flat == sorted(flat)
+    assert all(0 <= border <= last_s for border in flat)
+    least = min(0.02, last_s / max(1, len(times)))
+    assert all(end - start > least - 1e-9 for start, end in made)
+    if all(end - start >= 0.02 for start, end in times):
+        assert made == times
+
+
 def test_times_of_a_short_clip_are_those_of_its_own_sound(
     model: HyperASR, voice: Callable[..., np.ndarray]
 ) -> None:
@@ -244,11 +261,11 @@ def test_times_of_a_short_clip_are_those_of_its_own_sound(
     # The same sound with the silence put around it by hand: its times count from the silence.
     padded = np.pad(clip, lead)
     (by_hand,) = model.transcribe(padded, RATE, normalise_loudness=False, **options).segments
-    assert found.words == by_hand.words
-    assert len(found.times) > 1
-    shifted = np.clip(np.array(by_hand.times) - 0.4, 0.0, 0.4)
-    np.testing.assert_allclose(np.array(found.times), shifted, atol=0.03)
-    assert any(b > 0.4 for _, b in by_hand.times), "or the silence would not matter"
+    assert [w.text for w in found.words] == [w.text for w in by_hand.words]
+    times, times_by_hand = (np.array([(w.start, w.end) for w in s.words]) for s in (found, by_hand))
+    assert len(times) > 1
+    np.testing.assert_allclose(times, np.clip(times_by_hand - 0.4, 0.0, 0.4), atol=0.03)
+    assert times_by_hand.max() > 0.4, "or the silence would not matter"
 
 
 @pytest.mark.slow
@@ -265,9 +282,10 @@ def test_a_spoken_word_of_four_tenths_has_times_inside_it(shared_data: Path) -> 
             continue
         (segment,) = model.transcribe(spoken, RATE, word_times=True).segments
         seconds = len(spoken) / RATE
-        assert all(0 <= a <= b <= seconds + 1e-6 for a, b in segment.times)
+        times = [(w.start, w.end) for w in segment.words]
+        assert all(0 <= a <= b <= seconds + 1e-6 for a, b in times)
         if normaliser("spoken")(segment.text) == row["text"].lower():
-            ((a, b),) = segment.times
+            ((a, b),) = times
             covered.append((b - a) / seconds)
         if len(covered) == 12:
             break
