@@ -74,6 +74,10 @@ class TranscribeOptions:
     prompt: str = ""
     """Text that comes before, such as names to expect; for models that were trained with it."""
 
+    expect: str = ""
+    """Words or names to expect, separated by commas: they are favoured where the sound leaves them
+    open. Searches with 5 beams where beam_size is 1."""
+
     previous_text: bool = False
     """Give each segment the text before it as a prompt; segments are then decoded one by one."""
 
@@ -130,6 +134,7 @@ class TranscribeKeywords(TypedDict, total=False):
     samples: int
     seed: int
     prompt: str
+    expect: str
     previous_text: bool
     suppress: tuple[int, ...]
     pauses: Literal["typical", "stuttering", "dysarthria"]

@@ -38,6 +38,8 @@ from hyperasr.whisper.search import SearchConfig, text_only
 
 __all__ = ["Recognised", "Recogniser", "SpeechSegment", "previous_ids"]
 
+_BEAMS_TO_EXPECT = 5
+_BONUS = 1.0  # nats for a token of an expected word; see docs/results.md
 _UNSURE = -1.0  # average log-probability under which tokens are drawn again; Whisper's own
 
 
@@ -195,7 +197,9 @@ class Recogniser:
                 break
             again = part.only(weak)
             seeds = tuple(self._seed(segment, temperature) for segment in again.segments)
-            search = replace(self.search, beam_size=1, temperature=temperature, seeds=seeds)
+            search = replace(
+                self.search, beam_size=1, expected=(), temperature=temperature, seeds=seeds
+            )
             for i, row in zip(weak, self._decoded(again, search), strict=True):
                 rows[i] = max(rows[i], row, key=lambda r: r.trusted)
         if self.options.word_times:
@@ -351,7 +355,15 @@ def _comparable(words: Iterable[str]) -> str:
 
 def _search(backbone: Backbone, options: TranscribeOptions) -> SearchConfig:
     """Search for text alone, without timestamps and markers."""
-    config = SearchConfig(beam_size=options.beam_size, suppress=options.suppress)
+    words = [word.strip() for word in options.expect.split(",") if word.strip()]
+    # As it is written, and as it begins a sentence.
+    forms = dict.fromkeys(form for word in words for form in (word, word[0].upper() + word[1:]))
+    config = SearchConfig(
+        beam_size=_BEAMS_TO_EXPECT if words and options.beam_size == 1 else options.beam_size,
+        suppress=options.suppress,
+        expected=tuple(tuple(backbone.text_ids(form)) for form in forms),
+        bonus=_BONUS,
+    )
     return text_only(config, backbone.eos, int(backbone.whisper.config.vocab_size))
 
 
