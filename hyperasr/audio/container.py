@@ -61,7 +61,7 @@ _SHORT_OF_BYTES = re.compile(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should
 # and of a WAV whose sound goes on behind the size that its header gives.
 _NO_CHUNK = re.compile(r"(?:Have 0|Unknown chunk) marker .*at position (\d+)")
 _RF64_FRAMES = re.compile(r"^ *Frames *: (\d+)", re.M)
-_SPHERE_FRAMES = re.compile(rb"^sample_count -i (\d+)", re.M)
+_SPHERE_FRAMES = re.compile(r"^sample_count -i (\d+)", re.M)
 _SLACK_BYTES = 64  # padding that some writers count and others do not
 # Sizes in headers of streams that stand for "not known": round figures near the largest possible,
 # or a gigabyte and more where a hundredth of it is there.
@@ -103,23 +103,22 @@ class SoundFile(soundfile.SoundFile):
 
     def missing(self, n_read: int) -> str | None:
         """Say what is missing of a recording that was read to its end; None for nothing."""
-        stated: float | None = self.frames
-        notes = self.extra_info
+        notes, whole_s = self.extra_info, self.frames / self.samplerate
         if self.format == "OGG" and "lacks an end-of-stream" in notes:
             return ", before its end"
-        if self.format == "NIST" and (counted := _SPHERE_FRAMES.search(self._head)):
-            stated = int(counted[1])
-        elif self.format == "RF64" and (noted := _RF64_FRAMES.search(notes)):
-            stated = int(noted[1])
-        elif sizes := _SHORT_OF_BYTES.search(notes):
+        if sizes := _SHORT_OF_BYTES.search(notes):
             said, there = int(sizes[1]), int(sizes[2])
             stream = said >= _STREAM_BYTES or said >= max(_LARGE_BYTES, _LARGE_SHARE * there)
-            if there + _SLACK_BYTES < said and not stream:
-                return _of(self.frames * said / there / self.samplerate)
-            return None
-        if stated > n_read + (self.samplerate // 10 if stated == self.frames else 0):
-            return _of(stated / self.samplerate) if stated < UNKNOWN_LENGTH else None
-        return None
+            return None if stream or said <= there + _SLACK_BYTES else _of(whole_s * said / there)
+        counted = None
+        if self.format == "NIST":
+            counted = _SPHERE_FRAMES.search(self._head.decode("latin-1"))
+        elif self.format == "RF64":
+            counted = _RF64_FRAMES.search(notes)
+        if counted and int(counted[1]) > self.frames:
+            return _of(int(counted[1]) / self.samplerate)
+        short = n_read < self.frames - self.samplerate // 10 and self.frames < UNKNOWN_LENGTH
+        return _of(whole_s) if short else None
 
 
 class MediaFile:
@@ -140,6 +139,7 @@ class MediaFile:
     def __init__(self, raw: BinaryIO, warn: Warn, options: dict[str, str] | None = None) -> None:
         self._raw, self._warn = raw, warn
         self._begins: int | None = None  # byte of the first packet
+        self._damaged = False
         self._options = {"format_whitelist": _FORMATS} | (options or {})
         self._open()
         n_tracks = len(self._container.streams.audio)
@@ -183,8 +183,8 @@ class MediaFile:
             self._container.close()
             self._open()
             decoded = self._decoded()
-            first = next(decoded)
-        self._go_on(chain([first], decoded), start)
+            first = next(decoded, None)
+        self._go_on(chain([first] if first else [], decoded), start)
 
     def read_block(self, n_frames: int) -> tuple[np.ndarray, bool]:
         """Return up to `n_frames` (n, channels) float32, and False: damage is passed over."""
@@ -199,9 +199,8 @@ class MediaFile:
 
     def missing(self, n_read: int) -> str | None:
         """Say what is missing of a recording that was read to its end; None for nothing."""
-        if self.frames >= UNKNOWN_LENGTH or n_read >= self.frames - self.samplerate // 10:
-            return None
-        return _of(self.frames / self.samplerate)
+        short = n_read < self.frames - self.samplerate // 10 and self.frames < UNKNOWN_LENGTH
+        return _of(self.frames / self.samplerate) if short and not self._damaged else None
 
     def _open(self) -> None:
         import av
@@ -257,7 +256,7 @@ class MediaFile:
                 if damaged:
                     after_s = (self._position(last) + last.samples) / self.samplerate if last else 0
                     self._warn(f"a recording is damaged after {after_s:.2f} s: a piece is left out")
-                    damaged = False
+                    damaged, self._damaged = False, True
                 yield frame
                 last = frame
 
