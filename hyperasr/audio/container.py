@@ -209,10 +209,10 @@ class MediaFile:
         # A title in an unknown encoding is no reason to refuse a recording.
         self._container: Any = av.open(self._raw, options=self._options, metadata_errors="ignore")
         if not self._container.streams.audio:
-            raise AudioError("it has no sound track")
+            raise AudioError("has no sound track")
         self._track: Any = self._container.streams.audio[0]
         if self._track.codec_context is None:
-            raise AudioError("the coding of its sound is not known")
+            raise AudioError("has sound in a coding that is not known")
 
     def _stated_frames(self) -> int:
         track, container = self._track, self._container

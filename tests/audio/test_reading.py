@@ -398,16 +398,18 @@ def encode(
     path: Path, codec: str, rate: int = RATE, tracks: int = 1, picture: bool = False
 ) -> Path:
     """Write 3 s of noise as FFmpeg does, in one or more sound tracks, after a picture."""
-    with av.open(path, "w", options={"movflags": "faststart"}) as file:
-        if picture:
-            video = file.add_stream("mpeg4", rate=5, width=32, height=32, pix_fmt="yuv420p")
+    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(path, "w", options=options) as file:
+        pictures = [file.add_stream("mpeg4", rate=5, width=32, height=32)] if picture else []
+        streams = [file.add_stream(codec, rate=rate, layout="mono") for _ in range(tracks)]
+        for stream in pictures:
             for number in range(10):
                 image = av.VideoFrame(32, 32, "yuv420p")
                 image.pts = number
-                file.mux(video.encode(image))
-            file.mux(video.encode(None))
-        streams = [file.add_stream(codec, rate=rate, layout="mono") for _ in range(tracks)]
+                file.mux(stream.encode(image))
+            file.mux(stream.encode(None))
         for number, stream in enumerate(streams):
+            stream.bit_rate = 64_000
             context = stream.codec_context
             samples = (noise(3 * rate, seed=number)[None] * 2**15).clip(-(2**15), 2**15 - 1)
             frame = av.AudioFrame.from_ndarray(samples.astype(np.int16), "s16", "mono")
@@ -425,7 +427,7 @@ def encode(
         ("a.m4a", "aac", RATE, 0, 1e-6),
         ("a.mov", "alac", RATE, 0, 1e-6),
         ("a.wv", "wavpack", RATE, 0, 1e-6),
-        ("a.webm", "libopus", 48_000, 0, 2.0),  # its times are rounded to milliseconds
+        ("a.webm", "libopus", 48_000, 0, 2.0),
         ("a.mkv", "aac", 44_100, 1_024, 2.0),
         ("a.mp2", "mp2", RATE, 1_152, 1e-3),
         ("a.wma", "wmav2", 44_100, 4_096, 2.0),
@@ -436,11 +438,12 @@ def encode(
 def test_what_soundfile_cannot_read(tmp_path, name, codec, rate, n_padding, tolerance, capfd):
     path = encode(tmp_path / name, codec, rate)
     whole = audio.load(path)
-    assert 0 <= len(whole) - 3 * RATE <= n_padding
+    assert -450 <= len(whole) - 3 * RATE <= n_padding, "FFmpeg's WMA lacks the last 28 ms"
     part = audio.load(path, start_s=1.5, end_s=2.5)
     assert part.shape == (RATE,)
-    assert np.abs(part - whole[24_000:40_000]).max() < tolerance
-    assert np.corrcoef(part[:-1], whole[24_000:39_999])[0, 1] > 0.5, "within a millisecond"
+    lag = np.correlate(whole[23_900:40_100], part, "valid").argmax() - 100
+    assert abs(lag) <= (0 if tolerance < 1 else 16), "some formats round times to milliseconds"
+    assert lag or np.abs(part - whole[24_000:40_000]).max() < tolerance
     with pytest.raises(AudioError):
         audio.load(path, start_s=9.0)
     assert capfd.readouterr().err == ""
