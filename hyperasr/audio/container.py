@@ -223,8 +223,9 @@ class MediaFile:
         measured = container.format.name not in _UNMEASURED and "ignore_length" not in self._options
         if container.format.name == "mp3":  # by a tag in its first frame, or guessed
             at = self._raw.tell()  # of FFmpeg's reading
-            self._raw.seek(max(0, self._begins - _HEAD_BYTES))
-            tag = self._raw.read(min(self._begins, _HEAD_BYTES))
+            begins = self._begins or 0
+            self._raw.seek(max(0, begins - _HEAD_BYTES))
+            tag = self._raw.read(min(begins, _HEAD_BYTES))
             self._raw.seek(at)
             measured = n_frames.denominator == 1 and any(name in tag for name in _LENGTH_TAGS)
         return round(n_frames) if measured and n_frames else UNKNOWN_LENGTH
@@ -271,7 +272,9 @@ class MediaFile:
         convert = AudioResampler("flt", self._layout, self.samplerate)
         counted = self._track.time_base * self.samplerate == 1  # durations are samples
         nothing = np.empty((0, self.channels), dtype=np.float32)
-        block, n_last, position = nothing, None, None
+        block = nothing
+        n_last: int | None = None
+        position: int | None = None
         for frame in chain(frames, [None]):
             # The last frame of MPEG-4 is as long as all others; its duration says what is sound.
             block = block if frame else block[:n_last]
@@ -306,8 +309,12 @@ def open_recording(
         reason = getattr(error, "strerror", None) or error
         raise AudioError(f"cannot read {path}: {reason}") from error
     source = os.fsencode(path) if content is None else io.BytesIO(content)
-    file = _of_format(path, source, raw, head, warn)
-    check_rate(file.samplerate, str(path))
+    try:
+        file = _of_format(path, source, raw, head, warn)
+        check_rate(file.samplerate, str(path))
+    except AudioError:
+        raw.close()
+        raise
     return file
 
 
@@ -327,7 +334,8 @@ def _of_format(
     path: str | os.PathLike[str], source: bytes | io.BytesIO, raw: BinaryIO, head: bytes, warn: Warn
 ) -> RecordingFile:
     _refuse_what_is_no_audio(path, head)
-    options, reason = {}, ""
+    options: dict[str, str] = {}
+    reason = ""
     if head.startswith(_SOUNDFILE):
         try:
             file = SoundFile(source, head)
@@ -360,9 +368,13 @@ def _unclosed_size(file: SoundFile) -> int | None:
     Writers that were interrupted leave a size of 0 or of what they had written by then. Sizes
     that are too large need no help.
     """
-    said = re.search(r"^data *: (\d+)$", file.extra_info, re.M)
-    behind = _NO_CHUNK.search(file.extra_info)
-    return int(said[1]) if file.format in ("WAV", "WAVEX") and said and behind else None
+    notes = file.extra_info
+    said = re.search(r"^data *: (\d+)$", notes, re.M)
+    length = re.search(r"^Length *: (\d+)$", notes, re.M)
+    behind = _NO_CHUNK.search(notes)
+    if not (file.format in ("WAV", "WAVEX") and said and length and behind):
+        return None
+    return int(said[1]) if int(length[1]) > int(behind[1]) + _SLACK_BYTES else None
 
 
 def read_pipe(path: str | os.PathLike[str]) -> bytes:

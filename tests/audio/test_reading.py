@@ -286,11 +286,13 @@ def test_wav_headers_that_lie_about_the_length(tmp_path, offset, size, n_ahead, 
     assert "breaks off" not in caplog.text
 
 
-def test_a_chunk_after_the_sound_is_not_sound(tmp_path):
+@pytest.mark.parametrize("more", [b"LIST" + struct.pack("<I", 400) + bytes(400), bytes(20)])
+def test_what_follows_the_sound_is_not_sound(tmp_path, more, caplog):
     path = write(tmp_path / "a.wav", noise(RATE))
     honest = audio.load(path)
-    path.write_bytes(path.read_bytes() + b"LIST" + struct.pack("<I", 400) + bytes(400))
+    path.write_bytes(path.read_bytes() + more)
     assert np.array_equal(audio.load(path), honest)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
