@@ -61,7 +61,7 @@ _SHORT_OF_BYTES = re.compile(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should
 # and of a WAV whose sound goes on behind the size that its header gives.
 _NO_CHUNK = re.compile(r"(?:Have 0|Unknown chunk) marker .*at position (\d+)")
 _RF64_FRAMES = re.compile(r"^ *Frames *: (\d+)", re.M)
-_SPHERE_FRAMES = re.compile(rb"^sample_count -i (\d+)", re.M)
+_SPHERE_FRAMES = re.compile(r"^sample_count -i (\d+)", re.M)
 _SLACK_BYTES = 64  # padding that some writers count and others do not
 # Sizes in headers of streams that stand for "not known": round figures near the largest possible,
 # or a gigabyte and more where a hundredth of it is there.
@@ -103,23 +103,22 @@ class SoundFile(soundfile.SoundFile):
 
     def missing(self, n_read: int) -> str | None:
         """Say what is missing of a recording that was read to its end; None for nothing."""
-        stated: float | None = self.frames
-        notes = self.extra_info
+        notes, whole_s = self.extra_info, self.frames / self.samplerate
         if self.format == "OGG" and "lacks an end-of-stream" in notes:
             return ", before its end"
-        if self.format == "NIST" and (counted := _SPHERE_FRAMES.search(self._head)):
-            stated = int(counted[1])
-        elif self.format == "RF64" and (noted := _RF64_FRAMES.search(notes)):
-            stated = int(noted[1])
-        elif sizes := _SHORT_OF_BYTES.search(notes):
+        if sizes := _SHORT_OF_BYTES.search(notes):
             said, there = int(sizes[1]), int(sizes[2])
             stream = said >= _STREAM_BYTES or said >= max(_LARGE_BYTES, _LARGE_SHARE * there)
-            if there + _SLACK_BYTES < said and not stream:
-                return _of(self.frames * said / there / self.samplerate)
-            return None
-        if stated > n_read + (self.samplerate // 10 if stated == self.frames else 0):
-            return _of(stated / self.samplerate) if stated < UNKNOWN_LENGTH else None
-        return None
+            return None if stream or said <= there + _SLACK_BYTES else _of(whole_s * said / there)
+        counted = None
+        if self.format == "NIST":
+            counted = _SPHERE_FRAMES.search(self._head.decode("latin-1"))
+        elif self.format == "RF64":
+            counted = _RF64_FRAMES.search(notes)
+        if counted and int(counted[1]) > self.frames:
+            return _of(int(counted[1]) / self.samplerate)
+        short = n_read < self.frames - self.samplerate // 10 and self.frames < UNKNOWN_LENGTH
+        return _of(whole_s) if short else None
 
 
 class MediaFile:
@@ -140,6 +139,7 @@ class MediaFile:
     def __init__(self, raw: BinaryIO, warn: Warn, options: dict[str, str] | None = None) -> None:
         self._raw, self._warn = raw, warn
         self._begins: int | None = None  # byte of the first packet
+        self._damaged = False
         self._options = {"format_whitelist": _FORMATS} | (options or {})
         self._open()
         n_tracks = len(self._container.streams.audio)
@@ -183,8 +183,8 @@ class MediaFile:
             self._container.close()
             self._open()
             decoded = self._decoded()
-            first = next(decoded)
-        self._go_on(chain([first], decoded), start)
+            first = next(decoded, None)
+        self._go_on(chain([first] if first else [], decoded), start)
 
     def read_block(self, n_frames: int) -> tuple[np.ndarray, bool]:
         """Return up to `n_frames` (n, channels) float32, and False: damage is passed over."""
@@ -199,9 +199,8 @@ class MediaFile:
 
     def missing(self, n_read: int) -> str | None:
         """Say what is missing of a recording that was read to its end; None for nothing."""
-        if self.frames >= UNKNOWN_LENGTH or n_read >= self.frames - self.samplerate // 10:
-            return None
-        return _of(self.frames / self.samplerate)
+        short = n_read < self.frames - self.samplerate // 10 and self.frames < UNKNOWN_LENGTH
+        return _of(self.frames / self.samplerate) if short and not self._damaged else None
 
     def _open(self) -> None:
         import av
@@ -210,10 +209,10 @@ class MediaFile:
         # A title in an unknown encoding is no reason to refuse a recording.
         self._container: Any = av.open(self._raw, options=self._options, metadata_errors="ignore")
         if not self._container.streams.audio:
-            raise AudioError("it has no sound track")
+            raise AudioError("has no sound track")
         self._track: Any = self._container.streams.audio[0]
         if self._track.codec_context is None:
-            raise AudioError("the coding of its sound is not known")
+            raise AudioError("has sound in a coding that is not known")
 
     def _stated_frames(self) -> int:
         track, container = self._track, self._container
@@ -224,8 +223,9 @@ class MediaFile:
         measured = container.format.name not in _UNMEASURED and "ignore_length" not in self._options
         if container.format.name == "mp3":  # by a tag in its first frame, or guessed
             at = self._raw.tell()  # of FFmpeg's reading
-            self._raw.seek(max(0, self._begins - _HEAD_BYTES))
-            tag = self._raw.read(min(self._begins, _HEAD_BYTES))
+            begins = self._begins or 0
+            self._raw.seek(max(0, begins - _HEAD_BYTES))
+            tag = self._raw.read(min(begins, _HEAD_BYTES))
             self._raw.seek(at)
             measured = n_frames.denominator == 1 and any(name in tag for name in _LENGTH_TAGS)
         return round(n_frames) if measured and n_frames else UNKNOWN_LENGTH
@@ -257,7 +257,7 @@ class MediaFile:
                 if damaged:
                     after_s = (self._position(last) + last.samples) / self.samplerate if last else 0
                     self._warn(f"a recording is damaged after {after_s:.2f} s: a piece is left out")
-                    damaged = False
+                    damaged, self._damaged = False, True
                 yield frame
                 last = frame
 
@@ -272,7 +272,9 @@ class MediaFile:
         convert = AudioResampler("flt", self._layout, self.samplerate)
         counted = self._track.time_base * self.samplerate == 1  # durations are samples
         nothing = np.empty((0, self.channels), dtype=np.float32)
-        block, n_last, position = nothing, None, None
+        block = nothing
+        n_last: int | None = None
+        position: int | None = None
         for frame in chain(frames, [None]):
             # The last frame of MPEG-4 is as long as all others; its duration says what is sound.
             block = block if frame else block[:n_last]
@@ -307,8 +309,12 @@ def open_recording(
         reason = getattr(error, "strerror", None) or error
         raise AudioError(f"cannot read {path}: {reason}") from error
     source = os.fsencode(path) if content is None else io.BytesIO(content)
-    file = _of_format(path, source, raw, head, warn)
-    check_rate(file.samplerate, str(path))
+    try:
+        file = _of_format(path, source, raw, head, warn)
+        check_rate(file.samplerate, str(path))
+    except AudioError:
+        raw.close()
+        raise
     return file
 
 
@@ -328,7 +334,8 @@ def _of_format(
     path: str | os.PathLike[str], source: bytes | io.BytesIO, raw: BinaryIO, head: bytes, warn: Warn
 ) -> RecordingFile:
     _refuse_what_is_no_audio(path, head)
-    options, reason = {}, ""
+    options: dict[str, str] = {}
+    reason = ""
     if head.startswith(_SOUNDFILE):
         try:
             file = SoundFile(source, head)
@@ -361,9 +368,13 @@ def _unclosed_size(file: SoundFile) -> int | None:
     Writers that were interrupted leave a size of 0 or of what they had written by then. Sizes
     that are too large need no help.
     """
-    said = re.search(r"^data *: (\d+)$", file.extra_info, re.M)
-    behind = _NO_CHUNK.search(file.extra_info)
-    return int(said[1]) if file.format in ("WAV", "WAVEX") and said and behind else None
+    notes = file.extra_info
+    said = re.search(r"^data *: (\d+)$", notes, re.M)
+    length = re.search(r"^Length *: (\d+)$", notes, re.M)
+    behind = _NO_CHUNK.search(notes)
+    if not (file.format in ("WAV", "WAVEX") and said and length and behind):
+        return None
+    return int(said[1]) if int(length[1]) > int(behind[1]) + _SLACK_BYTES else None
 
 
 def read_pipe(path: str | os.PathLike[str]) -> bytes:

@@ -1,8 +1,13 @@
-"""How loud a waveform is where someone speaks: silence, gain without clipping, and a hash."""
+"""How loud a waveform is where someone speaks: silence, gain without clipping, and a hash.
+
+Levels are judged without what lies under some 70 Hz where that is most of it, so that hum of the
+mains and rumble are not taken for sound; waveforms keep them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,6 +18,7 @@ from hyperasr.audio.mel import SAMPLE_RATE
 __all__ = [
     "LEVEL_SAMPLES",
     "SILENCE_DBFS",
+    "LevelMeter",
     "active_level_dbfs",
     "content_hash",
     "frame_levels_dbfs",
@@ -23,6 +29,10 @@ __all__ = [
 SILENCE_DBFS = -60.0  # 10 dB over faint hiss (-70), 10 dB under very quiet speech (-50)
 
 LEVEL_SAMPLES = SAMPLE_RATE // 50  # 20 ms, the length of a level measurement
+_STOPPED_HZ, _STOPPED_DB, _ORDER = 60.0, 40.0, 8  # mains hum; the filter has -3 dB at 74 Hz
+_HUM_DB = 6.0  # a frame that the filter lowers by more is mostly hum
+_SETTLING_FRAMES = 5  # of the filter, where a recording begins within hum
+_SETTLING_DB = 12.0  # that it takes away from hum at once
 _TINY_POWER = 1e-20  # -200 dBFS, in place of the logarithm of 0
 _SUSTAINED_FRAMES = 15  # 0.3 s in all: louder is a door or a cough, not the voice
 _OUTLIER_DB = 10.0  # over the sustained level
@@ -42,14 +52,14 @@ def is_silent(waveform: np.ndarray, threshold_dbfs: float = SILENCE_DBFS) -> boo
 
     A waveform is silent where its loudest 20 ms are fainter than the threshold, or where it is
     steady hiss of any level: at least 0.3 s that never leave their median level by 3 dB and have
-    no trace of a pitch. Anything else may be speech, however noisy. An offset (DC) does not
-    count. Ask before `normalise_loudness`, which would raise hiss as it raises speech.
+    no trace of a pitch. Anything else may be speech, however noisy. An offset (DC) and mains hum
+    do not count. Ask before `normalise_loudness`, which would raise hiss as it raises speech.
 
     Args:
         waveform: (n_samples,) float32, 16 kHz.
         threshold_dbfs: in decibels under full scale (RMS of a full-scale square wave: 0).
     """
-    levels = _levels_dbfs(waveform)
+    levels = _whole_frame_levels(waveform)
     if len(levels) == 0 or float(levels.max()) < threshold_dbfs:
         return True
     return _is_steady_noise(waveform, levels)
@@ -66,7 +76,7 @@ def active_level_dbfs(waveform: np.ndarray) -> float:
     Returns:
         Decibels under full scale; -200 for digital silence or no samples.
     """
-    levels = np.sort(_levels_dbfs(waveform))[::-1]
+    levels = np.sort(_whole_frame_levels(waveform))[::-1]
     if len(levels) == 0:
         return float(10 * np.log10(_TINY_POWER))
     sustained = levels[min(_SUSTAINED_FRAMES, len(levels) // 4)]
@@ -96,17 +106,50 @@ def normalise_loudness(
     return _limit(raised)
 
 
+class LevelMeter:
+    """Measure a recording that comes in pieces: the level of each 20 ms, without hum.
+
+    A frame that is mostly hum is measured behind a high-pass, any other as it is. The filter runs
+    on from piece to piece, so levels do not depend on how the recording is cut.
+    """
+
+    def __init__(self) -> None:
+        self._state: np.ndarray | None = None
+        self._rest = np.zeros((2, 0))  # filtered and as it came, less than a frame
+        self._n_frames = 0
+
+    def __call__(self, piece: np.ndarray, last: bool = False) -> np.ndarray:
+        """Return the levels of the frames that are complete (n_frames,), in dB full scale.
+
+        Args:
+            piece: (n_samples,) float32, 16 kHz.
+            last: whether nothing follows; then a begun frame counts.
+        """
+        filtered, self._state = _high_pass(piece, self._state)
+        both = np.concatenate([self._rest, [filtered, piece]], axis=1)
+        n_frames = both.shape[1] // LEVEL_SAMPLES
+        whole, self._rest = np.split(both, [n_frames * LEVEL_SAMPLES], axis=1)
+        power = whole.reshape(2, n_frames, LEVEL_SAMPLES).var(axis=2)
+        if last and self._rest.size:
+            power = np.append(power, self._rest.var(axis=1, keepdims=True), axis=1)
+        filtered_db, levels = 10 * np.log10(np.maximum(power, _TINY_POWER))
+        lowered = levels - filtered_db
+        # Hum that is there from the first sample on is a step for the filter. What is left of a
+        # frame that was mostly hum is then the filter's own ringing.
+        n_settling = max(0, _SETTLING_FRAMES - self._n_frames)
+        ringing = (lowered > _SETTLING_DB) & (np.arange(len(levels)) < n_settling)
+        lowered[ringing] = _STOPPED_DB
+        self._n_frames += n_frames
+        return levels - np.where(lowered > _HUM_DB, lowered, 0.0)
+
+
 def frame_levels_dbfs(waveform: np.ndarray) -> np.ndarray:
-    """Return the level of each 20 ms around its mean (n_frames,); a begun frame counts.
+    """Return the level of each 20 ms without hum (n_frames,); a begun frame counts.
 
     Args:
         waveform: (n_samples,) float32, 16 kHz.
     """
-    n_frames = -(-len(waveform) // LEVEL_SAMPLES)
-    padded = np.zeros(n_frames * LEVEL_SAMPLES)
-    padded[: len(waveform)] = waveform
-    power = padded.reshape(n_frames, LEVEL_SAMPLES).var(axis=1)
-    return 10 * np.log10(np.maximum(power, _TINY_POWER))
+    return LevelMeter()(waveform, last=True)
 
 
 def content_hash(waveform: np.ndarray) -> str:
@@ -114,26 +157,40 @@ def content_hash(waveform: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
 
 
-def _levels_dbfs(waveform: np.ndarray) -> np.ndarray:
-    """Return the RMS level of each 20 ms around its mean."""
-    samples = waveform.astype(np.float64)
-    if len(samples) == 0:
-        return samples
-    starts = np.arange(0, len(samples), LEVEL_SAMPLES)
-    if len(starts) > 1 and len(samples) % LEVEL_SAMPLES:
-        starts = starts[:-1]  # the rest joins the last whole frame
-    sizes = np.diff(np.append(starts, len(samples)))
-    offset = np.add.reduceat(samples, starts) / sizes
-    power = np.add.reduceat(samples**2, starts) / sizes - offset**2
-    return 10 * np.log10(np.maximum(power, _TINY_POWER))
+def _whole_frame_levels(waveform: np.ndarray) -> np.ndarray:
+    """Return the levels without that of a begun frame, unless it is the only one."""
+    return frame_levels_dbfs(waveform)[: max(1, len(waveform) // LEVEL_SAMPLES)]
+
+
+@cache
+def _high_pass_design() -> tuple[np.ndarray, np.ndarray]:
+    """Return the sections of the filter, and their state behind a constant 1."""
+    from scipy.signal import cheby2, sosfilt_zi  # slow to import
+
+    sections = cheby2(_ORDER, _STOPPED_DB, _STOPPED_HZ, "highpass", output="sos", fs=SAMPLE_RATE)
+    return sections, sosfilt_zi(sections)
+
+
+def _high_pass(
+    samples: np.ndarray, state: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the samples without hum, and the state of the filter to go on with."""
+    from scipy.signal import sosfilt
+
+    if not len(samples):
+        return samples.astype(np.float64), state
+    sections, constant = _high_pass_design()
+    return sosfilt(sections, samples, zi=constant * samples[0] if state is None else state)
 
 
 def _is_steady_noise(waveform: np.ndarray, levels: np.ndarray) -> bool:
     if len(levels) < _NOISE_FRAMES:
         return False
-    if float(np.abs(levels - np.median(levels)).max()) > _NOISE_SWING_DB:
+    swing = levels - np.median(levels)  # the first frames may be short of what the filter rings
+    if swing.max() > _NOISE_SWING_DB or swing[_SETTLING_FRAMES:].min() < -_NOISE_SWING_DB:
         return False
-    return float(np.quantile(_periodicity(waveform), 0.95)) < _NOISE_PITCH
+    settled = _high_pass(waveform)[0][_SETTLING_FRAMES * LEVEL_SAMPLES :]
+    return float(np.quantile(_periodicity(settled), 0.95)) < _NOISE_PITCH
 
 
 def _periodicity(waveform: np.ndarray) -> np.ndarray:

@@ -199,7 +199,8 @@ def find_audio(folder: str | os.PathLike[str], warn: Warn | None = None) -> list
                 found.append(path)
     if not found:
         raise AudioError(f"no recording in {top}; looked for {' '.join(sorted(_SUFFIXES))}")
-    if warn is not None and (reasons := [f"{n} {why}" for why, n in passed.most_common() if n]):
+    reasons = [f"{n} {why}" for why, n in sorted(passed.items()) if n]
+    if warn is not None and reasons:
         warn(f"{top}: {len(found)} recordings; passed over: {', '.join(reasons)}")
     return sorted(found, key=lambda path: ([part.casefold() for part in path.parts], str(path)))
 

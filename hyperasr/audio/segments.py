@@ -4,7 +4,8 @@ A recording that fits is one segment: a block of someone who stutters, or a long
 the utterance. A longer one is cut in the longest pause of the second half of each stretch; silence
 of seconds is left out. How many seconds is a preset: people who stutter block for long, people with
 dysarthria take their time to breathe. Only what is fainter than `SILENCE_DBFS` is ever left out, so
-soft speech beside loud speech is not lost.
+soft speech beside loud speech is not lost; in a recording that is soft throughout, only what is
+hardly louder than its own background. Hum does not count as sound.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyperasr.audio.loudness import LEVEL_SAMPLES, SILENCE_DBFS, frame_levels_dbfs
+from hyperasr.audio.loudness import LEVEL_SAMPLES, SILENCE_DBFS, LevelMeter
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import ConfigError
 
@@ -23,6 +24,9 @@ __all__ = ["PAUSES", "Pauses", "cut_at_pauses"]
 _SMOOTHING = 10  # frames (0.2 s)
 _TAIL = 50  # frames (1 s) that are not left over as a segment of their own
 _NO_PAUSES_DB = 6.0  # loud and faint frames that differ by less show no pauses
+_SOFT_DBFS = -30.0  # where no 20 ms are louder, a voice is soft; the demo clips reach -6 to -26
+_FAINTEST_DBFS = -90.0  # 10 dB over the rounding of 16 bits
+_OVER_BACKGROUND_DB = 6.0
 _PAUSE_SHARE = 0.3  # of the way from the faint to the loud level, in decibels
 
 
@@ -76,33 +80,47 @@ def cut_at_pauses(
     pauses = pauses or Pauses()
     source = iter(pieces)
     buffer, start, whole, ended = np.zeros(0, dtype=np.float32), 0, True, False
+    meter, levels, loudest = LevelMeter(), np.zeros(0), -np.inf
     while True:
         while not ended and len(buffer) <= (longest + _TAIL) * LEVEL_SAMPLES:
             piece = next(source, None)
             ended = piece is None
-            if piece is not None:
-                buffer = np.concatenate([buffer, piece]) if len(buffer) else piece
+            piece = buffer[:0] if piece is None else piece
+            buffer = np.concatenate([buffer, piece]) if len(buffer) else piece
+            levels = np.append(levels, meter(piece, last=ended))
         if whole and len(buffer) <= max_segment_s * SAMPLE_RATE:
             if len(buffer):
                 yield start, buffer
             return
         whole = False
-        skipped, n = _next_segment(buffer, longest, pauses)
+        ahead = levels[: longest + _TAIL]
+        loudest = max(loudest, ahead.max())
+        silence = _silence_dbfs(ahead, loudest)
+        skipped, n = _next_segment(buffer, ahead, silence, longest, pauses)
         if n:
-            yield start + skipped, buffer[skipped : skipped + n]
+            yield start, buffer[:n]
         buffer, start = buffer[skipped + n :], start + skipped + n
+        levels = levels[(skipped + n) // LEVEL_SAMPLES :]
         if ended and not len(buffer):
             return
 
 
-def _next_segment(buffer: np.ndarray, longest: int, pauses: Pauses) -> tuple[int, int]:
+def _silence_dbfs(levels: np.ndarray, loudest: float) -> float:
+    """Return the level under which there is silence; `loudest` is the highest until now."""
+    if not SILENCE_DBFS <= loudest < _SOFT_DBFS:
+        return SILENCE_DBFS
+    return min(SILENCE_DBFS, max(_FAINTEST_DBFS, float(levels.min()) + _OVER_BACKGROUND_DB))
+
+
+def _next_segment(
+    buffer: np.ndarray, levels: np.ndarray, silence: float, longest: int, pauses: Pauses
+) -> tuple[int, int]:
     """Return how many samples of silence to leave out first, and how many the segment has.
 
     One of the two is 0.
     """
     long_silence, shortest_pause, margin = pauses.frames()
-    levels = frame_levels_dbfs(buffer[: (longest + _TAIL) * LEVEL_SAMPLES])
-    heard = np.flatnonzero(levels >= SILENCE_DBFS)
+    heard = np.flatnonzero(levels >= silence)
     if not len(heard):
         keep = min(margin, len(levels) - 1) * LEVEL_SAMPLES  # speech may begin right after it
         everything = len(buffer) <= longest * LEVEL_SAMPLES
@@ -116,14 +134,14 @@ def _next_segment(buffer: np.ndarray, longest: int, pauses: Pauses) -> tuple[int
     if len(buffer) <= longest * LEVEL_SAMPLES:
         return 0, len(buffer)
     latest = min(longest, max(longest // 2 + 1, len(buffer) // LEVEL_SAMPLES - _TAIL))
-    return 0, _best_pause(levels, longest // 2, latest, shortest_pause) * LEVEL_SAMPLES
+    return 0, _best_pause(levels, silence, longest // 2, latest, shortest_pause) * LEVEL_SAMPLES
 
 
-def _best_pause(levels: np.ndarray, first: int, last: int, shortest: int) -> int:
+def _best_pause(levels: np.ndarray, silence: float, first: int, last: int, shortest: int) -> int:
     """Return the frame to cut at, in [first, last]: mid of the longest pause, or the faintest."""
     faint, loud = np.percentile(levels, [10, 95])
     if loud - faint >= _NO_PAUSES_DB:
-        threshold = max(SILENCE_DBFS, faint + _PAUSE_SHARE * (loud - faint))
+        threshold = max(silence, faint + _PAUSE_SHARE * (loud - faint))
         quiet = np.concatenate([[False], levels[first : last + 1] < threshold, [False]])
         edges = np.flatnonzero(quiet[1:] != quiet[:-1]).reshape(-1, 2)
         lengths = edges[:, 1] - edges[:, 0]

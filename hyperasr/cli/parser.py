@@ -75,7 +75,7 @@ def _transcribe() -> Any:
         nargs="+",
         type=str,
         metavar="SOURCE",
-        help="recordings, folders (searched for recordings), manifests (.jsonl)",
+        help="recordings, videos, folders (searched for them), manifests (.jsonl), - for a pipe",
     )
     _add_model(parser)
     parser.add_argument(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperasr.audio.container import open_recording
+from hyperasr.audio.container import UNKNOWN_LENGTH, open_recording
 from hyperasr.errors import AudioError, ManifestError
 from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_folder
@@ -27,7 +27,6 @@ _NAMES = tuple(field.name for field in dataclasses.fields(Utterance))
 _NUMBERS = ("start_s", "end_s", "severity")
 # Fields that a lhotse supervision has itself; the others go to `custom`.
 _OF_LHOTSE = ("id", "path", "text", "speaker", "language", "start_s", "end_s")
-_UNKNOWN_FRAMES = 2**62
 _SHORTEST_S = 0.001  # Kaldi's times are written in milliseconds
 
 
@@ -235,7 +234,7 @@ def _header(path: str, number: int, row: Utterance) -> tuple[int, int, int]:
 
 def _lhotse_recording(path: str, number: int, row: Utterance) -> dict[str, Any]:
     n_frames, rate, n_channels = _header(path, number, row)
-    if n_frames >= _UNKNOWN_FRAMES:
+    if n_frames >= UNKNOWN_LENGTH:
         raise ManifestError(
             f"{_named(number, row)}: the header of {path} tells no length; convert it to WAV"
         )

@@ -171,9 +171,9 @@ def _recordings(source: Source, name: str, warn: Warn | None) -> list[Recording]
     if not str(source):
         raise AudioError("an empty name is no recording; give a file, a folder, or - for a pipe")
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         return [Recording(_printable(p), str(p)) for p in find_audio(path, warn)]
-    if str(source) == "-" or (path.exists() and not path.is_file()):
+    if str(source) == "-" or (os.path.exists(path) and not os.path.isfile(path)):
         return [Recording("stdin" if str(source) == "-" else name, content=read_pipe(source))]
     if path.suffix.lower() == ".jsonl":
         return [_row(row) for row in read_manifest(path)]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hyperasr.audio.loudness import SILENCE_DBFS
+from hyperasr.audio.loudness import SILENCE_DBFS, is_silent
+from hyperasr.audio.reading import load
 from hyperasr.audio.segments import cut_at_pauses
 from hyperasr.errors import ConfigError
+from hyperasr.whisper.weights import ASSETS
 
 RATE = 16_000
+HUM = Path(__file__).parents[3] / "shared" / "cases" / "audio" / "hum_0.003.wav"
+SOFTER = np.float32(10 ** (-30 / 20))
 
 
 def noise(seconds: float, level: float = 0.1, seed: int = 0) -> np.ndarray:
@@ -134,3 +139,66 @@ def test_it_reads_no_more_than_it_needs() -> None:
 def test_segments_too_short_for_a_word_are_refused(longest_s: float) -> None:
     with pytest.raises(ConfigError, match="max_segment_s"):
         list(cut_at_pauses(iter([noise(1.0)]), longest_s))
+
+
+def bounds(waveform: np.ndarray, longest_s: float = 10.0) -> list[tuple[int, int]]:
+    """First sample and length of the segments in which someone may speak."""
+    return [(s, len(w)) for s, w in cut(waveform, longest_s) if not is_silent(w)]
+
+
+def hum(seconds: float, hz: float, level: float) -> np.ndarray:
+    time_s = np.arange(round(seconds * RATE)) / RATE
+    return (level * np.sin(2 * np.pi * hz * time_s + 1)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def spoken() -> np.ndarray:
+    """The demo clips, with silence of 3 s before each."""
+    clips = [load(path) for path in sorted((ASSETS / "demo").glob("*.ogg"))]
+    return np.concatenate([part for c in clips for part in (np.zeros(3 * RATE, "f4"), c)])
+
+
+# As it was before levels were judged without hum; the ninth clip ends in rumble.
+DEMO = [
+    (46720, 103680), (199040, 92800), (341760, 132480), (514560, 93120), (657280, 64000),
+    (776000, 115200), (941120, 110400), (1091520, 85760), (1227840, 74240), (1355840, 65280),
+    (1469440, 111360), (1620800, 101760), (1770880, 67840), (1879680, 70720), (1992320, 50816),
+]  # fmt: skip
+
+
+def test_an_ordinary_recording_is_cut_as_before_and_so_is_a_soft_one(spoken: np.ndarray) -> None:
+    assert bounds(spoken) == DEMO
+    assert bounds(spoken * SOFTER) == DEMO, "30 dB softer throughout"
+
+
+@pytest.mark.parametrize("hz", [50.0, 60.0])
+def test_hum_under_speech_makes_no_segment(spoken: np.ndarray, hz: float) -> None:
+    found = np.array(bounds(spoken + hum(len(spoken) / RATE, hz, 0.003)))
+    assert found.shape == (len(DEMO), 2)
+    assert np.abs(found.cumsum(axis=1) - np.cumsum(DEMO, axis=1)).max() <= 0.2 * RATE
+
+
+def test_a_recording_with_hum_is_cut_as_without() -> None:
+    if not HUM.exists():
+        pytest.skip("the case is not there")
+    recorded = load(HUM)
+    time_s = np.arange(len(recorded)) / RATE
+    waves = np.stack([np.sin(100 * np.pi * time_s), np.cos(100 * np.pi * time_s)], axis=1)
+    clean = recorded - waves @ np.linalg.lstsq(waves, recorded, rcond=None)[0]
+    found = bounds(recorded)
+    assert found == bounds(recorded * SOFTER)
+    assert [start for start, _ in found] == [76_160, 192_000]
+    assert np.abs(np.array(found) - bounds(clean.astype(np.float32))).max() <= 0.04 * RATE
+
+
+@pytest.mark.parametrize("seconds", [0.5, 7.0, 25.0])
+@pytest.mark.parametrize("level", [0.003, 0.03, 0.1])
+def test_nobody_speaks_in_hum_hiss_and_silence(seconds: float, level: float) -> None:
+    for waveform in (
+        hum(seconds, 50, level),
+        hum(seconds, 60, level),
+        hum(seconds, 50, level) + noise(seconds, 0.01 * level),
+        noise(seconds, level),
+        np.zeros(round(seconds * RATE), "f4"),
+    ):
+        assert bounds(waveform) == []

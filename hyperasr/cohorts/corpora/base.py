@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from hyperasr.audio.container import open_recording
+from hyperasr.audio.container import UNKNOWN_LENGTH, open_recording
 from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
 from hyperasr.audio.reading import stream
 from hyperasr.audio.segments import cut_at_pauses
@@ -72,7 +72,6 @@ NO_SPLIT = "all"
 _LONGEST_S = float(CHUNK_S)  # Whisper reads no more at once
 _READ_S = 60.0  # at a time, so that an hour does not fill the memory
 _N_REMEMBERED = 256  # recordings whose check is kept, for corpora with many rows a recording
-_UNKNOWN_FRAMES = 2**62
 
 
 @dataclass(frozen=True)
@@ -266,7 +265,7 @@ def _measure(path: AnyPath) -> float | str:
     try:
         with open_recording(path) as file:
             if file.frames:
-                return file.frames / file.samplerate if file.frames < _UNKNOWN_FRAMES else math.inf
+                return file.frames / file.samplerate if file.frames < UNKNOWN_LENGTH else math.inf
     except AudioError:
         pass
     try:

@@ -13,7 +13,7 @@ from hyperasr.types import Utterance
 
 __all__ = ["ABOUT", "prepare"]
 
-_VIDEO_SUFFIXES = (".mp4", ".m4a", ".mov")
+_SUFFIXES = (*base.AUDIO_SUFFIXES, ".m4a", ".mp4", ".mov")
 _STEM = re.compile(r"(\d+)([mf])([a-z]?)", re.IGNORECASE)
 _COLLECTION = re.compile(r"voices-\w+", re.IGNORECASE)
 _TASKS = ("interview", "reading", "stuttering")
@@ -153,14 +153,9 @@ class _Media:
     def __init__(self, root: Path, report: base.Report, transcripts: Counter[str]) -> None:
         self.root, self.transcripts = root, transcripts
         self.audio: dict[str, dict[Path, Path]] = {}  # by stem and folder
-        self.video: set[str] = set()
-        for path in base.walk(root, report, (*base.AUDIO_SUFFIXES, *_VIDEO_SUFFIXES)):
-            stem = path.stem.lower()
-            if path.suffix.lower() in _VIDEO_SUFFIXES:
-                self.video.add(stem)
-                continue
-            # One recording in two formats: the first of AUDIO_SUFFIXES is taken.
-            here = self.audio.setdefault(stem, {})
+        for path in base.walk(root, report, _SUFFIXES):
+            # One recording in two formats: the first of the suffixes is taken.
+            here = self.audio.setdefault(path.stem.lower(), {})
             here[path.parent] = min(path, here.get(path.parent, path), key=_rank)
 
     def find(self, stem: str, task: str, report: base.Report) -> Path | None:
@@ -176,15 +171,13 @@ class _Media:
             return loose[0]
         if same or loose:
             report.skip("a transcript and a recording cannot be told to belong together", stem)
-        elif stem.lower() in self.video:
-            report.skip("the media is MPEG-4: convert it (ffmpeg -i IN.mp4 OUT.wav)", stem)
         else:
             report.skip("there is no recording for a transcript", stem)
         return None
 
 
 def _rank(path: Path) -> int:
-    return base.AUDIO_SUFFIXES.index(path.suffix.lower())
+    return _SUFFIXES.index(path.suffix.lower())
 
 
 def _task(path: Path, root: Path) -> str:

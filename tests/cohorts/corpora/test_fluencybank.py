@@ -60,7 +60,7 @@ def test_rows(tree: Tree) -> None:
         "an utterance is unintelligible in part (xxx, yyy, www)": 1,
         "an utterance has no words (events and pauses only)": 1,
         "an utterance has no time mark": 1,
-        "the media is MPEG-4: convert it (ffmpeg -i IN.mp4 OUT.wav)": 1,
+        "the recording's header cannot be read": 1,
         "there is no recording for a transcript": 1,
     }
 
