@@ -12,7 +12,14 @@ __all__ = [
 
 
 class HyperASRError(Exception):
-    """Base of every error this package raises on purpose; the message is one line."""
+    """Base of every error this package raises on purpose; the message is one line.
+
+    >>> try:
+    ...     model.transcribe("absent.wav")
+    ... except hyperasr.HyperASRError as error:
+    ...     print(error)
+    absent.wav is not there
+    """
 
 
 class ShapeError(HyperASRError):

@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Literal, Protocol, Self, Unpack, overload
 
+import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from hyperasr.adapters import SourceConfig
@@ -27,13 +30,15 @@ from hyperasr.export.card import CARD_FILE, model_card
 from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
 from hyperasr.model import AdaptedWhisper
 from hyperasr.speaker.encoder import SpeakerConfig
-from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.pipeline import transcribe
-from hyperasr.types import Transcript
-from hyperasr.util.closest import closest
+from hyperasr.transcription.options import TranscribeKeywords, options_of
+from hyperasr.transcription.pipeline import iter_transcribe, transcribe
+from hyperasr.transcription.sources import holds_several, recordings_of
+from hyperasr.transcription.transcript import Result, Transcript
+from hyperasr.types import Segment, Utterance
 from hyperasr.util.config import from_dict, to_dict
 from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.loading import checked_device
 from hyperasr.whisper.weights import (
     ASSETS,
     EMBEDDED_WHISPERS,
@@ -47,15 +52,35 @@ __all__ = [
     "EMBEDDED",
     "MODEL_FILES",
     "HyperASR",
-    "Opened",
+    "load",
     "model_folder",
-    "open_model",
     "push_to_hub",
 ]
 
 EMBEDDED = {"tiny.en": ASSETS / "tiny.en" / "hypernet"}
 """Folders of the adapters inside the package by name, each that of the embedded Whisper that they
 adapt. Where a folder is not there, its name opens the plain Whisper."""
+
+
+class Samples(Protocol):
+    """An array of NumPy or torch."""
+
+    @property
+    def ndim(self) -> int: ...
+
+
+Source = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | BinaryIO
+    | Samples
+    | Mapping[str, Any]
+    | tuple[Any, float]
+    | tuple[float, Any]
+    | Utterance
+)
+"""One recording; see `HyperASR.transcribe`."""
 
 MODEL_FILES = ("config.json", "model.safetensors", CALIBRATION_FILE, CARD_FILE)
 """What a model folder may hold that belongs on the hub; nothing else is uploaded."""
@@ -98,45 +123,143 @@ def model_folder(name: str | os.PathLike[str], *, offline: bool = False) -> tupl
 class HyperASR(AdaptedWhisper):
     """A frozen Whisper that decodes every utterance with weights of its own: what a user opens.
 
-        model = HyperASR.from_pretrained("tiny.en")
-        print(model.transcribe("my.wav").text)
-
     What it computes, and the arguments to make an untrained one, are of
-    `hyperasr.model.AdaptedWhisper`.
+    `hyperasr.model.AdaptedWhisper`. Several threads may use one model.
+
+    >>> model.transcribe(clip).text == model.transcribe(clip.read_bytes()).text
+    True
+
+    Attributes:
+        folder: where its adapter lies; None for a plain Whisper, and for a model that was not
+            loaded.
+        backbone_name: of its Whisper, as for `hyperasr.whisper.weights.find_weights`.
+        offline: whether it was loaded without the network, and fetches nothing either.
     """
 
+    folder: Path | None = None
+    backbone_name: str = ""
+    offline: bool = False
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its user should know, one line each."""
+        plain = "is a plain Whisper without an adapter: transcripts are unadapted"
+        return [] if self.adapts else [f"{self.backbone_name} {plain}"]
+
+    @overload
     def transcribe(
-        self, source: Any, sample_rate: float | None = None, **options: Any
-    ) -> Transcript:
-        """Transcribe one recording of any length.
+        self,
+        source: Source,
+        sampling_rate: float | None = None,
+        *,
+        stream: Literal[True],
+        **options: Unpack[TranscribeKeywords],
+    ) -> Iterator[Segment]: ...
+
+    @overload
+    def transcribe(
+        self,
+        source: Source,
+        sampling_rate: float | None = None,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[TranscribeKeywords],
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(
+        self,
+        source: Sequence[Any] | Iterator[Any],
+        sampling_rate: float | None = None,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[TranscribeKeywords],
+    ) -> Iterator[Result]: ...
+
+    def transcribe(
+        self,
+        source: Any,
+        sampling_rate: float | None = None,
+        *,
+        stream: bool = False,
+        **options: Unpack[TranscribeKeywords],
+    ) -> Transcript | Iterator[Segment] | Iterator[Result]:
+        """Transcribe one recording of any length, or many.
 
         Args:
-            source: path of a recording, or samples: (n,), (n, channels) or (channels, n), numpy,
-                torch or lists.
-            sample_rate: of samples, in hertz; None for a path.
+            source: a path; the bytes of a file, or a file opened as binary; an array of samples,
+                (n,), (n, channels) or (channels, n), numpy or torch; an array and its rate as a
+                tuple, in either order; a mapping with ``array`` and ``sampling_rate``, as of
+                datasets; an http or https address, unless the model was loaded offline. Or many: a
+                list or another iterable of these, a folder or a manifest (``.jsonl``). Type
+                checkers take every string for one recording; for them put a folder into a list.
+            sampling_rate: of arrays that come without one, in hertz.
+            stream: of one recording, yield each segment as soon as it is decoded; a smaller
+                `batch_size` brings the first one sooner.
             options: fields of `hyperasr.transcription.options.TranscribeOptions`, such as
                 `beam_size`.
         Returns:
-            Text, segments with times and words with probabilities; empty where nobody speaks.
+            Of one recording its transcript, empty where nobody speaks, or with `stream` its
+            segments; of many a result of each, in order, as they are ready. What cannot be read
+            among many is a result with an error, and the rest goes on.
         Raises:
-            AudioError: the recording cannot be read, or samples come without a sample rate.
+            AudioError: the recording cannot be read, or samples come without their rate.
             ConfigError: an unknown option, or a value out of range.
         """
-        names = [f.name for f in fields(TranscribeOptions) if f.name != "compare"]
-        for name in options:
-            if name not in names:
-                close = closest(name, names)
-                raise ConfigError(f"transcribe has no option {name!r}; did you mean {close!r}?")
-        one = source if sample_rate is None else (source, sample_rate)
-        results = list(transcribe(self, [one], TranscribeOptions(**options)))
-        if len(results) != 1:
-            raise ConfigError(
-                f"{source} holds {len(results)} recordings; use "
-                "hyperasr.transcription.pipeline.transcribe"
-            )
-        if results[0].transcript is None:
-            raise results[0].error or HyperASRError(f"{source} has no transcript")
-        return results[0].transcript
+        how = options_of(dict(options))
+        several = holds_several(source)
+        if several and stream:
+            raise ConfigError("stream is for one recording at a time; call it for each")
+        if how.compare and not several:
+            raise ConfigError("compare gives two transcripts; give a list, whose results hold both")
+        online = not (self.offline or constants.HF_HUB_OFFLINE)
+        recordings = recordings_of(source, sampling_rate, online=online)
+        if several:
+            return transcribe(self, recordings, how)
+        if stream:
+            return self._segments(iter_transcribe(self, recordings, how))
+        (result,) = transcribe(self, recordings, how)
+        return _transcript(result)
+
+    def _segments(self, events: Iterator[Segment | Result]) -> Iterator[Segment]:
+        for event in events:
+            if isinstance(event, Segment):
+                yield event
+            else:
+                _transcript(event)  # raises where it broke off
+
+    def to(  # type: ignore[override]
+        self,
+        device: str | torch.device | torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> Self:
+        """Move to a device, and bring the frozen weights to another number format, in place.
+
+        Speaker encoder, hypernetwork and factors stay in float32.
+
+        Args:
+            device: ``cpu``, ``cuda``, ...; None stays where it is.
+            dtype: as for `load`, by name or of torch.
+        Raises:
+            ConfigError: no such device or dtype here, or the weights have lost precision already.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        target = self.backbone.device if device is None else checked_device(device)
+        if dtype is not None:
+            name = str(dtype).removeprefix("torch.")
+            _check_int8(name, target)
+            self.backbone.reduced(name)
+        _check_int8(self.backbone.dtype, target)
+        return super().to(target)
+
+    def half(self) -> Self:
+        """Bring the frozen weights to float16, as `to` does."""
+        return self.to(dtype="float16")
+
+    def bfloat16(self) -> Self:
+        """Bring the frozen weights to bfloat16, as `to` does."""
+        return self.to(dtype="bfloat16")
 
     def save_pretrained(
         self,
@@ -172,28 +295,59 @@ class HyperASR(AdaptedWhisper):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str] = "tiny.en",
+        name: str | os.PathLike[str] = "tiny.en",
         *,
         backbone: Backbone | None = None,
         offline: bool = False,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
+        audio_context: str | None = None,
     ) -> Self:
-        """Load a model that `save_pretrained` wrote, or a plain Whisper, which adapts nothing.
+        """Open a model as `load` does, or onto a backbone that is at hand, for programs that train.
 
         Args:
-            folder: a folder, a hub name (``OWNER/NAME``), or an embedded model.
-            backbone: already loaded; None loads the one the model names.
-            offline: never touch the network.
+            name, offline, device, dtype, audio_context: as for `load`.
+            backbone: already loaded; None loads the one that the model names.
         Raises:
-            ConfigError: no such model, or an unknown key in it.
+            ConfigError: no such model, device or dtype, or a folder of another kind.
             CheckpointMismatch: another backbone, or weights that do not fit.
         """
-        path, kind = model_folder(folder, offline=offline)
+        _check_int8(dtype, device)
+        folder, kind = model_folder(name, offline=offline)
+        how: dict[str, Any] = {"offline": offline, "device": device, "dtype": dtype}
+        if kind == "peft":
+            raise ConfigError(
+                f"{name} is a PEFT adapter; merge it into its Whisper "
+                "(PeftModel.merge_and_unload) and give the merged folder"
+            )
+        if kind not in ("adapter", "whisper", ""):
+            raise ConfigError(f"{name} holds a model of type {kind!r}, not a Whisper or an adapter")
         if kind == "whisper":
-            return cls.unadapted(backbone or Backbone.from_pretrained(folder, offline=offline))
-        head = read_head(path)
-        if backbone is None:
-            backbone = _backbone_of(path, head, offline=offline)
-        return cls._of_folder(path, head, backbone)
+            # A folder that has lost its tokenizer, say, is refused in there.
+            backbone = backbone or Backbone.from_pretrained(
+                name, audio_context=audio_context, **how
+            )
+            model = cls.unadapted(backbone)
+            model.backbone_name = str(name)
+        else:
+            head = read_head(folder)
+            if audio_context not in (None, head["audio_context"]):
+                raise ConfigError(
+                    f"{name} was trained for audio context {head['audio_context']!r}, not "
+                    f"{audio_context!r}; leave the audio context out"
+                )
+            local = folder / head["backbone"]
+            backbone_name = str(local if local.is_dir() else head["backbone"])
+            backbone = backbone or Backbone.from_pretrained(
+                backbone_name,
+                audio_context=head["audio_context"],
+                margin_s=head["margin_s"],
+                **how,
+            )
+            model = cls._of_folder(folder, head, backbone)
+            model.folder, model.backbone_name = folder, backbone_name
+        model.offline = offline
+        return model
 
     @classmethod
     def _of_folder(cls, path: Path, head: dict[str, Any], backbone: Backbone) -> Self:
@@ -211,109 +365,55 @@ class HyperASR(AdaptedWhisper):
         return model.to(backbone.device).eval()
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A model that was found.
-
-    Attributes:
-        model: ready to transcribe.
-        folder: where its adapter lies; None for a plain Whisper.
-        backbone_name: of its Whisper, as for `hyperasr.whisper.weights.find_weights`.
-    """
-
-    model: HyperASR
-    folder: Path | None
-    backbone_name: str
-
-    @property
-    def adapts(self) -> bool:
-        """False for a plain Whisper, whose transcripts are unadapted."""
-        return self.model.adapts
-
-    @property
-    def warnings(self) -> list[str]:
-        """What its user should know, one line each."""
-        if self.adapts:
-            return []
-        return [
-            f"{self.backbone_name} is a plain Whisper without an adapter: transcripts are unadapted"
-        ]
-
-    def resolve(self, options: TranscribeOptions) -> TranscribeOptions:
-        """Return the options as this model can follow them.
-
-        Raises:
-            ConfigError: they ask for adapted and unadapted transcripts of a plain Whisper.
-        """
-        if self.adapts:
-            return options
-        if options.compare or options.samples:
-            raise ConfigError(
-                f"{self.backbone_name} is a plain Whisper without an adapter: it has no second "
-                "transcript and no posterior samples; give an adapter model"
-            )
-        return replace(options, adapt=False)
-
-
-def open_model(
+def load(
     name: str | os.PathLike[str] = "tiny.en",
     *,
+    device: str | torch.device = "auto",
+    dtype: str = "auto",
     offline: bool = False,
-    device: str = "cpu",
-    dtype: str = "float32",
     audio_context: str | None = None,
-) -> Opened:
-    """Open an adapter model, or a plain Whisper that nobody trained an adapter for.
+) -> HyperASR:
+    """Open a model: adapters, or a plain Whisper, which transcribes unadapted.
+
+    >>> model = hyperasr.load("tiny.en", offline=True, device="cpu")
+    >>> model.adapts, model.backbone.dtype
+    (True, 'float32')
 
     Args:
-        name: of an adapter model or of a Whisper: an embedded one, a folder, or a hub name.
-        offline: never touch the network.
-        device: ``cpu``, ``cuda``, ...
-        dtype: of the frozen weights: ``float32``, ``bfloat16``, ``float16`` or ``int8`` (CPU).
-            Speaker encoder, hypernetwork and factors stay in float32.
+        name: an embedded model, a folder (of adapters; of a Whisper in the Hugging Face layout, or
+            as CTranslate2 and faster-whisper have it), or a hub name (``OWNER/NAME``, or ``base``
+            and the like for OpenAI's).
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
+        dtype: of the frozen weights: ``float32``, ``bfloat16``, ``float16`` or, on the CPU,
+            ``int8``; ``auto`` is float32 on the CPU and float16 elsewhere. Speaker encoder,
+            hypernetwork and factors stay in float32.
+        offline: never touch the network; what is on the hub must be in the local cache.
         audio_context: of a plain Whisper: ``full`` is 30 s, as published; ``trimmed`` the real
-            length and a margin of silence, several times faster. None is ``full``, and what an
-            adapter was trained for.
+            length and a margin of silence, several times faster. None is ``full``, and what
+            adapters were trained for.
     Raises:
         ConfigError: no such model, device or dtype, or a folder of another kind.
-        CheckpointMismatch: an adapter that does not fit its backbone.
+        CheckpointMismatch: adapters that do not fit their backbone.
     """
-    folder, kind = model_folder(name, offline=offline)
-    how: dict[str, Any] = {"offline": offline, "device": device, "dtype": dtype}
-    if kind == "whisper":
-        # A folder that has lost its tokenizer, say, is refused in there.
-        backbone = Backbone.from_pretrained(name, audio_context=audio_context, **how)
-        return Opened(HyperASR.unadapted(backbone), None, str(name))
-    if kind == "peft":
-        raise ConfigError(
-            f"{name} is a PEFT adapter; merge it into its Whisper (PeftModel.merge_and_unload) and "
-            "give the merged folder"
-        )
-    if kind not in ("adapter", ""):
-        raise ConfigError(f"{name} holds a model of type {kind!r}, not a Whisper or an adapter")
-    head = read_head(folder)
-    if audio_context not in (None, head["audio_context"]):
-        raise ConfigError(
-            f"{name} was trained for audio context {head['audio_context']!r}, not "
-            f"{audio_context!r}; leave --audio-context out"
-        )
-    model = HyperASR._of_folder(folder, head, _backbone_of(folder, head, **how))
-    return Opened(model, folder, _backbone_name(folder, head))
-
-
-def _backbone_name(folder: Path, head: dict[str, Any]) -> str:
-    local = folder / head["backbone"]
-    return str(local if local.is_dir() else head["backbone"])
-
-
-def _backbone_of(folder: Path, head: dict[str, Any], **how: Any) -> Backbone:
-    """Load the Whisper that a model folder was made for."""
-    return Backbone.from_pretrained(
-        _backbone_name(folder, head),
-        audio_context=head["audio_context"],
-        margin_s=head["margin_s"],
-        **how,
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "float32" if str(device).startswith("cpu") else "float16"
+    return HyperASR.from_pretrained(
+        name, offline=offline, device=device, dtype=dtype, audio_context=audio_context
     )
+
+
+def _check_int8(dtype: str, device: str | torch.device) -> None:
+    if dtype == "int8" and not str(device).startswith("cpu"):
+        raise ConfigError(f"int8 runs on the CPU only; on {device} give float16 or bfloat16")
+
+
+def _transcript(result: Result) -> Transcript:
+    """Return the transcript of a result, or raise its error."""
+    if result.transcript is None:
+        raise result.error or HyperASRError(f"{result.id} has no transcript")
+    return result.transcript
 
 
 def push_to_hub(
@@ -341,7 +441,7 @@ def push_to_hub(
             switched off.
         HyperASRError: the hub refused.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
 
     folder = Path(folder)
     card = model_card(folder, license=license)

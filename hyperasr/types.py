@@ -50,6 +50,9 @@ class Utterance:
     [0, 1], None where unknown. `domain` is ``recorded``, or ``simulated`` where a simulation made
     the recording. `extra` holds what else a corpus knows, as text: session, microphone, labels; its
     keys are listed in `hyperasr.cohorts.corpora.base`.
+
+    >>> hyperasr.Utterance("ann-1", "ann.wav", start_s=1.5, cohort="als").domain
+    'recorded'
     """
 
     id: str
@@ -161,6 +164,11 @@ class Batch:
         n_prompt: tokens of the prompt, which are given and not scored.
         teacher: what another model says of the tokens, or None.
         ids, speakers, cohorts: one string an utterance, for bookkeeping only.
+
+    >>> mel, n_frames = model.backbone.features([np.zeros(16_000, np.float32)])
+    >>> with model.adapted(hyperasr.Batch(n_frames=n_frames, mel=mel)) as encoded:
+    ...     encoded.states.shape[0]
+    1
     """
 
     n_frames: Tensor
@@ -214,6 +222,10 @@ class LayerFactors:
     Attributes:
         A: down-projection (n_layer, n_utt, rank, d_in).
         B: up-projection (n_layer, n_utt, d_out, rank).
+
+    >>> hyperasr.LayerFactors(A=torch.zeros(4, 1, 8, 384), B=torch.zeros(4, 1, 8, 1536))
+    Traceback (most recent call last):
+    hyperasr.errors.ShapeError: factors A (4, 1, 8, 384) and B (4, 1, 8, 1536) do not fit: ...
     """
 
     A: Tensor
@@ -236,6 +248,10 @@ class LoRAFactors:
         targets: factors of each target.
         scaling: alpha / rank; delta_weight = scaling * B @ A.
         shared: one set of factors serves every utterance (n_utt is 1 and broadcasts).
+
+    >>> fc1 = hyperasr.LayerFactors(A=torch.zeros(4, 1, 8, 384), B=torch.zeros(4, 1, 1536, 8))
+    >>> hyperasr.LoRAFactors({"decoder.fc1": fc1}, scaling=2.0).n_utt
+    1
     """
 
     targets: Mapping[str, LayerFactors]
@@ -286,6 +302,10 @@ class Decoded:
         finished: whether the row ended with end of text (False: it hit the limit).
         score: average log-probability of each row, end of text included; 0 where nothing was
             decoded. Empty where the maker gives none.
+
+    >>> decoded = hyperasr.Decoded(tokens=((1029,),), logprobs=((-0.2,),), finished=(True,))
+    >>> len(decoded.tokens)
+    1
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -346,6 +366,11 @@ class Word:
             asked for.
         uncertainty: 0 (certain) to 1: the share of posterior samples that say something else there;
             None where none were drawn.
+
+    >>> words = model.transcribe(clip, word_times=True).words
+    >>> all(0 <= word.start <= word.end for word in words)
+    True
+    >>> to_check = [word.text for word in words if word.doubtful]
     """
 
     text: str
@@ -357,9 +382,8 @@ class Word:
     @property
     def doubtful(self) -> bool:
         """Whether it is to be checked: improbable, or in doubt among posterior samples."""
-        if self.text == UNCLEAR:
-            return False
-        return self.probability < DOUBTFUL or (self.uncertainty or 0.0) > 1 - DOUBTFUL
+        in_doubt = self.probability < DOUBTFUL or (self.uncertainty or 0.0) > 1 - DOUBTFUL
+        return in_doubt and self.text != UNCLEAR
 
 
 @dataclass(frozen=True)
@@ -374,6 +398,10 @@ class Segment:
         edits: what makes the clean text of the verbatim one.
         clean: the text without fillers, repetitions and part-words; None where not asked for.
         unclear: stretches in which the decoder ran away.
+
+    >>> for segment in model.transcribe(clip, stream=True):
+    ...     print(segment.start_s)
+    0.0
     """
 
     start_s: float

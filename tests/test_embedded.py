@@ -13,7 +13,7 @@ from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.decode import decode
-from hyperasr.hub import EMBEDDED, HyperASR, open_model
+from hyperasr.hub import EMBEDDED, HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Batch, Utterance
@@ -89,13 +89,13 @@ def test_the_default_model_understands_general_english(clips) -> None:
 
 
 def test_the_default_model_is_adapted_where_adapters_are_embedded() -> None:
-    opened = open_model(offline=True)
-    assert opened.adapts == ADAPTERS.is_dir()
-    assert opened.backbone_name == "tiny.en"
+    model = HyperASR.from_pretrained(offline=True)
+    assert model.adapts == ADAPTERS.is_dir()
+    assert model.backbone_name == "tiny.en"
     alone = Backbone.from_pretrained("tiny.en")
     assert alone.audio_context == "full", "as OpenAI published it"
-    if not opened.adapts:
-        assert opened.model.backbone.fingerprint() == alone.fingerprint()
+    if not model.adapts:
+        assert model.backbone.fingerprint() == alone.fingerprint()
 
 
 @adapted_only

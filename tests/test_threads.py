@@ -29,7 +29,7 @@ def test_texts_are_those_of_one_thread(model: HyperASR, voice: Callable[..., np.
     """Adapted and unadapted mixed, with and without a look at attention."""
     waves = [voice(0.35 + 0.1 * i, 90.0 + 35 * i) for i in range(4)]
     jobs: list[dict[str, Any]] = [
-        {"source": wave, "sample_rate": 16_000, "adapt": adapt, "loop_guard": guard}
+        {"source": wave, "sampling_rate": 16_000, "adapt": adapt, "loop_guard": guard}
         for wave in waves
         for adapt, guard in ((True, False), (False, False), (True, True), (False, True))
     ]

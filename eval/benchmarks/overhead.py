@@ -22,7 +22,7 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.simulate import COHORTS, simulate
 from hyperasr.cohorts.views import TYPICAL, View
-from hyperasr.hub import HyperASR, open_model
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Utterance
 
@@ -147,8 +147,8 @@ def cache_rate(model: str, waves: list[np.ndarray], scratch: Path, rounds: int) 
         view = recorded(wave, index, scratch, _TEXT)
         # Many rows of few recordings: how long it takes does not depend on what is in them.
         views += [replace(view, seed=seed) for seed in range(16)]
-    opened = open_model(model, offline=True)
-    name, backbone = opened.backbone_name, opened.model.backbone
+    opened = HyperASR.from_pretrained(model, offline=True)
+    name, backbone = opened.backbone_name, opened.backbone
     config = CacheConfig(SpeakerConfig())
     folder = build_cache(scratch / "cache", views, name, config, backbone=backbone)
     cache, rng, rates = Cache([folder], backbone), np.random.default_rng(0), []

@@ -1,4 +1,8 @@
-"""Open a recording by what is in the file, whatever its name and its header say."""
+"""Open a recording by what is in the file, whatever its name and its header say.
+
+WAV, FLAC, OGG and their like are read by libsndfile; every other format, and a WAV whose header
+was never closed, by FFmpeg's libraries (PyAV).
+"""
 
 from __future__ import annotations
 
@@ -6,112 +10,380 @@ import io
 import logging
 import os
 import re
-import struct
-import threading
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 import soundfile
 
 from hyperasr.errors import AudioError
 
-__all__ = ["Warn", "breaks_off", "check_rate", "open_recording"]
+__all__ = [
+    "UNKNOWN_LENGTH",
+    "MediaFile",
+    "RecordingFile",
+    "Warn",
+    "check_rate",
+    "open_recording",
+    "read_pipe",
+]
 
 logger = logging.getLogger(__name__)
 
 Warn = Callable[[str], object]
 """Takes a line about a recording that its reader should know."""
 
+UNKNOWN_LENGTH = 2**62
+"""`frames` from here on: only reading to the end can tell the length."""
+
 _WAVE = (b"RIFF", b"RIFX", b"RF64")
-_READABLE = (
-    *_WAVE,
-    b"fLaC",
-    b"OggS",
-    b"NIST_1A",
-    b"ID3",
-    b"FORM",
-    b".snd",
-    b"caff",
-    b"riff\x2e\x91\xcf\x11",  # Wave64
+_SOUNDFILE = (*_WAVE, b"fLaC", b"OggS", b"NIST_1A", b"FORM", b".snd", b"caff", b"riff\x2e\x91\xcf")
+# What FFmpeg may take a file for. No playlists, which name other files and addresses to open.
+_FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,rm,tta,voc,"
+    "w64,wav,wv"
 )
-_FOREIGN = (
-    (4, b"ftyp", "MPEG-4 (m4a, mp4)"),
-    (0, b"\x1aE\xdf\xa3", "Matroska or WebM"),
-    (0, b"0&\xb2u\x8ef\xcf\x11", "Windows Media"),
-    (0, b"#!AMR", "AMR"),
-    (0, b"wvpk", "WavPack"),
-    (0, b"ajkg", "Shorten"),
-    (0, b"\xff\xf1", "raw AAC"),
-    (0, b"\xff\xf9", "raw AAC"),
-)
+# Formats without a header that tells the length: FFmpeg guesses it from the bit rate.
+_UNMEASURED = frozenset({"aac", "ac3", "amr", "eac3", "mpeg", "mpegts"})
+_LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")  # right before the first frame of an MP3
 _SPHERE_PACKED = (b"embedded-shorten", b"embedded-wavpack", b"embedded-shortpack")
-_LENGTH_TAGS = (b"Xing", b"Info")  # in the first frame of MPEG audio
 _HEAD_BYTES = 4096  # of a file, to see what it is
-_TAIL_BYTES = 1 << 16
+_PIPE_BYTES = 10**9  # 8 hours of WAV at 16 kHz
+_PREROLL_S = 1.0  # decoded ahead of a part: the first frames after a jump lack what they overlap
+_RESCUE_FRAMES = 64  # read at once where a file is damaged
 _RATES_HZ = (1_000, 768_000)
-# What libsndfile notes down of a WAV, AIFF, AU or Wave64 that is shorter than its header says.
+# What libsndfile notes down of a WAV, AIFF, AU or Wave64 that is shorter than its header says,
 _SHORT_OF_BYTES = re.compile(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", re.M)
+# and of a WAV whose sound goes on behind the size that its header gives.
+_NO_CHUNK = re.compile(r"(?:Have 0|Unknown chunk) marker .*at position (\d+)")
 _RF64_FRAMES = re.compile(r"^ *Frames *: (\d+)", re.M)
 _SPHERE_FRAMES = re.compile(rb"^sample_count -i (\d+)", re.M)
 _SLACK_BYTES = 64  # padding that some writers count and others do not
-_STREAM_BYTES = 2**31 - 2**16  # from here on sizes stand for "not known" in headers of streams
+# Sizes in headers of streams that stand for "not known": round figures near the largest possible,
+# or a gigabyte and more where a hundredth of it is there.
+_STREAM_BYTES = 2**31 - 2**16
+_LARGE_BYTES, _LARGE_SHARE = 10**9, 100
 
 
-def open_recording(path: str | os.PathLike[str], warn: Warn | None = None) -> soundfile.SoundFile:
+class SoundFile(soundfile.SoundFile):
+    """A recording as libsndfile reads it."""
+
+    def __init__(self, source: bytes | io.BytesIO, head: bytes) -> None:
+        super().__init__(source)
+        self._source, self._head = source, head
+
+    def read_block(self, n_frames: int) -> tuple[np.ndarray, bool]:
+        """Return up to `n_frames` (n, channels) float32, and whether the file is damaged there."""
+        position = self.tell()
+        buffer = np.empty((n_frames, self.channels), dtype=np.float32)
+        try:
+            return self.read(out=buffer), False
+        except (soundfile.LibsndfileError, RuntimeError):
+            pass
+        # What was decoded before the damage is lost with the error, and so is the decoder: read it
+        # again from a fresh one, in small steps.
+        rescued = 0
+        try:
+            if isinstance(self._source, io.BytesIO):
+                self._source.seek(0)
+            with soundfile.SoundFile(self._source) as again:
+                again.seek(position)
+                while rescued < n_frames:
+                    n_read = len(again.read(out=buffer[rescued : rescued + _RESCUE_FRAMES]))
+                    if n_read == 0:
+                        break
+                    rescued += n_read
+        except (soundfile.LibsndfileError, RuntimeError):
+            pass
+        return buffer[:rescued], rescued < n_frames
+
+    def missing(self, n_read: int) -> str | None:
+        """Say what is missing of a recording that was read to its end; None for nothing."""
+        stated: float | None = self.frames
+        notes = self.extra_info
+        if self.format == "OGG" and "lacks an end-of-stream" in notes:
+            return ", before its end"
+        if self.format == "NIST" and (counted := _SPHERE_FRAMES.search(self._head)):
+            stated = int(counted[1])
+        elif self.format == "RF64" and (noted := _RF64_FRAMES.search(notes)):
+            stated = int(noted[1])
+        elif sizes := _SHORT_OF_BYTES.search(notes):
+            said, there = int(sizes[1]), int(sizes[2])
+            stream = said >= _STREAM_BYTES or said >= max(_LARGE_BYTES, _LARGE_SHARE * there)
+            if there + _SLACK_BYTES < said and not stream:
+                return _of(self.frames * said / there / self.samplerate)
+            return None
+        if stated > n_read + (self.samplerate // 10 if stated == self.frames else 0):
+            return _of(stated / self.samplerate) if stated < UNKNOWN_LENGTH else None
+        return None
+
+
+class MediaFile:
+    """The first sound track of a recording or video, as FFmpeg decodes it.
+
+    Args:
+        raw: the file; it is closed with this.
+        warn: called with a line about what is wrong in it.
+        options: for FFmpeg's demuxer.
+    Attributes:
+        samplerate, channels: of the track.
+        frames: as its header says; at least `UNKNOWN_LENGTH` where none says it.
+    Raises:
+        AudioError: it has no sound track, or one of a coding that is not known.
+        av.error.FFmpegError: it is no media file, or damaged beyond use.
+    """
+
+    def __init__(self, raw: BinaryIO, warn: Warn, options: dict[str, str] | None = None) -> None:
+        self._raw, self._warn = raw, warn
+        self._begins: int | None = None  # byte of the first packet
+        self._options = {"format_whitelist": _FORMATS} | (options or {})
+        self._open()
+        n_tracks = len(self._container.streams.audio)
+        if n_tracks > 1:
+            warn(f"it has {n_tracks} sound tracks: the first one is read")
+        decoded = self._decoded()
+        first = next(decoded, None)
+        # Only a decoded frame tells the true rate; the header of AAC or Opus may give another.
+        self.samplerate: int = first.sample_rate if first else self._track.rate
+        self.channels: int = first.layout.nb_channels if first else 1
+        self._layout = first.layout.name if first else "mono"
+        self._origin = first.pts if first else None
+        self.frames = self._stated_frames() if first else 0
+        self._go_on(chain([first] if first else [], decoded), 0)
+
+    def __enter__(self) -> MediaFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+        self._raw.close()
+
+    def seek(self, start: int) -> None:
+        """Go to a sample of each channel, counted from 0."""
+        from av.error import FFmpegError
+
+        first = None
+        try:
+            at_s = max(0.0, start / self.samplerate - _PREROLL_S)
+            at = (self._origin or 0) + int(at_s / self._track.time_base)
+            self._container.seek(at, stream=self._track)
+            decoded = self._decoded()
+            first = next(decoded, None)
+        except FFmpegError:
+            pass
+        if first is None or self._position(first) > start:  # without an index: from the beginning
+            self._container.close()
+            self._open()
+            decoded = self._decoded()
+            first = next(decoded)
+        self._go_on(chain([first], decoded), start)
+
+    def read_block(self, n_frames: int) -> tuple[np.ndarray, bool]:
+        """Return up to `n_frames` (n, channels) float32, and False: damage is passed over."""
+        parts = [self._rest]
+        n_waiting = len(self._rest)
+        while n_waiting < n_frames and (block := next(self._blocks, None)) is not None:
+            parts.append(block)
+            n_waiting += len(block)
+        joined = np.concatenate(parts)
+        self._rest = joined[n_frames:]
+        return joined[:n_frames], False
+
+    def missing(self, n_read: int) -> str | None:
+        """Say what is missing of a recording that was read to its end; None for nothing."""
+        if self.frames >= UNKNOWN_LENGTH or n_read >= self.frames - self.samplerate // 10:
+            return None
+        return _of(self.frames / self.samplerate)
+
+    def _open(self) -> None:
+        import av
+
+        self._raw.seek(0)
+        # A title in an unknown encoding is no reason to refuse a recording.
+        self._container: Any = av.open(self._raw, options=self._options, metadata_errors="ignore")
+        if not self._container.streams.audio:
+            raise AudioError("it has no sound track")
+        self._track: Any = self._container.streams.audio[0]
+        if self._track.codec_context is None:
+            raise AudioError("the coding of its sound is not known")
+
+    def _stated_frames(self) -> int:
+        track, container = self._track, self._container
+        length_s = track.duration and track.duration * track.time_base
+        if length_s is None and len(container.streams) == 1 and container.duration:
+            length_s = Fraction(container.duration, 10**6)
+        n_frames = (length_s or 0) * self.samplerate
+        measured = container.format.name not in _UNMEASURED and "ignore_length" not in self._options
+        if container.format.name == "mp3":  # by a tag in its first frame, or guessed
+            at = self._raw.tell()  # of FFmpeg's reading
+            self._raw.seek(max(0, self._begins - _HEAD_BYTES))
+            tag = self._raw.read(min(self._begins, _HEAD_BYTES))
+            self._raw.seek(at)
+            measured = n_frames.denominator == 1 and any(name in tag for name in _LENGTH_TAGS)
+        return round(n_frames) if measured and n_frames else UNKNOWN_LENGTH
+
+    def _position(self, frame: Any) -> int:
+        """Return where a frame begins, in samples of each channel from the beginning."""
+        if frame.pts is None or self._origin is None:
+            return 0
+        return round((frame.pts - self._origin) * self._track.time_base * self.samplerate)
+
+    def _decoded(self) -> Iterator[Any]:
+        """Yield what can be decoded, and report what cannot."""
+        from av.error import FFmpegError
+
+        packets = self._container.demux(self._track)
+        last, damaged = None, False
+        while True:
+            try:
+                packet = next(packets, None)
+                frames = [] if packet is None else packet.decode()
+            except FFmpegError:
+                damaged = True
+                continue
+            if packet is None:
+                return  # damage at the very end is reported as what is missing
+            if self._begins is None:
+                self._begins = packet.pos or 0
+            for frame in frames:
+                if damaged:
+                    after_s = (self._position(last) + last.samples) / self.samplerate if last else 0
+                    self._warn(f"a recording is damaged after {after_s:.2f} s: a piece is left out")
+                    damaged = False
+                yield frame
+                last = frame
+
+    def _go_on(self, frames: Iterator[Any], start: int) -> None:
+        self._blocks = self._samples(frames, start)
+        self._rest = np.empty((0, self.channels), dtype=np.float32)
+
+    def _samples(self, frames: Iterator[Any], start: int) -> Iterator[np.ndarray]:
+        """Yield frames as (n, channels) float32, from the sample `start` on."""
+        from av import AudioResampler
+
+        convert = AudioResampler("flt", self._layout, self.samplerate)
+        counted = self._track.time_base * self.samplerate == 1  # durations are samples
+        nothing = np.empty((0, self.channels), dtype=np.float32)
+        block, n_last, position = nothing, None, None
+        for frame in chain(frames, [None]):
+            # The last frame of MPEG-4 is as long as all others; its duration says what is sound.
+            block = block if frame else block[:n_last]
+            yield block[max(0, start - (position or 0)) :]
+            if frame:
+                position = self._position(frame) if position is None else position + len(block)
+                parts = [part.to_ndarray() for part in convert.resample(frame)]
+                block = np.concatenate([nothing, *(p.reshape(-1, self.channels) for p in parts)])
+                n_last = frame.duration if counted and frame.duration else None
+
+
+RecordingFile = SoundFile | MediaFile
+
+
+def open_recording(
+    path: str | os.PathLike[str], warn: Warn | None = None, *, content: bytes | None = None
+) -> RecordingFile:
     """Open a recording for reading.
-
-    `frames` of the result is 2**63 - 1 where only reading to the end can tell the length; where
-    it is not `seekable()`, it can only be read from its start.
 
     Args:
         path: of the recording.
-        warn: called with a line about what is wrong with its header; None logs it.
+        warn: called with a line about what is wrong in it; None logs it.
+        content: what was read of a pipe that is named `path`; None opens the file.
     Raises:
-        AudioError: no such file, not a file, not audio, or a header damaged beyond use.
+        AudioError: no such file, not a file, no sound, or a header damaged beyond use.
     """
-    path = Path(path)
+    warn = warn or logger.warning
     try:
-        with path.open("rb") as raw:
-            head = raw.read(_HEAD_BYTES)
-    except FileNotFoundError:
-        raise AudioError(f"there is no file {path}; check the name") from None
-    except IsADirectoryError:
-        raise AudioError(f"{path} is a folder; give a recording in it") from None
+        raw = _opened(Path(path)) if content is None else io.BytesIO(content)
+        head = raw.read(_HEAD_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise AudioError(f"cannot read {path}: {reason}") from error
-    _refuse_what_is_no_audio(path, head)
-    try:
-        file = soundfile.SoundFile(_source(path, head, warn or logger.warning))
-    except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(getattr(error, "error_string", error)).split()).rstrip(".")
-        raise AudioError(
-            f"cannot read {path}: its header is damaged or cut short, or its coding is unknown "
-            f"({reason or 'no reason given'}); convert it to WAV"
-        ) from error
+    source = os.fsencode(path) if content is None else io.BytesIO(content)
+    file = _of_format(path, source, raw, head, warn)
     check_rate(file.samplerate, str(path))
     return file
 
 
-def breaks_off(file: soundfile.SoundFile, path: str | os.PathLike[str]) -> bool:
-    """Whether a recording ends before its header says, or as OGG without the mark of its end.
+def _opened(path: Path) -> BinaryIO:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return path.open("rb")
+    except FileNotFoundError:
+        raise AudioError(f"there is no file {path}; check the name") from None
+    if stat.S_ISDIR(mode):
+        raise AudioError(f"{path} is a folder; give a recording in it")
+    raise AudioError(f"{path} is a pipe or a device, which only transcribe and export read")
 
-    Args:
-        file: what `open_recording` gave for `path`; FLAC and MP3 can only be told by reading them.
-        path: of the recording.
+
+def _of_format(
+    path: str | os.PathLike[str], source: bytes | io.BytesIO, raw: BinaryIO, head: bytes, warn: Warn
+) -> RecordingFile:
+    _refuse_what_is_no_audio(path, head)
+    options, reason = {}, ""
+    if head.startswith(_SOUNDFILE):
+        try:
+            file = SoundFile(source, head)
+            size = _unclosed_size(file)
+            if size is None:
+                raw.close()
+                return file
+            file.close()
+            warn(f"a WAV header gives {size} bytes of sound, but there are more: reading all")
+            options["ignore_length"] = "1"
+        except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
+            reason = str(getattr(error, "error_string", error))
+    from av.error import FFmpegError
+
+    try:
+        return MediaFile(raw, warn, options)
+    except AudioError as error:
+        raise AudioError(f"{path} {error}; give WAV, FLAC, OGG, MP3, m4a, mp4 or webm") from None
+    except FFmpegError as error:
+        reason = " ".join((reason or error.strerror or "").split()).rstrip(".")
+        raise AudioError(
+            f"{path} is no audio that is known, or its header is damaged or cut short "
+            f"({reason or 'no reason given'}); copy or export it again"
+        ) from error
+
+
+def _unclosed_size(file: SoundFile) -> int | None:
+    """Return what a WAV header says of the bytes of sound, where sound goes on behind them.
+
+    Writers that were interrupted leave a size of 0 or of what they had written by then. Sizes
+    that are too large need no help.
     """
-    notes = file.extra_info
-    if file.format == "OGG":
-        return "lacks an end-of-stream" in notes
-    if file.format == "NIST":
-        with Path(path).open("rb") as raw:
-            counted = _SPHERE_FRAMES.search(raw.read(_HEAD_BYTES))
-        return counted is not None and int(counted[1]) > file.frames
-    if sizes := _SHORT_OF_BYTES.search(notes):
-        said, there = int(sizes[1]), int(sizes[2])
-        return there + _SLACK_BYTES < said < _STREAM_BYTES
-    noted = _RF64_FRAMES.search(notes) if file.format == "RF64" else None
-    return noted is not None and int(noted[1]) > file.frames
+    said = re.search(r"^data *: (\d+)$", file.extra_info, re.M)
+    behind = _NO_CHUNK.search(file.extra_info)
+    return int(said[1]) if file.format in ("WAV", "WAVEX") and said and behind else None
+
+
+def read_pipe(path: str | os.PathLike[str]) -> bytes:
+    """Read a pipe, a device, or for ``-`` standard input, once and to its end.
+
+    Raises:
+        AudioError: it cannot be read, is a terminal, or has more than 1 GB (8 hours of 16 kHz WAV).
+    """
+    content = bytearray()
+    try:
+        with open(0 if str(path) == "-" else path, "rb", closefd=str(path) != "-") as pipe:
+            if pipe.isatty():
+                raise AudioError("standard input is a terminal; give a recording: < my.wav")
+            while block := pipe.read(1 << 20):
+                content += block
+                if len(content) > _PIPE_BYTES:
+                    raise AudioError(f"{path} gives more than 1 GB; write it to a file first")
+    except OSError as error:
+        raise AudioError(f"cannot read {path}: {error.strerror}") from error
+    return bytes(content)
 
 
 def check_rate(sample_rate: float, what: str) -> None:
@@ -123,33 +395,15 @@ def check_rate(sample_rate: float, what: str) -> None:
         )
 
 
-def _refuse_what_is_no_audio(path: Path, head: bytes) -> None:
+def _refuse_what_is_no_audio(path: str | os.PathLike[str], head: bytes) -> None:
     if not head:
         raise AudioError(f"{path} is empty (0 bytes); record or copy it again")
     if head.startswith(b"NIST_1A") and any(coding in head for coding in _SPHERE_PACKED):
         raise AudioError(
             f"{path} is a compressed SPHERE file; unpack it: sph2pipe -f wav IN.sph OUT.wav"
         )
-    for offset, magic, name in _FOREIGN:
-        if head[offset:].startswith(magic):
-            raise AudioError(
-                f"{path} is {name}, which is not read; convert it: ffmpeg -i IN OUT.wav"
-            )
-    if head.startswith(_WAVE) and len(head) >= 12 and head[8:12] != b"WAVE":
-        raise AudioError(f"{path} is a RIFF file without sound ({head[8:12]!r}, not WAVE)")
-    if not (head.startswith(_READABLE) or _is_mpeg_frame(head)):
-        kind = "text" if _is_text(head) else "no audio that is known"
-        raise AudioError(
-            f"{path} is {kind}, whatever its name says; give WAV, FLAC, OGG, MP3 or SPHERE"
-        )
-
-
-def _is_mpeg_frame(head: bytes) -> bool:
-    """Whether MPEG audio of layer II or III begins here (layer I also fits UTF-16 text)."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
-    layer, bit_rate, sample_rate = head[1] >> 1 & 3, head[2] >> 4, head[2] >> 2 & 3
-    return layer in (1, 2) and bit_rate != 15 and sample_rate != 3
+    if not head.startswith(_SOUNDFILE) and _is_text(head):
+        raise AudioError(f"{path} is text, whatever its name says; give a recording")
 
 
 def _is_text(head: bytes) -> bool:
@@ -164,86 +418,5 @@ def _is_text(head: bytes) -> bool:
     return all(c.isprintable() or c.isspace() for c in text)
 
 
-def _source(path: Path, head: bytes, warn: Warn) -> str | int | io.BytesIO:
-    """Return what to give to soundfile: mostly the name, else something that reads better."""
-    if head.startswith(b"RIFF"):
-        return _unclosed_wav(path, head, warn) or os.fspath(path)
-    if _is_mpeg_frame(head) or head.startswith(b"ID3"):
-        return os.fspath(path) if _mpeg_length_is_known(path, head) else _pipe(path)
-    return os.fspath(path)
-
-
-def _unclosed_wav(path: Path, head: bytes, warn: Warn) -> io.BytesIO | None:
-    """Return a WAV whose sound is longer than its header says, with the size put right.
-
-    Writers that were interrupted leave a size of 0 or of what they had written by then. Sizes
-    that are too large need no help.
-    """
-    at, size = 12, 0
-    while at + 8 <= len(head):
-        name, size = struct.unpack_from("<4sI", head, at)
-        if name == b"data":
-            break
-        at += 8 + size + size % 2
-    else:
-        return None
-    end = at + 8 + size
-    n_bytes = path.stat().st_size
-    if end + 9 > n_bytes:
-        return None
-    with path.open("rb") as raw:
-        raw.seek(end)
-        tail = raw.read(5)
-        # A further chunk follows, after a byte of padding that some writers forget.
-        if any(all(0x20 <= byte < 0x7F for byte in tail[i : i + 4]) for i in (0, 1)):
-            return None
-        raw.seek(0)
-        content = bytearray(raw.read())
-    struct.pack_into("<I", content, at + 4, min(n_bytes - at - 8, 2**32 - 1))
-    warn(f"a WAV header gives {size} bytes of sound, but there are more: reading all")
-    return io.BytesIO(content)
-
-
-def _mpeg_length_is_known(path: Path, head: bytes) -> bool:
-    """Whether the first frame of MPEG audio says how long it is, and not too little.
-
-    Without it the decoder estimates the length from the first bit rate and stops there, which
-    cuts recordings of variable bit rate.
-    """
-    with path.open("rb") as raw:
-        start = 0
-        if head.startswith(b"ID3") and len(head) >= 10:
-            size = 0
-            for byte in head[6:10]:
-                size = size << 7 | byte & 0x7F
-            start = 10 + size
-        raw.seek(start)
-        frame = raw.read(256)
-    at = max(frame.find(tag) for tag in _LENGTH_TAGS)
-    if at < 0 or at + 16 > len(frame):
-        return False
-    flags, _, n_bytes = struct.unpack_from(">III", frame, at + 4)
-    surplus = path.stat().st_size - start - n_bytes
-    # Tags at the end, such as titles and pictures, are no sound; a file that breaks off needs no
-    # help, because the decoder then stops by itself.
-    return flags & 3 == 3 and surplus <= max(_TAIL_BYTES, n_bytes // 100)
-
-
-def _pipe(path: Path) -> int:
-    """Feed MPEG audio through a pipe: without seeking and its tag, no length cuts it short."""
-    reading, writing = os.pipe()
-
-    def feed() -> None:
-        try:
-            with os.fdopen(writing, "wb") as sink, path.open("rb") as raw:
-                block = raw.read(1 << 20)  # enough to hold the tag behind a cover picture
-                for tag in _LENGTH_TAGS:
-                    block = block.replace(tag, bytes(len(tag)), 1)
-                while block:
-                    sink.write(block)
-                    block = raw.read(1 << 16)
-        except BrokenPipeError:  # the reader has what it wants
-            pass
-
-    threading.Thread(target=feed, daemon=True).start()
-    return reading
+def _of(whole_s: float) -> str:
+    return f" of {whole_s:.2f} s"

@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 
-from hyperasr.audio.container import Warn, breaks_off, check_rate, open_recording
+from hyperasr.audio.container import (
+    UNKNOWN_LENGTH,
+    RecordingFile,
+    Warn,
+    check_rate,
+    open_recording,
+)
 from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
 from hyperasr.errors import AudioError
 
@@ -21,16 +27,15 @@ __all__ = ["duration_s", "find_audio", "from_array", "load", "stream"]
 
 logger = logging.getLogger(__name__)
 
-# What a folder is searched for. The last row cannot be read, but a recording that is passed over
-# in silence is worse than one that is reported.
+# What a folder is searched for.
 _SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .sph .nist .aif .aiff .aifc .au .snd .caf .w64 .rf64 "
-    ".m4a .aac .wma .amr .ac3".split()
+    ".m4a .m4b .mp4 .m4v .mov .3gp .webm .weba .mkv .mka .mp2 .mpg .mpeg .avi .flv .aac .ac3 .amr "
+    ".wma .wmv .asf .ape .tta .wv".split()
 )
 _NARROW_HZ = 8_000  # under the rate of a telephone
 _BLOCK_SAMPLES = 1 << 18  # over all channels, read at once: 1 MiB
-_UNKNOWN_LENGTH = 2**62  # frames in the header of a stream whose writer could not know
-_RESCUE_FRAMES = 64  # read at once where a file is damaged
+_CANCELLED_SHARE = 0.1
 _MAX_CHANNELS = 64  # more, and an array is probably no audio but features
 _MAX_AMPLITUDE = 2.0**32  # beyond 32-bit integers stored as float
 
@@ -44,9 +49,10 @@ def load(
 ) -> np.ndarray:
     """Read a recording, or a part of it, as 16 kHz mono.
 
-    Reads WAV, FLAC, OGG (Vorbis, Opus), MP3, NIST SPHERE, AIFF, AU and CAF, told apart by their
-    content and not by their name. Channels are averaged; nothing is scaled or clipped. A file
-    that breaks off gives what can be decoded of it.
+    Reads whatever libsndfile or FFmpeg can decode, also the first sound track of a video, told
+    apart by content and not by name. Channels are averaged, unless they cancel each other: then
+    the strongest is taken. Nothing is scaled or clipped. A file that breaks off gives what can be
+    decoded of it.
 
     Args:
         path: the file.
@@ -71,6 +77,7 @@ def stream(
     end_s: float | None = None,
     channel: int | None = None,
     warn: Warn | None = None,
+    content: bytes | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield a recording piece by piece, in flat memory however long it is.
 
@@ -83,6 +90,7 @@ def stream(
         end_s: where to end; None means at the end.
         channel: the one to read, from 0; None averages all.
         warn: called with a line about what is lost or wrong, as it is found; None logs it.
+        content: what `read_pipe` gave of a pipe that is named `path`; None opens the file.
     Yields:
         (n_samples,) float32 mono 16 kHz, at least one sample each.
     Raises:
@@ -94,7 +102,7 @@ def stream(
     waiting: list[np.ndarray] = []
     n_waiting, n_total = 0, 0
     warn = warn or logger.warning
-    with open_recording(path, warn) as file:
+    with open_recording(path, warn, content=content) as file:
         if file.samplerate < _NARROW_HZ:
             warn(
                 f"recorded at {file.samplerate:,} Hz: speech sounds above "
@@ -124,7 +132,7 @@ def duration_s(path: str | os.PathLike[str]) -> float:
     """
     with open_recording(path) as file:
         n_frames = file.frames
-        if n_frames >= _UNKNOWN_LENGTH:
+        if n_frames >= UNKNOWN_LENGTH:
             n_frames = sum(len(b) for b in _mono_blocks(file, path, 0.0, None))
         if n_frames == 0:
             raise AudioError(f"{path} holds no samples; record or export it again")
@@ -161,12 +169,15 @@ def from_array(array: Any, sample_rate: float) -> np.ndarray:
     return resampled
 
 
-def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
+def find_audio(folder: str | os.PathLike[str], warn: Warn | None = None) -> list[Path]:
     """List the recordings in a folder and all folders below it.
 
-    Recordings are known by their suffix. Hidden files and folders are left out, folders that are
-    links are not followed, and the order does not depend on upper and lower case.
+    Recordings are regular files known by their suffix. Hidden files and folders are left out,
+    folders that are links are not followed, and the order does not depend on upper and lower case.
 
+    Args:
+        folder: to be searched.
+        warn: called with one line that counts what was passed over, and why; None is silent.
     Raises:
         AudioError: there is no such folder, or no recording in it.
     """
@@ -174,20 +185,27 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     if not top.is_dir():
         raise AudioError(f"{top} is {'a file, not a folder' if top.exists() else 'not there'}")
     found = []
-    for where, folders, names in os.walk(top):
+    passed: Counter[str] = Counter()
+    for where, folders, names in os.walk(top, onerror=lambda _: passed.update(["not readable"])):
+        passed["hidden"] += sum(name.startswith(".") for name in [*folders, *names])
+        passed["linked folders"] += sum(os.path.islink(Path(where, name)) for name in folders)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(where, name)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES
-        ]
+        for path in (Path(where, name) for name in names if not name.startswith(".")):
+            if path.suffix.lower() not in _SUFFIXES:
+                passed[path.suffix.lower() or "without a suffix"] += 1
+            elif not path.is_file():
+                passed["pipes, devices and broken links"] += 1
+            else:
+                found.append(path)
     if not found:
         raise AudioError(f"no recording in {top}; looked for {' '.join(sorted(_SUFFIXES))}")
+    if warn is not None and (reasons := [f"{n} {why}" for why, n in passed.most_common() if n]):
+        warn(f"{top}: {len(found)} recordings; passed over: {', '.join(reasons)}")
     return sorted(found, key=lambda path: ([part.casefold() for part in path.parts], str(path)))
 
 
 def _mono_blocks(
-    file: soundfile.SoundFile,
+    file: RecordingFile,
     path: str | os.PathLike[str],
     start_s: float,
     end_s: float | None,
@@ -201,37 +219,40 @@ def _mono_blocks(
             f"{path} has {file.channels} channels; there is no channel {channel} (counted from 0)"
         )
     start, stop = _part(file, path, start_s, end_s)
-    _go_to(file, path, start)
-    n_block = max(_RESCUE_FRAMES, _BLOCK_SAMPLES // file.channels)
-    position = start
+    try:
+        if start:
+            file.seek(start)
+    except RuntimeError:  # libsndfile's errors as well
+        raise AudioError(f"{path} breaks off before the part that was asked for") from None
+    n_block = max(1, _BLOCK_SAMPLES // file.channels)
+    position, heard = start, channel
     while stop is None or position < stop:
         n_wanted = n_block if stop is None else min(n_block, stop - position)
-        block, broken = _read(file, path, position, n_wanted)
-        one = 0 if file.channels == 1 else channel
-        mono = _mean(block, axis=1) if one is None else block[:, one]
+        block, broken = file.read_block(n_wanted)
+        if channel is None:
+            mono, strongest = _mixed(block, heard)
+            if heard is None and strongest is not None:
+                warn(f"its channels cancel each other: channel {strongest} alone is read there")
+            heard = strongest if heard is None else heard
+        else:
+            mono = block[:, channel]
         _check_finite(mono, position, rate, str(path))
         if len(mono):
             yield mono
         position += len(mono)
-        if broken and file.frames < _UNKNOWN_LENGTH:
+        if broken and file.frames < UNKNOWN_LENGTH:
             warn(f"a recording is damaged after {position / rate:.2f} s: the rest is lost")
         if len(mono) < n_wanted:
-            if not broken and _ends_early(file, path, position):
+            if not broken and (missing := file.missing(position)):
                 warn(
-                    f"a recording breaks off after {position / rate:.2f} s, before its end; copy "
-                    "or record it again"
+                    f"a recording breaks off after {position / rate:.2f} s{missing}; copy or "
+                    "record it again"
                 )
             return
 
 
-def _ends_early(file: soundfile.SoundFile, path: str | os.PathLike[str], n_read: int) -> bool:
-    """Whether a recording that was read to its end should be longer."""
-    known = file.frames < _UNKNOWN_LENGTH
-    return (known and n_read < file.frames - file.samplerate // 10) or breaks_off(file, path)
-
-
 def _part(
-    file: soundfile.SoundFile, path: str | os.PathLike[str], start_s: float, end_s: float | None
+    file: RecordingFile, path: str | os.PathLike[str], start_s: float, end_s: float | None
 ) -> tuple[int, int | None]:
     valid = math.isfinite(start_s) and start_s >= 0 and (end_s is None or end_s > start_s)
     if not valid:
@@ -244,48 +265,6 @@ def _part(
     if end_s is None or end_s == math.inf:
         return start, None
     return start, max(start + 1, round(end_s * file.samplerate))
-
-
-def _go_to(file: soundfile.SoundFile, path: str | os.PathLike[str], start: int) -> None:
-    try:
-        if file.seekable():
-            file.seek(start)
-            return
-        while start > 0:
-            n_read = len(file.read(min(start, _BLOCK_SAMPLES), dtype="float32"))
-            if n_read == 0:
-                break
-            start -= n_read
-    except (soundfile.LibsndfileError, RuntimeError):
-        pass
-    if start:
-        raise AudioError(f"{path} breaks off before the part that was asked for")
-
-
-def _read(
-    file: soundfile.SoundFile, path: str | os.PathLike[str], position: int, n_frames: int
-) -> tuple[np.ndarray, bool]:
-    """Read up to `n_frames` at `position`, and say whether the file is damaged there."""
-    buffer = np.empty((n_frames, file.channels), dtype=np.float32)
-    try:
-        return file.read(out=buffer), False
-    except (soundfile.LibsndfileError, RuntimeError):
-        if not file.seekable():
-            return buffer[:0], True
-    # What was decoded before the damage is lost with the error, and so is the decoder: read it
-    # again from a fresh one, in small steps.
-    rescued = 0
-    try:
-        with open_recording(path) as again:
-            again.seek(position)
-            while rescued < n_frames:
-                n_read = len(again.read(out=buffer[rescued : rescued + _RESCUE_FRAMES]))
-                if n_read == 0:
-                    break
-                rescued += n_read
-    except (soundfile.LibsndfileError, RuntimeError):
-        pass
-    return buffer[:rescued], rescued < n_frames
 
 
 def _resampled(blocks: Iterator[np.ndarray], rate: float) -> Iterator[np.ndarray]:
@@ -331,12 +310,29 @@ def _mean_of_channels(samples: np.ndarray) -> np.ndarray:
             f"an array of shape {samples.shape} does not say which axis is time; "
             "give (n,), (n, channels) or (channels, n)"
         )
-    return _mean(samples, axis=0 if n_rows == n_channels else 1)
+    return _mixed(samples.T if n_rows == n_channels else samples)[0]
 
 
-def _mean(samples: np.ndarray, axis: int) -> np.ndarray:
+def _mixed(samples: np.ndarray, before: int | None = None) -> tuple[np.ndarray, int | None]:
+    """Return the mean of the channels (n, channels), or one where they cancel, and which.
+
+    With one microphone wired the wrong way round, the channels are each other's opposite and
+    their mean is silence. Channels that have nothing in common leave one part in `channels` of
+    their mean energy; a tenth of that is taken for cancellation. What was taken `before` is taken
+    again unless another channel is twice as strong, since changing it makes a step.
+    """
+    n_channels = samples.shape[1]
+    if n_channels == 1:
+        return samples[:, 0], None
     with np.errstate(over="ignore", invalid="ignore"):  # infinite samples are refused later
-        return np.asarray(samples.mean(axis=axis, dtype=np.float32))
+        mean = samples.mean(axis=1, dtype=np.float32)
+        energy = np.einsum("ij,ij->j", samples, samples)
+        if not mean @ mean * n_channels < _CANCELLED_SHARE * energy.mean():
+            return mean, None
+    strongest = int(energy.argmax())
+    if before is not None and 2 * energy[before] >= energy[strongest]:
+        strongest = before
+    return samples[:, strongest], strongest
 
 
 def _check_finite(samples: np.ndarray, position: int, rate: float, what: str) -> None:

@@ -19,10 +19,10 @@ from hyperasr.cli.terminal import (
     output,
 )
 from hyperasr.errors import ConfigError
-from hyperasr.hub import HyperASR, Opened, open_model
+from hyperasr.hub import HyperASR, load
 from hyperasr.transcription.formats import TIMED_FORMATS, file_names, labelled, render, to_dict
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.pipeline import Result, iter_transcribe
+from hyperasr.transcription.pipeline import Result, iter_transcribe, resolved
 from hyperasr.transcription.pipeline import transcribe as results_of
 from hyperasr.transcription.recordings import Recording, find_recordings
 from hyperasr.transcription.wer_summary import WERSummary, counts_of, percent
@@ -45,7 +45,8 @@ def transcribe(args: Any) -> int:
         HyperASRError: the call or the model is wrong, or no recording could be transcribed.
     """
     options = _options(args)
-    recordings = find_recordings(args.sources)
+    passed_over: list[str] = []
+    recordings = find_recordings(args.sources, passed_over.append)
     if args.out is None and args.format not in ("txt", "json") and len(recordings) > 1:
         raise ConfigError(
             f"{len(recordings)} recordings do not fit into one {args.format}; give --out FOLDER"
@@ -55,11 +56,12 @@ def transcribe(args: Any) -> int:
         raise ConfigError(f"--out {args.out} is a file; give a folder")
     if len(recordings) == 1 and recordings[0].error is not None:
         raise recordings[0].error
-    opened = _open_for(args)
-    model, options = opened.model, opened.resolve(options)
+    model = _open_for(args)
+    options = resolved(model, options)
     tally, errors = WERSummary(options), []
     with Reporter() as reporter:
-        reporter.say("warning", opened.warnings)
+        reporter.say("warning", model.warnings)
+        reporter.say("note", passed_over)
         several = len(recordings) > 1
         streams = args.format == "txt" and not options.compare and options.mode != "both"
         streams = streams and not several and args.out is None
@@ -98,17 +100,18 @@ def demo(args: Any) -> int:
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
         raise ConfigError(f"no clips in {folder}: it has no manifest.jsonl")
-    opened = _open_for(args)
-    model, options = opened.model, opened.resolve(TranscribeOptions(compare=opened.adapts))
+    model = _open_for(args)
+    options = TranscribeOptions(adapt=model.adapts, compare=model.adapts)
     tally, failed = WERSummary(options), 0
-    systems = ("unadapted", "personalised") if opened.adapts else (f"{args.model}, unadapted",)
+    systems = ("unadapted", "personalised") if model.adapts else (f"{args.model}, unadapted",)
     table = Table(title=f"Clips in {folder.name}, transcribed by {args.model}", show_lines=True)
     for name in ("clip", "cohort", "reference", *systems):
         table.add_column(name, overflow="fold")
     for _ in systems:
         table.add_column("WER, %", justify="right")
     with Reporter("clips") as reporter:
-        for result in results_of(model, [manifest], options, progress=reporter.progress):
+        clips = find_recordings(manifest)
+        for result in results_of(model, clips, options, progress=reporter.progress):
             if result.transcript is None:
                 reporter.say("error", [_blame(result)])
                 failed += 1
@@ -128,8 +131,7 @@ def demo(args: Any) -> int:
 
 def inspect(args: Any) -> int:
     """Print what a model is made of and how it was trained."""
-    opened = open_model(args.model, offline=args.offline)
-    model = opened.model
+    model = load(args.model, offline=args.offline, device="cpu")
     backbone, source = model.backbone, model.source
     shapes = ", ".join(
         f"{name} ({s.n_layer} layers, {s.d_in} to {s.d_out})" for name, s in source.targets.items()
@@ -149,11 +151,11 @@ def inspect(args: Any) -> int:
         "rank": f"{source.rank}, alpha {source.alpha:g}",
         "budget": model.budget().removeprefix("budget: "),
     }
-    if opened.folder is None:
+    if model.folder is None:
         rows["adapter"] = "none: it transcribes unadapted"
     else:
         rows |= adapter
-        head = json.loads((opened.folder / "config.json").read_text(encoding="utf-8"))
+        head = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
         rows |= {f"training, {key}": json.dumps(v) for key, v in head["training"].items()}
     width = max(map(len, rows))
     for name, value in rows.items():
@@ -161,8 +163,8 @@ def inspect(args: Any) -> int:
     return 0
 
 
-def _open_for(args: Any) -> Opened:
-    return open_model(
+def _open_for(args: Any) -> HyperASR:
+    return load(
         args.model,
         offline=args.offline,
         device=args.device,

@@ -13,7 +13,7 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export.exporter import ExportConfig, Exported
 from hyperasr.export.exporter import export as write_export
-from hyperasr.hub import open_model
+from hyperasr.hub import load
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Reading, find_recordings
 
@@ -31,14 +31,14 @@ def export(args: Any) -> int:
     """
     names = [field.name for field in dataclasses.fields(ExportConfig)]
     config = ExportConfig(**{name: args[name] for name in names})
-    opened = open_model(args.model, offline=args.offline, device=args.device)
-    if not opened.adapts:
+    model = load(args.model, offline=args.offline, device=args.device, dtype="float32")
+    if not model.adapts:
         raise ConfigError(
             f"{args.model} is a plain Whisper without an adapter: there is nothing to export; "
             "train one with python -m train.meta"
         )
-    clips = clips_of(args.sources, opened.model.backbone.audio_context)
-    made = write_export(opened.model, clips, args.out, config, base=opened.backbone_name)
+    clips = clips_of(args.sources, model.backbone.audio_context)
+    made = write_export(model, clips, args.out, config, base=model.backbone_name)
     for line in _report(args.out, config, clips, made):
         print(line)
     return 0
@@ -55,7 +55,9 @@ def clips_of(sources: list[str], audio_context: str) -> list[np.ndarray]:
     """
     clips: list[np.ndarray] = []
     options = TranscribeOptions()
-    recordings = find_recordings(sources)
+    recordings = find_recordings(
+        sources, lambda line: print(f"hyperasr: note: {line}", file=sys.stderr)
+    )
     for recording in recordings:
         try:
             reading = Reading(recording, options.segment_s(audio_context), options)

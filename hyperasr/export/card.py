@@ -76,8 +76,8 @@ def model_card(folder: str | Path, *, license: str | None = None) -> str:
         ),
         f"> {NOT_A_DEVICE}",
         _table(facts),
-        "## Use\n\n```python\nfrom hyperasr import HyperASR\n\n"
-        'model = HyperASR.from_pretrained("THIS_FOLDER")\n'
+        "## Use\n\n```python\nimport hyperasr\n\n"
+        'model = hyperasr.load("THIS_FOLDER")\n'
         'print(model.transcribe("my.wav").text)\n```',
         "## Training\n\n" + SIMULATED,
         _notes(head["training"]),

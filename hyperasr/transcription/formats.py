@@ -14,11 +14,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from hyperasr.errors import ConfigError
 from hyperasr.transcription.annotations import chat, csv_table, textgrid
-from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
 from hyperasr.types import Edit, Segment, Transcript, Unclear, Word
 
@@ -48,8 +47,23 @@ _LONGEST_NAME = 180  # bytes; file systems take 255, and a temporary name is lon
 _FORBIDDEN = '<>:"/\\|?*'  # on some system or other
 
 
+class Rendered(Protocol):
+    """What is written: a `hyperasr.transcription.transcript.Result`, which uses this module."""
+
+    @property
+    def recording(self) -> Recording: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def transcript(self) -> Transcript | None: ...
+    @property
+    def base(self) -> Transcript | None: ...
+    @property
+    def reference(self) -> str | None: ...
+
+
 def render(
-    result: Result,
+    result: Rendered,
     form: str,
     mode: str = "verbatim",
     *,
@@ -128,7 +142,7 @@ def marked_text(segment: Segment, mode: str = "verbatim", marks: bool = True) ->
     )
 
 
-def labelled(result: Result, mode: str) -> list[tuple[str, Transcript | str, str]]:
+def labelled(result: Rendered, mode: str) -> list[tuple[str, Transcript | str, str]]:
     """Return what a result shows as text, line by line.
 
     Returns:
@@ -157,7 +171,7 @@ def shown_text(transcript: Transcript, mode: str) -> str:
     return str(transcript.clean) if clean else transcript.text
 
 
-def to_dict(result: Result) -> dict[str, Any]:
+def to_dict(result: Rendered) -> dict[str, Any]:
     """Return plain JSON values, which `assets/transcript.schema.json` describes.
 
     With a comparison `base` holds the same of the unadapted backbone; `reference` where known.
@@ -245,7 +259,7 @@ def _numbered(names: Sequence[str]) -> list[str]:
 
 
 def _whole(transcript: Transcript, mode: str, marks: bool) -> str:
-    if not marks:
+    if not (marks and transcript.segments):
         return shown_text(transcript, mode)
     return " ".join(text for s in transcript.segments if (text := marked_text(s, mode)))
 

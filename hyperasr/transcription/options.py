@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict
 
 from hyperasr.errors import ConfigError
+from hyperasr.util.closest import closest
 from hyperasr.util.config import check_literals
 
-__all__ = ["AUTO", "LONGEST_SEGMENT_S", "TranscribeOptions"]
+__all__ = ["AUTO", "LONGEST_SEGMENT_S", "TranscribeKeywords", "TranscribeOptions", "options_of"]
 
 AUTO = "auto"
 """As a language: find out which one is spoken."""
@@ -109,3 +110,41 @@ class TranscribeOptions:
     def segment_s(self, audio_context: str) -> float:
         """Return the longest segment in seconds for a model with this audio context."""
         return self.max_segment_s or LONGEST_SEGMENT_S[audio_context]
+
+
+class TranscribeKeywords(TypedDict, total=False):
+    """The fields of `TranscribeOptions` as keywords, which editors complete and mypy checks."""
+
+    batch_size: int
+    beam_size: int
+    language: str
+    task: Literal["transcribe", "translate"]
+    adapt: bool
+    compare: bool
+    normalise_loudness: bool
+    max_segment_s: float | None
+    mode: Literal["verbatim", "clean", "both"]
+    word_times: bool
+    loop_guard: bool
+    temperatures: tuple[float, ...]
+    samples: int
+    seed: int
+    prompt: str
+    previous_text: bool
+    suppress: tuple[int, ...]
+    pauses: Literal["typical", "stuttering", "dysarthria"]
+    vad: Literal["energy", "silero"]
+
+
+def options_of(keywords: dict[str, Any]) -> TranscribeOptions:
+    """Return the options of keywords.
+
+    Raises:
+        ConfigError: a keyword that is none, or a value out of range.
+    """
+    names = [field.name for field in fields(TranscribeOptions)]
+    for name in keywords:
+        if name not in names:
+            close = closest(name, names)
+            raise ConfigError(f"transcribe has no option {name!r}; did you mean {close!r}?")
+    return TranscribeOptions(**keywords)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,50 +15,25 @@ from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recogniser import Recogniser, SpeechSegment
-from hyperasr.transcription.recordings import Reading, Recording, Source, find_recordings
-from hyperasr.types import Batch, Segment, Transcript
+from hyperasr.transcription.recordings import Reading, Recording
+from hyperasr.transcription.sources import recordings_of
+from hyperasr.transcription.transcript import Result, Transcript
+from hyperasr.types import Batch, Segment
 from hyperasr.util.memory import out_of_memory, too_large
 
-__all__ = ["Result", "iter_transcribe", "transcribe"]
+__all__ = ["Result", "iter_transcribe", "resolved", "transcribe"]
 
 Progress = Callable[[int, int, float], None]
-"""Recordings done, recordings in all, and seconds of audio heard so far."""
+"""Recordings done, recordings in all (0 where that is not known before), seconds heard so far."""
 
 _WINDOW_S = 600.0  # of audio held at once: 38 MB
 _WINDOW_BATCHES = 4  # batches sorted by length together
 _SURE = 0.5  # probability of a language that was found; under it the reader is told
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of one recording.
-
-    Attributes:
-        recording: what was asked for.
-        transcript: None where there is an error.
-        base: the unadapted backbone's, where a comparison was asked for.
-        error: why there is no transcript.
-    """
-
-    recording: Recording
-    transcript: Transcript | None = None
-    base: Transcript | None = None
-    error: HyperASRError | None = None
-
-    @property
-    def id(self) -> str:
-        """Name of the recording as the caller gave it."""
-        return self.recording.id
-
-    @property
-    def reference(self) -> str | None:
-        """What was said, where a manifest tells."""
-        return self.recording.reference
-
-
 def transcribe(
     model: AdaptedWhisper,
-    sources: Source | Iterable[Source],
+    sources: Any,
     options: TranscribeOptions | None = None,
     *,
     progress: Progress | None = None,
@@ -70,8 +45,8 @@ def transcribe(
 
     Args:
         model: the model.
-        sources: paths of recordings, folders (searched recursively) and manifests (``.jsonl``),
-            `Utterance` rows, or tuples of an array and its sample rate in hertz.
+        sources: one or many, as `hyperasr.transcription.sources.recordings_of` takes them; each is
+            read when its turn comes.
         options: how; None is the default.
         progress: called whenever recordings are done.
     Returns:
@@ -80,12 +55,13 @@ def transcribe(
         ConfigError: the model does not know the language, or cannot hear such long segments.
     """
     run = _Run(model, options or TranscribeOptions(), _WINDOW_BATCHES, progress)
-    return (event for event in run.events(find_recordings(sources)) if isinstance(event, Result))
+    events = run.events(recordings_of(sources), len(sources) if isinstance(sources, list) else 0)
+    return (event for event in events if isinstance(event, Result))
 
 
 def iter_transcribe(
     model: AdaptedWhisper,
-    source: Source,
+    source: Any,
     options: TranscribeOptions | None = None,
     *,
     progress: Progress | None = None,
@@ -103,10 +79,26 @@ def iter_transcribe(
         ConfigError: as `transcribe`, and where the source holds several recordings.
     """
     run = _Run(model, options or TranscribeOptions(), 1, progress)
-    recordings = find_recordings(source)
+    recordings = list(recordings_of(source))
     if len(recordings) != 1:
         raise ConfigError(f"{source} holds {len(recordings)} recordings; give one")
-    return run.events(recordings)
+    return run.events(recordings, 1)
+
+
+def resolved(model: AdaptedWhisper, options: TranscribeOptions) -> TranscribeOptions:
+    """Return the options as a model can follow them.
+
+    Raises:
+        ConfigError: they ask for adapted and unadapted transcripts of a plain Whisper.
+    """
+    if model.adapts:
+        return options
+    if options.compare or options.samples:
+        raise ConfigError(
+            "this is a plain Whisper without an adapter: it has no second transcript and no "
+            "posterior samples; give an adapter model"
+        )
+    return replace(options, adapt=False)
 
 
 @dataclass
@@ -161,11 +153,12 @@ class _Run:
         n_batches: int,
         progress: Progress | None,
     ) -> None:
+        options = resolved(model, options)
         self.options, self.progress = options, progress
         self.n_window = n_batches * options.batch_size
         self.batch_size = options.batch_size  # smaller where memory did not suffice
         unadapted = model
-        if model.adapts:
+        if model.adapts and (options.compare or not options.adapt):
             unadapted = AdaptedWhisper.unadapted(model.backbone.as_published())
         self.recognisers = [Recogniser(model if options.adapt else unadapted, options)]
         if options.compare:
@@ -183,8 +176,13 @@ class _Run:
         self.pending: deque[_Pending] = deque()
         self.n_done, self.seconds = 0, 0.0
 
-    def events(self, recordings: Sequence[Recording]) -> Iterator[Segment | Result]:
-        """Yield the segments of each recording as they are ready, then its result, in order."""
+    def events(self, recordings: Iterable[Recording], n: int) -> Iterator[Segment | Result]:
+        """Yield the segments of each recording as they are ready, then its result, in order.
+
+        Args:
+            recordings: the recordings.
+            n: how many they are, 0 where that is not known before.
+        """
         for recording in recordings:
             speech = None if self.detector is None else self.detector()
             reading = Reading(recording, self.segment_s, self.options, speech)
@@ -198,12 +196,12 @@ class _Run:
                     self.window.append((one, segment))
                     one.n_waiting += 1
                     if self._is_full():
-                        yield from self._decode(len(recordings))
+                        yield from self._decode(n)
             except HyperASRError as error:
                 one.error = error
             one.warnings += reading.warnings
             one.is_read = True
-        yield from self._decode(len(recordings))
+        yield from self._decode(n)
 
     def _hear_language(self, one: _Pending, waveform: np.ndarray) -> None:
         """Find out what is spoken in a recording, from its first segment."""

@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from hyperasr.audio.container import Warn, read_pipe
 from hyperasr.audio.loudness import is_silent, normalise_loudness
 from hyperasr.audio.mel import MIN_SAMPLES, SAMPLE_RATE
-from hyperasr.audio.reading import find_audio, from_array, stream
+from hyperasr.audio.reading import find_audio, stream
 from hyperasr.audio.segments import PAUSES, cut_at_pauses
 from hyperasr.audio.vad import Silencer, Speech
 from hyperasr.cohorts.manifest import read_manifest
@@ -21,10 +21,10 @@ from hyperasr.errors import AudioError, HyperASRError
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.types import Utterance
 
-__all__ = ["Reading", "Recording", "Source", "find_recordings"]
+__all__ = ["Reading", "Recording", "find_recordings"]
 
-Source = Any
-"""A path (file, folder, manifest), an `Utterance`, a `Recording`, or an array with its rate."""
+Source = str | os.PathLike[str] | Utterance
+"""A path (file, folder, manifest) or a row of a manifest."""
 
 _CHUNK_S = 5.0
 _CLIPPED = 0.98  # of full scale; resampling moves the flat tops a little
@@ -39,6 +39,7 @@ class Recording:
         id: its name as the caller gave it: a path, a manifest's id, or a number for an array.
         path: the file; None for an array.
         waveform: of an array, (n_samples,) float32, 16 kHz.
+        content: bytes of a file that is not on the disk, such as one that came through a pipe.
         start_s, end_s: the part, in seconds; None means to the end.
         channel: the one to hear, from 0; None hears all at once.
         reference: what was said, where a manifest tells.
@@ -49,6 +50,7 @@ class Recording:
     id: str
     path: str | None = None
     waveform: np.ndarray | None = None
+    content: bytes | None = None
     start_s: float = 0.0
     end_s: float | None = None
     channel: int | None = None
@@ -127,57 +129,51 @@ class Reading:
 
     def _stream(self) -> Iterator[np.ndarray]:
         r = self.recording
-        assert r.path is not None
         return stream(
-            r.path,
+            r.path or r.id,
             chunk_s=_CHUNK_S,
             start_s=r.start_s,
             end_s=r.end_s,
             channel=r.channel,
             warn=self.warnings.append,
+            content=r.content,
         )
 
 
-def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
+def find_recordings(
+    sources: Source | Iterable[Source], warn: Warn | None = None
+) -> list[Recording]:
     """List every recording of the sources, in their order; folders are searched recursively.
 
-    What cannot be found or read becomes a recording with an error, so that the rest goes on.
+    What cannot be found or read becomes a recording with an error, so that the rest goes on. A
+    pipe, or ``-`` for standard input, is read at once and whole.
 
     Args:
-        sources: paths of recordings, folders and manifests (``.jsonl``), `Utterance` rows, or
-            tuples of an array and its sample rate in hertz; or a single one of these.
+        sources: paths of recordings, folders and manifests (``.jsonl``), or `Utterance` rows; or a
+            single one of these.
+        warn: called with a line on what a folder holds beside recordings; None is silent.
     """
-    if isinstance(sources, tuple):
-        is_one = len(sources) == 2 and isinstance(sources[1], int | float)
-    else:
-        is_one = isinstance(sources, str | os.PathLike | Utterance | Recording)
-    if is_one or hasattr(sources, "ndim"):
-        sources = [sources]
     recordings: list[Recording] = []
-    for number, source in enumerate(sources, start=1):
-        is_path = isinstance(source, str | os.PathLike)
-        name = _printable(source) if is_path else f"array {number}"
+    is_one = isinstance(sources, str | os.PathLike | Utterance)
+    for source in [sources] if is_one else sources:
+        name = source.id if isinstance(source, Utterance) else _printable(source)
         try:
-            recordings += _recordings(source, name)
+            recordings += _recordings(source, name, warn)
         except HyperASRError as error:
             recordings.append(Recording(name, error=error))
     return recordings
 
 
-def _recordings(source: Source, name: str) -> list[Recording]:
-    if isinstance(source, Recording):
-        return [source]
+def _recordings(source: Source, name: str, warn: Warn | None) -> list[Recording]:
     if isinstance(source, Utterance):
         return [_row(source)]
-    if isinstance(source, tuple):
-        if len(source) != 2:
-            raise AudioError(f"{name}: give an array with its sample rate, as a tuple of two")
-        return [Recording(name, waveform=from_array(source[0], source[1]))]
-    if not isinstance(source, str | os.PathLike):
-        raise AudioError(f"{name}: an array needs its sample rate; give both as a tuple")
+    if not str(source):
+        raise AudioError("an empty name is no recording; give a file, a folder, or - for a pipe")
     path = Path(source)
     if path.is_dir():
-        return [Recording(_printable(p), str(p)) for p in find_audio(path)]
+        return [Recording(_printable(p), str(p)) for p in find_audio(path, warn)]
+    if str(source) == "-" or (path.exists() and not path.is_file()):
+        return [Recording("stdin" if str(source) == "-" else name, content=read_pipe(source))]
     if path.suffix.lower() == ".jsonl":
         return [_row(row) for row in read_manifest(path)]
     return [Recording(name, str(path))]

@@ -8,7 +8,7 @@ from hyperasr.metrics.error_rates import EditCounts, score
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.transcription.formats import shown_text
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.pipeline import Result
+from hyperasr.transcription.transcript import Result
 
 __all__ = ["WERSummary", "counts_of", "percent"]
 

@@ -21,7 +21,7 @@ from hyperasr.cli.parser import _COMMANDS, build_parser, main
 from hyperasr.cohorts import corpora
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.hub import HyperASR, Opened, open_model
+from hyperasr.hub import HyperASR, load
 from hyperasr.transcription import recogniser as recognise
 from hyperasr.types import Utterance
 
@@ -50,18 +50,17 @@ def model(random_model_folder: Path) -> HyperASR:
 @pytest.fixture
 def cli(
     model: HyperASR,
-    random_model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Cli:
     """Call the command line in this process, with the random model in place of the embedded one."""
 
-    def opened(name: Any, **options: Any) -> Opened:
+    def opened(name: Any, **options: Any) -> HyperASR:
         if str(name) == "tiny.en" and options.get("dtype", "float32") == "float32":
-            return Opened(model, random_model_folder, str(name))
-        return open_model(name, **options)
+            return model
+        return load(name, **options)
 
-    monkeypatch.setattr(commands, "open_model", opened)
+    monkeypatch.setattr(commands, "load", opened)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(*argv: Any) -> Outcome:

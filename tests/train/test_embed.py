@@ -12,7 +12,7 @@ import pytest
 from hyperasr import hub
 from hyperasr.adapters import SourceConfig
 from hyperasr.errors import CheckpointMismatch, ConfigError
-from hyperasr.hub import HyperASR, open_model
+from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.whisper.backbone import Backbone
 from train import embed as program
@@ -44,19 +44,18 @@ def test_the_name_opens_the_plain_whisper_until_there_are_adapters(
     trained: Path, package: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     assert hub.model_folder("tiny.en")[1] == "whisper"
-    plain = open_model("tiny.en", offline=True)
+    plain = HyperASR.from_pretrained("tiny.en", offline=True)
     assert not plain.adapts
-    assert plain.model.backbone.audio_context == "full"
-    assert HyperASR.from_pretrained("tiny.en").source_config.kind == "static"
+    assert plain.backbone.audio_context == "full"
     monkeypatch.setattr(sys, "argv", ["embed", "--hypernet", str(trained), "--out", str(package)])
     program.main()
     assert capsys.readouterr().out.endswith(" MB\n")
     assert hub.model_folder("tiny.en") == (package, "adapter")
-    opened = open_model("tiny.en", offline=True)
+    opened = HyperASR.from_pretrained("tiny.en", offline=True)
     assert opened.adapts
+    assert opened.source_config.kind == "hypernet"
     assert (opened.folder, opened.backbone_name) == (package, "tiny.en")
-    assert opened.model.backbone.margin_s == 1.0
-    assert HyperASR.from_pretrained("tiny.en").source_config.kind == "hypernet"
+    assert opened.backbone.margin_s == 1.0
     assert Backbone.from_pretrained("tiny.en").audio_context == "full", "the Whisper alone"
     head = json.loads((package / "config.json").read_text())
     kept = {"config": {"train": "train.jsonl", "rank": 1}, "rows": 3}

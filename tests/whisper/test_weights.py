@@ -17,7 +17,7 @@ import torch
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.export.exporter import _convert, write_merged
-from hyperasr.hub import HyperASR, open_model
+from hyperasr.hub import HyperASR, load
 from hyperasr.types import Batch
 from hyperasr.whisper import weights as room
 from hyperasr.whisper.backbone import Backbone
@@ -85,9 +85,9 @@ def test_an_adapter_serves_every_layout_of_its_whisper(
 
 
 def test_a_faster_whisper_folder_opens_as_a_plain_whisper(layouts: dict[str, Path]) -> None:
-    opened = open_model(layouts["ct2-float16"], offline=True)
-    assert not opened.adapts
-    assert opened.model.backbone.audio_context == "full"
+    model = load(layouts["ct2-float16"], offline=True)
+    assert not model.adapts
+    assert model.backbone.audio_context == "full"
 
 
 def test_a_checkpoint_of_an_earlier_version_loads() -> None:
@@ -198,7 +198,7 @@ def test_what_the_hub_cannot_deliver_comes_from_a_package(
     found = Backbone.from_pretrained("base", offline=True)
     whole = Backbone.from_pretrained(layouts["hf-float32"], audio_context="full")
     assert found.fingerprint() == whole.fingerprint()
-    assert open_model("openai/whisper-base", offline=True).backbone_name == "openai/whisper-base"
+    assert load("openai/whisper-base", offline=True).backbone_name == "openai/whisper-base"
 
 
 def test_the_hub_comes_first(package: DataPackage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,12 +236,12 @@ def test_short_names_are_openais(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_weights("large-v3").where == "openai/whisper-large-v3"
     assert find_weights("tiny.en").where == ASSETS / "tiny.en"
     with pytest.raises(ConfigError, match="short name such as 'tiny'"):
-        open_model("smal")
+        load("smal")
 
 
 def test_the_published_base_transcribes(shared_data: Path) -> None:
     """The two packages of the extra `base`, as published."""
-    model = open_model("base", offline=True).model
+    model = load("base", offline=True)
     text = model.transcribe(shared_data / "public-domain-clips" / "jfk" / "jfk.flac").text
     assert "ask not what your country can do for you" in text
     assert model.backbone.is_multilingual
