@@ -330,7 +330,7 @@ class HyperASR(AdaptedWhisper):
             model = cls.unadapted(backbone)
             model.backbone_name = str(name)
         else:
-            head = read_head(folder)
+            head, where = read_head(folder), str(folder / "config.json")
             if audio_context not in (None, head["audio_context"]):
                 raise ConfigError(
                     f"{name} was trained for audio context {head['audio_context']!r}, not "
@@ -344,25 +344,19 @@ class HyperASR(AdaptedWhisper):
                 margin_s=head["margin_s"],
                 **how,
             )
-            model = cls._of_folder(folder, head, backbone)
+            backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {folder}")
+            speaker_config = from_dict(SpeakerConfig, head["speaker"], where)
+            source_config = from_dict(SourceConfig, head["source"], where)
+            if source_config.settings:
+                settings = current_settings(source_config.settings)
+                source_config = replace(source_config, settings=settings)
+            model = cls(backbone, speaker_config, source_config, fit_prior=False)
+            load_strictly(model, folder / "model.safetensors")
+            model.calibration = PlattScaling.read(folder / CALIBRATION_FILE)
             model.folder, model.backbone_name = folder, backbone_name
+            model.to(backbone.device).eval()
         model.offline = offline
         return model
-
-    @classmethod
-    def _of_folder(cls, path: Path, head: dict[str, Any], backbone: Backbone) -> Self:
-        """Put the adapters of a folder, whose config.json is `head`, onto their backbone."""
-        backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {path}")
-        where = str(path / "config.json")
-        speaker_config = from_dict(SpeakerConfig, head["speaker"], where)
-        source_config = from_dict(SourceConfig, head["source"], where)
-        if source_config.settings:
-            settings = current_settings(source_config.settings)
-            source_config = replace(source_config, settings=settings)
-        model = cls(backbone, speaker_config, source_config, fit_prior=False)
-        load_strictly(model, path / "model.safetensors")
-        model.calibration = PlattScaling.read(path / CALIBRATION_FILE)
-        return model.to(backbone.device).eval()
 
 
 def load(

@@ -382,8 +382,9 @@ class Word:
     @property
     def doubtful(self) -> bool:
         """Whether it is to be checked: improbable, or in doubt among posterior samples."""
-        in_doubt = self.probability < DOUBTFUL or (self.uncertainty or 0.0) > 1 - DOUBTFUL
-        return in_doubt and self.text != UNCLEAR
+        if self.text == UNCLEAR:
+            return False
+        return self.probability < DOUBTFUL or (self.uncertainty or 0.0) > 1 - DOUBTFUL
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import hyperasr
 from hyperasr.util.torchaudio_shim import _ExtensionFinder, _ForgivingLoader, ensure_torchaudio
 
 ROOT = Path(__file__).parents[1]
@@ -148,21 +147,6 @@ SmallEcapa(8, channels=8)
 print(before, torch.backends.cuda.matmul.allow_tf32, os.environ.get("SB_DISABLE_QUIRKS"))
 """
     assert run_fresh(code).strip() == "False False None"
-
-
-def test_public_names() -> None:
-    assert hyperasr.__version__ == "0.1.0"
-    assert set(hyperasr.__all__) <= set(dir(hyperasr))
-    for name in hyperasr.__all__:
-        assert getattr(hyperasr, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'Transcripts'"):
-        hyperasr.Transcripts  # noqa: B018
-
-
-def test_main_class_is_the_one_of_its_module() -> None:
-    from hyperasr.hub import HyperASR
-
-    assert hyperasr.HyperASR is HyperASR
 
 
 def test_speechbrain_leaves_no_module_that_breaks_whoever_looks_at_it() -> None:

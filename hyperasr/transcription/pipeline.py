@@ -16,7 +16,7 @@ from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recogniser import Recogniser, SpeechSegment
 from hyperasr.transcription.recordings import Reading, Recording
-from hyperasr.transcription.sources import recordings_of
+from hyperasr.transcription.sources import holds_several, recordings_of
 from hyperasr.transcription.transcript import Result, Transcript
 from hyperasr.types import Batch, Segment
 from hyperasr.util.memory import out_of_memory, too_large
@@ -55,7 +55,8 @@ def transcribe(
         ConfigError: the model does not know the language, or cannot hear such long segments.
     """
     run = _Run(model, options or TranscribeOptions(), _WINDOW_BATCHES, progress)
-    events = run.events(recordings_of(sources), len(sources) if isinstance(sources, list) else 0)
+    known = isinstance(sources, list) and not any(map(holds_several, sources))
+    events = run.events(recordings_of(sources), len(sources) if known else 0)
     return (event for event in events if isinstance(event, Result))
 
 

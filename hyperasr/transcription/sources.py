@@ -27,7 +27,8 @@ def holds_several(source: Any) -> bool:
     A list is always many recordings, never the channels of one.
     """
     if isinstance(source, str | os.PathLike):
-        return Path(source).is_dir() or Path(source).suffix.lower() == ".jsonl"
+        path = Path(source)
+        return str(source) != "" and (path.is_dir() or path.suffix.lower() == ".jsonl")
     return not _is_one(source)
 
 

@@ -28,21 +28,16 @@ class Transcript(types.Transcript):
     """
 
     def to_text(self, mode: str = "verbatim", *, marks: bool = False) -> str:
-        """Return the text.
+        """Return the text; with `marks` each doubtful word is ``[?word]``."""
+        return render(self._result, "txt", mode, marks=marks).removesuffix("\n")
 
-        Args:
-            mode: see the class.
-            marks: write each doubtful word as ``[?word]``.
-        """
-        return self._rendered("txt", mode, marks=marks).removesuffix("\n")
-
-    def to_srt(self, mode: str = "verbatim") -> str:
-        """Return SubRip subtitles, one for each segment."""
-        return self._rendered("srt", mode)
+    def to_srt(self, mode: str = "verbatim", *, marks: bool = False) -> str:
+        """Return SubRip subtitles, one for each segment; `marks` as in `to_text`."""
+        return render(self._result, "srt", mode, marks=marks)
 
     def to_vtt(self, mode: str = "verbatim") -> str:
         """Return WebVTT subtitles, with the times of words where they were asked for."""
-        return self._rendered("vtt", mode)
+        return render(self._result, "vtt", mode)
 
     def to_json(self, indent: int | None = 2) -> str:
         """Return JSON as `assets/transcript.schema.json` describes it."""
@@ -51,9 +46,6 @@ class Transcript(types.Transcript):
     @property
     def _result(self) -> Result:
         return Result(Recording(self.id), self)
-
-    def _rendered(self, form: str, mode: str, *, marks: bool = False) -> str:
-        return render(self._result, form, mode, marks=marks)
 
 
 @dataclass(frozen=True)

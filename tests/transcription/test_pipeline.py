@@ -19,7 +19,7 @@ import torch
 
 from hyperasr.adapters import SourceConfig
 from hyperasr.audio.loudness import active_level_dbfs
-from hyperasr.errors import AudioError, ConfigError, HyperASRError
+from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -27,6 +27,7 @@ from hyperasr.transcription import recogniser as room
 from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, iter_transcribe, transcribe
+from hyperasr.transcription.recordings import find_recordings
 from hyperasr.types import Segment, Word
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig
@@ -81,22 +82,13 @@ def test_results_come_in_the_order_given_whatever_the_batch(
     together = run(model, sources, batch_size=16)
     assert [r.id for r in together] == [
         str(folder / "3.wav"),
-        "array 2",
+        "recording 2",
         *(str(folder / f"{i}.wav") for i in range(5)),
         str(folder / "1.wav"),
     ]
     alone = [text for source in sources for text in texts(run(model, source, batch_size=1))]
     assert texts(together) == alone
     assert texts(run(model, sources, batch_size=2)) == alone
-
-
-def test_file_and_array_say_the_same(model: HyperASR, folder: Path) -> None:
-    samples, rate = soundfile.read(folder / "0.wav", dtype="int16")
-    of_file = model.transcribe(folder / "0.wav")
-    for array in (samples, torch.from_numpy(samples), np.stack([samples, samples])):
-        of_array = model.transcribe(array, rate)
-        assert of_array.text == of_file.text
-        assert of_array.duration_s == of_file.duration_s == 2.0
 
 
 def test_compare_is_both_ways_at_once(
@@ -273,7 +265,8 @@ def test_a_manifest_gives_parts_and_references(model: HyperASR, folder: Path) ->
 def test_progress_counts_recordings(model: HyperASR, folder: Path) -> None:
     seen: list[tuple[int, int, float]] = []
     options = TranscribeOptions(batch_size=1)
-    results = transcribe(model, folder, options, progress=lambda *values: seen.append(values))
+    found = find_recordings(folder)
+    results = transcribe(model, found, options, progress=lambda *values: seen.append(values))
     assert len(list(results)) == 5
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
     assert seen[-1][:2] == (5, 5)
@@ -289,7 +282,7 @@ def test_results_do_not_wait_for_the_last_recording(
         model.backbone, "features", lambda w: (batches.append(len(w)), features(w))[1]
     )
     results = transcribe(model, [(voice(0.5), RATE)] * 9, TranscribeOptions(batch_size=2))
-    assert next(results).id == "array 1"
+    assert next(results).id == "recording 1"
     assert sum(batches) < 9
     assert len(list(results)) == 8
     assert max(batches) == 2
@@ -319,19 +312,6 @@ def test_beams(model: HyperASR, voice: Voice) -> None:
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TranscribeOptions(**options)
-
-
-def test_mistakes_of_a_caller(model: HyperASR, voice: Voice, folder: Path) -> None:
-    with pytest.raises(ConfigError, match="no option 'beam'; did you mean 'beam_size'"):
-        model.transcribe(folder / "0.wav", beam=2)
-    with pytest.raises(ConfigError, match="language"):
-        model.transcribe(folder / "0.wav", language="xx")
-    with pytest.raises(AudioError, match="needs its sample rate"):
-        model.transcribe(voice(1.0))
-    with pytest.raises(ConfigError, match="holds 5 recordings"):
-        model.transcribe(folder)
-    with pytest.raises(AudioError, match="shape"):
-        model.transcribe(np.zeros(0), RATE)
 
 
 def test_full_context_takes_longer_segments() -> None:
