@@ -27,7 +27,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.confidence import Said, collect, fitted, said, thinned, word_rows
+from eval.lib.confidence import (
+    Said,
+    collect,
+    fitted,
+    platt_scaling,
+    said,
+    thinned,
+    word_rows,
+)
 from eval.lib.results import interval_fields
 from eval.lib.scores import Group, groups_of, targets
 from eval.lib.systems import System
@@ -39,10 +47,8 @@ from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.calibration import (
     CALIBRATION_FILE,
-    PlattScaling,
     clustered_interval,
     expected_calibration_error,
-    log_odds,
     risk_coverage,
 )
 from hyperasr.metrics.protocols import protocol
@@ -274,10 +280,8 @@ def fit(config: CalibrationConfig, manifest: Path) -> None:
     """Fit the probabilities of words of every adapter on development speakers, and write them.
 
     Raises:
-        ConfigError: a system's words are all right or all wrong.
+        ConfigError: as `eval.lib.confidence.platt_scaling`.
     """
-    from sklearn.linear_model import LogisticRegression
-
     bench = DevelopmentBench(replace(config.bench, test=manifest, looks=None))
     for name, system in bench.systems.items():
         if system.folder is None or not system.adapt:
@@ -287,11 +291,7 @@ def fit(config: CalibrationConfig, manifest: Path) -> None:
         references = [normaliser(text) for text in _column(bench, "text", rows)]
         words = collect(made, references, None, _column(bench, "speaker", rows))
         raw, right = words.claims["token_logprob"], words.correct
-        if right.all() or not right.any():
-            raise ConfigError(f"{name}: its {len(right)} words are all alike, right or wrong")
-        # No penalty: two numbers of thousands of words.
-        model = LogisticRegression(C=np.inf).fit(log_odds(raw)[:, None], right)
-        scaling = PlattScaling(float(model.coef_[0, 0]), float(model.intercept_[0]))
+        scaling = platt_scaling(raw, right)
         # The gain is measured by fits on other speakers.
         across = fitted(words).claims.get("token_logprob_fitted", scaling(raw))
         gaps = [expected_calibration_error(p, right, config.n_bins) for p in (raw, across)]

@@ -24,6 +24,7 @@ from eval.lib.results import interval_fields
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.calibration import (
     BINNINGS,
+    PlattScaling,
     auroc,
     brier,
     clustered_interval,
@@ -40,7 +41,7 @@ from hyperasr.transcription.words import words_of
 from hyperasr.types import Decoded
 from hyperasr.whisper.backbone import Backbone
 
-__all__ = ["Said", "Words", "collect", "fitted", "said", "word_rows"]
+__all__ = ["Said", "Words", "collect", "fitted", "platt_scaling", "said", "word_rows"]
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -175,6 +176,25 @@ def fitted(words: Words) -> Words:
     if len(odds) > 1:
         claims["combined"] = _across_speakers(np.stack(list(odds.values()), axis=1), words)
     return replace(words, claims=claims)
+
+
+def platt_scaling(probabilities: Floats, correct: NDArray[np.bool_]) -> PlattScaling:
+    """Return the Platt scaling of least negative log likelihood, without a penalty.
+
+    Args:
+        probabilities: that each word is right (n_words,).
+        correct: whether it is (n_words,).
+    Raises:
+        ConfigError: all words are right, or all wrong.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if correct.all() or not correct.any():
+        raise ConfigError(
+            f"all {len(correct)} words are right, or all wrong: there is nothing to fit"
+        )
+    model = LogisticRegression(C=np.inf).fit(log_odds(probabilities)[:, None], correct)
+    return PlattScaling(float(model.coef_[0, 0]), float(model.intercept_[0]))
 
 
 def _across_speakers(features: Floats, words: Words) -> Floats:

@@ -162,7 +162,9 @@ def labelled(result: Rendered, mode: str) -> list[tuple[str, Transcript | str, s
             label = ", ".join(part for part in (name, own if modes else "") if part)
             lines.append((label, transcript, own))
     width = max(len(label) for label, _, _ in lines) + 1
-    return [(f"{label + ':':<{width}} " if label else "", *rest) for label, *rest in lines]
+    return [
+        (f"{label + ':':<{width}} " if label else "", shown, own) for label, shown, own in lines
+    ]
 
 
 def shown_text(transcript: Transcript, mode: str) -> str:
@@ -259,7 +261,7 @@ def _numbered(names: Sequence[str]) -> list[str]:
 
 
 def _whole(transcript: Transcript, mode: str, marks: bool) -> str:
-    if not marks:
+    if not (marks and transcript.segments):
         return shown_text(transcript, mode)
     return " ".join(text for s in transcript.segments if (text := marked_text(s, mode)))
 

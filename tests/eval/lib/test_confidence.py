@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.lib.confidence import Said, collect, fitted, said, thinned, word_rows
+from eval.lib.confidence import Said, collect, fitted, platt_scaling, said, thinned, word_rows
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.calibration import auroc, negative_log_likelihood
+from hyperasr.metrics.calibration import PlattScaling, auroc, negative_log_likelihood
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Decoded
 
@@ -55,6 +55,24 @@ def test_both_together_rank_better_than_either_and_fits_calibrate(many) -> None:
     assert area["disagreement_fitted"] == pytest.approx(area["disagreement"], abs=0.01)
     nll = {n: negative_log_likelihood(p, made.correct) for n, p in made.claims.items()}
     assert nll["combined"] < nll["disagreement_fitted"] < nll["disagreement"]
+
+
+def test_platt_scaling_is_calibrated_and_undoes_what_was_done(many) -> None:
+    raw = many.claims["token_logprob"]
+    scaling = platt_scaling(raw, many.correct)
+    fit = scaling(raw)
+    assert fit.mean() == pytest.approx(many.correct.mean(), abs=1e-4)
+    best = negative_log_likelihood(fit, many.correct)
+    for slope, intercept in ((1.1, 0.0), (0.9, 0.0), (1.0, 0.1), (1.0, -0.1)):
+        near = PlattScaling(scaling.slope * slope, scaling.intercept + intercept)
+        assert negative_log_likelihood(near(raw), many.correct) > best
+    # Claims that are twice as sure get half the slope.
+    again = platt_scaling(PlattScaling(2.0, 0.0)(raw), many.correct)
+    assert (again.slope, again.intercept) == pytest.approx(
+        (scaling.slope / 2, scaling.intercept), abs=1e-3
+    )
+    with pytest.raises(ConfigError, match="nothing to fit"):
+        platt_scaling(raw, np.ones(len(raw), dtype=bool))
 
 
 def test_no_speakers_own_words_are_in_its_fit(many) -> None:
