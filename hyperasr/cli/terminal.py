@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hyperasr.transcription.disfluency import UNCLEAR
 from hyperasr.types import Segment, Transcript
+from hyperasr.util.program import complain
 
 __all__ = [
     "UNCERTAIN_STYLE",
@@ -130,4 +131,4 @@ class Reporter:
             return
         with self.paused():
             for line in lines:
-                print(f"hyperasr: {kind}: {' '.join(line.split())}", file=sys.stderr)
+                complain(line, f"hyperasr: {kind}")

@@ -102,15 +102,16 @@ loop:
     [("loop.stps", "loop.steps"), ("lop.steps", "loop.steps"), ("nam", "name"), ("lr", "loop.lr")],
 )
 def test_an_unknown_key_names_the_closest(key: str, closest: str, yaml_file: Any) -> None:
-    expected = f"unknown configuration key {key!r}; did you mean {closest!r}?"
+    expected = f"unknown option --{key}; did you mean --{closest}?"
     fails([f"--{key}", "3"], expected)
     fails([f"--{key}=3"], expected)
+    expected = f"unknown configuration key {key!r}; did you mean {closest!r}?"
     group, _, last = key.rpartition(".")
     fails(yaml_file(f"{group}:\n  {last}: 3\n" if group else f"{last}: 3\n"), expected)
 
 
 def test_a_stray_word() -> None:
-    fails(["strt"], "unknown configuration key 'strt'; did you mean 'start'?")
+    fails(["strt"], "'strt' is one argument too many")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,8 @@ def test_a_stray_word() -> None:
         ("loop.fast", "1", "true or false"),
         ("loop.fast", "maybe", "true or false"),
         ("loop.fast", "", "true or false"),
+        ("layers", "x", "a list, such as [1, 2] or null"),
+        ("settings", "3", "settings by name or null"),
     ],
 )
 def test_a_wrong_type(key: str, value: str, must: str, yaml_file: Any) -> None:
@@ -144,11 +147,13 @@ def test_out_of_range(yaml_file: Any) -> None:
 
 
 def test_a_group_is_no_value(yaml_file: Any) -> None:
+    fails(["--loop=3"], "give its settings by name")
     fails(yaml_file("loop: 3"), "give its settings by name")
 
 
 def test_a_value_is_missing() -> None:
     fails(["--loop.steps"], "loop.steps")
+    fails(["--config"], "--config")
 
 
 def test_files_that_are_no_configuration(yaml_file: Any, tmp_path: Path) -> None:
