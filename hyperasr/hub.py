@@ -204,7 +204,10 @@ class HyperASR(AdaptedWhisper):
         if source_config.settings:
             settings = current_settings(source_config.settings)
             source_config = replace(source_config, settings=settings)
-        model = cls(backbone, speaker_config, source_config, fit_prior=False)
+        try:
+            model = cls(backbone, speaker_config, source_config, fit_prior=False)
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            raise CheckpointMismatch(f"{where}: a size in it is impossible ({error})") from error
         load_strictly(model, path / "model.safetensors")
         return model.to(backbone.device).eval()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hyperasr.errors import ManifestError
 from hyperasr.types import Utterance
+from hyperasr.util.config import from_json
 from hyperasr.util.files import atomic_text
 
 __all__ = ["read_manifest", "write_manifest"]
@@ -22,6 +23,8 @@ _OPTIONAL_TEXT = {"text", "text_clean", "etiology"}
 _NAMES = {"id", "path", "speaker", "cohort"}
 _OPTIONAL_NUMBERS = {"end_s", "severity"}
 _DOMAINS = ("recorded", "simulated")
+_LONGEST_S = 1e9  # thirty years; also above every severity
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
@@ -69,7 +72,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Utterance]) -> N
 
 def _row(line: str, where: str, folder: Path) -> Utterance:
     try:
-        values = json.loads(line)
+        values = from_json(line)
     except ValueError as error:
         raise ManifestError(f"{where}: not a JSON object ({error})") from error
     if not isinstance(values, dict):
@@ -92,14 +95,20 @@ def _fault(name: str, value: Any) -> str | None:
     """Say what is wrong with the value of a field; None where nothing is."""
     if name in _TEXT and not isinstance(value, str):
         return f"field {name!r} must be text, not {value!r}"
+    texts = [value, *value.values()] if isinstance(value, dict) else [value]
+    for text in texts:
+        if isinstance(text, str) and (bad := _NO_TEXT.search(text)):
+            return (
+                f"field {name!r} holds {bad[0]!r}, which no file can: it is half a character or NUL"
+            )
     if name in _NAMES and not value.strip():
         return f"field {name!r} is empty; leave it out where it is unknown"
     if name == "domain" and value not in _DOMAINS:
         return f"field 'domain' must be {' or '.join(_DOMAINS)}, not {value!r}"
     if name == "start_s" or (name in _OPTIONAL_NUMBERS and value is not None):
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0:
-            return f"field {name!r} must be a number >= 0, not {value!r}"
+        if not number or not 0 <= value <= _LONGEST_S:
+            return f"field {name!r} must be a number from 0 to {_LONGEST_S:.0e}, not {value!r}"
     if value is None:
         return None
     if name in _OPTIONAL_TEXT and not isinstance(value, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,15 @@ import yaml
 from hyperasr.errors import ConfigError
 from hyperasr.util.closest import did_you_mean
 
-__all__ = ["check_literals", "explained", "from_dict", "parse", "to_dict"]
+__all__ = [
+    "check_literals",
+    "check_type",
+    "explained",
+    "from_dict",
+    "from_json",
+    "parse",
+    "to_dict",
+]
 
 T = TypeVar("T")
 
@@ -60,9 +69,7 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str) -> T:
     for key, value in values.items():
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(key, names)}")
-        if hints[key] in _PLAIN_TYPES and not _is_a(value, hints[key]):
-            expected = _TYPES[str(hints[key])]
-            raise ConfigError(f"{where}: {key} is {value!r}; it must be {expected}")
+        check_type(value, hints[key], f"{where}: {key}")
     ready = {k: _built(hints[k], v, f"{where}: {k}") for k, v in values.items()}
     try:
         return kind(**ready)
@@ -94,23 +101,73 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def _is_a(value: Any, kind: type) -> bool:
-    """Tell whole numbers from booleans, and take them for numbers."""
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+def check_type(value: Any, hint: Any, what: str) -> None:
+    """Raise ConfigError, which begins with `what`, where a plain JSON value is not of that type.
+
+    Lists stand for tuples, texts for paths and mappings for configs; whole numbers are numbers.
+    """
+    if not _is_a(value, hint):
+        expected = " or ".join(_name_of(kind) for kind in _kinds(hint))
+        raise ConfigError(f"{what} is {repr(value)[:100]}; it must be {expected}")
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    origin, within = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, kind) for kind in within)
+    if origin is typing.Literal:
+        return any(value == choice and type(value) is type(choice) for choice in within)
+    if origin is tuple:
+        inner = within[0] if len(within) == 2 and within[1] is Ellipsis else Any
+        return isinstance(value, list | tuple) and all(_is_a(part, inner) for part in value)
+    if hint in (int, float, bool):
+        # A boolean is a whole number to Python.
+        kind = (int, float) if hint is float else hint
+        return isinstance(value, kind) and isinstance(value, bool) is (hint is bool)
+    if hint is Path:
+        return isinstance(value, str | Path)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return True
+    kind = origin or hint
+    return isinstance(value, kind) if isinstance(kind, type) else True
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the type itself."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _name_of(hint: Any) -> str:
+    """Return what a type of Python's is called in a message."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
+    kind = typing.get_origin(hint) or hint
+    return _TYPES.get(getattr(kind, "__name__", ""), "settings by name")
+
+
+def from_json(text: str) -> Any:
+    """Return the values of a JSON text.
+
+    Raises:
+        ValueError: it is none, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 _TYPES = {
-    "<class 'int'>": "a whole number",
-    "<class 'float'>": "a number",
-    "<class 'bool'>": "true or false",
-    "<class 'str'>": "text",
-    "<class 'tuple'>": "a list, such as [1, 2]",
-    "<class 'dict'>": "settings by name",
-    "<class 'NoneType'>": "null",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a list, such as [1, 2]",
+    "dict": "settings by name",
+    "NoneType": "null",
+    "Path": "a path",
 }
-_PLAIN_TYPES = (int, float, bool, str)
 _UNKNOWN = (
     re.compile(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[^']*)'"),
     re.compile(r"[Kk]ey\W+'(?P<key>[^']*)' is not expected"),
@@ -168,4 +225,4 @@ def explained(error: object, parser: Any, argv: Sequence[str]) -> str:
 def _choices(kind: str) -> str:
     """Return what a type of Python's is called in a message."""
     literal = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
-    return f"one of {literal[1]}" if literal else _TYPES.get(kind, kind)
+    return f"one of {literal[1]}" if literal else _TYPES.get(kind.split("'")[1], kind)

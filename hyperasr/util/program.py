@@ -43,9 +43,8 @@ def run(
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show
     if not sys.warnoptions:
-        # They are for those who change this program, not for those who use it.
-        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
+        # For those who change a program, not for those who use it; Python hides the other two kinds.
+        warnings.simplefilter("ignore", FutureWarning, append=True)
     try:
         result = main()
         sys.stdout.flush()

@@ -184,7 +184,6 @@ def calls(tmp_path: Path, good: Path) -> dict[str, list[str]]:
         "dataset": ["convert", str(source), "--to", "dataset", "--out", out],
         "kaldi": ["convert", str(source), "--to", "kaldi", "--out", out],
         "export": ["export", str(good), "--to", "merged", "--out", out],
-        "demo": ["demo", "--folder", str(good.parent / "LibriSpeech")],
         "corpora": ["corpora"],
         "inspect": ["inspect"],
         "doctor": ["doctor"],
@@ -227,9 +226,6 @@ def standard_output(kind: str) -> Iterator[IO[str] | None]:
     os.close(reading)
     with open(writing, "w") as file:
         yield file
-
-
-SILENT = ["transcribe", "demo"]  # with --out and without clips they print nothing
 
 
 @pytest.mark.parametrize("kind", ["full", "closed", "broken"])

@@ -132,7 +132,8 @@ def test_a_wrong_type(key: str, value: str, must: str, yaml_file: Any) -> None:
     fails([f"--{key}={value}"], f"{key} is {value!r}; it must be {must}")
     if value:
         group, _, last = key.rpartition(".")
-        fails(yaml_file(f"{group}:\n  {last}: {value}\n"), f"it must be {must}")
+        text = f"{group}:\n  {last}: {value}\n" if group else f"{last}: {value}\n"
+        fails(yaml_file(text), f"it must be {must}")
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False)])
