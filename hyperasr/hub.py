@@ -22,7 +22,7 @@ from hyperasr.adapters.checkpoint import (
     read_head,
     stored,
 )
-from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.export.card import CARD_FILE, model_card
 from hyperasr.model import AdaptedWhisper
 from hyperasr.speaker.encoder import SpeakerConfig

@@ -98,9 +98,7 @@ def _fault(name: str, value: Any) -> str | None:
     texts = [value, *value.values()] if isinstance(value, dict) else [value]
     for text in texts:
         if isinstance(text, str) and (bad := _NO_TEXT.search(text)):
-            return (
-                f"field {name!r} holds {bad[0]!r}, which no file can: it is half a character or NUL"
-            )
+            return f"field {name!r} holds {bad[0]!r}, which is no character of a text"
     if name in _NAMES and not value.strip():
         return f"field {name!r} is empty; leave it out where it is unknown"
     if name == "domain" and value not in _DOMAINS:

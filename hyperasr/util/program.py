@@ -43,7 +43,7 @@ def run(
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show
     if not sys.warnoptions:
-        # For those who change a program, not for those who use it; Python hides the other two kinds.
+        # For those who change a program, not its users; Python itself hides the other two kinds.
         warnings.simplefilter("ignore", FutureWarning, append=True)
     try:
         result = main()

@@ -30,9 +30,7 @@ def test_bad_inputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_input_is_made_of_its_seed(
-    tmp_path: Path, random_model_folder: Path, kind: str
-) -> None:
+def test_an_input_is_made_of_its_seed(tmp_path: Path, random_model_folder: Path, kind: str) -> None:
     base = recordings(tmp_path)
     made = []
     for name in ("a", "b"):
