@@ -144,9 +144,9 @@ def keep_inputs(
     kept: dict[tuple[int, int], str | Path] = {}
     for path in inputs:
         real = Path(os.path.realpath(path))
-        for place in (Path(path), real, *real.parents):
+        for place in (real, *real.parents):
             identity = _identity(place)
-            if identity in kept and place != path:
+            if identity in kept and place is not real:
                 break  # and so are the folders above it
             if identity is not None:
                 kept.setdefault(identity, path)

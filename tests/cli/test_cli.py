@@ -188,7 +188,7 @@ def test_mistakes_in_files(cli: Cli, good: Path, tmp_path: Path) -> None:
         (["transcribe", ""], "a name is empty"),
         (["transcribe", "a.wav", "--out", " "], "a name is empty"),
         (["transcribe", "https://host.example/a.wav"], "https://host.example/a.wav is an address"),
-        (["transcribe", "a\n\x1b[2Jb.wav"], "a\\n\\x1b[2Jb.wav: there is no file"),
+        (["transcribe", "a\n\x1b[2Jb.wav"], "there is no file a\\n\\x1b[2Jb.wav;"),
         (["demo", "--folder", ""], "a name is empty"),
         (["simulate", "a.wav", "--cohort", "stuttering", "--out", "-"], "a folder is written"),
         (["convert", "m.jsonl", "--to", "kaldi", "--out", "-"], "a folder is written"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from hyperasr.errors import ConfigError
-from hyperasr.util.config import from_dict, parse, to_dict
+from hyperasr.util.config import from_dict, from_json, parse, to_dict
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,17 @@ def test_files_that_are_no_configuration(yaml_file: Any, tmp_path: Path) -> None
     assert str(tmp_path) in fails(["--config", str(tmp_path)], "not a file")
 
 
+def test_every_setting_of_every_program_is_described() -> None:
+    root = Path(__file__).parents[2]
+    for path in (p for part in ("hyperasr", "train", "eval") for p in root.glob(f"{part}/**/*.py")):
+        for kind in ast.walk(ast.parse(path.read_text())):
+            if isinstance(kind, ast.ClassDef) and kind.name.endswith(("Config", "Options")):
+                for field_, below in zip(kind.body, [*kind.body[1:], None], strict=True):
+                    if isinstance(field_, ast.AnnAssign):
+                        told = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+                        assert told, f"{path}, line {field_.lineno}: --help says nothing of it"
+
+
 def test_from_dict() -> None:
     assert from_dict(Inner, {"steps": 3, "lr": 1}, "x.json") == Inner(3, 1)
     assert from_dict(Outer, {"layers": [1, 2]}, "x.json").layers == (1, 2)
@@ -184,6 +197,7 @@ def test_from_dict() -> None:
         ({"fast": 1}, "x.json: fast is 1; it must be true or false"),
         ({"lr": "fast"}, "x.json: lr is 'fast'; it must be a number"),
         ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"steps": [1] * 99}, f"x.json: steps is {str([1] * 99)[:100]}; it must be a whole number"),
         ([1], "x.json: expected settings by name, not [1]"),
         (None, "x.json: expected settings by name, not None"),
     ],
@@ -192,6 +206,29 @@ def test_from_dict_says_what_is_wrong(values: Any, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         from_dict(Inner, values, "x.json")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "must"),
+    [
+        ({"layers": "ab"}, "a list, such as [1, 2] or null"),
+        ({"layers": [1, "a"]}, "a list, such as [1, 2] or null"),
+        ({"settings": []}, "settings by name or null"),
+        ({"loop": 3}, "settings by name"),
+        ({"out": None}, "a path"),
+        ({"start": 3}, "a path or null"),
+    ],
+)
+def test_from_dict_checks_what_is_within(values: Any, must: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"; it must be {must}")):
+        from_dict(Outer, values, "x.json")
+
+
+def test_deep_json_is_a_fault_like_any_other() -> None:
+    assert from_json('{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, "{"):
+        with pytest.raises(ValueError, match=r"nested too deeply|Expecting"):
+            from_json(text)
 
 
 def test_from_dict_misses_a_value() -> None:
