@@ -24,6 +24,10 @@ ODD_VALUES: tuple[Any, ...] = (
     *("\x00", "a\nb", "\x1b[2J", "\u202egpj", "\ud800", "é" * 300, "x" * 5_000),
     *([], [1], ["a", None], {}, {"a": {"b": [1]}}),
 )
+USUAL_VALUES = (
+    *(*FORMATS, "kaldi", "peft", "a.wav", "stuttering", "both", "clean", "int8", "full", "trimmed"),
+    *("1", "2", "0.5", "[1]", "[0.2]", "tiny.en", "cpu", "typical", "en", "true", "null", "go on"),
+)
 ODD_LINES = (
     *("batch_size: [", "- 1", "\t", "a: &a [*a]", "? :", "---", "x: *y", "mode: {", "3: 3", ": :"),
     *("beam_size: !!python/object:os.system x", "prompt: !!binary x", "<<: 3", "null: 1", "\x07"),
@@ -163,10 +167,11 @@ class Case:
         self._write("a.wav", self.base["wav"])
         names = self._option_names("transcribe")
         lines = []
-        for _ in range(self.draw.randrange(1, 5)):
-            value = json.dumps(self.draw.choice(ODD_VALUES), ensure_ascii=False)
+        for _ in range(self.draw.choice((1, 1, 2, 4))):
+            odd_value = json.dumps(self.draw.choice(ODD_VALUES), ensure_ascii=False)
+            value = self.draw.choice((odd_value, *self.draw.sample(USUAL_VALUES, 2)))
             line = f"{self.draw.choice(names).replace('-', '_')}: {value}"
-            lines.append(self.draw.choice((line, line, self.draw.choice(ODD_LINES))))
+            lines.append(self.draw.choice((*[line] * 4, self.draw.choice(ODD_LINES))))
         content = "\n".join(lines).encode("utf-8", "surrogatepass")
         if self.draw.random() < 0.2:
             content = spoilt(content, self.draw)
@@ -184,7 +189,7 @@ class Case:
             name = draw.choice(self._option_names(command))
             if name in ("workers", "help"):
                 continue
-            value = str(draw.choice((*ODD_VALUES, *FORMATS, "kaldi", "peft", "a.wav", "out")))
+            value = str(draw.choice(draw.choice((ODD_VALUES, USUAL_VALUES))))
             # No program can be given these.
             value = value.replace("\x00", "").encode("utf-8", "replace").decode()
             if name == "out":  # where it may write is not for chance to say
@@ -200,8 +205,9 @@ class Case:
         config, weights = self.folder / "model/config.json", self.folder / "model/model.safetensors"
         head = json.loads(config.read_text())
         head["backbone"] = str((self.model / head["backbone"]).resolve())
+        part = self.draw.choice(("", "speaker", "source"))
         if self.draw.random() < 0.5:
-            head = odd(head, self.draw)
+            head = {**head, part: odd(head[part], self.draw)} if part else odd(head, self.draw)
         elif self.draw.random() < 0.7:
             weights.write_bytes(spoilt(weights.read_bytes(), self.draw))
         text = json.dumps(head).encode()

@@ -1,6 +1,6 @@
 """Give the command line bad inputs, and count how it ends.
 
-    python -m tests.fuzz.run --n 10000 --out results/fuzz.json
+    python -m tests.fuzz.run --n 10000 --out tests/fuzz/fuzz.json
 
 Every input is made of the seed and its number. They run in processes of 100, each with 2 GiB of
 memory, 10 s an input, and a watch on every file that is opened to write, renamed or removed. The
