@@ -429,6 +429,19 @@ def test_inspect(cli: Cli, model: HyperASR, random_model_folder: Path) -> None:
         assert part in out
 
 
+def test_doctor_tells_no_name(cli: Cli, model: HyperASR, random_model_folder: Path) -> None:
+    status, out, lines = cli("doctor", "--model", random_model_folder)
+    assert (status, lines) == (0, [])
+    assert model.backbone.fingerprint() in out
+    for part in ("hyperasr 0.1.0", "torch ", "av ", "threads ", "GiB free", "ffmpeg"):
+        assert part in " ".join(out.split())
+    assert len(out.splitlines()) <= 12
+    for name in (random_model_folder.parent.name, str(Path.home()), os.sep + "tmp"):
+        assert name not in out
+    status, out, _ = cli("doctor", "--model", random_model_folder / "none")
+    assert (status, "cannot be opened (ConfigError)" in out) == (1, True)
+
+
 def test_simulate(cli: Cli, good: Path, tmp_path: Path) -> None:
     def make(folder: str, *more: str) -> Path:
         options = ["--cohort", "stuttering", "--severity", "0.8", "--text", "turn on the light"]

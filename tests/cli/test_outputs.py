@@ -257,6 +257,24 @@ def test_standard_output_that_takes_nothing(
         fails(outcome, "No space left on device" if kind == "full" else "output is closed")
 
 
+@pytest.mark.parametrize(
+    ("redirected", "status", "said"),
+    [
+        (">&-", 2, "output is closed"),
+        (">/dev/full", 2, "No space left"),
+        (">/dev/null 2>&-", 0, ""),
+    ],
+)
+def test_streams_that_the_shell_closed(redirected: str, status: int, said: str) -> None:
+    call = ["sh", "-c", f'"$0" -m hyperasr.cli --version {redirected}', sys.executable]
+    # Unbuffered, argparse itself takes note of what cannot be written, and says nothing.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=280)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == (status != 0)
+
+
 def test_a_programs_out_replaces_nothing_that_it_reads(tmp_path: Path) -> None:
     from hyperasr.errors import ConfigError
     from train.config import MetaConfig
