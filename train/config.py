@@ -33,9 +33,6 @@ class MetaConfig:
     train: Path = Path("runs/data/train.jsonl")
     """Manifest of recordings with text. Typical ones are also simulated on; those of any other
     cohort are used as they were recorded."""
-    words: Path | None = None
-    """Manifest of single words and short phrases that `train.data.words` cut out of `train`, used
-    as its rows are."""
     dev: Path = Path("runs/data/dev.jsonl")
     """Manifest of speakers kept out for choosing the best checkpoint."""
     simulate: tuple[str, ...] = COHORTS

@@ -68,7 +68,7 @@ def data_of(
     with accelerator.main_process_first():
         plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
         views = Views(config, backbone)
-        dev = cached(config, [plan], backbone, CacheConfig(config.speaker, views.cache.keeps_mel))
+        dev = cached(config, plan, backbone, CacheConfig(config.speaker, views.cache.keeps_mel))
     return views, chosen_on(dev, views.cache, config)
 
 
@@ -86,7 +86,7 @@ def judge_of(
     whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
     plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
     with accelerator.main_process_first():
-        rows = cached(config, [plan], whole, CacheConfig(SpeakerConfig()))
+        rows = cached(config, plan, whole, CacheConfig(SpeakerConfig()))
     rows = of_cohorts(rows, sorted(set(dev.meta["cohort"])))
     log.info("the unadapted recogniser on 30 s: %d development rows", len(rows))
     rates = evaluate(HyperASR.unadapted(whole), rows, adapt=False)

@@ -169,7 +169,7 @@ def prepare(runs: Sequence[Run]) -> None:
     for run in runs:
         config = replace(run.config, cohorts=())
         heard_by = (config.backbone, config.audio_context, config.margin_s, config.speaker)
-        key = repr((config.train, config.words, config.simulate, *heard_by, config.needs_mel))
+        key = repr((config.train, config.simulate, *heard_by, config.needs_mel))
         if key in done:
             continue
         done.add(key)

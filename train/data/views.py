@@ -57,18 +57,15 @@ class Views:
     """
 
     def __init__(self, config: MetaConfig, backbone: Backbone) -> None:
-        manifests = [config.train, *([config.words] if config.words else [])]
-        plans = [
-            training_plan(config, trainable(read_manifest(path), path, config.simulate))
-            for path in manifests
-        ]
+        recordings = trainable(read_manifest(config.train), config.train, config.simulate)
+        plan = training_plan(config, recordings)
         self.config = config
         self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
         # What the unadapted Whisper makes of atypical recordings is not worth learning.
-        typical = (view for view in plans[0] if self.teacher and view.utterance.cohort == TYPICAL)
+        typical = (view for view in plan if self.teacher and view.utterance.cohort == TYPICAL)
         self.recording = {view.id: view.utterance.id for view in typical}
         kept = CacheConfig(config.speaker, config.needs_mel)
-        self.cache = of_cohorts(cached(config, plans, backbone, kept), config.cohorts)
+        self.cache = of_cohorts(cached(config, plan, backbone, kept), config.cohorts)
         self.sampler = BalancedSampler(
             self.cache.meta["cohort"],
             [str(speaker) for speaker in self.cache.meta["speaker"]],
@@ -87,30 +84,27 @@ class Views:
 
 
 def cached(
-    config: MetaConfig, plans: Sequence[Sequence[View]], backbone: Backbone, kept: CacheConfig
+    config: MetaConfig, plan: Sequence[View], backbone: Backbone, kept: CacheConfig
 ) -> Cache:
-    """Open the caches of some plans as one; what is missing of them is built first.
+    """Open the cache of a plan; what is missing of it is built first.
 
     Args:
         config: where caches are, and how they are built.
-        plans: views in the order of the rows; each plan has a cache of its own.
+        plan: the views, in the order of the rows.
         backbone: what encodes them.
-        kept: what the caches hold.
+        kept: what the cache holds.
     """
-    folders = [
-        build_cache(
-            config.cache,
-            plan,
-            config.backbone,
-            kept,
-            backbone=backbone,
-            workers=config.workers,
-            device=config.encode_on,
-            progress=lambda done, n: log.info("cache: %d of %d parts", done, n),
-        )
-        for plan in plans
-    ]
-    return Cache(folders, backbone)
+    folder = build_cache(
+        config.cache,
+        plan,
+        config.backbone,
+        kept,
+        backbone=backbone,
+        workers=config.workers,
+        device=config.encode_on,
+        progress=lambda done, n: log.info("cache: %d of %d parts", done, n),
+    )
+    return Cache([folder], backbone)
 
 
 def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -> list[Utterance]:
