@@ -102,6 +102,9 @@ def convert(args: Any) -> int:
     out = Path(args.out)
     keep_inputs([out], [args.manifest, *(row.path for row in rows)])
     if args.to == "dataset":
+        from datasets import disable_progress_bars
+
+        disable_progress_bars()
         with atomic_folder(out) as temporary:
             to_dataset(rows).save_to_disk(str(temporary))
     elif args.to == "lhotse":

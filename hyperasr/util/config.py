@@ -19,6 +19,7 @@ from hyperasr.util.closest import did_you_mean
 __all__ = [
     "check_literals",
     "check_type",
+    "config_files",
     "explained",
     "from_dict",
     "from_json",
@@ -209,17 +210,22 @@ def explained(error: object, parser: Any, argv: Sequence[str]) -> str:
         kinds = [_choices(kind) for kind in _EXPECTED.findall(message)]
         if kinds:
             return f"{wrong['key']} is {wrong['value']!r}; it must be {' or '.join(kinds)}"
+    files = " ".join(config_files(argv))
+    if "Unexpected config" in message:
+        return f"configuration {files}: it holds no settings by name"
+    if "parsing config" in message or 'key "config"' in message:
+        return f"configuration {files}: {message.split(': ', 1)[1]}"
+    return message
+
+
+def config_files(argv: Sequence[str]) -> list[str]:
+    """Return the configuration files among arguments."""
     given = [arg.partition("=") for arg in argv]
-    files = [
+    return [
         value or " ".join(argv[i + 1 : i + 2])
         for i, (key, _, value) in enumerate(given)
         if key == "--config"
     ]
-    if "Unexpected config" in message:
-        return f"configuration {' '.join(files)}: it holds no settings by name"
-    if "parsing config" in message or 'key "config"' in message:
-        return f"configuration {' '.join(files)}: {message.split(': ', 1)[1]}"
-    return message
 
 
 def _choices(kind: str) -> str:

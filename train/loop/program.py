@@ -18,7 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import nn
 
 from hyperasr.errors import ConfigError, MissingExtra
-from hyperasr.util.config import parse, to_dict
+from hyperasr.util.config import config_files, parse, to_dict
 from hyperasr.util.files import atomic_write_text, keep_inputs
 from hyperasr.util.program import run
 from train.loop.loop import LoopConfig, fit
@@ -59,7 +59,7 @@ def read_config(kind: type[T], argv: list[str] | None = None) -> T:
         if str(out) in ("-", "."):
             raise ConfigError(f"out is {str(out)!r}; name a file or folder of its own")
         values = {name: value for name, value in to_dict(config).items() if name != "out"}
-        inputs = [Path(text) for text in [*_texts(values), *argv] if text and Path(text) != out]
+        inputs = [Path(text) for text in [*_texts(values), *config_files(argv)] if text]
         # A run folder may hold its manifests, but an earlier best model is replaced as a whole.
         keep_inputs([out / "best"], inputs, "choose another out")
         keep_inputs([out], [path for path in inputs if _is_same(path, out)], "choose another out")
