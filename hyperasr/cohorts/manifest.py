@@ -23,7 +23,7 @@ _OPTIONAL_TEXT = {"text", "text_clean", "etiology"}
 _NAMES = {"id", "path", "speaker", "cohort"}
 _OPTIONAL_NUMBERS = {"end_s", "severity"}
 _DOMAINS = ("recorded", "simulated")
-_LONGEST_S = 1e9  # thirty years; also above every severity
+_LARGEST = 1e9  # in seconds thirty years
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -105,8 +105,10 @@ def _fault(name: str, value: Any) -> str | None:
         return f"field 'domain' must be {' or '.join(_DOMAINS)}, not {value!r}"
     if name == "start_s" or (name in _OPTIONAL_NUMBERS and value is not None):
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 <= value <= _LONGEST_S:
-            return f"field {name!r} must be a number from 0 to {_LONGEST_S:.0e}, not {value!r}"
+        if not number or not value >= 0:
+            return f"field {name!r} must be a number >= 0, not {value!r}"
+        if value > _LARGEST:
+            return f"field {name!r} must be a number up to {_LARGEST:.0e}, not {value!r:.20}"
     if value is None:
         return None
     if name in _OPTIONAL_TEXT and not isinstance(value, str):
