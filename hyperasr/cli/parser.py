@@ -238,7 +238,7 @@ def _run(argv: list[str]) -> int:
         args = parser.parse_args(argv)
     except SystemExit as stop:  # after --help and --version
         return int(stop.code or 0)
-    except (ArgumentError, TypeError, ValueError, OSError) as error:
+    except (ArgumentError, TypeError, ValueError, OSError, RecursionError) as error:
         if found := re.match(r"argument COMMAND: invalid choice: '(.*)' \(", str(error), re.DOTALL):
             known = did_you_mean(found[1], _COMMANDS)
             raise ConfigError(f"no command {found[1]!r}{known}") from error

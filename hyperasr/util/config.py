@@ -51,7 +51,7 @@ def parse(kind: type[T], argv: list[str]) -> T:
     try:
         namespace = parser.parse_args(argv)
         values = parser.instantiate(namespace)
-    except (ArgumentError, TypeError, ValueError, OSError, yaml.YAMLError) as error:
+    except (ArgumentError, TypeError, ValueError, OSError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(explained(error, parser, argv)) from error
     values.pop("config", None)
     return kind(**values.as_dict() if hasattr(values, "as_dict") else vars(values))
@@ -211,6 +211,8 @@ def explained(error: object, parser: Any, argv: Sequence[str]) -> str:
         if kinds:
             return f"{wrong['key']} is {wrong['value']!r}; it must be {' or '.join(kinds)}"
     files = " ".join(config_files(argv))
+    if isinstance(error, RecursionError):
+        return f"configuration {files}: it refers to itself, or is nested too deeply"
     if "Unexpected config" in message:
         return f"configuration {files}: it holds no settings by name"
     if "parsing config" in message or 'key "config"' in message:

@@ -3,7 +3,7 @@
     python -m tests.fuzz.run --n 10000 --out tests/fuzz/fuzz.json
 
 Every input is made of the seed and its number. They run in processes of 100, each with 2 GiB of
-memory, 10 s an input, and a watch on every file that is opened to write, renamed or removed. The
+memory, 10 s of computing an input, and a watch on every file that is opened to write, renamed or removed. The
 command succeeds (0), does a part (1) or refuses in one line (2); anything else is a failure.
 """
 
@@ -108,9 +108,13 @@ def _child(numbers: range, seed: int, pipe: int, base: dict[str, bytes], model: 
         folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
         os.chdir(folder)
         os.write(pipe, json.dumps([number, kind]).encode() + b"\n")
-        signal.alarm(SECONDS)  # ends this process, also where it hangs outside of Python
+        # Either ends this process, also where it hangs outside of Python; the second is for what
+        # waits without computing, and long enough for a busy machine.
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(12 * SECONDS)
         case = Case(base, model, folder.resolve(), random.Random(f"{seed}-{number}"))
         outcome, argv = outcome_of(case, kind, watch)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         os.write(pipe, json.dumps([number, kind, outcome, argv]).encode() + b"\n")
         os.chdir("/")
@@ -158,7 +162,7 @@ def run(n: int, seed: int, model: Path) -> Iterator[Found]:
         status = os.waitpid(process, 0)[1]
         if pending is not None:
             by = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "its end"
-            yield *pending, "hang" if by == "SIGALRM" else f"killed by {by}", []
+            yield *pending, "hang" if by in ("SIGPROF", "SIGALRM") else f"killed by {by}", []
             start = pending[0] + 1
 
 
@@ -190,19 +194,23 @@ def main() -> int:
     from eval.lib import results
 
     counts: Counter[tuple[str, str]] = Counter()
-    failures = []
+    failures: list[dict[str, Any]] = []
+
+    def save() -> None:
+        rows = [{"kind": k, "outcome": o, "n": n} for (k, o), n in sorted(counts.items())]
+        done = {"n": counts.total(), "seed": args.seed, "seconds": SECONDS, "memory_bytes": MEMORY}
+        command = results.command("tests.fuzz.run")
+        head = results.head(command, done, args.seed, "bad inputs to the command line", None)
+        results.write(args.out, head | {"failures": failures}, rows)
+
     with tempfile.TemporaryDirectory() as folder:
         for number, kind, outcome, argv in run(args.n, args.seed, random_model(Path(folder))):
             counts[kind, outcome] += 1
             if outcome not in ("0", "1", "2"):
                 failures.append({"number": number, "kind": kind, "outcome": outcome})
                 print(number, kind, outcome, [str(word)[:80] for word in argv], flush=True)
-    rows = [{"kind": k, "outcome": o, "n": n} for (k, o), n in sorted(counts.items())]
-    config = {"n": args.n, "seed": args.seed, "seconds": SECONDS, "memory_bytes": MEMORY}
-    head = results.head(
-        results.command("tests.fuzz.run"), config, args.seed, "bad inputs to the command line", None
-    )
-    results.write(args.out, head | {"failures": failures}, rows)
+            if counts.total() % A_PROCESS == 0 or counts.total() == args.n:
+                save()  # of an interrupted run, what it had done
     return 1 if failures else 0
 
 

@@ -165,6 +165,7 @@ def test_files_that_are_no_configuration(yaml_file: Any, tmp_path: Path) -> None
         assert argv[1] in fails(argv, "it holds no settings by name")
     argv = yaml_file("loop: [1\nname: : x")
     assert argv[1] in fails(argv, "configuration")
+    fails(yaml_file("name: &a [*a]"), "it refers to itself, or is nested too deeply")
     missing = str(tmp_path / "none.yaml")
     assert missing in fails(["--config", missing], "File does not exist")
     assert missing in fails([f"--config={missing}"], "File does not exist")
