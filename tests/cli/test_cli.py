@@ -23,6 +23,7 @@ from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.hub import HyperASR
 from hyperasr.transcription import recogniser as recognise
 from hyperasr.types import Utterance
+from hyperasr.util.closest import closest
 from tests.cli.calling import RATE, ROOT, Cli, Voice, fails
 
 
@@ -212,6 +213,18 @@ def test_mistakes_in_files(cli: Cli, good: Path, tmp_path: Path) -> None:
 )
 def test_mistakes_in_a_call(cli: Cli, argv: list[str], part: str) -> None:
     fails(cli(*argv), part)
+
+
+def test_slips_of_the_finger_find_their_option() -> None:
+    missed = []
+    for build, _, _ in _COMMANDS.values():
+        known = sorted(name for name in build()._option_string_actions if len(name) > 4)
+        for name in known:
+            at = range(3, len(name))
+            swapped = {name[: i - 1] + name[i] + name[i - 1] + name[i + 1 :] for i in at}
+            typos = swapped | {name[:i] + name[i + 1 :] for i in at} | {name + name[-1]}
+            missed += [t for t in typos - {*known} if closest(t, known) != name]
+    assert not missed
 
 
 def test_no_command_shows_help(cli: Cli) -> None:

@@ -3,8 +3,8 @@
     python -m tests.fuzz.run --n 10000 --out tests/fuzz/fuzz.json
 
 Every input is made of the seed and its number. They run in processes of 100, each with 2 GiB of
-memory, 10 s of computing an input, and a watch on every file that is opened to write, renamed or removed. The
-command succeeds (0), does a part (1) or refuses in one line (2); anything else is a failure.
+memory and 10 s of computing an input, and every file that is opened to write, renamed or removed is
+noted. The command succeeds (0), does a part (1) or refuses in one line (2); all else is a failure.
 """
 
 from __future__ import annotations
