@@ -114,6 +114,8 @@ def check_type(value: Any, hint: Any, what: str) -> None:
 
 def _is_a(value: Any, hint: Any) -> bool:
     origin, within = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin in (typing.Union, types.UnionType):
         return any(_is_a(value, kind) for kind in within)
     if origin is typing.Literal:
