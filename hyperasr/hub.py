@@ -25,7 +25,7 @@ from hyperasr.adapters.checkpoint import (
     read_head,
     stored,
 )
-from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.export.card import CARD_FILE, model_card
 from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
 from hyperasr.model import AdaptedWhisper
@@ -350,7 +350,12 @@ class HyperASR(AdaptedWhisper):
             if source_config.settings:
                 settings = current_settings(source_config.settings)
                 source_config = replace(source_config, settings=settings)
-            model = cls(backbone, speaker_config, source_config, fit_prior=False)
+            try:
+                model = cls(backbone, speaker_config, source_config, fit_prior=False)
+            except (RuntimeError, OverflowError, MemoryError) as error:
+                raise CheckpointMismatch(
+                    f"{where}: a size in it is impossible ({error})"
+                ) from error
             load_strictly(model, folder / "model.safetensors")
             model.calibration = PlattScaling.read(folder / CALIBRATION_FILE)
             model.folder, model.backbone_name = folder, backbone_name

@@ -34,6 +34,7 @@ from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerEncoder, speaker_encoder
 from hyperasr.types import Batch, Utterance
+from hyperasr.util.files import keep_inputs
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
 from train.data.split import by_cohort, in_lower_case, some_of_each
@@ -272,11 +273,12 @@ def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Uttera
 def main() -> None:
     """Read, split, estimate, write the texts, train; the model is in the run folder's `best`."""
     config = read_config(StartConfig)
+    meta = meta_config(config)
+    keep_inputs([meta.train, meta.dev], [config.speech], "choose another out")
     rows = read_speech(config.speech)
     train, dev = split_speakers(rows, config.dev_share)
     config.out.mkdir(parents=True, exist_ok=True)
-    write_manifest(config.out / "dev.jsonl", dev)
-    meta = meta_config(config)
+    write_manifest(meta.dev, dev)
     print(estimate(meta, train, dev), flush=True)
     if config.estimate_only:
         return

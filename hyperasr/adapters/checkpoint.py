@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -12,19 +11,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hyperasr.errors import CheckpointMismatch, ConfigError
+from hyperasr.util.config import check_type, from_json
 
 __all__ = ["FORMAT_VERSION", "current_settings", "load_strictly", "read_head", "stored"]
 
 FORMAT_VERSION = 1
 _HEAD = {
-    "format_version",
-    "backbone",
-    "backbone_fingerprint",
-    "audio_context",
-    "margin_s",
-    "speaker",
-    "source",
-    "training",
+    "format_version": int,
+    "backbone": str,
+    "backbone_fingerprint": str,
+    "audio_context": Literal["full", "trimmed"],
+    "margin_s": float,
+    "speaker": dict,
+    "source": dict,
+    "training": dict,
 }
 # Settings of sources that are gone, each with the value at which it changed nothing.
 _GONE = {"covariance_rank": 0, "unseen": "error"}
@@ -43,7 +43,7 @@ def read_head(path: Path) -> dict[str, Any]:
         ConfigError: no model there, another format, or a key that is unknown or missing.
     """
     try:
-        head = json.loads((path / "config.json").read_text())
+        head = from_json((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"no adapter model in {path}: config.json is missing or damaged; "
@@ -55,10 +55,12 @@ def read_head(path: Path) -> dict[str, Any]:
             f"{path}: format_version is {version}, this version of hyperasr reads {FORMAT_VERSION}"
         )
     head = {"margin_s": 0.0, **head}  # not written before 2026-11-28, when there was none
-    wrong = sorted(_HEAD ^ set(head))
+    wrong = sorted(set(_HEAD) ^ set(head))
     if wrong:
         fault = "unknown" if wrong[0] in head else "missing"
         raise ConfigError(f"{path / 'config.json'}: {fault} key {wrong[0]!r}")
+    for key, value in head.items():
+        check_type(value, _HEAD[key], f"{path / 'config.json'}: {key}")
     return head
 
 
@@ -71,7 +73,7 @@ def current_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return kept | {
         name: _RENAMED[name][value]
         for name, value in kept.items()
-        if name in _RENAMED and value in _RENAMED[name]
+        if name in _RENAMED and isinstance(value, str) and value in _RENAMED[name]
     }
 
 

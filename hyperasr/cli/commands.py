@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -27,10 +28,11 @@ from hyperasr.transcription.pipeline import transcribe as results_of
 from hyperasr.transcription.recordings import Recording, find_recordings
 from hyperasr.transcription.wer_summary import WERSummary, counts_of, percent
 from hyperasr.types import DOUBTFUL
-from hyperasr.util.files import atomic_write_text
+from hyperasr.util.files import atomic_write_text, keep_inputs
+from hyperasr.util.program import one_line
 from hyperasr.whisper.weights import ASSETS
 
-__all__ = ["demo", "inspect", "transcribe"]
+__all__ = ["demo", "inputs_of", "inspect", "open_for", "transcribe"]
 
 NOT_A_MEDICAL_DEVICE = (
     "The atypical cohorts are simulated, not recorded. This is not a medical device and "
@@ -47,16 +49,19 @@ def transcribe(args: Any) -> int:
     options = _options(args)
     passed_over: list[str] = []
     recordings = find_recordings(args.sources, passed_over.append)
-    if args.out is None and args.format not in ("txt", "json") and len(recordings) > 1:
+    out = None if args.out in (None, "-") else Path(args.out)
+    if out is None and args.format not in ("txt", "json") and len(recordings) > 1:
         raise ConfigError(
             f"{len(recordings)} recordings do not fit into one {args.format}; give --out FOLDER"
         )
     names = file_names(recordings, args.format)
-    if args.out is not None and args.out.exists() and not args.out.is_dir():
-        raise ConfigError(f"--out {args.out} is a file; give a folder")
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"--out {out} is a file; give a folder")
+        keep_inputs((out / name for name in names), inputs_of(args, recordings))
     if len(recordings) == 1 and recordings[0].error is not None:
         raise recordings[0].error
-    model = _open_for(args)
+    model = open_for(args)
     options = resolved(model, options)
     tally, errors = WERSummary(options), []
     with Reporter() as reporter:
@@ -64,7 +69,7 @@ def transcribe(args: Any) -> int:
         reporter.say("note", passed_over)
         several = len(recordings) > 1
         streams = args.format == "txt" and not options.compare and options.mode != "both"
-        streams = streams and not several and args.out is None
+        streams = streams and not several and out is None
         results: Iterable[Result]
         if streams:
             results = [_streamed(model, recordings[0], options, reporter, args.mark_doubtful)]
@@ -80,8 +85,8 @@ def transcribe(args: Any) -> int:
             reporter.say("warning", [f"{result.id}: {w}" for w in result.transcript.warnings])
             reporter.say("note", _notes(result))
             line = tally.add(result)
-            if args.out is not None:
-                atomic_write_text(args.out / name, _file(result, args, name, line, options.mode))
+            if out is not None:
+                atomic_write_text(out / name, _file(result, args, name, line, options.mode))
             elif not streams:
                 with reporter.paused():
                     _print_result(result, args, line, options.mode, several)
@@ -96,11 +101,11 @@ def transcribe(args: Any) -> int:
 
 def demo(args: Any) -> int:
     """Transcribe the bundled clips as one table; unadapted beside personalised, with an adapter."""
-    folder = args.folder or ASSETS / "demo"
+    folder = Path(args.folder or ASSETS / "demo")
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
         raise ConfigError(f"no clips in {folder}: it has no manifest.jsonl")
-    model = _open_for(args)
+    model = open_for(args)
     options = TranscribeOptions(adapt=model.adapts, compare=model.adapts)
     tally, failed = WERSummary(options), 0
     systems = ("unadapted", "personalised") if model.adapts else (f"{args.model}, unadapted",)
@@ -163,7 +168,22 @@ def inspect(args: Any) -> int:
     return 0
 
 
-def _open_for(args: Any) -> HyperASR:
+def inputs_of(args: Any, recordings: Sequence[Recording]) -> list[str | Path]:
+    """Return every file that a command with a model reads.
+
+    Args:
+        args: of the command, with `sources`, `model` and `config`.
+        recordings: what the sources are.
+    """
+    model = Path(args.model)
+    config = [getattr(path, "absolute", path) for path in args.config or []]
+    sources = [source for source in args.sources if not Path(source).is_dir()]
+    audio = [r.path for r in recordings if r.path is not None]
+    return [*sources, *audio, *config, *(model.iterdir() if model.is_dir() else [])]
+
+
+def open_for(args: Any) -> HyperASR:
+    """Open the model that the options of a command name."""
     return load(
         args.model,
         offline=args.offline,
@@ -273,5 +293,5 @@ def _demo_row(result: Result) -> list[Text]:
     transcripts = [t for t in (result.base, result.transcript) if t is not None]
     counts = counts_of(result)
     rates = [""] * len(transcripts) if counts is None else [percent(c) for c in counts]
-    cells = [Text(r.id), Text(cohort), Text(r.reference or "")]
+    cells = [Text(one_line(part)) for part in (r.id, cohort, r.reference or "")]
     return [*cells, *map(marked, transcripts), *map(Text, rates)]

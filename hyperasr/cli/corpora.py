@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from hyperasr.cohorts import corpora as readers
 from hyperasr.cohorts.exchange import to_dataset, to_kaldi, to_lhotse
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
-from hyperasr.util.files import atomic_folder
+from hyperasr.types import Utterance
+from hyperasr.util.files import atomic_folder, is_stdout, keep_inputs
+from hyperasr.util.program import one_line
 
 __all__ = ["convert", "corpora", "prepare"]
 
@@ -39,15 +43,15 @@ def corpora(args: Any) -> int:
         print("\n".join(f"{key}: {value}" for key, value in rows.items()))
         return 0
     table = Table(title="corpora that hyperasr prepare reads")
-    for title in ("name", "corpus", "cohorts", "languages", "text", "licence"):
+    for title in ("name", "corpus", "cohorts", "languages", "text", "licence", "status"):
         table.add_column(title, overflow="fold")
     described = {name: reader.ABOUT for name, reader in readers.corpora().items()}
     for name, d in described.items():
         text = "yes" if d.has_text else "no"
-        table.add_row(name, d.title, ", ".join(d.cohorts), ", ".join(d.languages), text, d.licence)
+        cohorts, languages = ", ".join(d.cohorts), ", ".join(d.languages)
+        table.add_row(name, d.title, cohorts, languages, text, d.licence, d.status)
     output().print(table, soft_wrap=False)
-    statuses = sorted({d.status for d in described.values()})
-    print(f"Status: {'; '.join(statuses)}. More of one: hyperasr corpora NAME")
+    print("More of one: hyperasr corpora NAME")
     return 0
 
 
@@ -58,12 +62,26 @@ def prepare(args: Any) -> int:
         ConfigError: no such corpus, folder or option.
         ManifestError: nothing usable below the folder; no manifest is written.
     """
-    prepared = readers.prepare(args.corpus, args.root, **_options(args.set or []))
-    # Absolute, so that paths do not depend on where the manifest lies.
-    rows = (dataclasses.replace(row, path=str(Path(row.path).absolute())) for row in prepared)
-    write_manifest(args.out, rows)
-    print("\n".join(prepared.report.lines()))
-    print(args.out)
+    out = Path("/dev/stdout" if args.out == "-" else args.out)
+    options = _options(args.set or [])
+    keep_inputs([out], map(str, options.values()))
+    replaces = out.is_file() and not is_stdout(out)
+    if replaces and Path(args.root).resolve() in out.resolve().parents:
+        # It may be one of the corpus's tables, also where it looks like a manifest.
+        raise ConfigError(f"will not write {out}: it is a file of the corpus; choose another --out")
+    prepared = readers.prepare(args.corpus, args.root, **options)
+
+    def rows() -> Iterator[Utterance]:
+        for row in prepared:
+            if replaces:
+                keep_inputs([out], [row.path])
+            # Absolute, so that paths do not depend on where the manifest lies.
+            yield dataclasses.replace(row, path=str(Path(row.path).absolute()))
+
+    write_manifest(out, rows())
+    report = sys.stderr if is_stdout(out) else sys.stdout
+    print("\n".join(map(one_line, prepared.report.lines())), file=report)
+    print(one_line(args.out), file=report)
     return 0
 
 
@@ -81,12 +99,17 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 def convert(args: Any) -> int:
     """Write a manifest as a `datasets` folder, as lhotse manifests or as a Kaldi folder."""
     rows = read_manifest(args.manifest)
+    out = Path(args.out)
+    keep_inputs([out], [args.manifest, *(row.path for row in rows)])
     if args.to == "dataset":
-        with atomic_folder(args.out) as temporary:
+        from datasets import disable_progress_bars
+
+        disable_progress_bars()
+        with atomic_folder(out) as temporary:
             to_dataset(rows).save_to_disk(str(temporary))
     elif args.to == "lhotse":
-        to_lhotse(rows, args.out)
+        to_lhotse(rows, out)
     else:
-        to_kaldi(rows, args.out)
-    print(f"{args.out}: {len(rows)} utterances")
+        to_kaldi(rows, out)
+    print(f"{one_line(out)}: {len(rows)} utterances")
     return 0

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from hyperasr.audio.mel import SAMPLE_RATE
+from hyperasr.cli.commands import inputs_of
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export.exporter import ExportConfig, Exported
 from hyperasr.export.exporter import export as write_export
 from hyperasr.hub import load
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.recordings import Reading, find_recordings
+from hyperasr.transcription.recordings import Reading, Recording, find_recordings
+from hyperasr.util.files import keep_inputs
+from hyperasr.util.program import complain, one_line
 
 __all__ = ["clips_of", "export"]
 
@@ -31,33 +34,32 @@ def export(args: Any) -> int:
     """
     names = [field.name for field in dataclasses.fields(ExportConfig)]
     config = ExportConfig(**{name: args[name] for name in names})
+    recordings = find_recordings(args.sources, lambda line: complain("note", line))
+    keep_inputs([args.out], inputs_of(args, recordings))
     model = load(args.model, offline=args.offline, device=args.device, dtype="float32")
     if not model.adapts:
         raise ConfigError(
             f"{args.model} is a plain Whisper without an adapter: there is nothing to export; "
             "train one with python -m train.meta"
         )
-    clips = clips_of(args.sources, model.backbone.audio_context)
+    clips = clips_of(recordings, model.backbone.audio_context)
     made = write_export(model, clips, args.out, config, base=model.backbone_name)
-    for line in _report(args.out, config, clips, made):
+    for line in _report(one_line(args.out), config, clips, made):
         print(line)
     return 0
 
 
-def clips_of(sources: list[str], audio_context: str) -> list[np.ndarray]:
+def clips_of(recordings: Sequence[Recording], audio_context: str) -> list[np.ndarray]:
     """Read clips as `hyperasr transcribe` would hear them: cut at pauses, at one loudness.
 
     Args:
-        sources: recordings, folders and manifests; what cannot be read is named and left out.
+        recordings: to read; what cannot be read is named and left out.
         audio_context: of the model.
     Raises:
         HyperASRError: nothing could be read, or nobody speaks in it.
     """
     clips: list[np.ndarray] = []
     options = TranscribeOptions()
-    recordings = find_recordings(
-        sources, lambda line: print(f"hyperasr: note: {line}", file=sys.stderr)
-    )
     for recording in recordings:
         try:
             reading = Reading(recording, options.segment_s(audio_context), options)
@@ -65,7 +67,7 @@ def clips_of(sources: list[str], audio_context: str) -> list[np.ndarray]:
         except HyperASRError as error:
             if len(recordings) == 1:
                 raise
-            print(f"hyperasr: error: {' '.join(str(error).split())}", file=sys.stderr)
+            complain(error, "hyperasr: error")
     if not clips:
         raise ConfigError(f"nobody speaks in the {len(recordings)} clips; give clips with speech")
     if len(clips) > _MOST_CLIPS:
@@ -73,7 +75,7 @@ def clips_of(sources: list[str], audio_context: str) -> list[np.ndarray]:
     return clips[:_MOST_CLIPS]
 
 
-def _report(out: Path, config: ExportConfig, clips: list[np.ndarray], made: Exported) -> list[str]:
+def _report(out: str, config: ExportConfig, clips: list[np.ndarray], made: Exported) -> list[str]:
     seconds = sum(map(len, clips)) / SAMPLE_RATE
     adapter, n = made.adapter, made.n_clips
     rank = next(iter(adapter.factors.targets.values())).A.shape[2]

@@ -8,17 +8,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any, Literal, get_type_hints
 
 from hyperasr import __version__
-from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.errors import ConfigError
 from hyperasr.export.config import ExportConfig
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.util.closest import closest
+from hyperasr.util.closest import did_you_mean
+from hyperasr.util.config import explained
+from hyperasr.util.program import FAILED, run
 from hyperasr.util.startup import import_late
 
 __all__ = ["build_parser", "main"]
@@ -32,31 +33,11 @@ _MODEL_HELP = (
     "have it), or a hub name; a plain Whisper transcribes unadapted"
 )
 _OFFLINE_HELP = "never touch the network"
-_FAILED = 2
-_INTERRUPTED = 128 + signal.SIGINT
-_BROKEN_PIPE = 128 + 13  # SIGPIPE, which not every system names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status.
-
-    0: done. 1: some recordings failed. 2: a mistake in the call, or nothing could be done. 130:
-    interrupted.
-    """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show
-    try:
-        return _run(sys.argv[1:] if argv is None else list(argv))
-    except HyperASRError as error:
-        print(f"hyperasr: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return _FAILED
-    except KeyboardInterrupt:
-        print("hyperasr: interrupted", file=sys.stderr)
-        return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader has what it wants. Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+    """Run the command line and return the exit status, which `hyperasr.util.program.run` lists."""
+    return run(lambda: _run(sys.argv[1:] if argv is None else list(argv)), "hyperasr")
 
 
 def build_parser() -> Any:
@@ -73,7 +54,7 @@ def _transcribe() -> Any:
     parser.add_argument(
         "sources",
         nargs="+",
-        type=str,
+        type=_name_of("file"),
         metavar="SOURCE",
         help="recordings, videos, folders (searched for them), manifests (.jsonl), - for a pipe",
     )
@@ -86,10 +67,11 @@ def _transcribe() -> Any:
     )
     parser.add_argument(
         "--out",
-        type=Path | None,
+        type=_name_of("file"),
         default=None,
         metavar="FOLDER",
-        help="write a file for each recording there, replacing older ones",
+        help="write a file for each recording there, replacing older ones but never what is read; "
+        "- is standard output",
     )
     parser.add_argument(
         "--mark-doubtful",
@@ -116,7 +98,10 @@ def _simulate() -> Any:
         "simulation after published clinical descriptions, not a patient."
     )
     parser.add_argument(
-        "source", type=str, metavar="SOURCE", help="a recording, or a manifest (.jsonl) of many"
+        "source",
+        type=_name_of("file"),
+        metavar="SOURCE",
+        help="a recording, or a manifest (.jsonl) of many",
     )
     parser.add_argument(
         "--cohorts",
@@ -137,7 +122,7 @@ def _simulate() -> Any:
         "manifest one drawn for each simulated person",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed is another moment")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write into")
+    _add_folder(parser, "to write into")
     parser.add_argument("--text", type=str, default="", help="recording: what is said in it")
     parser.add_argument(
         "--person", type=str, default="0", help="recording: another name is another person"
@@ -160,8 +145,14 @@ def _prepare() -> Any:
         "Write the manifest of a corpus as it was distributed; the corpus itself is not changed."
     )
     parser.add_argument("corpus", type=str, metavar="CORPUS", help="see hyperasr corpora")
-    parser.add_argument("root", type=Path, metavar="ROOT", help="the corpus's folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="manifest (.jsonl)")
+    parser.add_argument("root", type=_name_of("folder"), metavar="ROOT", help="the corpus's folder")
+    parser.add_argument(
+        "--out",
+        type=_name_of("file"),
+        required=True,
+        metavar="FILE",
+        help="manifest (.jsonl); - is standard output",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -175,14 +166,16 @@ def _prepare() -> Any:
 
 def _convert() -> Any:
     parser = _parser("Write a manifest for other programs.")
-    parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="a manifest (.jsonl)")
+    parser.add_argument(
+        "manifest", type=_name_of("file"), metavar="MANIFEST", help="a manifest (.jsonl)"
+    )
     parser.add_argument(
         "--to",
         type=Literal["dataset", "lhotse", "kaldi"],
         required=True,
         help="a Hugging Face datasets folder, lhotse manifests, or a Kaldi folder",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write")
+    _add_folder(parser, "to write")
     return parser
 
 
@@ -194,11 +187,11 @@ def _export() -> Any:
     parser.add_argument(
         "sources",
         nargs="+",
-        type=str,
+        type=_name_of("file"),
         metavar="CLIP",
         help="recordings of one speaker or cohort, folders, manifests (.jsonl)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write")
+    _add_folder(parser, "to write")
     _add_model(parser, frozen=False)
     _add_dataclass(parser, ExportConfig)
     return parser
@@ -207,7 +200,18 @@ def _export() -> Any:
 def _demo() -> Any:
     parser = _parser("Transcribe the bundled clips with the unadapted and the personalised model.")
     parser.add_argument(
-        "--folder", type=Path | None, default=None, help="other clips, with a manifest.jsonl"
+        "--folder",
+        type=_name_of("folder"),
+        default=None,
+        help="other clips, with a manifest.jsonl",
+    )
+    _add_model(parser)
+    return parser
+
+
+def _doctor() -> Any:
+    parser = _parser(
+        "Print versions, device, model and memory for a bug report: no name of a person or a file."
     )
     _add_model(parser)
     return parser
@@ -227,6 +231,7 @@ _COMMANDS = {
     "prepare": (_prepare, "corpora", "write the manifest of a corpus"),
     "convert": (_convert, "corpora", "write a manifest for other programs"),
     "inspect": (_inspect, "commands", "say what a model is"),
+    "doctor": (_doctor, "doctor", "say what a bug report needs"),
 }
 
 
@@ -239,11 +244,17 @@ def _run(argv: list[str]) -> int:
         args = parser.parse_args(argv)
     except SystemExit as stop:  # after --help and --version
         return int(stop.code or 0)
-    except (ArgumentError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(_readable(str(error), command)) from error
+    except (ArgumentError, TypeError, ValueError, OSError, RecursionError) as error:
+        if found := re.match(r"argument COMMAND: invalid choice: '(.*)' \(", str(error), re.DOTALL):
+            known = did_you_mean(found[1], _COMMANDS)
+            raise ConfigError(f"no command {found[1]!r}{known}") from error
+        # The parser of a command knows its options, the one above only its own.
+        own = _COMMANDS[command][0]() if command else parser
+        fault = explained(error, own, argv)
+        raise ConfigError(f"{command}: {fault}" if command else fault) from error
     if args.command is None:
         parser.print_help(sys.stderr)
-        return _FAILED
+        return FAILED
     values = args[args.command]
     if values.get("offline"):
         # Read by Hugging Face's libraries when they are imported, which is from here on.
@@ -252,9 +263,23 @@ def _run(argv: list[str]) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     home = _COMMANDS[args.command][1]
     module = import_late(f"hyperasr.cli.{home}", transcribes=home == "commands")
-    status = int(getattr(module, args.command)(values))
-    sys.stdout.flush()
-    return status
+    return int(getattr(module, args.command)(values))
+
+
+@cache
+def _name_of(what: Literal["file", "folder"]) -> Any:
+    """Return the type of an argument that names files or folders of this machine."""
+    from jsonargparse.typing import extend_base_type
+
+    def check(_: type, text: str) -> None:
+        if not text.strip():
+            raise ConfigError(f"a name is empty; give a {what}")
+        if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
+            raise ConfigError(f"{text} is an address, and nothing is fetched; give a {what}")
+        if what == "folder" and text == "-":
+            raise ConfigError("- is standard output, but a folder is written; name one")
+
+    return extend_base_type(what, str, check)
 
 
 def _parser(description: str, **options: Any) -> Any:
@@ -267,6 +292,11 @@ def _parser(description: str, **options: Any) -> Any:
         print_config=None,
         **options,
     )
+
+
+def _add_folder(parser: Any, help_text: str) -> None:
+    kind = _name_of("folder")
+    parser.add_argument("--out", type=kind, required=True, metavar="FOLDER", help=help_text)
 
 
 def _add_model(parser: Any, *, frozen: bool = True) -> None:
@@ -306,39 +336,3 @@ def _add_dataclass(parser: Any, kind: type[Any]) -> None:
             parser.add_argument(flag, action=ActionYesNo(no_prefix="no-"), **options)
         else:
             parser.add_argument(flag, type=hints[field.name], **options)
-
-
-def _readable(message: str, command: str) -> str:
-    """Say in one line what is wrong with the call, with the closest name that is right."""
-    line = " ".join(message.split())
-    found = re.search(r"invalid choice: '([^']*)'", line)
-    if found and "COMMAND" in line.split(":")[0]:
-        return f"no command {found[1]!r}{_closest(found[1], _COMMANDS)}"
-    parser = _COMMANDS[command][0]() if command else _parser("", version="")
-    options = [name for name in parser._option_string_actions if name.startswith("--")]
-    found = re.search(r"unrecognized arguments: (\S+)", line)
-    if found:
-        name = found[1].split("=")[0]
-        if not name.startswith("-"):
-            return f"{name!r} is one argument too many; see hyperasr {command} --help"
-        return f"unknown option {name}{_closest(name, options)}"
-    found = re.search(r"does not accept option '([^']*)'", line)
-    if found:
-        keys = [option.removeprefix("--").replace("-", "_") for option in options]
-        return f"unknown configuration key {found[1]!r}{_closest(found[1], keys)}"
-    found = re.search(r"following arguments are required: (.*)", line)
-    if found:
-        needed = [name.removeprefix(f"{command}.") for name in found[1].split(", ")]
-        named = [f"--{name}" if f"--{name}" in options else name.upper() for name in needed]
-        return f"{command} needs {', '.join(named)}; see hyperasr {command} --help"
-    found = re.search(r'[Pp]arser key "([^"]*)": (.*)', line)
-    if found:
-        reason = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", found[2])
-        reason = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", reason)
-        return f"--{found[1].split('.')[-1].replace('_', '-')}: {reason}"
-    return line
-
-
-def _closest(name: str, known: Any) -> str:
-    close = closest(name, known)
-    return "" if close is None else f"; did you mean {close}?"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from hyperasr.audio.mel import SAMPLE_RATE
@@ -19,9 +20,12 @@ from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.simulate import simulate as make_simulated
 from hyperasr.cohorts.simulated_corpus import simulate_corpus
 from hyperasr.errors import ConfigError
-from hyperasr.util.files import atomic_write_bytes, atomic_write_text
+from hyperasr.util.files import atomic_write_bytes, keep_inputs
+from hyperasr.util.program import complain, one_line
 
 __all__ = ["simulate"]
+
+_ENDINGS = (".wav", ".verbatim.txt", ".clean.txt", ".json")
 
 
 def simulate(args: Any) -> int:
@@ -37,20 +41,27 @@ def simulate(args: Any) -> int:
             raise ConfigError(f"no cohort {cohort!r} to simulate; there are {', '.join(COHORTS)}")
     if str(args.source).endswith(".jsonl"):
         return _corpus(args, cohorts)
-    for severity in args.severity or [0.5]:
-        for cohort in cohorts:
-            for path in _recording(args, cohort, severity):
-                print(path)
+    waveform = load(args.source)
+    stem = Path(args.source).stem
+    views = {
+        Path(args.out, f"{stem}-{cohort}-{severity:g}-{args.seed}"): (cohort, severity)
+        for severity in args.severity or [0.5]
+        for cohort in cohorts
+    }
+    keep_inputs((f"{view}{end}" for view in views for end in _ENDINGS), [args.source])
+    for view, (cohort, severity) in views.items():
+        for path in _recording(args, waveform, cohort, severity, str(view)):
+            print(one_line(path))
     return 0
 
 
-def _recording(args: Any, cohort: str, severity: float) -> list[Path]:
+def _recording(
+    args: Any, waveform: np.ndarray, cohort: str, severity: float, view: str
+) -> list[Path]:
     """Write a simulated recording, what is heard in it, what was meant, and its events."""
-    waveform = load(args.source)
     made = make_simulated(
         waveform, args.text, cohort, severity, seed=args.seed, speaker=args.person
     )
-    stem = f"{Path(args.source).stem}-{cohort}-{severity:g}-{args.seed}"
     wav = io.BytesIO()
     soundfile.write(wav, made.waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     notes = {
@@ -65,21 +76,26 @@ def _recording(args: Any, cohort: str, severity: float) -> list[Path]:
         "events": [dataclasses.asdict(event) for event in made.events],
         "words": [dataclasses.asdict(word) for word in made.words],
     }
+    contents = (
+        wav.getvalue(),
+        f"{made.verbatim}\n".encode(),
+        f"{made.text}\n".encode(),
+        json.dumps(notes, ensure_ascii=False, indent=2).encode() + b"\n",
+    )
     return [
-        atomic_write_bytes(args.out / f"{stem}.wav", wav.getvalue()),
-        atomic_write_text(args.out / f"{stem}.verbatim.txt", f"{made.verbatim}\n"),
-        atomic_write_text(args.out / f"{stem}.clean.txt", f"{made.text}\n"),
-        atomic_write_text(
-            args.out / f"{stem}.json", json.dumps(notes, ensure_ascii=False, indent=2) + "\n"
-        ),
+        atomic_write_bytes(view + end, content)
+        for end, content in zip(_ENDINGS, contents, strict=True)
     ]
 
 
 def _corpus(args: Any, cohorts: list[str]) -> int:
+    rows = read_manifest(args.source)
+    out = Path(args.out)
+    keep_inputs([out / "manifest.jsonl"], [args.source])
     with Reporter() as reporter:
         made = simulate_corpus(
-            read_manifest(args.source),
-            args.out,
+            rows,
+            out,
             cohorts=cohorts,
             severities=args.severity,
             people_per_speaker=args.people,
@@ -88,11 +104,13 @@ def _corpus(args: Any, cohorts: list[str]) -> int:
             progress=lambda done, total: reporter.progress(done, total, 0.0),
         )
     for name, reason in made.failed:
-        print(f"hyperasr: error: {name}: {' '.join(reason.split())}", file=sys.stderr)
+        complain(f"{name}: {reason}", "hyperasr: error")
     if made.n_left_out:
         print(
             f"hyperasr: {made.n_left_out} rows are no typical speech and were not simulated on",
             file=sys.stderr,
         )
-    print(f"{made.manifest}: {made.n_written} recordings written, {made.n_kept} were there")
+    print(
+        f"{one_line(made.manifest)}: {made.n_written} recordings written, {made.n_kept} were there"
+    )
     return 1 if made.failed else 0

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hyperasr.transcription.formats import pieces
 from hyperasr.types import UNCLEAR, Segment, Transcript
+from hyperasr.util.program import complain
 
 __all__ = [
     "DOUBTFUL_STYLE",
@@ -27,10 +28,17 @@ UNCLEAR_STYLE = "red bold"
 _WIDTH_WITHOUT_TERMINAL = 200
 
 
+class _Console(Console):
+    """Leaves a reader that went away to `hyperasr.util.program.run`; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def output() -> Console:
     """Return the console of standard output; it never breaks lines of text by itself."""
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
-    return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=True)
+    return _Console(file=sys.stdout, width=width, highlight=False, soft_wrap=True)
 
 
 def marked(transcript: Transcript, mode: str = "verbatim", marks: bool = True) -> Text:
@@ -119,4 +127,4 @@ class Reporter:
             return
         with self.paused():
             for line in lines:
-                print(f"hyperasr: {kind}: {' '.join(line.split())}", file=sys.stderr)
+                complain(line, f"hyperasr: {kind}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import reprlib
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hyperasr.errors import ManifestError
 from hyperasr.types import Utterance
+from hyperasr.util.config import from_json
 from hyperasr.util.files import atomic_text
 
 __all__ = ["read_manifest", "write_manifest"]
@@ -25,6 +26,8 @@ _OPTIONAL_NUMBERS = {"end_s", "severity"}
 _DOMAINS = ("recorded", "simulated")
 _shown = reprlib.Repr()  # a value in a message, whatever its length and depth
 _shown.maxstring = 80
+_LARGEST = 1e9  # in seconds thirty years
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
@@ -78,8 +81,8 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Utterance]) -> N
 
 def _row(line: str, where: str, folder: Path) -> Utterance:
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        values = from_json(line)
+    except ValueError as error:
         raise ManifestError(f"{where}: not a JSON object ({error})") from error
     if not isinstance(values, dict):
         raise ManifestError(f"{where}: a row must be a JSON object, not {type(values).__name__}")
@@ -101,14 +104,19 @@ def _fault(name: str, value: Any) -> str | None:
     """Say what is wrong with the value of a field; None where nothing is."""
     if name in _TEXT and not isinstance(value, str):
         return f"field {name!r} must be text, not {_shown.repr(value)}"
+    texts = [value, *value.values()] if isinstance(value, dict) else [value]
+    for text in texts:
+        if isinstance(text, str) and (bad := _NO_TEXT.search(text)):
+            return f"field {name!r} holds {bad[0]!r}, which is no character of a text"
     if name in _NAMES and not value.strip():
         return f"field {name!r} is empty; leave it out where it is unknown"
     if name == "domain" and value not in _DOMAINS:
         return f"field 'domain' must be {' or '.join(_DOMAINS)}, not {_shown.repr(value)}"
     if name == "start_s" or (name in _OPTIONAL_NUMBERS and value is not None):
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 <= value <= sys.float_info.max:
-            return f"field {name!r} must be a number >= 0, not {_shown.repr(value)}"
+        if not number or not 0 <= value <= _LARGEST:
+            what = f"a number from 0 to {_LARGEST:.0e}"
+            return f"field {name!r} must be {what}, not {_shown.repr(value)}"
     if value is None:
         return None
     if name in _OPTIONAL_TEXT and not isinstance(value, str):
@@ -120,8 +128,6 @@ def _fault(name: str, value: Any) -> str | None:
             return f"field 'extra' must map names to text, not {_shown.repr(value)}"
         if not value.get("channel", "0").isdecimal():
             return f"extra channel must be a number from 0, not {_shown.repr(value['channel'])}"
-    if isinstance(value, str | dict) and not _is_utf8(json.dumps(value, ensure_ascii=False)):
-        return f"field {name!r} holds half a surrogate pair, {_shown.repr(value)}; mend the text"
     return None
 
 

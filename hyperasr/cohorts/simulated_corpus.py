@@ -26,7 +26,7 @@ from hyperasr.cohorts.simulate import COHORTS, VERSION, check_simulated, simulat
 from hyperasr.cohorts.views import TYPICAL, View, plan_views
 from hyperasr.errors import HyperASRError, ManifestError
 from hyperasr.types import Utterance
-from hyperasr.util.files import atomic_write_bytes, atomic_write_text
+from hyperasr.util.files import atomic_write_bytes, atomic_write_text, keep_inputs
 from hyperasr.util.workers import WorkerPool
 
 __all__ = ["CorpusMade", "simulate_corpus"]
@@ -74,6 +74,7 @@ def simulate_corpus(
     Raises:
         ConfigError: an unknown cohort or an impossible severity.
         ManifestError: not one recording could be made.
+        ConfigError: a recording of the manifest would be replaced.
     """
     for cohort in cohorts:
         check_simulated(cohort)
@@ -94,6 +95,8 @@ def simulate_corpus(
     n_kept = len(done)
     failed: list[tuple[str, str]] = []
     todo = [view for view in views if view.id not in done]
+    written = (out / _name(view).with_suffix(end) for view in todo for end in (".flac", ".json"))
+    keep_inputs([*written, out / "manifest.jsonl"], (u.path for u in utterances))
     if progress:
         progress(n_kept, len(views))
     for view, labels, error in _made(todo, out, workers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-__all__ = ["closest"]
+__all__ = ["closest", "did_you_mean"]
 
 
 def closest(name: object, known: Iterable[str], at_least: float = 0.0) -> str | None:
@@ -18,6 +18,27 @@ def closest(name: object, known: Iterable[str], at_least: float = 0.0) -> str | 
     Returns:
         One of `known`; None where none reaches that likeness.
     """
-    alike = {choice: SequenceMatcher(None, choice, str(name)).ratio() for choice in known}
-    found = max(alike, key=alike.__getitem__, default=None)
-    return found if found is not None and alike[found] >= at_least else None
+    letters = sorted(str(name))
+
+    def likeness(choice: str) -> float:
+        # Two letters that changed places are the commonest slip of all.
+        alike = SequenceMatcher(None, choice, str(name)).ratio()
+        return 1.0 if sorted(choice) == letters else alike
+
+    found = max(known, key=likeness, default=None)
+    return found if found is not None and likeness(found) >= at_least else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message such as ``; did you mean --model?``, empty where nothing fits.
+
+    Dotted names are also told by their last part: the right name in the wrong group is closer than
+    a similar name.
+    """
+    known = sorted(known)
+    last = name.lstrip("-").rpartition(".")[2]
+    same = [choice for choice in known if choice.lstrip("-").rpartition(".")[2] == last]
+    close = closest(name, same or known)
+    if close is None:
+        return ""
+    return f"; did you mean {close if close.startswith('-') else repr(close)}?"

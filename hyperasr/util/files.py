@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from hyperasr.errors import ConfigError
 
-__all__ = ["atomic_folder", "atomic_text", "atomic_write_bytes", "atomic_write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_text",
+    "atomic_write_bytes",
+    "atomic_write_text",
+    "is_stdout",
+    "keep_inputs",
+]
 
 # What tells a folder that a program wrote from a folder that is somebody's own.
 WRITTEN_BY_PROGRAMS = (
@@ -23,6 +32,7 @@ WRITTEN_BY_PROGRAMS = (
     "*.safetensors",
     "*.arrow",
 )
+_FULL = ("No space left on device", "File too large", "Disk quota exceeded")
 
 
 def atomic_write_text(path: str | Path, text: str) -> Path:
@@ -41,7 +51,7 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> Path:
     Raises:
         ConfigError: the file cannot be written there.
     """
-    with _told(path), _replacing(path, "xb") as file:
+    with _replacing(path, "xb") as file:
         file.write(data)
     return Path(path)
 
@@ -62,24 +72,99 @@ def atomic_text(path: str | Path) -> Iterator[TextIO]:
 @contextmanager
 def _replacing(path: str | Path, mode: str, **how: Any) -> Iterator[Any]:
     """Give a file under a temporary name, which takes the name `path` when the block ends well."""
+    with _told(path):
+        descriptor = _descriptor(path)
+    if descriptor is not None:
+        with _told(path), open(descriptor, mode.replace("x", "w"), **how) as file:
+            yield file
+        return
     target = Path(os.path.realpath(path))
     temporary = _sibling(target, "tmp")
     try:
-        with _told(path):
+        with _told(path, temporary):
             if target.is_dir():
-                raise IsADirectoryError(21, "it is a folder")
+                raise IsADirectoryError(21, "it is a folder", str(target))
             target.parent.mkdir(parents=True, exist_ok=True)
-            file = open(temporary, mode, **how)
-        with file:
-            yield file
-            file.flush()
-            # Without it a power cut can leave the new name on an empty file.
-            os.fsync(file.fileno())
-        with _told(path):
+            with open(temporary, mode, **how) as file:
+                yield file
+                file.flush()
+                # Without it a power cut can leave the new name on an empty file.
+                os.fsync(file.fileno())
             os.replace(temporary, target)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _descriptor(path: str | Path) -> int | None:
+    """Return what is written through, never replaced: a terminal, a pipe, a device; else None.
+
+    A regular file that standard output goes to is one of them: opened anew, it would lose what was
+    printed.
+    """
+    try:
+        there = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()  # type: ignore[union-attr]
+            number = stream.fileno()  # type: ignore[union-attr]
+            if os.path.samestat(there, os.fstat(number)):
+                return os.dup(number)
+    if stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode):
+        return None
+    return os.open(path, os.O_WRONLY)
+
+
+def is_stdout(path: str | Path) -> bool:
+    """Say whether a path is what standard output goes to, as ``/dev/stdout`` is."""
+    with suppress(OSError, ValueError, AttributeError):
+        return os.path.samestat(os.stat(path), os.fstat(sys.__stdout__.fileno()))  # type: ignore[union-attr]
+    return False
+
+
+def keep_inputs(
+    outputs: Iterable[str | Path],
+    inputs: Iterable[str | Path],
+    advice: str = "choose another --out",
+) -> None:
+    """Refuse outputs that would replace an input; called before any work.
+
+    Files are told apart as the disk does, so that another spelling, a link or a hard link is the
+    same file. A folder that is to be replaced also must not hold an input.
+
+    Args:
+        outputs: files and folders to be written; those that are not there yet replace nothing.
+        inputs: files and folders that are read.
+        advice: what to do instead.
+    Raises:
+        ConfigError: one of the outputs is an input, or a folder that holds one.
+    """
+    kept: dict[tuple[int, int], str | Path] = {}
+    for path in inputs:
+        real = Path(os.path.realpath(path))
+        for place in (real, *real.parents):
+            identity = _identity(place)
+            if identity in kept and place is not real:
+                break  # and so are the folders above it
+            if identity is not None:
+                kept.setdefault(identity, path)
+    for output in outputs:
+        if (identity := _identity(output)) in kept:
+            name = kept[identity]
+            which = "is an input" if _identity(name) == identity else f"holds the input {name}"
+            raise ConfigError(f"will not write {output}: it {which}; {advice}")
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Return which file or folder this is, whatever its name; None where there is none to lose."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    lasting = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    return (found.st_dev, found.st_ino) if lasting else None
 
 
 @contextmanager
@@ -112,11 +197,10 @@ def atomic_folder(
                 "choose a new or an empty folder"
             )
     temporary = _sibling(target, "tmp")
-    with _told(path):
-        temporary.mkdir(parents=True)
     try:
-        yield temporary
-        with _told(path):
+        with _told(path, temporary):
+            temporary.mkdir(parents=True)
+            yield temporary
             _swap(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -148,12 +232,34 @@ def _sibling(target: Path, ending: str) -> Path:
 
 
 @contextmanager
-def _told(path: str | Path) -> Iterator[None]:
-    """Raise what the system refuses as a `ConfigError` in one line."""
+def _told(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
+    """Raise what the system refuses as a `ConfigError` in one line.
+
+    Errors about other files than these pass: they arose in the block of whoever writes.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        if error.filename is not None and not _concerns(Path(str(error.filename)), path, temporary):
+            raise
+        reason = error.strerror or str(error) or type(error).__name__
         raise ConfigError(
             f"cannot write {path}: {reason}; choose a place where you may write"
         ) from error
+    except Exception as error:
+        # Libraries that write have errors of their own, or none but RuntimeError.
+        said = [sign for sign in _FULL if sign in str(error)]
+        if not said:
+            raise
+        raise ConfigError(
+            f"cannot write {path}: {said[0]}; make room, or choose another"
+        ) from error
+
+
+def _concerns(named: Path, path: str | Path, temporary: Path | None) -> bool:
+    target = Path(os.path.realpath(path))
+    if temporary in (named, *named.parents):
+        return True
+    return named in (Path(path), target, *target.parents)

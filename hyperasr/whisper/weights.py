@@ -8,13 +8,13 @@ found through its metadata; nothing of it is imported.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from hyperasr.errors import ConfigError
+from hyperasr.util.config import from_json
 
 __all__ = [
     "ASSETS",
@@ -126,7 +126,7 @@ def kind_of_folder(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
         return "peft"
     try:
-        head = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        head = from_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         head = {}
     head = head if isinstance(head, dict) else {}

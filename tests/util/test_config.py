@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from hyperasr.errors import ConfigError
-from hyperasr.util.config import from_dict, parse, to_dict
+from hyperasr.util.config import from_dict, from_json, parse, to_dict
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,16 @@ loop:
     [("loop.stps", "loop.steps"), ("lop.steps", "loop.steps"), ("nam", "name"), ("lr", "loop.lr")],
 )
 def test_an_unknown_key_names_the_closest(key: str, closest: str, yaml_file: Any) -> None:
-    expected = f"unknown configuration key {key!r}; did you mean {closest!r}?"
+    expected = f"unknown option --{key}; did you mean --{closest}?"
     fails([f"--{key}", "3"], expected)
     fails([f"--{key}=3"], expected)
+    expected = f"unknown configuration key {key!r}; did you mean {closest!r}?"
     group, _, last = key.rpartition(".")
     fails(yaml_file(f"{group}:\n  {last}: 3\n" if group else f"{last}: 3\n"), expected)
 
 
 def test_a_stray_word() -> None:
-    fails(["strt"], "unknown configuration key 'strt'; did you mean 'start'?")
+    fails(["strt"], "'strt' is one argument too many")
 
 
 @pytest.mark.parametrize(
@@ -123,13 +126,16 @@ def test_a_stray_word() -> None:
         ("loop.fast", "1", "true or false"),
         ("loop.fast", "maybe", "true or false"),
         ("loop.fast", "", "true or false"),
+        ("layers", "x", "a list, such as [1, 2] or null"),
+        ("settings", "3", "settings by name or null"),
     ],
 )
 def test_a_wrong_type(key: str, value: str, must: str, yaml_file: Any) -> None:
     fails([f"--{key}={value}"], f"{key} is {value!r}; it must be {must}")
     if value:
         group, _, last = key.rpartition(".")
-        fails(yaml_file(f"{group}:\n  {last}: {value}\n"), f"it must be {must}")
+        text = f"{group}:\n  {last}: {value}\n" if group else f"{last}: {value}\n"
+        fails(yaml_file(text), f"it must be {must}")
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False)])
@@ -144,11 +150,13 @@ def test_out_of_range(yaml_file: Any) -> None:
 
 
 def test_a_group_is_no_value(yaml_file: Any) -> None:
+    fails(["--loop=3"], "give its settings by name")
     fails(yaml_file("loop: 3"), "give its settings by name")
 
 
 def test_a_value_is_missing() -> None:
     fails(["--loop.steps"], "loop.steps")
+    fails(["--config"], "--config")
 
 
 def test_files_that_are_no_configuration(yaml_file: Any, tmp_path: Path) -> None:
@@ -157,10 +165,22 @@ def test_files_that_are_no_configuration(yaml_file: Any, tmp_path: Path) -> None
         assert argv[1] in fails(argv, "it holds no settings by name")
     argv = yaml_file("loop: [1\nname: : x")
     assert argv[1] in fails(argv, "configuration")
+    fails(yaml_file("name: &a [*a]"), "it refers to itself, or is nested too deeply")
     missing = str(tmp_path / "none.yaml")
     assert missing in fails(["--config", missing], "File does not exist")
     assert missing in fails([f"--config={missing}"], "File does not exist")
     assert str(tmp_path) in fails(["--config", str(tmp_path)], "not a file")
+
+
+def test_every_setting_of_every_program_is_described() -> None:
+    root = Path(__file__).parents[2]
+    for path in (p for part in ("hyperasr", "train", "eval") for p in root.glob(f"{part}/**/*.py")):
+        for kind in ast.walk(ast.parse(path.read_text())):
+            if isinstance(kind, ast.ClassDef) and kind.name.endswith(("Config", "Options")):
+                for field_, below in zip(kind.body, [*kind.body[1:], None], strict=True):
+                    if isinstance(field_, ast.AnnAssign):
+                        told = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+                        assert told, f"{path}, line {field_.lineno}: --help says nothing of it"
 
 
 def test_from_dict() -> None:
@@ -178,6 +198,7 @@ def test_from_dict() -> None:
         ({"fast": 1}, "x.json: fast is 1; it must be true or false"),
         ({"lr": "fast"}, "x.json: lr is 'fast'; it must be a number"),
         ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"steps": [1] * 99}, f"x.json: steps is {str([1] * 99)[:100]}; it must be a whole number"),
         ([1], "x.json: expected settings by name, not [1]"),
         (None, "x.json: expected settings by name, not None"),
     ],
@@ -186,6 +207,29 @@ def test_from_dict_says_what_is_wrong(values: Any, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         from_dict(Inner, values, "x.json")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "must"),
+    [
+        ({"layers": "ab"}, "a list, such as [1, 2] or null"),
+        ({"layers": [1, "a"]}, "a list, such as [1, 2] or null"),
+        ({"settings": []}, "settings by name or null"),
+        ({"loop": 3}, "settings by name"),
+        ({"out": None}, "a path"),
+        ({"start": 3}, "a path or null"),
+    ],
+)
+def test_from_dict_checks_what_is_within(values: Any, must: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"; it must be {must}")):
+        from_dict(Outer, values, "x.json")
+
+
+def test_deep_json_is_a_fault_like_any_other() -> None:
+    assert from_json('{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, "{"):
+        with pytest.raises(ValueError, match=r"nested too deeply|Expecting"):
+            from_json(text)
 
 
 def test_from_dict_misses_a_value() -> None:

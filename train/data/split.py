@@ -28,6 +28,7 @@ from hyperasr.cohorts.splits import check_leaks, leave_one_out
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
+from hyperasr.util.files import keep_inputs
 from train.loop.program import read_config, run_program
 
 __all__ = [
@@ -225,6 +226,10 @@ def write_folds(rows: Sequence[Utterance], by: str, out: Path) -> None:
 def main() -> None:
     """Split, write the three manifests, print who is where."""
     config = read_config(SpeakerSplitConfig)
+    names = [f"{part}.jsonl" for part in ("train", "dev", "test")]
+    folders = config.out.iterdir() if config.leave_out and config.out.is_dir() else [config.out]
+    written = [folder / name for folder in folders for name in names]
+    keep_inputs(written, config.manifest, "choose another out")
     rows = [row for path in config.manifest for row in read_manifest(path)]
     if twice := [name for name, n in Counter(row.id for row in rows).items() if n > 1]:
         raise ConfigError(f"the id {twice[0]!r} stands in two manifests; one of them must change")

@@ -15,12 +15,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, LoggerType
-from jsonargparse import set_parsing_settings
 from torch import nn
 
-from hyperasr.errors import ConfigError, HyperASRError, MissingExtra
-from hyperasr.util.config import parse, to_dict
-from hyperasr.util.files import atomic_write_text
+from hyperasr.errors import ConfigError, MissingExtra
+from hyperasr.util.config import config_files, parse, to_dict
+from hyperasr.util.files import atomic_write_text, keep_inputs
+from hyperasr.util.program import run
 from train.loop.loop import LoopConfig, fit
 from train.loop.scoring import Judge, NotWorthIt
 from train.loop.step import Split
@@ -49,10 +49,36 @@ class RunConfig(Protocol):
 def read_config(kind: type[T], argv: list[str] | None = None) -> T:
     """Build a frozen config dataclass from ``--config file.yaml`` and dotted overrides.
 
-    ``--help`` shows the docstring under each field.
+    Raises:
+        ConfigError: a mistake in them, or `out` is one of the files and folders that are read.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return parse(kind, sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse(kind, argv)
+    out = getattr(config, "out", None)
+    if isinstance(out, Path):
+        if str(out) in ("-", "."):
+            raise ConfigError(f"out is {str(out)!r}; name a file or folder of its own")
+        values = {name: value for name, value in to_dict(config).items() if name != "out"}
+        inputs = [Path(text) for text in [*_texts(values), *config_files(argv)] if text]
+        # A run folder may hold its manifests, but an earlier best model is replaced as a whole.
+        keep_inputs([out / "best"], inputs, "choose another out")
+        keep_inputs([out], [path for path in inputs if _is_same(path, out)], "choose another out")
+    return config
+
+
+def _texts(value: Any) -> list[str]:
+    """Return every text among plain values, whatever they are in."""
+    if isinstance(value, dict | list):
+        within = value.values() if isinstance(value, dict) else value
+        return [text for inner in within for text in _texts(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def run_program(main: Callable[[], object]) -> None:
@@ -60,14 +86,7 @@ def run_program(main: Callable[[], object]) -> None:
 
     A training that came to its end and is worth nothing exits with 1.
     """
-    try:
-        main()
-    except NotWorthIt as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
-    except HyperASRError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+    sys.exit(run(main, partly=NotWorthIt))
 
 
 def start(
