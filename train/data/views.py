@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hyperasr.audio.mel import CHUNK_S
 from hyperasr.audio.reading import duration_s
@@ -83,13 +84,11 @@ class Views:
         return batch
 
 
-def cached(
-    config: MetaConfig, plan: Sequence[View], backbone: Backbone, kept: CacheConfig
-) -> Cache:
+def cached(config: Any, plan: Sequence[View], backbone: Backbone, kept: CacheConfig) -> Cache:
     """Open the cache of a plan; what is missing of it is built first.
 
     Args:
-        config: where caches are, and how they are built.
+        config: of a program: where caches are, and how they are built.
         plan: the views, in the order of the rows.
         backbone: what encodes them.
         kept: what the cache holds.
