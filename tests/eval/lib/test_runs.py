@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -102,12 +103,13 @@ def test_folds_train_without_the_cohort_resume_and_are_scored(
         seen.setdefault(str(self.config.out), set()).update(batch.cohorts)
         return batch
 
-    def launch(arguments: tuple[str, ...], *about: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["train.meta", *arguments])
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", command[2:])
         meta.main()
+        return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(meta.Views, "__call__", watched)
-    monkeypatch.setattr("eval.lib.runs.launch", launch)
+    monkeypatch.setattr("eval.lib.runs.subprocess.run", run)
     fold = fold_runs("stuttering", yamls, tmp_path)
     assert not any(map(is_finished, fold))
     prepare(fold)
