@@ -238,42 +238,35 @@ def speed_blocks(rows: Rows) -> list[Block]:
 def field_blocks(rows: Rows) -> list[Block]:
     """Return rows as they are: a table for each measure, a line a row, a column a field.
 
-    Intervals stand behind their values; a field that is the same in all rows stands in the caption,
-    and lists stay in the file.
+    A field that is the same in all rows stands in the caption, and lists stay in the file.
     """
     blocks = []
     for (measure, level, _), own in grouped(rows, ("measure", "level", "cost")).items():
-        plain = [
-            {k: v for k, v in row.items() if v is None or isinstance(v, str | int | float)}
-            for row in own
-        ]
-        names = list(dict.fromkeys(name for row in plain for name in row if name != "measure"))
-        ends = {f"{name}_{end}" for name in names for end in ("low", "high")} | {"low", "high"}
-        names = [name for name in names if name not in ends]
-        same = [n for n in names if len(own) > 1 and len({str(row.get(n)) for row in plain}) == 1]
+        shown = [{k: _field(k, v) for k, v in row.items() if k != "measure"} for row in own]
+        names = [n for n in dict.fromkeys(n for row in shown for n in row) if _plain(n, own)]
+        same = [n for n in names if len(own) > 1 and len({row.get(n) for row in shown}) == 1]
         same = [name for name in same if name not in ("system", "value")]
         columns = [name for name in names if name not in same]
-        lines = tuple(tuple(_field(row, name) for name in columns) for row in plain[:MOST_LINES])
-        notes = [f"{name.replace('_', ' ')} {plain[0][name]}" for name in same]
+        lines = [tuple(row.get(name, "") for name in columns) for row in shown[:MOST_LINES]]
+        notes = [f"{name.replace('_', ' ')} {shown[0][name]}" for name in same]
         if len(own) > MOST_LINES:
             notes.append(f"the first {MOST_LINES:,} of {len(own):,} rows")
         title = ", ".join(str(part) for part in (measure, level) if part is not None)
         title = title.replace("_", " ").capitalize() or "What was measured"
-        made = Table(tuple(name.replace("_", " ") for name in columns), lines)
+        made = Table(tuple(name.replace("_", " ") for name in columns), tuple(lines))
         fold = f"{title}, {len(own):,} rows" if len(own) > LONGEST_OPEN else ""
         blocks.append(Block(html_table(made, title, ", ".join(notes)), fold))
     return blocks
 
 
-def _field(row: Mapping[str, Any], name: str) -> str:
-    """Return one field of a row as text, with its interval where the row has one."""
-    value = row.get(name)
+def _plain(name: str, rows: Rows) -> bool:
+    return not any(isinstance(row.get(name), list | dict) for row in rows)
+
+
+def _field(name: str, value: Any) -> str:
     if value is None:
-        return "n/a" if name == "value" and name in row else ""
-    before = "" if name == "value" else f"{name}_"
-    ends = (row.get(f"{before}low"), row.get(f"{before}high"))
-    shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (value, *ends)]
-    return shown[0] if None in ends else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+        return "n/a" if name == "value" else ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 KINDS = {"forgetting": forgetting_blocks, "speed": speed_blocks, "other": field_blocks}
@@ -305,12 +298,8 @@ def error_figure(rows: Rows, name: str) -> str:
     if not shown:
         return ""
     systems = list(dict.fromkeys(system for panel in shown.values() for system in panel))
-    style: Any = {
-        **{"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False},
-        **{"axes.spines.right": False, "axes.spines.left": False, "axes.axisbelow": True},
-        **{"grid.color": "#e2e2e2", "svg.fonttype": "none", "svg.hashsalt": name},
-    }
-    with rc_context(style):
+    style: Any = {"font.size": 9, "axes.titlesize": 9, "axes.grid": True, "grid.color": "#e2e2e2"}
+    with rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": name}):
         # Names on the left take 0.075 inches a letter, a line of text 0.2, a title 0.5.
         width = 0.075 * max(map(len, systems)) + 1.6 * max(2, len(shown))
         figure = Figure(figsize=(width, 1.1 + 0.21 * len(systems)), layout="constrained")
@@ -320,18 +309,13 @@ def error_figure(rows: Rows, name: str) -> str:
             colour = "#D55E00" if simulated else "#0072B2"
             for system, row in panel.items():
                 y = systems.index(system)
-                if row.get("low") is not None and row.get("high") is not None:
+                if None not in (row.get("low"), row.get("high")):
                     axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, lw=1.5)
                 face = "white" if simulated else colour
                 axis.plot(100 * row["value"], y, "o", color=colour, mfc=face, ms=5)
-            numbers = {row.get("n_speakers") for row in panel.values()} - {None}
-            title = [cohort, domain]
-            title += [f"{numbers.pop()} speakers"] if len(numbers) == 1 else []
-            title += [f"held out: {held_out}"] if held_out is not None else []
+            title = [cohort, domain] + ([f"held out: {held_out}"] if held_out is not None else [])
             axis.set_title("\n".join(title), parse_math=False)
             axis.locator_params(axis="x", nbins=4)
-            axis.tick_params(axis="y", length=0)
-            axis.grid()
         axes[0].set_xlim(left=0)
         axes[0].set_ylim(len(systems) - 0.5, -0.5)
         axes[0].set_yticks(range(len(systems)), systems, parse_math=False)

@@ -169,9 +169,10 @@ def _check_protocol(rows: Sequence[Row]) -> None:
     """Raise ConfigError where rows of one table were scored by different rules."""
     scored: dict[str, str] = {}
     for row in rows:
-        norm = row.get("normaliser") or {}
-        named = f"protocol {row['protocol']!r} (normaliser {norm.get('name')} {norm.get('hash')})"
-        scored.setdefault(named if row.get("protocol") else "a protocol not named", row["system"])
+        rules, norm = "a protocol not named", row.get("normaliser") or {}
+        if name := row.get("protocol"):
+            rules = f"protocol {name!r} (normaliser {norm.get('name')} {norm.get('hash')})"
+        scored.setdefault(rules, row["system"])
     if len(scored) > 1:
         (a, first), (b, second) = list(scored.items())[:2]
         raise ConfigError(

@@ -73,6 +73,11 @@ def own(patients, folders, random_backbone, random_backbone_folder, in_this_proc
 
 def test_zero_shot(run, caplog) -> None:
     rows, printed = run(zero_shot)
+    assert of([r for r in rows if "errors" in r], "metric", "protocol") == {
+        ("wer", "spoken"),
+        ("cer", "spoken"),
+    }
+    assert of(rows, "system", measure="excess_recovered") >= {("global_lora",), ("hypernet",)}
     errors = [r for r in rows if "errors" in r and r["metric"] == "wer" and "severity" not in r]
     headline = [r for r in errors if "corpus" not in r]
     # Two recorded cohorts come together too.
