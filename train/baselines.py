@@ -96,7 +96,10 @@ class TunedObjective(nn.Module):
         super().__init__()
         self.backbone, self.config = backbone, config
         self.adapters: ResidualAdapters | None = None
-        self.peft: list[Any] = []  # no module of ours: its weights lie in the backbone
+        # No modules of ours: their weights are the backbone's. The reader comes first, because it
+        # looks for layers that PEFT then wraps.
+        self.reader = (HyperASR.unadapted(backbone),)
+        self.peft: tuple[Any, ...] = ()
         model = backbone.whisper.model
         if config.method == "full_ft":
             backbone.whisper.requires_grad_(True)
@@ -108,7 +111,7 @@ class TunedObjective(nn.Module):
         elif config.method == "residual":
             self.adapters = ResidualAdapters(config.residual, backbone.whisper, config.loop.seed)
         else:
-            self.peft = [peft_lora(backbone.whisper, config.data.source, config.loop.seed)]
+            self.peft = (peft_lora(backbone.whisper, config.data.source, config.loop.seed),)
 
     def train(self, mode: bool = True) -> TunedObjective:
         """Set training mode; a frozen backbone stays in evaluation mode."""
@@ -167,9 +170,8 @@ def scorer(config: FineTuneConfig, dev: Cache) -> Callable[[nn.Module], dict[str
     rows: Any = MelOnly(dev) if config.adapts_encoder else dev
 
     def score_of(objective: nn.Module) -> dict[str, float]:
-        model = HyperASR(objective.backbone, config.data.speaker, config.data.source)
         with objective.adapted():
-            return evaluate(model.eval(), rows, adapt=False)
+            return evaluate(objective.reader[0], rows, adapt=False)
 
     return score_of
 

@@ -184,7 +184,7 @@ def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Uttera
     n_bytes = estimate_bytes(views, backbone, CacheConfig(config.speaker, config.needs_mel))
     return (
         f"{len(rows) + len(dev)} recordings, {len(views)} views of them: about "
-        f"{n_bytes / 2**30:.2f} GiB on disk"
+        f"{n_bytes / 2**30:.3g} GiB on disk"
     )
 
 

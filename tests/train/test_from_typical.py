@@ -148,8 +148,8 @@ def test_what_cannot_be_used_is_left_out(
 def test_the_estimate_grows_with_the_work(corpus: Path, random_backbone_folder: Path) -> None:
     config = StartConfig(speech=corpus, backbone=str(random_backbone_folder))
     rows = read_manifest(corpus / "train.jsonl")
-    many = [replace(row, id=f"{row.id}-{k}") for k in range(4000) for row in rows]
+    many = [replace(row, id=f"{row.id}-{k}") for k in range(40) for row in rows]
     found = [estimate(meta_config(config), own) for own in (rows, many)]
     assert found[0].startswith("6 recordings")
     sizes = [float(line.split("about ")[1].split()[0]) for line in found]
-    assert sizes[1] > sizes[0]
+    assert sizes[1] > 20 * sizes[0] > 0
