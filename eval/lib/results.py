@@ -26,7 +26,6 @@ from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_write_text
 
 __all__ = [
-    "DOMAINS",
     "difference_row",
     "error_row",
     "head",
@@ -40,7 +39,6 @@ __all__ = [
     "write",
 ]
 
-DOMAINS = ("recorded", "simulated")
 PACKAGES = ("torch", "transformers", "speechbrain", "datasets", "accelerate", "jiwer", "numpy")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +63,7 @@ def error_row(
     """Return one error rate as a row.
 
     Args:
-        system, cohort, domain: what was measured on whom; `domain` is one of `DOMAINS`.
+        system, cohort, domain: what was measured on whom; `domain` is ``recorded``, ``simulated``.
         interval: of the corpus rate, from `hyperasr.metrics.statistics`.
         counts: the edits of each utterance behind it.
         metric: ``wer`` or ``cer``.
