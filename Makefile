@@ -37,7 +37,7 @@ results/%_sweep.json: eval/sweep.py eval/configs/%_sweep.yaml \
 		$$(call named,eval/configs/$$*_sweep.yaml) | $(VENV)/.test
 	$(evaluate)
 
-results/beam.json: results/%.json: eval/zero_shot.py eval/configs/%.yaml \
+results/beam.json results/unadapted.json: results/%.json: eval/zero_shot.py eval/configs/%.yaml \
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
 
@@ -54,8 +54,6 @@ results/writing.json results/adapted_speed.json: %: eval/configs/zero_shot.yaml 
 		$$(call named,eval/configs/zero_shot.yaml) | $(VENV)/.test
 	$(BIN)/python -m $(subst /,.,$(basename $(filter %.py,$^))) --config $(filter eval/configs/%,$^) \
 		--out $@
-
-results/comparison.json: results/training_cost.json
 
 notebooks/04_uncertainty.ipynb: eval/notebooks.py results/leave_one_cohort_out.json | $(VENV)/.test
 	$(BIN)/python -m eval.notebooks

@@ -9,6 +9,9 @@ terms (`eval.lib.forgetting`), parameters trained and generated, training time a
 
 from __future__ import annotations
 
+import json
+import logging
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +19,17 @@ from typing import Any
 
 from rich.progress import track
 
-from eval.benchmarks.training_cost import read_costs
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.costs import cost_row
 from eval.lib.forgetting import DEGRADATION, GAIN, TARGET_LOSS, forgetting_rows
 from eval.lib.scores import Scores, targets
-from eval.lib.systems import BACKBONE
+from eval.lib.systems import BACKBONE, System
 from eval.lib.tables import BY_COHORT, print_rows
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from train.loop.program import read_config, run_program
+
+log = logging.getLogger("eval.comparison")
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,6 @@ class ComparisonConfig:
     `individual_against`."""
     individual_against: tuple[str, ...] | None = None
     """Systems beside those of people who enrolled; None for all."""
-    training_cost: Path | None = None
-    """Result file of `eval.benchmarks.training_cost`; without it costs are those in the training
-    logs."""
     out: Path = Path("results/comparison.json")
     """Result file."""
 
@@ -115,10 +115,40 @@ def individual_rows(config: ComparisonConfig, bench: Bench, metric: str) -> list
     return results.with_holm(rows, ("subset", "corpus", "metric"))
 
 
+def cost_row(system: System, n_backbone: int) -> dict[str, Any]:
+    """Return a row with parameters (counted) and what the run folder's log says of the training.
+
+    Seconds a step are the median over the log, so that a pause does not count, and the seconds in
+    all are as many such steps; whatever ran beside the training is in them. What a run started from
+    is named and not added.
+
+    Args:
+        system: as `eval.lib.systems.open_system` gives it.
+        n_backbone: parameters of the frozen backbone.
+    """
+    row: dict[str, Any] = {"system": system.name, "cost": "training"}
+    for what, n in (("trained", system.n_trained), ("generated", system.n_generated)):
+        row |= {f"n_{what}": n, f"share_{what}": n / n_backbone}
+    if system.folder is None:
+        return row
+    try:
+        text = (system.folder.parent / "log.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        steps = max(line["step"] for line in lines)
+        step_s = statistics.median(line["step_s"] for line in lines)
+        row |= {"steps": steps, "step_s": step_s, "seconds": steps * step_s}
+        for name in ("peak_rss_mib", "peak_device_mib"):
+            if held := [line[name] for line in lines if name in line]:
+                row[name] = max(held)
+    except (OSError, ValueError, KeyError, TypeError):
+        log.warning("%s: no log of its training in %s", system.name, system.folder.parent)
+    start = system.training.get("config", {}).get("init_from")
+    return row | ({"started_from": str(start)} if start else {})
+
+
 def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(ComparisonConfig)
-    measured = read_costs(config.training_cost) if config.training_cost else {}
     bench = Bench(config.bench)
     first, *others = bench.protocol.metrics
     rows: list[dict[str, Any]] = []
@@ -129,7 +159,7 @@ def main() -> None:
         rows += individual_rows(config, bench, metric)
     n_backbone = bench.backbone.n_parameters
     rows += [
-        cost_row(system, n_backbone, measured)
+        cost_row(system, n_backbone)
         for system in track(bench.systems.values(), "costs", transient=True)
     ]
     bench.save("eval.comparison", config, rows)
@@ -146,7 +176,7 @@ def main() -> None:
     for name in config.individual:
         title = f"people who enrolled, {name}, {first} in percent"
         print_rows(rows, BY_COHORT, title=title, subset=name, metric=first)
-    results.print_table(rows, title="cost", show="cost")
+    print_rows(rows, title="cost", show="cost")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eval.lib import results
-from eval.lib.error_tables import Table
-from eval.lib.tables import confidence_table, points_table
+from eval.lib import results, tables
 from hyperasr.util.files import atomic_write_text
 
 ROOT = Path(__file__).parents[1]
@@ -37,35 +35,30 @@ def table(path: str, options: str) -> str:
     """Return one table as Markdown, with the command that made its file."""
     where: dict[str, Any] = {"corpus": None, "subset": None}
     columns = ["cohort"]
-    shown: dict[str, object] = {}
+    shown: dict[str, Any] = {}
     for option in options.split():
         key, value = option.split("=")
         if key == "columns":
             columns = value.split(",")
-        elif key == "differences":
-            shown[key] = value == "true"
-        elif key == "show":
-            shown[key] = value
+        elif key in ("differences", "show"):
+            shown[key] = value if key == "show" else value == "true"
         else:
             values = [float(v) if key in NUMBERS else v for v in value.split(",")]
             where[key] = values if len(values) > 1 else values[0]
     content = results.read(ROOT / path)
-    source = f"`{content['command'].strip()}` → `{path}`\n"
-    if "measures" in where:
-        names = where["measures"] if isinstance(where["measures"], list) else [where["measures"]]
-        shape = confidence_table(content["rows"], names, where.get("cohort"), where.get("domain"))
-        return f"{markdown(shape, n_names=2)}\n\n{source}"
-    if "points" in where:
-        return f"{markdown(points_table(content['rows']), n_names=3)}\n\n{source}"
-    made = results.markdown_table(content["rows"], columns, **shown, **where)  # type: ignore[arg-type]
-    star = f"{STAR}\n\n" if "]*" in made else ""
-    return f"{made}\n\n{star}{source}"
+    rows = content["rows"]
+    if measures := where.get("measures"):
+        names = measures if isinstance(measures, list) else [measures]
+        made = tables.confidence_table(rows, names, where.get("cohort"), where.get("domain"))
+    elif "points" in where:
+        from eval.sweep import points_table  # which imports what trains
 
-
-def markdown(table: Table, n_names: int) -> str:
-    """Return a table as Markdown; its first columns are names, the others numbers."""
-    rule = ["---"] * n_names + ["---:"] * (len(table.header) - n_names)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (table.header, rule, *table.lines))
+        made = points_table(rows)
+    else:
+        made = tables.table(rows, columns, **shown, **where)
+    text = tables.markdown(made)
+    star = f"{STAR}\n\n" if "]*" in text else ""
+    return f"{text}\n\n{star}`{content['command'].strip()}` → `{path}`\n"
 
 
 def pages() -> list[Path]:

@@ -146,16 +146,11 @@ def main() -> None:
     # Before the trainings, so that what is wrong with the test is known at once.
     bench = None if config.only_train else Bench(config.bench)
     train_all(folds, config.processes)
-    if bench is not None:
-        report(config, bench, folds)
-
-
-def report(config: LocoConfig, bench: Bench, folds: list[list[Run]]) -> None:
-    """Evaluate trained folds, write the JSON, print the tables."""
+    if bench is None:
+        return
     rows: list[dict[str, Any]] = []
     for metric in bench.protocol.metrics:
-        scores = {fold[0].held_out: fold_scores(bench, fold, metric) for fold in folds}
-        rows += rows_of(scores)
+        rows += rows_of({fold[0].held_out: fold_scores(bench, fold, metric) for fold in folds})
     described = f"leave one cohort out, {bench.described}"
     bench.save("eval.leave_one_cohort_out", config, rows, protocol=described)
     own = [row for row in rows if row["cohort"] != TYPICAL]

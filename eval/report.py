@@ -15,7 +15,6 @@ program with one line, and nothing is written.
 
 from __future__ import annotations
 
-import ast
 import io
 import math
 import re
@@ -26,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.lib import results
-from eval.lib.error_tables import Table, table
-from eval.lib.scores import RECORDED, SIMULATED
+from eval.lib.scores import RECORDED
+from eval.lib.tables import Table, table
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.metrics.error_rates import METRICS
@@ -43,12 +42,9 @@ REQUIRED = {
     "forgetting": ("system", "against", "metric", "value"),
     "speed": ("benchmark", "peer", "setting", "ratio", "rounds"),
 }
-ERRORS = ("hits", "substitutions", "deletions", "insertions")
 # Rows of different values of these stand in different tables.
-APART = ("metric", "protocol", "subset", "corpus", "held_out", "voices")
-FURTHER = ("subset", "corpus", "voices")  # rows that have one of these are no headline
-# Domains of files from before rows said recorded or simulated: whose voices were heard.
-VOICES = {"all": None, "synthetic": "of a synthesiser", "real": "of people"}
+APART = ("metric", "protocol", "subset", "corpus", "held_out", "budget")
+FURTHER = ("subset", "corpus")  # rows that have one of these are no headline
 SHOWN = {
     "clipped": "errors of an utterance count up to its length only",
     "macro": "mean over speakers",
@@ -56,6 +52,7 @@ SHOWN = {
     "deletions": "deletions only",
     "substitutions": "substitutions only",
 }
+TITLE = "Recognition of atypical speech"
 LONGEST_OPEN = 30  # lines of a table of fields that is not folded
 MOST_LINES = 5000  # of a table of fields
 WIDEST = 40  # letters of a cell that are kept on one line
@@ -103,8 +100,6 @@ class ReportConfig:
     """Folder of result files."""
     out: Path = Path("results/report.html")
     """The page."""
-    title: str = "Recognition of atypical speech"
-    """Heading of the page."""
 
     def __post_init__(self) -> None:
         if self.out.suffix != ".html":
@@ -117,9 +112,6 @@ class Block:
 
     html: str
     fold: str = ""
-
-
-# Rows
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
@@ -138,35 +130,16 @@ def check_row(row: Mapping[str, Any]) -> str:
     """Return what is wrong with a row, or nothing."""
     if not {"system", "measure", "benchmark"} & set(row):
         return "it names no system, measure or benchmark"
-    kind = kind_of(row)
-    if missing := [name for name in REQUIRED.get(kind, ()) if name not in row]:
+    if missing := [name for name in REQUIRED.get(kind_of(row), ()) if name not in row]:
         return f"it has no {missing[0]!r}"
     for name in NUMBERS:
         value = row.get(name)
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
             return f"{name} is {value!r}, which is no finite number"
-    if kind in ("error", "difference") and row["domain"] not in (*results.DOMAINS, *VOICES):
-        return f"domain is {row['domain']!r}, not one of {', '.join(results.DOMAINS)}"
-    if kind == "error" and not set(ERRORS) <= set(row.get("errors") or ERRORS):
-        return f"errors does not count {', '.join(ERRORS)}"
+    counted = ("hits", "substitutions", "deletions", "insertions")
+    if not set(counted) <= set(row.get("errors") or counted):
+        return f"errors does not count {', '.join(counted)}"
     return ""
-
-
-def told_apart(row: Row) -> Row:
-    """Return a row whose domain says recorded or simulated, and whose system names its budget.
-
-    In files from before rows said so, every cohort but typical speech was simulated; what their
-    domain says instead is under ``voices``.
-    """
-    row = dict(row)
-    if row.get("domain") in VOICES:
-        row["voices"] = VOICES[row.pop("domain")]
-        if "cohort" in row:
-            known = {TYPICAL: RECORDED, "everybody": f"{SIMULATED} and {RECORDED}"}
-            row["domain"] = known.get(row["cohort"], SIMULATED)
-    if row.get("budget") is not None and "system" in row:
-        row["system"] = f"{row['system']}, budget {row['budget']:g}"
-    return row
 
 
 def is_further(row: Mapping[str, Any]) -> bool:
@@ -185,25 +158,29 @@ def grouped(rows: Iterable[Row], fields: Sequence[str]) -> dict[tuple[Any, ...],
 # Tables
 
 
-def html_table(
-    caption: str, header: Sequence[str], lines: Sequence[Sequence[str]], note: str = ""
-) -> str:
+def html_table(made: Table, caption: str, note: str = "") -> str:
     """Return a table as HTML; every text is escaped, and the first column holds names."""
 
-    def cell(tag: str, text: str, place: int) -> str:
-        name = "name" if place == 0 else "long" if len(text) > WIDEST else ""
-        kind = f' class="{name}"' if name else ""
-        return f"<{tag}{kind}>{escape(text)}</{tag}>"
-
     def line(tag: str, texts: Sequence[str]) -> str:
-        return f"<tr>{''.join(cell(tag, text, i) for i, text in enumerate(texts))}</tr>"
+        cells = []
+        for place, text in enumerate(texts):
+            name = "name" if place == 0 else "long" if len(text) > WIDEST else ""
+            kind = f' class="{name}"' if name else ""
+            cells.append(f"<{tag}{kind}>{escape(text)}</{tag}>")
+        return f"<tr>{''.join(cells)}</tr>"
 
     said = f" <span>{escape(note)}</span>" if note else ""
-    body = "\n".join(line("td", texts) for texts in lines)
+    body = "\n".join(line("td", texts) for texts in made.lines)
     return (
         f'<div class="wide"><table><caption>{escape(caption)}{said}</caption>\n'
-        f"<thead>{line('th', header)}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        f"<thead>{line('th', made.header)}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def block(title: str, made: Table, place: Mapping[str, Any], fold: str = "") -> Block:
+    """Return a table with what all its rows have in common, such as ``corpus an4``."""
+    common = (f"{k.replace('_', ' ')} {v}" for k, v in place.items() if v is not None)
+    return Block(html_table(made, title, ", ".join(common)), fold)
 
 
 def rate_blocks(rows: Rows, differences: bool) -> list[Block]:
@@ -239,12 +216,6 @@ def rate_blocks(rows: Rows, differences: bool) -> list[Block]:
     return blocks
 
 
-def block(title: str, made: Table, place: Mapping[str, Any], fold: str = "") -> Block:
-    """Return a table with what all its rows have in common, such as ``corpus an4``."""
-    common = (f"{k.replace('_', ' ')} {v}" for k, v in place.items() if v is not None)
-    return Block(html_table(title, made.header, made.lines, ", ".join(common)), fold)
-
-
 def forgetting_blocks(rows: Rows) -> list[Block]:
     """Return tables of differences that are of no cohort, such as backward degradation."""
     blocks = []
@@ -260,67 +231,45 @@ def forgetting_blocks(rows: Rows) -> list[Block]:
 
 def speed_blocks(rows: Rows) -> list[Block]:
     """Return the table of throughputs beside those of peers."""
-    made = table(rows)
-    return [block("Throughput, ours over the peer's (above 1: ours is the faster)", made, {})]
+    title = "Throughput, ours over the peer's (above 1: ours is the faster)"
+    return [block(title, table(rows), {})]
 
 
 def field_blocks(rows: Rows) -> list[Block]:
     """Return rows as they are: a table for each measure, a line a row, a column a field.
 
-    Intervals stand behind their values; a field that is the same in all rows stands in the caption,
-    and lists stay in the file.
+    A field that is the same in all rows stands in the caption, and lists stay in the file.
     """
     blocks = []
     for (measure, level, _), own in grouped(rows, ("measure", "level", "cost")).items():
-        plain = [{k: v for k, v in row.items() if _is_plain(v)} for row in own]
-        names = list(dict.fromkeys(name for row in plain for name in row if name != "measure"))
-        same = [n for n in names if len(own) > 1 and len({str(row.get(n)) for row in plain}) == 1]
+        shown = [{k: _field(k, v) for k, v in row.items() if k != "measure"} for row in own]
+        names = [n for n in dict.fromkeys(n for row in shown for n in row) if _plain(n, own)]
+        same = [n for n in names if len(own) > 1 and len({row.get(n) for row in shown}) == 1]
         same = [name for name in same if name not in ("system", "value")]
-        ends = {f"{name}_{end}" for name in names for end in ("low", "high")} | {"low", "high"}
-        columns = [name for name in names if name not in same and name not in ends]
-        lines = [[_field(row, name) for name in columns] for row in plain[:MOST_LINES]]
-        notes = [f"{name.replace('_', ' ')} {plain[0][name]}" for name in same if name not in ends]
+        columns = [name for name in names if name not in same]
+        lines = [tuple(row.get(name, "") for name in columns) for row in shown[:MOST_LINES]]
+        notes = [f"{name.replace('_', ' ')} {shown[0][name]}" for name in same]
         if len(own) > MOST_LINES:
             notes.append(f"the first {MOST_LINES:,} of {len(own):,} rows")
         title = ", ".join(str(part) for part in (measure, level) if part is not None)
         title = title.replace("_", " ").capitalize() or "What was measured"
-        header = [name.replace("_", " ") for name in columns]
-        html = html_table(title, header, lines, ", ".join(notes))
+        made = Table(tuple(name.replace("_", " ") for name in columns), tuple(lines))
         fold = f"{title}, {len(own):,} rows" if len(own) > LONGEST_OPEN else ""
-        blocks.append(Block(html, fold))
+        blocks.append(Block(html_table(made, title, ", ".join(notes)), fold))
     return blocks
 
 
-def flat(values: Mapping[str, Any]) -> Row:
-    """Return mappings within a mapping as fields of their own, such as ``memory peak``."""
-    found: Row = {}
-    for name, value in values.items():
-        inner = flat(value) if isinstance(value, Mapping) else {"": value}
-        found |= {f"{name} {key}".strip(): own for key, own in inner.items()}
-    return found
+def _plain(name: str, rows: Rows) -> bool:
+    return not any(isinstance(row.get(name), list | dict) for row in rows)
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float)
-
-
-def _field(row: Mapping[str, Any], name: str) -> str:
-    """Return one field of a row as text, with its interval where the row has one."""
-    value = row.get(name)
+def _field(name: str, value: Any) -> str:
     if value is None:
-        return "n/a" if name == "value" and name in row else ""
-    before = "" if name == "value" else f"{name}_"
-    low, high = row.get(f"{before}low"), row.get(f"{before}high")
-    if low is None or high is None:
-        return _short(value)
-    return f"{_short(value)} [{_short(low)}, {_short(high)}]"
-
-
-def _short(value: Any) -> str:
+        return "n/a" if name == "value" else ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-# The figure
+KINDS = {"forgetting": forgetting_blocks, "speed": speed_blocks, "other": field_blocks}
 
 
 def error_figure(rows: Rows, name: str) -> str:
@@ -349,12 +298,8 @@ def error_figure(rows: Rows, name: str) -> str:
     if not shown:
         return ""
     systems = list(dict.fromkeys(system for panel in shown.values() for system in panel))
-    style: Any = {
-        **{"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False},
-        **{"axes.spines.right": False, "axes.spines.left": False, "axes.axisbelow": True},
-        **{"grid.color": "#e2e2e2", "svg.fonttype": "none", "svg.hashsalt": name},
-    }
-    with rc_context(style):
+    style: Any = {"font.size": 9, "axes.titlesize": 9, "axes.grid": True, "grid.color": "#e2e2e2"}
+    with rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": name}):
         # Names on the left take 0.075 inches a letter, a line of text 0.2, a title 0.5.
         width = 0.075 * max(map(len, systems)) + 1.6 * max(2, len(shown))
         figure = Figure(figsize=(width, 1.1 + 0.21 * len(systems)), layout="constrained")
@@ -364,18 +309,13 @@ def error_figure(rows: Rows, name: str) -> str:
             colour = "#D55E00" if simulated else "#0072B2"
             for system, row in panel.items():
                 y = systems.index(system)
-                if row.get("low") is not None and row.get("high") is not None:
+                if None not in (row.get("low"), row.get("high")):
                     axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, lw=1.5)
                 face = "white" if simulated else colour
                 axis.plot(100 * row["value"], y, "o", color=colour, mfc=face, ms=5)
-            numbers = {row.get("n_speakers") for row in panel.values()} - {None}
-            title = [cohort, domain]
-            title += [f"{numbers.pop()} speakers"] if len(numbers) == 1 else []
-            title += [f"held out: {held_out}"] if held_out is not None else []
+            title = [cohort, domain] + ([f"held out: {held_out}"] if held_out is not None else [])
             axis.set_title("\n".join(title), parse_math=False)
             axis.locator_params(axis="x", nbins=4)
-            axis.tick_params(axis="y", length=0)
-            axis.grid()
         axes[0].set_xlim(left=0)
         axes[0].set_ylim(len(systems) - 0.5, -0.5)
         axes[0].set_yticks(range(len(systems)), systems, parse_math=False)
@@ -394,31 +334,17 @@ def error_figure(rows: Rows, name: str) -> str:
 # The page
 
 
-def about_program(command: str) -> str:
-    """Return what a program of `eval` says of itself in its first sentences; nothing of others."""
-    found = re.search(r"-m eval\.(?:\w+\.)?(\w+)", command)
-    here = Path(__file__).parent
-    places = [here / part / f"{found[1]}.py" for part in ("", "benchmarks")] if found else []
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        return ""
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return " ".join(text.partition("\n\n")[0].split())
-
-
 def section(name: str, content: Mapping[str, Any]) -> str:
     """Return the section of one result file.
 
     Raises:
         ConfigError: rows that break the contract, or do not belong into one table.
     """
-    for number, row in enumerate(content["rows"], start=1):
+    rows = list(content["rows"])
+    for number, row in enumerate(rows, start=1):
         if fault := check_row(row):
             raise ConfigError(f"row {number}: {fault}; make the file again")
-    rows = [told_apart(row) for row in content["rows"]]
-    measures = content.get("measures")
-    if isinstance(measures, Mapping):
-        rows += [{"measure": n, **flat(m)} for n, m in measures.items() if isinstance(m, Mapping)]
+    rows += [{"measure": n, **m} for n, m in (content.get("measures") or {}).items() if m]
     by_kind: dict[str, list[Row]] = {}
     for row in rows:
         by_kind.setdefault(kind_of(row), []).append(row)
@@ -440,34 +366,24 @@ def section(name: str, content: Mapping[str, Any]) -> str:
     )
 
 
-KINDS = {"forgetting": forgetting_blocks, "speed": speed_blocks, "other": field_blocks}
-
-
 def origin(content: Mapping[str, Any]) -> str:
-    """Return what a file is about and where it comes from, as HTML."""
-    command = str(content["command"]).strip()
-    about = about_program(command)
-    norm, machine = content["normaliser"], content["machine"]
+    """Return where a file comes from, as HTML."""
+    norm, machine = content["normaliser"], content["machine"] or {}
     parts = [f"commit {content['git_commit']}", f"made {content['created']}"]
     parts += [str(content["protocol"])]
     parts += [f"normaliser {norm.get('name')} {norm.get('hash')}"] if norm else []
-    if isinstance(machine, Mapping):
-        parts.append(f"{machine.get('cpu')}, {machine.get('cores')} cores")
-        parts += [str(machine["accelerator"])] if machine.get("accelerator") else []
-    skipped = content.get("skipped")
-    if isinstance(skipped, Mapping) and skipped:
+    parts.append(f"{machine.get('cpu')}, {machine.get('cores')} cores")
+    parts += [str(machine["accelerator"])] if machine.get("accelerator") else []
+    if skipped := content.get("skipped"):
         parts.append("left out: " + "; ".join(f"{name}, {why}" for name, why in skipped.items()))
-    said = f"<p>{escape(about)}</p>\n" if about else ""
-    return (
-        f'{said}<p class="made"><code>{escape(command)}</code><br>{escape(" · ".join(parts))}</p>'
-    )
+    command = escape(str(content["command"]).strip())
+    return f'<p class="made"><code>{command}</code><br>{escape(" · ".join(parts))}</p>'
 
 
-def page(title: str, contents: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
+def page(contents: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
     """Return the page as HTML: results of recognition first, then speed and the rest.
 
     Args:
-        title: heading.
         contents: result files by name.
         folder: where they are, for errors.
     Raises:
@@ -485,14 +401,11 @@ def page(title: str, contents: Mapping[str, Mapping[str, Any]], folder: Path) ->
         except ConfigError as error:
             raise ConfigError(f"{folder / name}.json: {error}") from error
         links.append(f'<a href="#{escape(name)}">{escape(name.replace("_", " ").capitalize())}</a>')
-    head = (
-        '<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>"
-    )
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n'
-        f'<h1>{escape(title)}</h1>\n<p class="note">{ABOUT}</p>\n'
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{TITLE}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f'<h1>{TITLE}</h1>\n<p class="note">{ABOUT}</p>\n'
         f"<nav>{''.join(links)}</nav>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n"
         "</html>\n"
     )
@@ -504,7 +417,7 @@ def main() -> None:
     contents = results.read_folder(config.results)
     if not contents:
         raise ConfigError(f"{config.results} has no result file; run an evaluation program first")
-    html = page(config.title, contents, config.results)
+    html = page(contents, config.results)
     atomic_write_text(config.out, html)
     print(f"{config.out}: {len(contents)} result files, {len(html) / 1e6:.1f} MB")
 

@@ -120,11 +120,10 @@ def main() -> None:
     bench = Bench(config.bench).beside(fold_systems(config.folds))
     names = names_of(bench)
     trained = {name: trained_for(bench.find(name)[0]) for name in names}
-    first, *others = bench.protocol.metrics
+    first = bench.protocol.metrics[0]
     rows: list[dict[str, Any]] = []
-    for metric in (first, *others):
-        scores = bench.scores(names, metric=metric)
-        rows += rows_of(scores, trained)
+    for metric in bench.protocol.metrics:
+        rows += rows_of(bench.scores(names, metric=metric), trained)
     bench.save("eval.retention", config, rows, protocol=f"before and after, {bench.described}")
     typical: dict[str, Any] = {"cohort": TYPICAL, "metric": first}
     print_rows(rows, title=f"typical speech, {first} in percent", **typical)

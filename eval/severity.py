@@ -3,10 +3,10 @@
     python -m eval.severity --config eval/configs/severity.yaml
 
 Rows: error rows of every system by cohort and severity, with differences to the backbone; and per
-system, field ``measure``: ``worst_group`` and ``gap`` (worst minus best group), over cohorts and
-over cohorts by severity; ``slope``, the rise of the error from severity 0 to 1; and
-``spearman_with_severity``. Severity is the simulation's, or what a corpus says of a speaker;
-recordings without one count in the gaps over cohorts alone. The speakers are unseen.
+system, field ``measure``: ``worst_group`` and ``gap`` (worst minus best cohort); ``slope``, the
+rise of the error from severity 0 to 1; and ``spearman_with_severity``. Severity is the
+simulation's, or what a corpus says of a speaker; recordings without one count in the gaps alone.
+The speakers are unseen.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger("eval.severity")
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-GROUPINGS = ("cohort", "cohort_severity")
+MEASURES = ("worst_group", "gap")
 
 
 @dataclass(frozen=True)
@@ -70,44 +70,22 @@ def together(scores: Scores) -> list[Group]:
     return [group for group in scores.groups() if group.corpus is None]
 
 
-def groups_of(scores: Scores, by: str) -> dict[str, list[int]]:
-    """Return the utterances of every group: cohorts, or cohorts apart by severity.
+def gap_rows(scores: Scores, n_resamples: int = 10_000) -> list[Row]:
+    """Return every system's worst cohort and its gap to the best, and what they gain.
 
-    A severity that nobody knows has a group too. Where no severity is known there are no groups
-    by severity.
-    """
-    names = labels(scores.meta["cohort"], scores.meta["domain"])
-    groups: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        groups.setdefault(name, []).append(i)
-    if by == "cohort":
-        return groups
-    apart: dict[str, list[int]] = {}
-    for name, members in groups.items():
-        levels = {} if name == TYPICAL else levels_of(scores.meta["severity"], members)
-        for level, chosen in levels.items():
-            apart[f"{name} {level}" if isinstance(level, str) else f"{name} {level:g}"] = chosen
-        known = {i for chosen in levels.values() for i in chosen}
-        if rest := [i for i in members if i not in known]:
-            apart[f"{name} unknown" if levels else name] = rest
-    return apart if len(apart) > len(groups) else {}
-
-
-def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
-    """Return every system's worst group and its gap to the best, and what they gain.
-
-    In every draw of speakers the worst and the best group are chosen anew, as they were on all
+    In every draw of speakers the worst and the best cohort are chosen anew, as they were on all
     utterances. The largest of several noisy rates is too large on average, and with it the gap, the
-    more so the smaller the groups are; differences between systems suffer less. Draws in which a
-    group has nobody are left out. Where a group has a single speaker there is no interval: its rate
+    more so the smaller the cohorts are; differences between systems suffer less. Draws in which a
+    cohort has nobody are left out. Where one has a single speaker there is no interval: its rate
     would look as if it were known exactly.
 
     Args:
         scores: of every system.
-        by: ``cohort`` or ``cohort_severity``.
         n_resamples: draws.
     """
-    groups = groups_of(scores, by)
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(labels(scores.meta["cohort"], scores.meta["domain"])):
+        groups.setdefault(name, []).append(i)
     if len(groups) < 2:
         return []
     drawn = SpeakerBootstrap(
@@ -116,7 +94,7 @@ def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
         seed=scores.seed,
         clip=scores.protocol.clip,
     )
-    about = {"grouping": by, "n_groups": len(groups), "metric": scores.metric}
+    about = {"grouping": "cohort", "n_groups": len(groups), "metric": scores.metric}
     about |= {"n_utterances": len(scores), "n_speakers": drawn.n_speakers}
     alone = [g for g, rows in groups.items() if len({scores.meta["speaker"][i] for i in rows}) < 2]
     reason = f"{alone[0]} has one speaker: no interval" if alone else None
@@ -127,10 +105,8 @@ def gap_rows(scores: Scores, by: str, n_resamples: int = 10_000) -> list[Row]:
         rates, sampled = _group_rates(counts, groups, drawn)
         worst, best = max(rates, key=lambda g: rates[g]), min(rates, key=lambda g: rates[g])
         high, low = sampled.max(0), sampled.min(0)
-        for measure, value, each in (
-            ("worst_group", rates[worst], high),
-            ("gap", rates[worst] - rates[best], high - low),
-        ):
+        found = ((rates[worst], high), (rates[worst] - rates[best], high - low))
+        for measure, (value, each) in zip(MEASURES, found, strict=True):
             draws[system, measure], values[system, measure] = each, value
             row = {"measure": measure, "system": system, **about, "value": value}
             rows.append({**row, **_ends(each, reason), "worst": worst, "best": best})
@@ -151,10 +127,9 @@ def _group_rates(
         inside = set(members)
         own = [c if i in inside else EditCounts() for i, c in enumerate(counts)]
         rates[name] = drawn.rate(own).value
-        size = [EditCounts(hits=c.n_reference) for c in own]
         # A draw without this group's speakers has no rate; it would read as 0.
-        nobody = drawn.resampled([EditCounts(insertions=s.hits) for s in size]) == 0
-        sampled.append(np.where(nobody, np.nan, drawn.resampled(own)))
+        units = drawn.resampled([EditCounts(insertions=c.n_reference) for c in own])
+        sampled.append(np.where(units == 0, np.nan, drawn.resampled(own)))
     return rates, np.stack(sampled)
 
 
@@ -229,19 +204,6 @@ def weighted_slope(x: Floats, errors: Floats, units: Floats) -> float:
     return float(((x - mean) * errors).sum() / spread) if spread > 0 else float("nan")
 
 
-def print_gaps(rows: Sequence[Row]) -> None:
-    """Print every system's worst group and gap."""
-    gaps = {(r["system"], r["grouping"]): r for r in rows if r.get("measure") == "gap"}
-    lines = []
-    for row in rows:
-        if row.get("measure") == "worst_group":
-            name = row["system"], row["grouping"]
-            numbers = (with_interval(r, 1, 100) for r in (row, gaps[name]))
-            lines.append((*name, row["worst"], *numbers))
-    header = ("system", "grouping", "worst group", "error", "gap")
-    print_lines("worst group and gap to the best, in percent", header, lines)
-
-
 def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(SeverityConfig)
@@ -250,7 +212,7 @@ def main() -> None:
     rows = level_rows(scores)
     if not any("severity" in row for row in rows):
         log.warning("%s says nothing about severity: only cohorts are compared", config.bench.test)
-    gaps = [r for by in GROUPINGS for r in gap_rows(scores, by, config.n_resamples)]
+    gaps = gap_rows(scores, config.n_resamples)
     rows += gaps + slope_rows(scores)
     bench.save("eval.severity", config, rows)
     errors = [row for row in rows if "measure" not in row]
@@ -258,7 +220,13 @@ def main() -> None:
         title = f"{scores.metric} in percent by severity, {group.cohort}, {group.domain}"
         where = {"cohort": group.cohort, "domain": group.domain, "metric": scores.metric}
         print_rows(errors, ("severity",), title=title, **where)
-    print_gaps(gaps)
+    worst, gap = ({r["system"]: r for r in gaps if r["measure"] == m} for m in MEASURES)
+    lines = [
+        (name, row["worst"], with_interval(row, 1, 100), with_interval(gap[name], 1, 100))
+        for name, row in worst.items()
+    ]
+    header = ("system", "worst cohort", "error", "gap")
+    print_lines("worst cohort and gap to the best, in percent", header, lines)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.lib.adaptation import first_of_each
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.systems import System
 from eval.lib.tables import print_lines
-from eval.subspace_angles import factors_of, first_of_each
+from eval.subspace_angles import factors_of
 from hyperasr.metrics.sparsity import delta_sparsity, factor_sparsity, mean_sparsity
 from train.loop.program import read_config, run_program
 

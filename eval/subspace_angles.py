@@ -2,21 +2,18 @@
 
     python -m eval.subspace_angles --config eval/configs/subspace_angles.yaml
 
-Rows, by field ``measure``: ``angle`` between updates of utterances, people and cohorts (see
+Rows, by field ``measure``: ``angle`` between updates of utterances and of cohorts (see
 `eval.lib.adaptation`); ``weight_angle`` between the leading subspaces of W and W + delta W;
-``relative_norm`` and ``effective_rank`` of the updates; ``ranking`` of the matrix types by
-adaptation, ``ranking_check`` against the error of each matrix type adapted alone, and the error
-rows of these trainings (`eval.lib.matrix_ablation`). Angles are in degrees: ``value`` the mean of
-all k angles, ``largest`` the largest one. The field ``part`` tells whole updates from what they
+``relative_norm`` and ``effective_rank`` of the updates. Angles are in degrees: ``value`` the mean
+of all k angles, ``largest`` the largest one. The field ``part`` tells whole updates from what they
 differ by from the update of the mean embedding (``deviation``). Cohorts are recorded or simulated,
-as ``domain`` says (``with_domain`` of the other one); tested speakers are unseen. What angles cost:
-`eval.benchmarks.analysis_speed`.
+as ``domain`` says (``with_domain`` of the other one); tested speakers are unseen. Which matrices
+are best to adapt: `eval.sweep`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,27 +21,22 @@ from typing import Any
 
 import torch
 
-from eval.lib.adaptation import AngleSettings, Who, update_rows
-from eval.lib.bench import Bench, BenchConfig
-from eval.lib.matrix_ablation import (
-    ALL,
-    AblationConfig,
-    Trial,
-    plan_trials,
-    ranking_rows,
-    score_trials,
-    train,
+from eval.lib.adaptation import (
+    AngleSettings,
+    Who,
+    first_of_each,
+    size_rows,
+    update_rows,
+    weight_rows,
 )
-from eval.lib.movement import size_rows, weight_rows
+from eval.lib.bench import Bench, BenchConfig
 from eval.lib.scores import RECORDED, labels
 from eval.lib.systems import System
 from eval.lib.tables import print_lines
-from hyperasr.adapters.lora import target_shapes
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.subspace import contrast
 from hyperasr.types import LoRAFactors
-from hyperasr.whisper.backbone import Backbone
 from train.loop.program import read_config, run_program
 
 log = logging.getLogger("eval.subspace_angles")
@@ -62,29 +54,12 @@ class AnglesConfig:
     """Ranks and draws."""
     per_person: int = 4
     """Utterances of each simulated person, at least 2 to compare within a person."""
-    ablate: bool = True
-    """Train each matrix type alone and compare errors; the trainings are made once."""
-    only_train: bool = False
-    """Make these trainings and stop."""
-    ablation: AblationConfig = field(default_factory=AblationConfig)
-    """Matrix types, budgets, steps."""
     out: Path = Path("results/subspace_angles.json")
     """Result file."""
 
     def __post_init__(self) -> None:
         if self.per_person < 2:
             raise ConfigError(f"per_person is {self.per_person}; it must be at least 2")
-
-
-def first_of_each(persons: Sequence[str], n: int) -> list[int]:
-    """Return the first n rows of each person."""
-    seen: Counter[str] = Counter()
-    rows = []
-    for row, person in enumerate(persons):
-        seen[person] += 1
-        if seen[person] <= n:
-            rows.append(row)
-    return rows
 
 
 @torch.inference_mode()
@@ -174,24 +149,6 @@ def _possible(settings: AngleSettings, system: System) -> AngleSettings:
     return replace(settings, ranks=ranks)
 
 
-def trials_of(backbone: Backbone, settings: AblationConfig) -> list[Trial]:
-    """Return the trainings of each matrix type alone and of all together."""
-    shapes = target_shapes(backbone.whisper, settings.targets)
-    return plan_trials(shapes, backbone.n_parameters, settings)
-
-
-def ablation_rows(bench: Bench, config: AnglesConfig) -> list[Row]:
-    """Train each matrix type alone and all together; return errors, sizes and the ranking."""
-    trials = trials_of(bench.backbone, config.ablation)
-    models = train(trials, config.ablation)
-    chosen = first_of_each(bench.column("person"), config.per_person)
-    errors = score_trials(bench, trials, models, chosen)
-    together = next(trial for trial in trials if trial.target == ALL)
-    system = bench.beside({"static_lora:all": models[together.name]}).systems["static_lora:all"]
-    moved = system_rows(bench, system, config)
-    return [*errors, *moved, *ranking_rows(moved, errors)]
-
-
 def print_angles(rows: Iterable[Row]) -> None:
     """Print the mean angles of every relation, mean over layers and cohorts, beside chance."""
     lines: dict[tuple[Any, ...], dict[str, list[float]]] = {}
@@ -219,49 +176,21 @@ def _column_order(name: str) -> tuple[int, ...]:
         return (9,)
     level, _, relation = name.partition(" ")
     relations = ("split half", "same person", "same voice", "same cohort", "other cohort")
-    return ("utterance", "person", "cohort").index(level), relations.index(relation)
-
-
-def print_ranking(rows: Iterable[Row]) -> None:
-    """Print which matrix types move most, beside the error of adapting each alone."""
-    rows = list(rows)
-    places = [r for r in rows if r.get("measure") == "ranking" and r["by"] == "relative_norm"]
-    errors = [
-        r
-        for r in rows
-        if r.get("budget") and r.get("cohort", TYPICAL) != TYPICAL and "against" not in r
-    ]
-    budgets = sorted({r["budget"] for r in errors})
-    lines = []
-    for place in places:
-        by_budget = {r["budget"]: r["value"] for r in errors if r["target"] == place["target"]}
-        cells = [by_budget.get(b) for b in budgets]
-        shown = ["" if v is None else f"{100 * v:.1f}" for v in cells]
-        lines.append((place["target"], f"{place['value']:.4f}", *shown))
-    if places:
-        header = ("target", "relative norm", *(f"{100 * b:g} %" for b in budgets))
-        print_lines("matrix types by adaptation, and the error in percent of each", header, lines)
+    return ("utterance", "cohort").index(level), relations.index(relation)
 
 
 def main() -> None:
     """Measure, write the JSON, print the tables."""
     config = read_config(AnglesConfig)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if config.only_train:
-        backbone = Backbone.from_pretrained(config.bench.backbone)
-        train(trials_of(backbone, config.ablation), config.ablation)
-        return
     bench = Bench(config.bench)
     rows: list[Row] = []
     for system in bench.systems.values():
         if system.adapt:
             log.info("%s: angles", system.name)
             rows += system_rows(bench, system, config)
-    if config.ablate:
-        rows += ablation_rows(bench, config)
     bench.save("eval.subspace_angles", config, rows, seed=config.angles.seed)
     print_angles(rows)
-    print_ranking(rows)
 
 
 if __name__ == "__main__":

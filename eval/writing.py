@@ -11,7 +11,7 @@ many of the reference's words are in both (``n_words``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +51,17 @@ class Agreement:
     reference: int = 0
 
     def __add__(self, other: Agreement) -> Agreement:
-        return Agreement(
-            self.both + other.both,
-            self.hypothesis + other.hypothesis,
-            self.reference + other.reference,
-        )
+        sums = [getattr(self, f.name) + getattr(other, f.name) for f in fields(self)]
+        return Agreement(*sums)
 
-    @property
-    def precision(self) -> float | None:
-        """Share of what the hypothesis marks that the reference marks; None of nothing."""
-        return self.both / self.hypothesis if self.hypothesis else None
-
-    @property
-    def recall(self) -> float | None:
-        """Share of what the reference marks that the hypothesis marks; None of nothing."""
-        return self.both / self.reference if self.reference else None
-
-    @property
-    def f1(self) -> float | None:
-        """Harmonic mean of the two; None where the reference marks nothing."""
+    def measures(self) -> dict[str, float | None]:
+        """Return F1 (``value``), precision and recall; None of nothing."""
         total = self.hypothesis + self.reference
-        return 2 * self.both / total if self.reference else None
+        return {
+            "value": 2 * self.both / total if self.reference else None,
+            "precision": self.both / self.hypothesis if self.hypothesis else None,
+            "recall": self.both / self.reference if self.reference else None,
+        }
 
 
 def compare(reference: str, hypothesis: str) -> tuple[Agreement, Agreement, int]:
@@ -132,19 +122,10 @@ def rows_of(
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         own_marks, own_capitals, n = compare(reference, hypothesis)
         marks, capitals, n_words = marks + own_marks, capitals + own_capitals, n_words + n
+    about = {"system": system, "base": BACKBONE, "cohort": TYPICAL}
+    size = {"n_words": n_words, "n_utterances": len(references)}
     return [
-        {
-            "system": system,
-            "base": BACKBONE,
-            "cohort": TYPICAL,
-            "measure": name,
-            "value": own.f1,
-            "precision": own.precision,
-            "recall": own.recall,
-            "n_words": n_words,
-            "n_marked": own.reference,
-            "n_utterances": len(references),
-        }
+        {**about, "measure": name, **own.measures(), **size, "n_marked": own.reference}
         for name, own in (("marks", marks), ("capitals", capitals))
     ]
 

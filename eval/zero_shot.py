@@ -2,7 +2,9 @@
 
     python -m eval.zero_shot --config eval/configs/zero_shot.yaml
 
-With beam.yaml the same with a beam of five.
+With beam.yaml the same with a beam of five, with unadapted.yaml the recogniser alone: the frozen
+Whisper on 30 s of audio with our greedy search and its limits (``backbone``), and the same weights
+decoded by transformers' own `generate` (``backbone_plain``).
 
 Rows: by cohort, recorded or simulated, by severity, on typical speech; of all corpora together and
 of each apart (field ``corpus``); the same for further test sets. Systems that listen to an
@@ -24,14 +26,14 @@ from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.embedding_controls import CONTROLS
 from eval.lib.scores import ATYPICAL, Scores, levels_of
-from eval.lib.systems import UNADAPTED
+from eval.lib.systems import BACKBONE, UNADAPTED
 from eval.lib.tables import print_rows
 from eval.lib.testset import TestSet, sets_of
 from hyperasr.cohorts.views import TYPICAL
 from train.loop.program import read_config, run_program
 
 EXCESS = "excess_recovered"
-_PLACE = ("system", "cohort", "domain", "corpus", "subset", "n_utterances", "n_speakers")
+_PLACE = ("system", "cohort", "domain", "corpus", "n_utterances", "n_speakers")
 MAIN = "hypernet"  # the system that every other one is compared with
 BOTH = "hypernet_encoder_decoder"
 
@@ -48,24 +50,21 @@ class ZeroShotConfig:
     """Result file."""
 
 
-def rows_of(scores: Scores, *, severities: bool = True, **fields: Any) -> list[dict[str, Any]]:
+def rows_of(scores: Scores, *, severities: bool = True) -> list[dict[str, Any]]:
     """Return all rows of the result file for one metric.
 
     Args:
         scores: of every system.
         severities: also a row for each severity of a cohort, as far as it is known.
-        fields: further fields of every row.
     """
     pairs = differences(scores.counts)
     rows: list[dict[str, Any]] = []
     for group in scores.groups():
-        rows += scores.group_rows(group, pairs=pairs, **fields)
+        rows += scores.group_rows(group, pairs=pairs)
         if group.corpus or group.cohort in (ATYPICAL, TYPICAL) or not severities:
             continue
         for level, chosen in levels_of(scores.meta["severity"], group.chosen).items():
-            rows += scores.rows(
-                chosen, group.cohort, group.domain, pairs=pairs, severity=level, **fields
-            )
+            rows += scores.rows(chosen, group.cohort, group.domain, pairs=pairs, severity=level)
     # Each printed table of differences is one family of comparisons.
     return results.with_holm(rows, ("corpus", "metric", "severity"))
 
@@ -79,11 +78,11 @@ def excess_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     errors = [r for r in rows if "against" not in r and "severity" not in r and "value" in r]
     groups: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in errors:
-        place = (row.get("corpus"), row.get("subset"), row["cohort"], row["domain"])
+        place = (row.get("corpus"), row["cohort"], row["domain"])
         groups.setdefault(place, {})[row["system"]] = row
     found = []
-    for (corpus, subset, cohort, _), of_systems in groups.items():
-        typical = next((g for p, g in groups.items() if p[:3] == (corpus, subset, TYPICAL)), None)
+    for (corpus, cohort, _), of_systems in groups.items():
+        typical = next((g for p, g in groups.items() if p[:2] == (corpus, TYPICAL)), None)
         plain = [name for name in of_systems if name in UNADAPTED]
         if cohort == TYPICAL or typical is None or not plain:
             continue
@@ -101,6 +100,8 @@ def excess_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
     """Return the pairs that the paper's claims rest on, as far as the systems are there."""
     known = list(systems)
+    if set(known) <= set(UNADAPTED):
+        return [(name, BACKBONE) for name in known if name != BACKBONE]
     controls = [f"{BOTH}_{control}" for control in CONTROLS]
     pairs = [(MAIN, other) for other in known if other not in (MAIN, *controls)]
     pairs += [("global_lora", "backbone")]
@@ -112,19 +113,17 @@ def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
 def main() -> None:
     """Evaluate, write the JSON, print the tables."""
     config = read_config(ZeroShotConfig)
-    bench: Bench | None = None
+    benches: list[Bench] = []
     rows: list[dict[str, Any]] = []
-    backbone = None
-    for settings, fields in sets_of(config.bench, config.more):
-        other = Bench(settings, backbone)
-        backbone = other.backbone
-        first = other.protocol.metrics[0]
-        for metric in other.protocol.metrics:
-            scores = other.scores(other.names(), metric=metric)
-            own = rows_of(scores, severities=metric == first, **fields)
-            rows += own + (excess_rows(own) if metric == first else [])
-        bench = bench or other
-    assert bench is not None
+    for settings in sets_of(config.bench, config.more):
+        bench = Bench(settings, benches[0].backbone if benches else None)
+        benches.append(bench)
+        first, *others = bench.protocol.metrics
+        own = rows_of(bench.scores(bench.names(), metric=first))
+        rows += own + excess_rows(own)
+        for metric in others:
+            rows += rows_of(bench.scores(bench.names(), metric=metric), severities=False)
+    bench = benches[0]
     first = bench.protocol.metrics[0]
     bench.save("eval.zero_shot", config, rows)
     print_rows(rows, title=f"{first} in percent", metric=first)

@@ -209,7 +209,7 @@ def test_the_order_tells_right_from_wrong(module: str, target: str, allowed: boo
     [
         ("hyperasr.metrics.normalisers", "transformers.WhisperTokenizer", False, False),
         ("hyperasr.whisper.backbone", "transformers.WhisperTokenizer", False, True),
-        ("train.peft_reference", "transformers.WhisperTokenizer", True, True),
+        ("eval.lib.systems", "transformers.WhisperTokenizer", True, True),
         ("hyperasr.audio.reading", "speechbrain.augment", False, False),
         ("hyperasr.export.exporter", "peft", True, False),
         ("hyperasr.export.exporter", "peft", False, True),

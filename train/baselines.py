@@ -1,13 +1,15 @@
-"""Baselines outside the adapter protocol: fine-tuning and residual adapters.
+"""Baselines outside the adapter protocol: fine-tuning, residual adapters, and PEFT's LoRA.
 
     accelerate launch -m train.baselines --config train/configs/decoder_ft.yaml
     accelerate launch -m train.baselines --config train/configs/full_ft.yaml
     accelerate launch -m train.baselines --config train/configs/residual.yaml
+    accelerate launch -m train.baselines --config train/configs/peft_reference.yaml
 
 Same views, sampler, loop and development set as `train.meta`. What they leave in the run folder's
-`best` is a Whisper in the Hugging Face layout, or residual adapters
-(`hyperasr.adapters.residual.ResidualAdapters.from_pretrained`); `eval.lib.systems` decodes with
-either.
+`best` is a Whisper in the Hugging Face layout, residual adapters
+(`hyperasr.adapters.residual.ResidualAdapters.from_pretrained`), or a PEFT folder;
+`eval.lib.systems` decodes with all of them. PEFT's LoRA is the outside reference: none of our
+layers takes part, and a global LoRA of ours with the same settings must come to the same weights.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.objective import from_teacher
 from hyperasr.adapters.residual import ResidualAdapters, ResidualConfig
 from hyperasr.cohorts.cache import Cache
-from hyperasr.errors import ConfigError
+from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.hub import HyperASR
 from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
@@ -45,12 +48,12 @@ log = logging.getLogger("train.baselines")
 class FineTuneConfig:
     """A baseline on the training views of a meta-training configuration."""
 
-    method: Literal["decoder_ft", "full_ft", "residual"] = "decoder_ft"
+    method: Literal["decoder_ft", "full_ft", "residual", "peft"] = "decoder_ft"
     """Fine-tune every weight of the decoder's layers, or of the whole model, or train residual
-    adapters on the frozen one."""
+    adapters or PEFT's LoRA on the frozen one."""
     data: MetaConfig = field(default_factory=MetaConfig)
     """Recordings, views, teacher, backbone, batch size and cache. Of its objective the weights of
-    text and teacher count; its source and loop are not used."""
+    text and teacher count; its source, a global LoRA, is that of PEFT; its loop is not used."""
     residual: ResidualConfig = field(default_factory=ResidualConfig)
     """Where residual adapters sit."""
     out: Path = Path("runs/decoder_ft")
@@ -59,13 +62,19 @@ class FineTuneConfig:
     """The training loop."""
 
     def __post_init__(self) -> None:
-        methods = ("decoder_ft", "full_ft", "residual")
+        methods = ("decoder_ft", "full_ft", "residual", "peft")
         if self.method not in methods:
             raise ConfigError(f"no method {self.method!r}; there are {', '.join(methods)}")
+        settings = self.data.source.settings or {}
+        is_global = settings.get("by", "global") == "global"
+        if self.method == "peft" and not (self.data.source.kind == "static" and is_global):
+            raise ConfigError("PEFT's LoRA is a global one: data.source.kind static, by global")
 
     @property
     def adapts_encoder(self) -> bool:
         """Whether what the frozen encoder heard does not serve, so that each batch is encoded."""
+        if self.method == "peft":
+            return self.data.adapts_encoder
         encoder_adapters = self.method == "residual" and "encoder" in self.residual.parts
         return self.method == "full_ft" or encoder_adapters
 
@@ -87,6 +96,10 @@ class TunedObjective(nn.Module):
         super().__init__()
         self.backbone, self.config = backbone, config
         self.adapters: ResidualAdapters | None = None
+        # No modules of ours: their weights are the backbone's. The reader comes first, because it
+        # looks for layers that PEFT then wraps.
+        self.reader = (HyperASR.unadapted(backbone),)
+        self.peft: tuple[Any, ...] = ()
         model = backbone.whisper.model
         if config.method == "full_ft":
             backbone.whisper.requires_grad_(True)
@@ -95,13 +108,15 @@ class TunedObjective(nn.Module):
         elif config.method == "decoder_ft":
             model.decoder.layers.requires_grad_(True)
             model.decoder.layer_norm.requires_grad_(True)
-        else:
+        elif config.method == "residual":
             self.adapters = ResidualAdapters(config.residual, backbone.whisper, config.loop.seed)
+        else:
+            self.peft = (peft_lora(backbone.whisper, config.data.source, config.loop.seed),)
 
     def train(self, mode: bool = True) -> TunedObjective:
         """Set training mode; a frozen backbone stays in evaluation mode."""
         super().train(mode)
-        if self.adapters is not None:
+        if self.adapters is not None or self.peft:
             self.backbone.eval()
         return self
 
@@ -130,14 +145,33 @@ class TunedObjective(nn.Module):
         return {"total": goal.nll_weight * nll + told, "nll": nll, "teacher": told}
 
 
+def peft_lora(whisper: Any, source: SourceConfig, seed: int) -> Any:
+    """Put PEFT's LoRA into a Whisper, on the targets and at the rank of a global static source.
+
+    Raises:
+        MissingExtra: PEFT is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise MissingExtra("the outside reference needs peft; pip install peft") from error
+    wanted = {id(m) for ms in lora.find_targets(whisper, source.targets).values() for m in ms}
+    names = [name for name, module in whisper.named_modules() if id(module) in wanted]
+    settings = source.settings or {}
+    rank, alpha = settings.get("rank", 4), settings.get("alpha", 8.0)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(whisper, config)
+
+
 def scorer(config: FineTuneConfig, dev: Cache) -> Callable[[nn.Module], dict[str, float]]:
     """Return what measures a `TunedObjective` on the development rows."""
     rows: Any = MelOnly(dev) if config.adapts_encoder else dev
 
     def score_of(objective: nn.Module) -> dict[str, float]:
-        model = HyperASR(objective.backbone, config.data.speaker, config.data.source)
         with objective.adapted():
-            return evaluate(model.eval(), rows, adapt=False)
+            return evaluate(objective.reader[0], rows, adapt=False)
 
     return score_of
 
@@ -155,7 +189,10 @@ def saver(config: FineTuneConfig) -> Callable[[nn.Module], None]:
             )
             return
         with atomic_folder(config.out / "best") as temporary:
-            objective.backbone.save_pretrained(temporary)
+            for adapter in objective.peft:
+                adapter.save_pretrained(str(temporary))
+            if not objective.peft:
+                objective.backbone.save_pretrained(temporary)
 
     return save_best
 

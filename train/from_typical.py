@@ -6,7 +6,7 @@ takes recordings in any generic layout (a manifest, WAV beside TXT, LibriSpeech,
 their texts as Whisper writes, simulates the cohorts on them, caches what the encoder hears,
 meta-trains a hypernetwork with the unadapted Whisper as its teacher, and leaves a model folder in
 OUT/best that ``hyperasr transcribe --model`` takes. Recordings of other cohorts that are among them
-are used as they are. Time and disk are estimated and printed first; an interrupted run goes on. A
+are used as they are. The disk that it takes is printed first; an interrupted run goes on. A
 model that is worth nothing, or harms typical speech, is not kept: then the command ends with 1.
 """
 
@@ -14,13 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.objective import ObjectiveConfig
@@ -28,18 +24,15 @@ from hyperasr.cohorts.cache import CacheConfig, estimate_bytes
 from hyperasr.cohorts.corpora import prepare
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
-from hyperasr.cohorts.views import TYPICAL, Variety, View, render_view
-from hyperasr.decode import decode, token_limits
+from hyperasr.cohorts.views import TYPICAL, Variety
 from hyperasr.errors import ConfigError
-from hyperasr.hub import HyperASR
-from hyperasr.speaker.encoder import SpeakerEncoder, speaker_encoder
-from hyperasr.types import Batch, Utterance
+from hyperasr.types import Utterance
 from hyperasr.util.files import keep_inputs
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
 from train.data.split import by_cohort, in_lower_case, some_of_each
 from train.data.views import LONGEST_SIMULATED_S, development_plan, training_plan, usable
-from train.data.writing import lines_beside, prompted, write
+from train.data.writing import lines_beside, write
 from train.loop.loop import LoopConfig
 from train.loop.program import read_config, run_program
 from train.meta import frozen, run
@@ -47,8 +40,6 @@ from train.meta import frozen, run
 __all__ = ["StartConfig", "meta_config", "split_speakers"]
 
 log = logging.getLogger(__name__)
-_SAMPLE = 16  # views that are timed before the start
-_TOGETHER = 4  # of them, of similar length
 _DEV_PER_SPEAKER = 24  # recordings that choose the checkpoint
 
 
@@ -86,7 +77,7 @@ class StartConfig:
     encode_on: str = "cpu"
     """Device that these encode on, such as ``cuda``; the training takes a card by itself."""
     estimate_only: bool = False
-    """Print what it takes and stop."""
+    """Print what it takes on disk and stop."""
     must_help: bool = True
     """Keep no model that harms typical speech or does not help atypical speech."""
     seed: int = 0
@@ -185,88 +176,16 @@ def meta_config(config: StartConfig) -> MetaConfig:
     )
 
 
-def timed(config: MetaConfig, backbone: Backbone, views: Sequence[View]) -> dict[str, float]:
-    """Return the seconds that the parts of a training take here and now, measured on some views.
-
-    Returns:
-        ``view``: to simulate and encode one, on one core; ``step``: of training; ``decode``: of a
-        view, with its own weights; ``write``: to decode a recording unadapted, on 30 s.
-    """
-    speaker = speaker_encoder(config.speaker, backbone)
-    seconds: dict[str, float] = {}
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the processes that build a cache
-    started = time.monotonic()
-    rendered = sorted((render_view(view) for view in views), key=lambda one: len(one[0]))
-    groups = [rendered[i : i + _TOGETHER] for i in range(0, len(rendered), _TOGETHER)]
-    batches = [_batch(backbone, speaker, group) for group in groups]
-    seconds["view"] = (time.monotonic() - started) / len(views)
-    torch.set_num_threads(n_threads)
-    model = HyperASR(backbone, config.speaker, config.source).train()
-    model(batches[0]).total.backward()  # the first one also allocates memory
-    started = time.monotonic()
-    for batch in batches:  # of similar length, as in training
-        model(batch).total.backward()
-    seconds["step"] = (time.monotonic() - started) * config.batch_size / len(views)
-    model.eval()
-    started = time.monotonic()
-    for batch in batches:
-        decode(model, batch)
-    seconds["decode"] = (time.monotonic() - started) / len(views)
-    whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
-    waveforms = [waveform for waveform, _ in rendered[:: max(1, len(rendered) // _TOGETHER)]]
-    started = time.monotonic()
-    mel, n_frames = whole.features(waveforms)
-    whole.generate(whole.encode(mel, n_frames), max_tokens=token_limits((n_frames + 1) // 2))
-    seconds["write"] = (time.monotonic() - started) / len(waveforms)
-    return seconds
-
-
-@torch.no_grad()
-def _batch(
-    backbone: Backbone, speaker: SpeakerEncoder, rendered: Sequence[tuple[np.ndarray, str]]
-) -> Batch:
-    """Encode, embed and tokenise views, as a cache has them."""
-    mel, n_frames = backbone.features([waveform for waveform, _ in rendered])
-    encoded = backbone.encode(mel, n_frames, speaker.layers)
-    tokens, n_tokens = prompted(backbone, [text for _, text in rendered])
-    return Batch(
-        n_frames=n_frames,
-        encoded=encoded,
-        mel=mel,
-        speaker_emb=speaker(encoded=encoded),
-        tokens=tokens,
-        n_tokens=n_tokens,
-        n_prompt=len(backbone.prompt_ids()),
-        cohorts=(TYPICAL,) * len(rendered),
-    )
-
-
 def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Utterance] = ()) -> str:
-    """Return one line: views, disk, and minutes of every part, measured here and now."""
+    """Return one line: recordings, views, and what the cache takes on disk."""
     backbone = frozen(config)
-    views = training_plan(config, rows)
-    sample = views[:: max(1, len(views) // _SAMPLE)][:_SAMPLE]
-    seconds = timed(config, backbone, sample)
     if config.dev_per_speaker:
         dev = some_of_each(dev, config.dev_per_speaker)
-    own = development_plan(dev, config.simulate)
-    n_bytes = estimate_bytes(
-        [*views, *own], backbone, CacheConfig(config.speaker, config.needs_mel)
-    )
-    loop = config.loop
-    parts = {
-        "write texts": len(rows) * seconds["write"],
-        "simulate and encode": (len(views) + len(own)) * seconds["view"] / max(1, config.workers),
-        "hear the unadapted recogniser": len(own) * seconds["write"],
-        f"train {loop.steps} steps": loop.steps * seconds["step"],
-        "evaluate": -(-loop.steps // loop.eval_every) * len(own) * seconds["decode"],
-    }
-    minutes = [f"{part_s / 60:.1f} min to {what}" for what, part_s in parts.items()]
+    views = [*training_plan(config, rows), *development_plan(dev, config.simulate)]
+    n_bytes = estimate_bytes(views, backbone, CacheConfig(config.speaker, config.needs_mel))
     return (
-        f"{len(rows) + len(dev)} recordings, {len(views) + len(own)} views of them: "
-        f"about {n_bytes / 2**30:.2f} GiB on disk, {', '.join(minutes)}; "
-        f"{sum(parts.values()) / 60:.0f} min in all"
+        f"{len(rows) + len(dev)} recordings, {len(views)} views of them: about "
+        f"{n_bytes / 2**30:.3g} GiB on disk"
     )
 
 

@@ -12,7 +12,7 @@ learning rate, start) is not known; ours is stated in the YAML. The second is wh
 (arXiv 2509.20397): a Gaussian over one person's factors, learned from little of their speech.
 
 Leaves in OUT/k-05 the model (loaded with `HyperASR.from_pretrained`, decoded over `People`), and
-``people.json``: which utterances of whom were enrolled, which recognised, and the word error rates.
+``people.json``: which utterances of whom were enrolled, and which are to be recognised.
 """
 
 from __future__ import annotations
@@ -23,20 +23,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hyperasr.adapters import SourceConfig, StaticLoRA
-from hyperasr.adapters.lora import W1
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.adapters.posterior import GaussianFactors
-from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
+from hyperasr.cohorts.cache import Cache, CacheConfig
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, plan_views
-from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -44,17 +41,18 @@ from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
 from hyperasr.util.files import atomic_write_text
 from hyperasr.whisper.backbone import Backbone
-from train.data.views import LONGEST_SIMULATED_S, check_text, usable
+from train.data.views import LONGEST_SIMULATED_S, cached, check_text, usable
 from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
-from train.loop.scoring import rates_by_cohort
 from train.meta import frozen, global_lora
 
 __all__ = ["Enrolment", "IndividualConfig", "People", "enrol"]
 
 log = logging.getLogger("train.individual")
+# Of the simulated people; `eval.zero_shot` has the same.
 VIEW_SEED = 9_000
-"""Of the simulated people; `eval.zero_shot` has the same."""
+SEVERITIES = (0.25, 0.5, 0.75, 1.0)  # in turn within a person
+PER_STEP = 2  # utterances of each person a step; k where that is fewer
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,6 @@ class IndividualConfig:
     checkpoint says."""
     manifest: Path = Path("runs/data/test.jsonl")
     """Recordings of the people; those of `eval.zero_shot` by default."""
-    cohorts: tuple[str, ...] = (*COHORTS, TYPICAL)
-    """What becomes of typical recordings: cohorts to simulate, and ``typical`` for them as they
-    are. People of any other cohort enrol with their own."""
-    severities: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    """Severities, in turn within a person; `eval.zero_shot` has the same."""
     k: int = 5
     """Enrolment utterances of each person, at least 1; 0 is all but the held-out ones."""
     held_out: int = 0
@@ -84,42 +77,31 @@ class IndividualConfig:
     """Leave out people with too few utterances, instead of stopping."""
     init_from: Path | None = None
     """A trained model folder with a global LoRA that everybody starts from; none starts from 0."""
-    targets: tuple[str, ...] = (W1,)
-    """Adapted matrices."""
-    rank: int = 8
-    """Rank of the factors, 1 to 32."""
-    alpha: float = 8.0
-    """LoRA alpha, above 0."""
-    kind: Literal["static", "vi_lora"] = "static"
-    """What each person gets: factors, or a Gaussian over them, decoded with its mean."""
-    prior: Literal["single", "dual"] = "dual"
-    """Of a Gaussian, from the backbone's weights; see `hyperasr.adapters.priors`."""
+    source: SourceConfig = field(default_factory=lambda: SourceConfig("static"))
+    """What each person gets: ``static`` factors, or a Gaussian over them (``vi_lora``), decoded by
+    its mean. That there are factors by speaker, and for whom, is filled in."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Weights of cross-entropy and divergence, of each person, and its reduction; nothing else."""
-    speaker: SpeakerConfig = field(default_factory=SpeakerConfig)
-    """Speaker encoder of the cache; the adapters do not listen to it."""
-    per_step: int = 2
-    """Utterances of each person a step, at least 1; k where that is fewer."""
     cache: Path = Path("runs/cache")
     """Folder of all caches."""
     out: Path = Path("runs/individual")
     """Run folder; each k has a folder of its own in it."""
     workers: int = 2
     """Processes that build the cache."""
+    encode_on: str = "cpu"
+    """Device that these encode on, such as ``cuda``."""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=60, clip_norm=1e9))
     """The training loop. `clip_norm` is of all people together: leave it out of reach."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cohorts", tuple(self.cohorts))
-        for name, least in (("k", 0), ("held_out", 0), ("per_step", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("k", "held_out"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.k == 0 and self.held_out == 0:
             raise ConfigError("k is 0 (all) and held_out is 0: nothing is left to recognise")
-        if self.kind not in ("static", "vi_lora"):
-            raise ConfigError(f"no kind {self.kind!r}; there are static and vi_lora")
-        unused = ("kl_warmup", "l2", "typical_penalty")
-        for name in unused:
+        if self.source.kind not in ("static", "vi_lora"):
+            raise ConfigError(f"source.kind is {self.source.kind!r}; give static or vi_lora")
+        for name in ("kl_warmup", "l2", "typical_penalty"):
             if getattr(self.objective, name) != getattr(ObjectiveConfig(), name):
                 raise ConfigError(f"objective.{name} has no effect on enrolment; leave it out")
 
@@ -190,15 +172,15 @@ def enrol(
 class EnrolmentBatches:
     """Batch number -> some utterances of every person, each of theirs equally often."""
 
-    def __init__(self, people: People, chosen: dict[str, Enrolment], per_step: int) -> None:
-        self.people, self.chosen, self.per_step = people, chosen, per_step
+    def __init__(self, people: People, chosen: dict[str, Enrolment]) -> None:
+        self.people, self.chosen = people, chosen
 
     def rows(self, number: int) -> list[int]:
         """Return the rows of a batch, a person's beside each other."""
         batch = []
         for enrolment in self.chosen.values():
             own = enrolment.enrolled
-            n = min(self.per_step, len(own))
+            n = min(PER_STEP, len(own))
             batch += [own[(number * n + i) % len(own)] for i in range(n)]
         return batch
 
@@ -251,16 +233,6 @@ def start_from_global(source: StaticLoRA, folder: Path, backbone: Backbone) -> N
         source.B[key].copy_(b.expand_as(source.B[key]))
 
 
-def measure(model: HyperASR, people: People, chosen: dict[str, Enrolment]) -> dict[str, Any]:
-    """Return word error rates by cohort on the recognised rows, unadapted and individual."""
-    rows = [row for enrolment in chosen.values() for row in enrolment.recognised]
-    texts, cohorts = ([people.meta[name][row] for row in rows] for name in ("text", "cohort"))
-    return {
-        system: rates_by_cohort(texts, decode_rows(model, people, rows, adapt=adapt), cohorts)
-        for system, adapt in (("backbone", False), ("individual_lora", True))
-    }
-
-
 def people_of(config: IndividualConfig, backbone: Backbone) -> People:
     """Encode the people's utterances, simulated or as recorded, or take what is cached of them.
 
@@ -270,48 +242,32 @@ def people_of(config: IndividualConfig, backbone: Backbone) -> People:
     rows = read_manifest(config.manifest)
     check_text(rows, config.manifest)
     lengths = usable(rows, config.manifest, simulate=())
-    views = plan_views(
-        lengths, seed=VIEW_SEED, cohorts=config.cohorts, severities=config.severities
-    )
+    cohorts = (*COHORTS, TYPICAL)
+    views = plan_views(lengths, seed=VIEW_SEED, cohorts=cohorts, severities=SEVERITIES)
     # After the plan, as in the evaluation, so that people have the same severities in both.
     views = [v for v in views if not v.simulates or lengths[v.utterance] <= LONGEST_SIMULATED_S]
     for cohort, domain in sorted({(view.cohort, view.domain) for view in views}):
         own = [view for view in views if (view.cohort, view.domain) == (cohort, domain)]
         n_people = len({view.person for view in own})
         log.info("%s, %s: %d utterances of %d people", cohort, domain, len(own), n_people)
-    folder = build_cache(
-        config.cache,
-        views,
-        config.backbone,
-        CacheConfig(config.speaker, keep_mel=True),
-        backbone=backbone,
-        workers=config.workers,
-        progress=lambda done, n: log.info("cache: %d of %d parts", done, n),
-    )
-    return People(Cache([folder], backbone))
+    kept = CacheConfig(SpeakerConfig(), keep_mel=True)
+    return People(cached(config, [views], backbone, kept))
 
 
 def new_model(config: IndividualConfig, backbone: Backbone, people: Sequence[str]) -> HyperASR:
     """Return the model with factors for each of `people`, untrained or the global LoRA's."""
-    settings: dict[str, Any] = {
-        "by": "speaker",
-        "groups": list(people),
-        "rank": config.rank,
-        "alpha": config.alpha,
-    }
-    if config.kind == "vi_lora":
-        settings["prior"] = config.prior
-    source = SourceConfig(config.kind, config.targets, settings)
+    own = {"by": "speaker", "groups": list(people)}
+    source = replace(config.source, settings={**(config.source.settings or {}), **own})
     model = HyperASR(
-        backbone, config.speaker, source, seed=config.loop.seed, objective=config.objective
+        backbone, SpeakerConfig(), source, seed=config.loop.seed, objective=config.objective
     )
     if config.init_from and isinstance(model.source, StaticLoRA):
         start_from_global(model.source, config.init_from, backbone)
     return model
 
 
-def run(config: IndividualConfig) -> dict[str, Any]:
-    """Train everybody's LoRA, write model and ``people.json``, and return what was measured."""
+def run(config: IndividualConfig) -> None:
+    """Train everybody's LoRA, write model and ``people.json``."""
     folder = config.out / (f"k-{config.k:02d}" if config.k else "k-all")
     # There is nothing to choose a checkpoint by: the last one counts.
     loop = replace(config.loop, eval_every=config.loop.steps)
@@ -338,24 +294,22 @@ def run(config: IndividualConfig) -> dict[str, Any]:
             person: {name: [ids[row] for row in rows] for name, rows in vars(enrolment).items()}
             for person, enrolment in chosen.items()
         }
-        record = {"measures": measure(objective.model, people, chosen), "people": named}
-        atomic_write_text(folder / "people.json", json.dumps(record, indent=1) + "\n")
+        text = json.dumps({"people": named}, indent=1)
+        atomic_write_text(folder / "people.json", f"{text}\n")
 
-    batches = EnrolmentBatches(people, chosen, config.per_step)
     fit_and_report(
         IndividualObjective(new_model(config, backbone, list(chosen))),
-        batches,
+        EnrolmentBatches(people, chosen),
         lambda objective: {"score": 0.0},
         save_best,
         config,
         accelerator,
     )
-    return json.loads((folder / "people.json").read_text())["measures"]
 
 
 def main() -> None:
-    """Train, and print word error rates before and after."""
-    print(json.dumps(run(read_config(IndividualConfig))))
+    """Train as the command line says."""
+    run(read_config(IndividualConfig))
 
 
 if __name__ == "__main__":

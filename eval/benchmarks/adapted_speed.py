@@ -24,7 +24,6 @@ from rich.progress import track
 
 from eval.lib import results
 from eval.lib.bench import BenchConfig
-from eval.lib.looks import note_look
 from eval.lib.systems import System, open_system, open_unadapted
 from eval.lib.testset import fixed_views
 from hyperasr.cohorts.views import render_view
@@ -114,7 +113,7 @@ def main() -> None:
     if not views:
         raise ConfigError(f"{config.bench.test} has nothing of the corpus {config.source!r}")
     rows_tested = [view.utterance for view in views]
-    note_look(config.bench.looks, config.bench.test, rows_tested, [s.name for s in systems])
+    results.note_look(config.bench.looks, config.bench.test, rows_tested, [s.name for s in systems])
     made = sorted((render_view(view) for view in views), key=lambda one: len(one[0]))
     size = config.batch_size
     batches = [made[i : i + size] for i in range(0, len(made), size)]

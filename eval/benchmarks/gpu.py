@@ -4,11 +4,9 @@
 
 Random weights and the embedded tokenizer: nothing is downloaded. Rows of the result file are
 adapted over unadapted decoding, every utterance to the same number of tokens. Its ``measures`` are,
-for each shape, context and batch: ``training``, a step of meta-training in bf16 from encoder states
-in the host's memory (bringing the batch to the card, hypernetwork, adapted decoder, backward,
-clipping, AdamW); ``decoding``, tokens a second beside what memory allows: a step of the decoder
-reads its weights, the keys and values of every utterance and its factors, at most at the bandwidth
-of a large copy. Takes a few minutes.
+for each shape, context and batch: ``training``, utterances a second of meta-training in bf16 from
+encoder states in the host's memory (bringing the batch to the card, hypernetwork, adapted decoder,
+backward, clipping, AdamW); ``decoding``, tokens a second. Takes a few minutes.
 """
 
 from __future__ import annotations
@@ -21,10 +19,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.utils.flop_counter import FlopCounterMode
 
-from eval.benchmarks.timing import interleaved, ratio_row
+from eval.benchmarks.speed import interleaved, ratio_row
 from eval.lib import results
+from eval.lib.tables import print_rows
 from hyperasr.adapters import SourceConfig
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
@@ -61,10 +59,6 @@ class GpuConfig:
     """Where to run; ``cpu`` to try it out."""
     rounds: int = 5
     """Timed rounds, at least 2."""
-    copy_mib: int = 1024
-    """Size of the copy that measures the bandwidth, in MiB."""
-    peak_size: int = 8_192
-    """Rows of the square bf16 matrices whose product measures the peak."""
     out: Path = Path("results/gpu.json")
     """Result file."""
 
@@ -120,12 +114,11 @@ def host_batch(model: HyperASR, n_utt: int, n_states: int, n_tokens: int) -> Bat
     )
 
 
-def training_row(model: HyperASR, host: Batch, peak_flops: float, rounds: int) -> dict[str, Any]:
+def training_row(model: HyperASR, host: Batch, rounds: int) -> dict[str, Any]:
     """Time a step of meta-training in bf16.
 
     Returns:
-        Utterances a second, floating-point operations of a step (of matrix products and attention,
-        counted by torch), their share of the peak, and on CUDA the largest memory in GiB.
+        Utterances a second, and on CUDA the largest memory in GiB.
     """
     device = model.backbone.device
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
@@ -143,13 +136,8 @@ def training_row(model: HyperASR, host: Batch, peak_flops: float, rounds: int) -
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    step_s = seconds(step, device, rounds)
+    row = {"utterances_per_s": host.n_utt / seconds(step, device, rounds)}
     model.eval()
-    flops = float(counter.get_total_flops())
-    row = {"utterances_per_s": host.n_utt / step_s, "flops_a_step": flops}
-    row["share_of_peak"] = flops / step_s / peak_flops
     if device.type == "cuda":
         row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return row
@@ -171,20 +159,6 @@ def decoding_jobs(model: HyperASR, host: Batch, n_tokens: int) -> list[Callable[
     return [lambda: job(True), lambda: job(False)]
 
 
-def step_bytes(model: HyperASR, n_utt: int, n_states: int, n_tokens: int) -> int:
-    """Return the bytes that a step of the decoder must read, in the middle of a text."""
-    whisper, source = model.backbone.whisper, model.source
-    layers, weight = whisper.model.decoder.layers, whisper.proj_out.weight
-    read = weight.numel() + sum(p.numel() for layer in layers for p in layer.parameters())
-    # Keys and values of the encoder states are made once.
-    for layer in layers:
-        for linear in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj):
-            read -= sum(p.numel() for p in linear.parameters())
-    kept = 2 * len(layers) * model.backbone.d_model * (n_states + n_tokens // 2) * n_utt
-    factors = sum(shape.n_weights(source.rank) for shape in source.targets.values()) * n_utt
-    return weight.element_size() * (read + kept) + 4 * factors
-
-
 def wait(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
@@ -203,22 +177,11 @@ def seconds(work: Callable[[], Any], device: torch.device, rounds: int) -> float
     return min(times[1:])
 
 
-def limits(device: torch.device, config: GpuConfig) -> tuple[float, float]:
-    """Return bytes a second of a large copy, and operations a second of a bf16 product."""
-    block = torch.zeros(config.copy_mib * 2**20, dtype=torch.uint8, device=device)
-    target = torch.empty_like(block)
-    bandwidth = 2 * block.numel() / seconds(lambda: target.copy_(block), device, 8)
-    n = config.peak_size
-    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return bandwidth, 2 * n**3 / seconds(lambda: a @ b, device, 8)
-
-
 def measure(config: GpuConfig) -> tuple[list[results.Row], dict[str, Any]]:
     """Return the ratios, and what was measured of the device, of training and of decoding."""
     device = checked_device(config.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    bandwidth, peak = limits(device, config)
-    found: dict[str, Any] = {"bytes_per_s": bandwidth, "bf16_flops": peak}
+    found: dict[str, Any] = {}
     rows: list[results.Row] = []
     for shape in config.shapes:
         for context, n_states in STATES.items():
@@ -227,7 +190,7 @@ def measure(config: GpuConfig) -> tuple[list[results.Row], dict[str, Any]]:
                 host = host_batch(model, n_utt, n_states, config.n_tokens)
                 work = f"{shape}, {context} context, {n_utt} utterances"
                 try:
-                    found[f"training, {work}"] = training_row(model, host, peak, config.rounds)
+                    found[f"training, {work}"] = training_row(model, host, config.rounds)
                     jobs = decoding_jobs(model, host, config.n_tokens)
                     times = interleaved(jobs, config.rounds)
                 except torch.OutOfMemoryError:
@@ -236,10 +199,9 @@ def measure(config: GpuConfig) -> tuple[list[results.Row], dict[str, Any]]:
                 setting = f"{work}, {config.n_tokens} tokens, float32, greedy, {name}"
                 benchmark, peer = "adapted_over_unadapted", "the unadapted backbone"
                 rows.append(ratio_row(benchmark, times, peer, setting, 0))
-                bound = n_utt * bandwidth / step_bytes(model, n_utt, n_states, config.n_tokens)
-                reached = n_utt * config.n_tokens / times[:, 0].min()
-                found[f"decoding, {work}"] = {"tokens_per_s": reached, "bound_per_s": bound}
-                print(f"{work}: {found[f'decoding, {work}']}", flush=True)
+                tokens_per_s = n_utt * config.n_tokens / times[:, 0].min()
+                found[f"decoding, {work}"] = {"tokens_per_s": tokens_per_s}
+                print(f"{work}: {tokens_per_s:.0f} tokens a second", flush=True)
     return rows, found
 
 
@@ -248,7 +210,7 @@ def main() -> None:
     config = read_config(GpuConfig)
     rows, found = measure(config)
     results.save("eval.benchmarks.gpu", config, rows, protocol="speed", measures=found)
-    results.print_table(rows, title="decoding on a GPU")
+    print_rows(rows, title="decoding on a GPU")
 
 
 if __name__ == "__main__":

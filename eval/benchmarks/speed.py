@@ -2,40 +2,49 @@
 
     python -m eval.benchmarks.speed --config eval/configs/speed.yaml
 
-Peers and ours get the same random Whisper of tiny's shape, the same utterances as features made
-beforehand, and decode the same number of tokens greedily, so that all do the same work; adapting
-(embedding, hypernetwork, factors) is counted on our side. Rounds are interleaved; a ratio is that
-of the medians' throughput, its interval a bootstrap over rounds. Beside the rows the file has
-``measures``, which are no ratios, and ``skipped``: benchmarks whose peer or data is not there.
+Everybody decodes the same utterances of tiny.en, from log-mel made beforehand, greedily to the same
+number of tokens; adapting (embedding, hypernetwork, factors) is counted on our side. transformers,
+PEFT and CTranslate2 (the engine of faster-whisper) take 30 s of features, whatever was said: none
+of them can run on less. PEFT's adapters hold the factors of ours and are registered beforehand.
+Rounds are interleaved; a ratio is that of the medians' throughput, its interval a bootstrap over
+rounds. Beside the rows the file has ``skipped``: benchmarks whose peer is not installed.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from eval.benchmarks import large_corpora, overhead, peers, variational_cost
-from eval.benchmarks.timing import OwnProcess, interleaved, ratio_row
 from eval.lib import results
-from hyperasr.adapters import SourceConfig
+from eval.lib.tables import print_rows
+from hyperasr.adapters import lora
+from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.decode import decode
-from hyperasr.errors import ConfigError
-from hyperasr.hub import EMBEDDED, HyperASR
-from hyperasr.speaker.encoder import SpeakerConfig
-from hyperasr.types import Batch
+from hyperasr.errors import ConfigError, MissingExtra
+from hyperasr.hub import HyperASR, open_model
+from hyperasr.types import Batch, LoRAFactors
 from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.loading import load_whisper, quiet_transformers
 from hyperasr.whisper.search import SearchConfig
 from train.loop.program import read_config, run_program
 
-_VOCABULARY = 51_865
+__all__ = ["interleaved", "ratio_row"]
+
+WARM_UP = 2  # rounds that are not counted
+MODEL = "tiny.en"
+Job = Callable[[], Any]
+Tokens = list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -44,306 +53,347 @@ class SpeedConfig:
 
     benchmarks: tuple[str, ...] = ()
     """Names of `BENCHMARKS`, in any order; none stands for all."""
-    model: str = "tiny.en"
-    """``tiny.en``, or a model folder, for what is measured on a trained model."""
-    tokenizer: Path = Path("../shared/whisper-assets/whisper-multilingual")
-    """Folder of the published multilingual tokenizer, for the random Whisper."""
-    d_model: int = 384
-    """Width of the random Whisper; Whisper-tiny has 384."""
-    n_layers: int = 4
-    """Its layers, in the encoder and in the decoder."""
     n_utt: int = 16
     """Utterances of the batch, each with an adapter of its own."""
     seconds: float = 3.0
     """Length of each utterance."""
     n_tokens: int = 20
     """Tokens of each utterance, forced, at least 4."""
-    rank: int = 16
-    """Of the adapters."""
     rounds: int = 40
-    """Timed rounds of what takes less than a second."""
-    peer_rounds: int = 7
-    """Timed rounds of what takes seconds."""
+    """Timed rounds, at least 2, of what takes less than a second; a quarter of them elsewhere."""
     threads: int = 2
     """Threads of torch and of CTranslate2."""
-    n_recordings: int = 100_000
-    """Recordings of the corpus that is prepared, at least 10."""
-    cache_gib: float = 20.0
-    """Size of the cache that is larger than memory should be, in GiB, above 0."""
     out: Path = Path("results/speed.json")
     """Result file."""
     seed: int = 0
-    """Of audio, random weights and bootstrap."""
+    """Of audio and bootstrap."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.benchmarks if name not in BENCHMARKS]
-        if unknown:
+        if unknown := [name for name in self.benchmarks if name not in BENCHMARKS]:
             raise ConfigError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
-        if self.n_tokens < 4 or min(self.rounds, self.peer_rounds) < 2:
-            raise ConfigError("n_tokens must be at least 4, rounds and peer_rounds at least 2")
-        if self.n_recordings < 10 or not self.cache_gib > 0:
-            raise ConfigError("n_recordings must be at least 10, cache_gib above 0")
+        if self.n_tokens < 4 or self.rounds < 2:
+            raise ConfigError("n_tokens must be at least 4, rounds at least 2")
 
 
-@dataclass
-class Found:
-    """What was measured so far."""
+def interleaved(jobs: Sequence[Job], rounds: int) -> np.ndarray:
+    """Time jobs in turn; returns seconds (rounds, n_jobs). The order alternates."""
+    times = np.zeros((rounds + WARM_UP, len(jobs)))
+    for index, row in enumerate(times):
+        order = range(len(jobs)) if index % 2 else reversed(range(len(jobs)))
+        for number in order:
+            started = time.perf_counter()
+            jobs[number]()
+            row[number] = time.perf_counter() - started
+    return times[WARM_UP:]
 
-    rows: list[results.Row] = field(default_factory=list)
-    measures: dict[str, Any] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
+
+def ratio_row(name: str, times: np.ndarray, peer: str, setting: str, seed: int) -> results.Row:
+    """Return the row of our throughput over the peer's, from seconds (rounds, 2), ours first."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(times), size=(2_000, len(times)))
+    medians = np.median(times[draws], axis=1)
+    low, high = np.quantile(medians[:, 1] / medians[:, 0], [0.025, 0.975])
+    ratio = float(np.median(times[:, 1]) / np.median(times[:, 0]))
+    return results.speed_row(name, ratio, float(low), float(high), len(times), peer, setting)
 
 
 class Bench:
-    """The models and utterances that benchmarks share, each made when it is first asked for."""
+    """The models and utterances that benchmarks share, and the rows measured so far."""
 
     def __init__(self, config: SpeedConfig, scratch: Path) -> None:
-        self.config, self.scratch, self.found = config, scratch, Found()
+        self.config, self.scratch = config, scratch
+        self.rows: list[results.Row] = []
         rng = np.random.default_rng(config.seed)
-        self.waves = [overhead.voice_like(config.seconds, rng) for _ in range(config.n_utt)]
-        self._models: dict[tuple[str, str], HyperASR] = {}
+        self.waves = [voice_like(config.seconds, rng) for _ in range(config.n_utt)]
+        self.model = HyperASR.from_pretrained(MODEL).eval()
+        embedded = self.model.backbone
+        self.whole = Backbone(embedded.whisper, embedded.tokenizer, "full")
+        self.folder = scratch / "whisper"  # for peers: on 30 s, as published
+        self.whole.save_pretrained(self.folder)
+        self.mel = self.whole.features(self.waves)[0]
+        self.work = f"{config.n_utt} utterances of {config.seconds:g} s, {config.n_tokens} tokens"
 
-    @property
-    def work(self) -> str:
-        """The work of one round in words."""
-        c = self.config
-        return f"{c.n_utt} utterances of {c.seconds:g} s, {c.n_tokens} tokens, greedy"
+    def ours(self, dtype: str = "float32", n_utt: int | None = None, *, adapt: bool = True) -> Job:
+        """Return the job of decoding the first n_utt utterances (None: all)."""
+        model = self.model if dtype == "float32" else open_model(MODEL, dtype=dtype).model
+        return decoding(model, self.waves[:n_utt], self.config.n_tokens, adapt=adapt)
 
-    @property
-    def folder(self) -> Path:
-        """Folder of the random Whisper."""
-        folder, c = self.scratch / "whisper", self.config
-        if not folder.exists():
-            shape = {"d_model": c.d_model, "n_heads": c.d_model // 64, "n_layers": c.n_layers}
-            peers.write_random_whisper(folder, c.tokenizer, **shape)
-        return folder
+    @torch.inference_mode()
+    def factors(self) -> LoRAFactors:
+        """Return the factors of every utterance."""
+        mel, n_frames = self.model.backbone.features(self.waves)
+        return self.model.factors(self.model.embed(Batch(n_frames=n_frames, mel=mel))[0])
 
-    def model(self, audio_context: str, dtype: str = "float32") -> HyperASR:
-        """Return the random Whisper with a hypernetwork that does adapt."""
-        key = (audio_context, dtype)
-        if key not in self._models:
-            backbone = Backbone.from_pretrained(
-                self.folder, offline=True, audio_context=audio_context, dtype=dtype
-            )
-            settings = {"rank": self.config.rank}
-            model = HyperASR(backbone, SpeakerConfig(), SourceConfig(settings=settings)).eval()
-            generator = torch.Generator().manual_seed(self.config.seed)
-            source: Any = model.source
-            with torch.no_grad():
-                for weight in [*source.heads.parameters(), *source.bias_B.parameters()]:
-                    weight.normal_(0, 0.02, generator=generator)
-            self._models[key] = model
-        return self._models[key]
-
-    def ours(
-        self, audio_context: str, dtype: str = "float32", n_utt: int = 0, *, adapt: bool = True
-    ) -> Callable[[], Any]:
-        """Return the job of decoding the first n_utt utterances (0: all) with the random model."""
-        model = self.model(audio_context, dtype)
-        return job(model, self.waves[: n_utt or None], self.config.n_tokens, adapt=adapt)
-
-    def mel(self) -> torch.Tensor:
-        """Return features of 30 s (n_utt, n_mels, 3000) for the peers."""
-        return self.model("full").backbone.features(self.waves)[0]
-
-    def compare(
-        self, name: str, jobs: Mapping[tuple[str, str], Callable[[], Any]], rounds: int
-    ) -> None:
+    def compare(self, name: str, jobs: Mapping[tuple[str, str], Job], rounds: int) -> None:
         """Time the jobs in turn and add a row for each but the first, which is ours.
 
         Args:
-            name: of the row, one of `eval.lib.results.BENCHMARKS`.
+            name: of the rows.
             jobs: by peer and setting.
             rounds: timed ones.
         """
         times = interleaved(list(jobs.values()), rounds)
-        for index, (peer, setting) in enumerate(jobs):
-            if index:
-                pair = times[:, [0, index]]
-                text = f"{setting}, {self.config.threads} threads"
-                row = ratio_row(name, pair, peer, text, self.config.seed)
-                seconds = np.median(pair, axis=0).tolist()
-                self.found.rows.append(row | {"seconds": seconds})
+        for index, (peer, setting) in list(enumerate(jobs))[1:]:
+            pair = times[:, [0, index]]
+            text = f"{MODEL}, {setting}, {self.config.threads} threads"
+            row = ratio_row(name, pair, peer, text, self.config.seed)
+            self.rows.append(row | {"seconds": np.median(pair, axis=0).tolist()})
+
+    @property
+    def few(self) -> int:
+        """Rounds of what takes seconds."""
+        return max(2, self.config.rounds // 4)
 
 
-def job(
-    model: HyperASR, waves: list[np.ndarray], n_tokens: int, *, adapt: bool, beam_size: int = 1
-) -> Any:
+def voice_like(seconds: float, rng: np.random.Generator) -> np.ndarray:
+    """Return a pulse train of syllables: what is timed is arithmetic, not recognition."""
+    t = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    wave = np.sign(np.sin(2 * np.pi * rng.uniform(90, 220) * t)) * (np.sin(2 * np.pi * 3 * t) > 0)
+    return (0.2 * wave + 0.01 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+def decoding(model: HyperASR, waves: list[np.ndarray], n_tokens: int, *, adapt: bool) -> Job:
     """Return a function that decodes the utterances, every one to n_tokens tokens."""
     mel, n_frames = model.backbone.features(waves)
     batch = Batch(n_frames=n_frames, mel=mel)
-    n_vocab = int(model.backbone.whisper.config.vocab_size)
-    eos = model.backbone.eos
-    # Of a random Whisper markers and times too.
-    ends = range(eos, n_vocab) if n_vocab == _VOCABULARY else [eos]
-    search = SearchConfig(beam_size=beam_size, max_tokens=n_tokens, suppress=tuple(ends))
+    search = fixed_search(model.backbone, n_tokens)
     return lambda: decode(model, batch, search, adapt=adapt)
 
 
-def embedded(bench: Bench) -> None:
-    """Adapted against unadapted, on the trained models: the batch and one utterance."""
-    for name in dict.fromkeys((bench.config.model, *EMBEDDED)):
-        model = HyperASR.from_pretrained(name).eval()
-        for waves, work in ((bench.waves, bench.work), (bench.waves[:1], "one of the utterances")):
-            setting = f"{name} model, {work}"
-            jobs = {
-                (key, setting): job(model, waves, bench.config.n_tokens, adapt=key == "ours")
-                for key in ("ours", "the unadapted backbone")
-            }
-            # A few percent are in question, and rounds differ by more.
-            bench.compare("adapted_over_unadapted", jobs, 4 * bench.config.rounds)
+def fixed_search(backbone: Backbone, n_tokens: int) -> SearchConfig:
+    """Return a search in which no text ends before it has n_tokens tokens."""
+    ends = tuple(range(backbone.eos, int(backbone.whisper.config.vocab_size)))
+    return SearchConfig(max_tokens=n_tokens, suppress=ends, stop=False)
 
 
-def beam(bench: Bench) -> None:
-    """A beam of five against greedy search, both adapted, on the trained model."""
-    model, c = HyperASR.from_pretrained(bench.config.model).eval(), bench.config
-    setting = f"{c.model} model, beam of 5, {c.n_utt} utterances of {c.seconds:g} s, "
-    setting += f"{c.n_tokens} tokens"
-    jobs = {
-        (peer, setting): job(model, bench.waves, c.n_tokens, adapt=True, beam_size=size)
-        for peer, size in (("ours", 5), ("greedy search", 1))
-    }
-    bench.compare("beam_over_greedy", jobs, c.rounds)
+# Peers
 
 
-def adaptation(bench: Bench) -> None:
-    """Adapted against unadapted, on the random Whisper: full and trimmed context, and int8."""
-    for context, dtype, rounds in (
-        ("full", "float32", bench.config.peer_rounds),
-        ("trimmed", "float32", bench.config.rounds),
-        ("trimmed", "int8", bench.config.rounds),
-    ):
-        setting = f"random tiny, {context} context, {dtype}, {bench.work}"
-        jobs = {
-            (key, setting): bench.ours(context, dtype, adapt=key == "ours")
-            for key in ("ours", "the unadapted backbone")
-        }
-        bench.compare("adapted_over_unadapted", jobs, rounds)
+def generating(whisper: Any, mel: Tensor, n_tokens: int) -> Callable[..., Tokens]:
+    """Return a function that lets transformers' own `generate` write.
 
-
-def transformers(bench: Bench) -> None:
-    """Trimmed and adapted against transformers unadapted, which takes 30 s."""
-    peer = f"transformers {version('transformers')}, unadapted, 30 s"
-    jobs: dict[tuple[str, str], Callable[[], Any]] = {
-        ("ours", ""): bench.ours("trimmed"),
-        (peer, f"float32, {bench.work}"): peers.Transformers(
-            bench.folder, bench.mel(), bench.config.n_tokens
-        ),
-    }
-    bench.compare("trimmed_adapted_over_unadapted", jobs, bench.config.peer_rounds)
-
-
-def peft(bench: Bench) -> None:
-    """Trimmed and adapted against PEFT: a mixed batch, adapters swapped, adapters merged."""
-    full, n_tokens = bench.model("full"), bench.config.n_tokens
-    mel = bench.mel()
-    n_frames = torch.full((len(mel),), mel.shape[-1])
-    with torch.inference_mode():
-        factors = full.factors(full.embed(Batch(n_frames=n_frames, mel=mel))[0])
-    name = _peer("peft")
-    for benchmark, kinds in (
-        ("over_peft_mixed_batch", {"mixed": "mixed batch"}),
-        ("over_peft_swap", {"swap": "set_adapter", "merge": "merge_adapter"}),
-    ):
-        jobs: dict[tuple[str, str], Callable[[], Any]] = {("ours", ""): bench.ours("trimmed")}
-        for how, words in kinds.items():
-            made = peers.Peft(bench.folder, mel, n_tokens, factors, how)
-            setting = f"float32, {len(mel)} adapters, {bench.work}"
-            jobs[f"{name}, {words}, 30 s", setting] = made
-        bench.compare(benchmark, jobs, bench.config.peer_rounds)
-
-
-def faster_whisper(bench: Bench) -> None:
-    """Trimmed, adapted and int8 against the engine of faster-whisper in int8, unadapted.
-
-    The engine has a process of its own, as it would have in use.
+    Args:
+        whisper: of transformers.
+        mel: features of 30 s each (n_utt, n_mels, 3000).
+        n_tokens: written for each utterance, no more and no less.
     """
-    name, mel, c = _peer("ctranslate2"), bench.mel(), bench.config
-    folders = (bench.folder, bench.scratch / "ctranslate2")
+    known = whisper.generation_config
+    # Also end of text, markers and times: all rows are as long, in a single window.
+    ends = range(int(known.eos_token_id), whisper.config.vocab_size)
+    suppress = [*(known.suppress_tokens or ()), *ends]
 
-    def engine(n_utt: int, batch_size: int) -> OwnProcess:
-        made = OwnProcess(
-            peers.CTranslate2, *folders, mel[:n_utt], c.n_tokens, batch_size, threads=c.threads
-        )
-        lengths = {len(tokens) for tokens in made()}
-        if lengths != {c.n_tokens}:
-            raise ConfigError(f"{name} decoded {lengths} tokens instead of {c.n_tokens}")
-        return made
-
-    for dtype in ("int8", "float32"):
-        setting = f"ours {dtype}, theirs int8, {bench.work}"
-        batch: dict[tuple[str, str], Callable[[], Any]] = {
-            ("ours", ""): bench.ours("trimmed", dtype),
-            (f"{name}, batched, 30 s", setting): engine(c.n_utt, peers.ALL_AT_ONCE),
-            (f"{name}, one by one, 30 s", setting): engine(c.n_utt, 1),
-        }
-        bench.compare("over_faster_whisper_int8", batch, c.peer_rounds)
-        one = f"ours {dtype}, theirs int8, one of the utterances"
-        single: dict[tuple[str, str], Callable[[], Any]] = {
-            ("ours", ""): bench.ours("trimmed", dtype, n_utt=1),
-            (f"{name}, 30 s", one): engine(1, 1),
-        }
-        bench.compare("over_faster_whisper_int8", single, c.rounds)
-
-
-def training(bench: Bench) -> None:
-    """Steps of meta-training from the cache on disk against log-mel and encoder in every step."""
-    for context in ("full", "trimmed"):
-        setting = f"random tiny, {context} context, {bench.config.n_utt} utterances a step"
-        model = bench.model(context)
-        names = ("from the cache", "log-mel and encoder in every step")
-        made = overhead.training_steps(
-            model, bench.waves, bench.config.n_tokens, bench.folder, bench.scratch
-        )
-        jobs = {(key, setting): step for key, step in zip(names, made, strict=True)}
-        bench.compare("cached_over_uncached_training", jobs, bench.config.peer_rounds)
-        model.eval().requires_grad_(False)
-
-
-def variational(bench: Bench) -> None:
-    """Steps of a LoRA against those of variational LoRAs on the same matrices."""
-    c = bench.config
-    for group in variational_cost.groups(c.seconds, c.n_tokens, c.seed):
-        jobs = {(name, group.setting): step for name, step in group.steps.items()}
-        bench.compare("lora_over_variational_training", jobs, c.rounds)
-
-
-def simulation(bench: Bench) -> None:
-    """Simulation against real time, cohort by cohort, on one core."""
-    bench.found.rows += overhead.simulation_rows(
-        bench.config.seconds, bench.config.rounds, bench.config.seed
-    )
-
-
-MEASURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
-    "cache": lambda b: overhead.cache_rate(b.config.model, b.waves, b.scratch, b.config.rounds),
-    "large_cache": lambda b: large_corpora.train_large(
-        b.scratch, b.folder, b.waves[0], int(b.config.cache_gib * 2**30), b.config.threads
-    ),
-    "prepare": lambda b: large_corpora.prepare_large(b.scratch, b.config.n_recordings),
-    "start": lambda b: overhead.start_seconds(b.waves[0], b.config.model, b.scratch),
-}
-"""What is no ratio, by the name under which it stands in ``measures``."""
-
-
-def _measure(name: str) -> Callable[[Bench], None]:
-    def run(bench: Bench) -> None:
-        bench.found.measures[name] = MEASURES[name](bench)
+    @torch.inference_mode()
+    def run(mel: Tensor = mel, **options: Any) -> Tokens:
+        with quiet_transformers():
+            found = whisper.generate(
+                mel,
+                num_beams=1,
+                do_sample=False,
+                max_new_tokens=n_tokens,
+                suppress_tokens=suppress,
+                **options,
+            )
+        return [row[-n_tokens:] for row in found.tolist()]
 
     return run
 
 
+def peft_jobs(
+    folder: Path, mel: Tensor, n_tokens: int, factors: LoRAFactors
+) -> dict[str, Callable[[], Tokens]]:
+    """Return PEFT with an adapter for each utterance, by how it is put in.
+
+    Args:
+        folder: of the Whisper.
+        mel, n_tokens: as `generating`.
+        factors: of each utterance.
+    Returns:
+        ``mixed batch`` with `adapter_names`; ``set_adapter``, utterance after utterance; and
+        ``merge_adapter``, utterance after utterance with the adapter merged and unmerged.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    whisper = load_whisper(folder, offline=True)[0].eval()
+    linears = lora.find_targets(whisper, factors)
+    paths = {module: path for path, module in whisper.named_modules()}
+    rank = next(iter(factors.targets.values())).A.shape[2]
+    targets = [paths[module] for modules in linears.values() for module in modules]
+    config = LoraConfig(r=rank, lora_alpha=factors.scaling * rank, target_modules=targets)
+    names = [f"utt{i}" for i in range(len(mel))]
+    model: Any = get_peft_model(whisper, config, adapter_name=names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config)
+    modules = dict(whisper.named_modules())
+    with torch.no_grad():
+        for target, layers in linears.items():
+            for layer, linear in enumerate(layers):
+                module: Any = modules[paths[linear]]
+                for utt, name in enumerate(names):
+                    module.lora_A[name].weight.copy_(factors[target].A[layer, utt])
+                    module.lora_B[name].weight.copy_(factors[target].B[layer, utt])
+    generate = generating(model.eval(), mel, n_tokens)
+
+    def one_by_one(merge: bool) -> Tokens:
+        tokens = []
+        for name, row in zip(names, mel, strict=True):
+            model.set_adapter(name)
+            if merge:
+                model.merge_adapter()
+            tokens += generate(row[None])
+            if merge:
+                model.unmerge_adapter()
+        return tokens
+
+    return {
+        "mixed batch": lambda: generate(adapter_names=names),
+        "set_adapter": lambda: one_by_one(False),
+        "merge_adapter": lambda: one_by_one(True),
+    }
+
+
+def engine_job(
+    folder: Path, mel: Tensor, n_tokens: int, at_once: bool, threads: int, compute: str = "int8"
+) -> Callable[[], Tokens]:
+    """Return CTranslate2, the engine of faster-whisper, unadapted, in a process of its own.
+
+    With the engine in our process, our decoding of one utterance took twice as long from its first
+    call on; in use the two are not in one process either. The process ends with the job.
+
+    Args:
+        folder: of the Whisper; the engine's own layout is written beside it.
+        mel, n_tokens: as `generating`.
+        at_once: all utterances in one batch, or one by one.
+        threads: of one decoding.
+        compute: number format of weights and products: ``int8``, ``float32``.
+    """
+    converted = folder.with_name(f"ctranslate2-{compute}")
+    if not (converted / "model.bin").exists():
+        from ctranslate2.converters import TransformersConverter
+
+        with quiet_transformers():
+            TransformersConverter(str(folder)).convert(str(converted), quantization=compute)
+    whisper = load_whisper(folder, offline=True)[0]
+    known = whisper.generation_config
+    prompt = [known.decoder_start_token_id, known.no_timestamps_token_id]
+    ends = list(range(known.eos_token_id, whisper.config.vocab_size))
+    arguments = (converted, mel, n_tokens, at_once, threads, compute, prompt, ends)
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _engine, arguments)
+    return lambda: pool.submit(_engine_tokens).result()
+
+
+_job: list[Callable[[], Tokens]] = []  # in the engine's process
+
+
+def _engine(
+    folder: Path,
+    mel: Tensor,
+    n_tokens: int,
+    at_once: bool,
+    threads: int,
+    compute: str,
+    prompt: list[int],
+    ends: list[int],
+) -> None:
+    import ctranslate2
+
+    model = ctranslate2.models.Whisper(
+        str(folder), device="cpu", compute_type=compute, intra_threads=threads
+    )
+    size = len(mel) if at_once else 1
+    # The engine reads the very memory, so the arrays must stay.
+    arrays = [mel[s : s + size].contiguous().numpy() for s in range(0, len(mel), size)]
+    batches = [ctranslate2.StorageView.from_array(array) for array in arrays]
+
+    def run() -> Tokens:
+        tokens: Tokens = []
+        for array, batch in zip(arrays, batches, strict=True):
+            found = model.generate(
+                batch,
+                [prompt] * len(array),
+                beam_size=1,
+                # The engine takes half of it for what came before, whether there is any or not.
+                max_length=2 * max(n_tokens, len(prompt)),
+                suppress_blank=True,
+                suppress_tokens=[-1, *ends],  # and what the model suppresses itself
+            )
+            tokens += [row.sequences_ids[0] for row in found]
+        return tokens
+
+    _job.append(run)
+
+
+def _engine_tokens() -> Tokens:
+    return _job[0]()
+
+
+# Benchmarks
+
+
+def adaptation(bench: Bench) -> None:
+    """Adapted against unadapted: the batch, in float32 and int8, and one utterance."""
+    one = "one of the utterances"
+    for dtype, n_utt, work in (
+        ("float32", None, bench.work),
+        ("int8", None, bench.work),
+        ("float32", 1, one),
+    ):
+        jobs = {
+            (peer, f"{dtype}, {work}"): bench.ours(dtype, n_utt, adapt=peer == "ours")
+            for peer in ("ours", "the unadapted backbone")
+        }
+        # A few percent are in question, and rounds differ by more.
+        bench.compare("adapted_over_unadapted", jobs, 4 * bench.config.rounds)
+
+
+def transformers(bench: Bench) -> None:
+    """Trimmed and adapted against transformers unadapted, which takes 30 s."""
+    jobs: dict[tuple[str, str], Job] = {
+        ("ours", ""): bench.ours(),
+        (f"{_peer('transformers')}, unadapted, 30 s", f"float32, {bench.work}"): generating(
+            load_whisper(bench.folder, offline=True)[0].eval(), bench.mel, bench.config.n_tokens
+        ),
+    }
+    bench.compare("trimmed_adapted_over_unadapted", jobs, bench.few)
+
+
+def peft(bench: Bench) -> None:
+    """Trimmed and adapted against PEFT: a mixed batch, adapters swapped, adapters merged."""
+    name = _peer("peft")
+    made = peft_jobs(bench.folder, bench.mel, bench.config.n_tokens, bench.factors())
+    setting = f"float32, {bench.config.n_utt} adapters, {bench.work}"
+    for benchmark, kinds in (
+        ("over_peft_mixed_batch", ["mixed batch"]),
+        ("over_peft_swap", ["set_adapter", "merge_adapter"]),
+    ):
+        jobs: dict[tuple[str, str], Job] = {("ours", ""): bench.ours()}
+        jobs |= {(f"{name}, {kind}, 30 s", setting): made[kind] for kind in kinds}
+        bench.compare(benchmark, jobs, bench.few)
+
+
+def faster_whisper(bench: Bench) -> None:
+    """Trimmed, adapted and int8 against the engine of faster-whisper in int8, unadapted."""
+    name, c = _peer("ctranslate2"), bench.config
+    all_of, one_of = bench.mel, bench.mel[:1]
+    for dtype in ("int8", "float32"):
+        for work, n_utt, kinds in (
+            (bench.work, None, {"batched, ": (all_of, True), "one by one, ": (all_of, False)}),
+            ("one of the utterances", 1, {"": (one_of, True)}),
+        ):
+            setting = f"ours {dtype}, theirs int8, {work}"
+            jobs: dict[tuple[str, str], Job] = {("ours", ""): bench.ours(dtype, n_utt)}
+            for kind, (mel, at_once) in kinds.items():
+                job = engine_job(bench.folder, mel, c.n_tokens, at_once, c.threads)
+                if (lengths := {len(tokens) for tokens in job()}) != {c.n_tokens}:
+                    raise ConfigError(f"{name} decoded {lengths} tokens instead of {c.n_tokens}")
+                jobs[f"{name}, {kind}30 s", setting] = job
+            bench.compare("over_faster_whisper_int8", jobs, c.rounds if n_utt else bench.few)
+
+
 BENCHMARKS: dict[str, Callable[[Bench], None]] = {
-    "embedded": embedded,
-    "beam": beam,
     "adaptation": adaptation,
     "transformers": transformers,
     "peft": peft,
     "faster_whisper": faster_whisper,
-    "training": training,
-    "variational": variational,
-    "simulation": simulation,
-    **{name: _measure(name) for name in MEASURES},
 }
 """What can be measured, by the name that a configuration gives."""
 
@@ -352,37 +402,32 @@ def _peer(package: str) -> str:
     try:
         return f"{package} {version(package)}"
     except ImportError as error:
-        raise peers.Missing(f"{package} is not installed: pip install 'hyperasr[dev]'") from error
+        raise MissingExtra(f"{package} is not installed: pip install 'hyperasr[dev]'") from error
 
 
-def measure(config: SpeedConfig) -> Found:
-    """Run the chosen benchmarks; one whose peer or tokenizer is missing is noted and left out."""
+def measure(config: SpeedConfig) -> tuple[list[results.Row], dict[str, str]]:
+    """Run the chosen benchmarks; returns the rows, and which were left out, with the reason."""
     torch.set_num_threads(config.threads)
+    skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(config, Path(scratch))
         for name in config.benchmarks or BENCHMARKS:
             started = time.perf_counter()
             try:
                 BENCHMARKS[name](bench)
-            except peers.Missing as error:
-                bench.found.skipped[name] = str(error)
-            note = bench.found.skipped.get(name, f"{time.perf_counter() - started:.0f} s")
-            print(f"{name}: {note}", flush=True)
-    return bench.found
+            except MissingExtra as error:
+                skipped[name] = str(error)
+            print(f"{name}: {skipped.get(name, f'{time.perf_counter() - started:.0f} s')}")
+    return bench.rows, skipped
 
 
 def main() -> None:
     """Measure, write the JSON, print the table."""
     config = read_config(SpeedConfig)
-    found = measure(config)
-    extra = {"measures": found.measures, "skipped": found.skipped}
-    results.save(
-        "eval.benchmarks.speed", config, found.rows, seed=config.seed, protocol="speed", **extra
-    )
-    if found.rows:
-        results.print_table(found.rows, title="speed")
-    for name, values in found.measures.items():
-        print(f"{name}: {values}")
+    rows, skipped = measure(config)
+    about = {"seed": config.seed, "protocol": "speed", "skipped": skipped}
+    results.save("eval.benchmarks.speed", config, rows, **about)
+    print_rows(rows, title="speed")
 
 
 if __name__ == "__main__":

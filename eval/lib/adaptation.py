@@ -1,15 +1,14 @@
-"""How the updates of utterances lie to each other: angles, beside chance and beside noise.
+"""How the updates of utterances lie to each other, and how far they move the weights.
 
-Three levels. ``utterance``: mean over pairs of utterances, of the same person, of the same voice in
-another cohort, of other speakers in the cohort, across cohorts. ``person`` and ``cohort``: angles
-between the subspaces that hold most of a group's energy. Beside each stand the angles of random
-subspaces of the same shape (chance), and for groups those of two halves of the same group (noise):
-halves of a person's utterances, halves of a cohort's speakers.
+Angles have two levels. ``utterance``: mean over pairs of utterances, of the same person, of the
+same voice in another cohort, of other speakers in the cohort, across cohorts. ``cohort``: angles
+between the subspaces that hold most of a cohort's energy. Beside each stand the angles of random
+subspaces of the same shape (chance), and for cohorts those of two halves of its speakers (noise).
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,12 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eval.lib.results import interval_fields
+from hyperasr.adapters.lora import find_targets
 from hyperasr.errors import ConfigError
+from hyperasr.metrics.calibration import clustered_interval
 from hyperasr.metrics.statistics import ONE_SPEAKER
 from hyperasr.metrics.subspace import (
     SPACES,
     DeltaSVD,
+    TopSubspace,
     delta_svd,
+    effective_rank,
     expected_overlap,
     group_basis,
     overlap,
@@ -35,7 +39,15 @@ from hyperasr.metrics.subspace import (
 )
 from hyperasr.types import LoRAFactors
 
-__all__ = ["AngleSettings", "Who", "layers_of", "pair_interval", "update_rows"]
+__all__ = [
+    "AngleSettings",
+    "Who",
+    "first_of_each",
+    "pair_interval",
+    "size_rows",
+    "update_rows",
+    "weight_rows",
+]
 
 Row = dict[str, Any]
 
@@ -69,7 +81,7 @@ class AngleSettings:
     n_null: int = 2_000
     """Random pairs drawn for the null model."""
     n_splits: int = 10
-    """Halvings of each group."""
+    """Halvings of each cohort."""
     n_resamples: int = 1_000
     """Draws of speakers for each interval."""
     seed: int = 0
@@ -79,6 +91,17 @@ class AngleSettings:
         for name in ("ranks", "weight_ranks"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give numbers of at least 1")
+
+
+def first_of_each(persons: Sequence[str], n: int) -> list[int]:
+    """Return the first n rows of each person."""
+    seen: Counter[str] = Counter()
+    rows = []
+    for row, person in enumerate(persons):
+        seen[person] += 1
+        if seen[person] <= n:
+            rows.append(row)
+    return rows
 
 
 def layers_of(factors: LoRAFactors) -> Iterator[tuple[str, int, DeltaSVD]]:
@@ -114,8 +137,7 @@ def update_rows(factors: LoRAFactors, who: Who, settings: AngleSettings) -> list
             for rank in settings.ranks:
                 null = _null(bases.shape[1], rank, settings)
                 found = _utterance_rows(by_rank[rank], who, settings)
-                for level, column in (("person", "persons"), ("cohort", "cohorts")):
-                    found += _group_rows(svd, who, level, column, space, rank, settings)
+                found += _cohort_rows(svd, who, space, rank, settings)
                 place = {"target": target, "layer": layer, "space": space, "rank": rank}
                 rows += [{"measure": "angle", **place, **row, **null} for row in found]
     return rows
@@ -238,52 +260,34 @@ def pair_interval(
     return {"low": float(low), "high": float(high)}
 
 
-def _group_rows(
-    svd: DeltaSVD,
-    who: Who,
-    level: str,
-    column: str,
-    space: str,
-    rank: int,
-    settings: AngleSettings,
+def _cohort_rows(
+    svd: DeltaSVD, who: Who, space: str, rank: int, settings: AngleSettings
 ) -> list[Row]:
-    """Angles between groups' subspaces, and between halves of each group."""
-    cohorts = {name: who.rows(cohorts=name) for name in who.names("cohorts")}
-    groups: dict[str, list[list[int]]] = {}
-    for cohort, members in cohorts.items():
-        if level == "cohort":
-            groups[cohort] = [members]
-            continue
-        persons = sorted({who.persons[i] for i in members})
-        groups[cohort] = [who.rows(persons=p, cohorts=cohort) for p in persons]
-    bases = {c: [group_basis(svd, m, space, rank) for m in g] for c, g in groups.items()}
+    """Angles between cohorts' subspaces, and between halves of the speakers of each."""
+    members = {name: who.rows(cohorts=name) for name in who.names("cohorts")}
+    bases = {name: group_basis(svd, own, space, rank) for name, own in members.items()}
     rows = []
-    for a in bases:
-        pairs = list(combinations(bases[a], 2))
-        if pairs:
-            rows.append(_group_row(level, "same_cohort", a, a, pairs, groups[a], who))
-        halves = _halves(svd, who, groups[a], level, space, rank, settings)
-        if halves:
-            rows.append(_group_row(level, "split_half", a, a, halves, groups[a], who))
+    for name, own in members.items():
+        if halves := _halves(svd, who, own, space, rank, settings):
+            rows.append(_cohort_row("split_half", name, name, halves, own, who))
     for a, b in combinations(bases, 2):
-        crossed = [(x, y) for x in bases[a] for y in bases[b]]
-        rows.append(_group_row(level, "other_cohort", a, b, crossed, groups[a] + groups[b], who))
+        pair = [(bases[a], bases[b])]
+        rows.append(_cohort_row("other_cohort", a, b, pair, members[a] + members[b], who))
     return rows
 
 
-def _group_row(
-    level: str,
+def _cohort_row(
     relation: str,
     a: str,
     b: str,
     pairs: list[tuple[Tensor, Tensor]],
-    groups: list[list[int]],
+    members: list[int],
     who: Who,
 ) -> Row:
     first, second = (torch.stack(side) for side in zip(*pairs, strict=True))
     angles = principal_angles(first, second)
-    members = sorted({i for group in groups for i in group})
-    row = {"level": level, "relation": relation, "cohort": a, "with_cohort": b, **_summary(angles)}
+    place = {"level": "cohort", "relation": relation, "cohort": a, "with_cohort": b}
+    row = {**place, **_summary(angles)}
     if relation == "split_half":
         # How far halvings differ among each other; not an interval of their mean.
         spread = torch.rad2deg(angles).mean(-1)
@@ -294,30 +298,93 @@ def _group_row(
 
 
 def _halves(
-    svd: DeltaSVD,
-    who: Who,
-    groups: list[list[int]],
-    level: str,
-    space: str,
-    rank: int,
-    settings: AngleSettings,
+    svd: DeltaSVD, who: Who, members: list[int], space: str, rank: int, settings: AngleSettings
 ) -> list[tuple[Tensor, Tensor]]:
-    """Subspaces of random halves of each group; a cohort is halved by speaker."""
+    """Subspaces of random halves of a cohort's speakers; none of a single speaker."""
     rng = np.random.default_rng(settings.seed)
+    names = sorted({who.speakers[i] for i in members})
     made = []
-    # There are many persons; a halving or two of each is as much as ten of a cohort.
-    n_splits = settings.n_splits if level == "cohort" else math.ceil(settings.n_splits / 5)
-    for members in groups:
-        units = [who.speakers[i] if level == "cohort" else str(i) for i in members]
-        names = sorted(set(units))
-        if len(names) < 2:
-            continue
-        for _ in range(n_splits):
-            chosen = set(rng.permutation(names)[: len(names) // 2])
-            sides = (
-                [i for i, u in zip(members, units, strict=True) if (u in chosen) == side]
-                for side in (True, False)
-            )
-            one, other = (group_basis(svd, side, space, rank) for side in sides)
-            made.append((one, other))
+    for _ in range(settings.n_splits if len(names) > 1 else 0):
+        chosen = set(rng.permutation(names)[: len(names) // 2])
+        sides = ([i for i in members if (who.speakers[i] in chosen) == s] for s in (True, False))
+        one, other = (group_basis(svd, side, space, rank) for side in sides)
+        made.append((one, other))
     return made
+
+
+def size_rows(factors: LoRAFactors, whisper: Any, who: Who | None, n_resamples: int) -> list[Row]:
+    """Return how large updates are beside their weights, and their effective rank.
+
+    ``relative_norm`` is the Frobenius norm of delta W over that of W, mean over utterances.
+
+    Args:
+        factors: one row an utterance, or shared.
+        whisper: holds the weights.
+        who: None for shared factors, which get one row for everybody.
+        n_resamples: of the speaker-clustered intervals.
+    """
+    rows: list[Row] = []
+    targets = find_targets(whisper, factors)
+    for target, layer, svd in layers_of(factors):
+        norm = float(targets[target][layer].weight.detach().double().norm())
+        values = {
+            "relative_norm": svd.norms().numpy() / norm,
+            "effective_rank": effective_rank(svd.values).numpy(),
+        }
+        for measure, each in values.items():
+            place = {"measure": measure, "target": target, "layer": layer}
+            rows += [{**place, **row} for row in means_by_cohort(each, who, n_resamples)]
+    return rows
+
+
+def weight_rows(
+    factors: LoRAFactors, whisper: Any, who: Who | None, settings: AngleSettings
+) -> list[Row]:
+    """Return the angles between the leading subspaces of W and of W + delta W.
+
+    Args and Raises: as `size_rows`; also ConfigError for a rank that a weight does not have.
+    """
+    rows: list[Row] = []
+    targets = find_targets(whisper, factors)
+    ranks = settings.weight_ranks
+    for target, pair in factors.targets.items():
+        for layer in range(pair.A.shape[0]):
+            top = TopSubspace(targets[target][layer].weight, max(ranks))
+            found = [
+                top.angles(a, b, factors.scaling, ranks)
+                for a, b in zip(pair.A[layer], pair.B[layer], strict=True)
+            ]
+            for space in SPACES:
+                for rank in ranks:
+                    angles = torch.stack([one[rank][space] for one in found])
+                    degrees = torch.rad2deg(angles).numpy()
+                    place = {"target": target, "layer": layer, "space": space, "rank": rank}
+                    for row in means_by_cohort(
+                        degrees.mean(1), who, settings.n_resamples, degrees[:, 0]
+                    ):
+                        rows.append({"measure": "weight_angle", **place, **row})
+    return rows
+
+
+def means_by_cohort(
+    values: NDArray[Any],
+    who: Who | None,
+    n_resamples: int,
+    largest: NDArray[Any] | None = None,
+) -> list[Row]:
+    """Means over utterances by cohort and over all, with intervals over speakers."""
+    if who is None:
+        row: Row = {"cohort": "all", "value": float(values.mean())}
+        return [row | ({} if largest is None else {"largest": float(largest.mean())})]
+    rows = []
+    for cohort in ["all", *who.names("cohorts")]:
+        chosen = list(range(len(values))) if cohort == "all" else who.rows(cohorts=cohort)
+        own = values[chosen]
+        interval = clustered_interval(
+            lambda drawn, own=own: float(own[drawn].mean()),
+            [who.speakers[i] for i in chosen],
+            n_resamples=n_resamples,
+        )
+        row = {"cohort": cohort, **interval_fields(interval)}
+        rows.append(row | ({} if largest is None else {"largest": float(largest[chosen].mean())}))
+    return rows

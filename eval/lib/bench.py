@@ -27,13 +27,16 @@ from torch import Tensor
 
 from eval.lib import results
 from eval.lib.embedding_controls import CONTROLS, control_embeddings, impossible
-from eval.lib.looks import note_look
-from eval.lib.plain import plain_tokens
-from eval.lib.references import verbatim_text
 from eval.lib.scores import RECORDED, SIMULATED, Scores, labels
-from eval.lib.store import Store
-from eval.lib.systems import BACKBONE, System, open_system, open_unadapted, view_of
-from eval.lib.testset import SEVERITIES, TEST_SEED, BenchConfig, fixed_views, print_found
+from eval.lib.systems import (
+    BACKBONE,
+    System,
+    open_system,
+    open_unadapted,
+    plain_tokens,
+    view_of,
+)
+from eval.lib.testset import BenchConfig, Store, fixed_views, print_found, verbatim_text
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.splits import check_leaks
@@ -46,7 +49,7 @@ from hyperasr.types import Decoded
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig
 
-__all__ = ["SEVERITIES", "TEST_SEED", "Bench", "BenchConfig", "fixed_views"]
+__all__ = ["Bench", "BenchConfig"]
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,6 @@ class Bench:
         self.check_leaks()
         self._caches: dict[str, Cache] = {}
         self._embeddings: dict[str, Tensor] = {}
-        self._verbatim: list[str] | None = None
 
     def _open(self, folders: Mapping[str, Path]) -> None:
         for name, folder in folders.items():
@@ -188,16 +190,13 @@ class Bench:
 
     def verbatim(self) -> list[str]:
         """Return what is heard in each row, repetitions and fillers included; made once."""
-        if self._verbatim is None:
-            made = self.store.read("verbatim")
-            missing = [row for row in range(self.n_rows) if row not in made]
-            for start in range(0, len(missing), _SAVED_TOGETHER):
-                chosen = missing[start : start + _SAVED_TOGETHER]
-                for row in track(chosen, "verbatim references", transient=True):
-                    made[row] = verbatim_text(self.views[row])
-                self.store.write("verbatim", made, {})
-            self._verbatim = [made[row] for row in range(self.n_rows)]
-        return self._verbatim
+        made = self.store.read("verbatim")
+        missing = [row for row in range(self.n_rows) if row not in made]
+        for row in track(missing, "verbatim references", transient=True):
+            made[row] = verbatim_text(self.views[row])
+        if missing:
+            self.store.write("verbatim", made, {})
+        return [made[row] for row in range(self.n_rows)]
 
     def names(self, controls: bool = True) -> list[str]:
         """List what can be decoded: every system, each followed by its controls.
@@ -245,24 +244,13 @@ class Bench:
                 return system, control
         raise ConfigError(f"no system is called {name!r}; there are {', '.join(self.names())}")
 
-    def decode(
-        self,
-        name: str,
-        rows: Sequence[int] | None = None,
-        *,
-        n_samples: int | None = None,
-    ) -> list[str]:
+    def decode(self, name: str, rows: Sequence[int] | None = None) -> list[str]:
         """Return a hypothesis for each of the rows; arguments as for `decoded`."""
-        model = self.find(name)[0].model
-        found = self.decoded(name, rows, n_samples=n_samples)
-        return [model.backbone.text(tokens) for tokens in found.tokens]
+        backbone = self.find(name)[0].model.backbone
+        return [backbone.text(tokens) for tokens in self.decoded(name, rows).tokens]
 
     def decoded(
-        self,
-        name: str,
-        rows: Sequence[int] | None = None,
-        *,
-        n_samples: int | None = None,
+        self, name: str, rows: Sequence[int] | None = None, *, n_samples: int | None = None
     ) -> Decoded:
         """Return tokens and log-probabilities of each of the rows, from the store or decoded now.
 
@@ -311,8 +299,8 @@ class Bench:
             ]
             known.update({row: lines[i * k : (i + 1) * k] for i, row in enumerate(chosen)})
             self.store.write(key, known, {"system": name, "fingerprint": system.fingerprint})
-        columns = list(zip(*(line for row in wanted for line in known[row]), strict=True))
-        tokens, logprobs, finished, score = columns or ((), (), (), ())
+        columns = zip(*(line for row in wanted for line in known[row]), strict=True)
+        tokens, logprobs, finished, score = list(columns) or ((), (), (), ())
         return Decoded(
             tuple(map(tuple, tokens)), tuple(map(tuple, logprobs)), tuple(finished), tuple(score)
         )
@@ -404,7 +392,7 @@ class Bench:
         """Note that these systems are run on the test, once for each of them."""
         if new := [name for name in self.systems if name not in self._looked]:
             rows = [view.utterance for view in self.views]
-            note_look(self.config.looks, self.config.test, rows, new)
+            results.note_look(self.config.looks, self.config.test, rows, new)
             self._looked.update(new)
 
     def _key(self, system: System, control: str | None, n_samples: int | None) -> str:

@@ -12,7 +12,6 @@ Claims about the same words, those of the posterior mean's transcript:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +44,7 @@ __all__ = ["Said", "Words", "collect", "fitted", "platt_scaling", "said", "word_
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
-POINTS = 50  # of a risk-coverage curve in the result file
+N_BINS = 15  # of the calibration error
 _FOLDS = 5
 
 
@@ -114,12 +113,7 @@ class Words:
     def part(self, chosen: NDArray[np.int64]) -> Words:
         """Return some of the words."""
         claims = {name: values[chosen] for name, values in self.claims.items()}
-        return Words(
-            self.utterance[chosen],
-            self.speaker[chosen],
-            self.correct[chosen],
-            claims,
-        )
+        return Words(self.utterance[chosen], self.speaker[chosen], self.correct[chosen], claims)
 
 
 def collect(
@@ -213,18 +207,19 @@ def _across_speakers(features: Floats, words: Words) -> Floats:
     return claims
 
 
-def word_rows(words: Words, *, n_bins: int, n_resamples: int, seed: int) -> list[Row]:
+def word_rows(words: Words, *, n_resamples: int, seed: int) -> list[Row]:
     """Return how well each kind of confidence does, with intervals, and AUROC differences.
 
     Each row has ``measure``, ``score`` (the kind of confidence), ``value`` with its interval,
-    ``n_words``; calibration errors also their bins, ``aurc`` its curve and the area of a perfect
-    ranking.
+    ``n_words``; calibration errors also their bins, ``aurc`` the area of a perfect ranking.
     """
     y = words.correct
     n_utterances = len(set(words.utterance))
     rows: list[Row] = []
 
-    def add(measure: str, about: Row, statistic: Callable[[NDArray[np.int64]], float]) -> None:
+    def add(
+        measure: str, statistic: Callable[[NDArray[np.int64]], float], score: str, **more: Any
+    ) -> None:
         interval = clustered_interval(
             statistic,
             list(words.speaker),
@@ -232,25 +227,22 @@ def word_rows(words: Words, *, n_bins: int, n_resamples: int, seed: int) -> list
             n_resamples=n_resamples,
             seed=seed,
         )
-        about = {"measure": measure, "level": "word", **about, **interval_fields(interval)}
-        rows.append({**about, "n_words": len(y)})
+        about: Row = {"measure": measure, "level": "word", "score": score, **more}
+        rows.append({**about, **interval_fields(interval), "n_words": len(y)})
 
     for name, p in words.claims.items():
-        about: Row = {"score": name}
-        add("auroc", about, lambda i, p=p: auroc(1 - p[i], ~y[i]))
-        add("nll", about, lambda i, p=p: negative_log_likelihood(p[i], y[i]))
-        add("brier", about, lambda i, p=p: brier(p[i], y[i]))
-        for binning in BINNINGS:
-            bins = [vars(b) for b in reliability(p, y, n_bins, binning)]
-            more = {**about, "n_bins": n_bins, "bins": bins}
+        add("auroc", lambda i, p=p: auroc(1 - p[i], ~y[i]), name)
+        add("nll", lambda i, p=p: negative_log_likelihood(p[i], y[i]), name)
+        add("brier", lambda i, p=p: brier(p[i], y[i]), name)
+        for how in BINNINGS:
+            bins = [vars(b) for b in reliability(p, y, N_BINS, how)]
 
-            def gap(i: NDArray[np.int64], p: Floats = p, binning: str = binning) -> float:
-                return expected_calibration_error(p[i], y[i], n_bins, binning)
+            def gap(i: NDArray[np.int64], p: Floats = p, how: str = how) -> float:
+                return expected_calibration_error(p[i], y[i], N_BINS, how)
 
-            add(f"ece_{binning}", more, gap)
-        curve = risk_coverage(1 - p, ~y)
-        about |= {"curve": thinned(curve.coverage, curve.risk), "oracle": curve.oracle}
-        add("aurc", about, lambda i, p=p: risk_coverage(1 - p[i], ~y[i]).area)
+            add(f"ece_{how}", gap, name, n_bins=N_BINS, bins=bins)
+        perfect = risk_coverage(1 - p, ~y).oracle
+        add("aurc", lambda i, p=p: risk_coverage(1 - p[i], ~y[i]).area, name, oracle=perfect)
     # A fit in folds shifts speakers against each other and costs a little rank: `combined` is held
     # against the plain probability, and against one that was fitted in the same way.
     for name, base in (
@@ -262,14 +254,8 @@ def word_rows(words: Words, *, n_bins: int, n_resamples: int, seed: int) -> list
             p, q = words.claims[name], words.claims[base]
             add(
                 "auroc_difference",
-                {"score": name, "base": base},
                 lambda i, p=p, q=q: auroc(1 - p[i], ~y[i]) - auroc(1 - q[i], ~y[i]),
+                name,
+                base=base,
             )
     return rows
-
-
-def thinned(coverage: Floats, risk: Floats) -> dict[str, list[float]]:
-    """Return at most `POINTS` points of a curve, the last one among them."""
-    step = max(1, math.ceil(len(coverage) / POINTS))
-    kept = np.arange(len(coverage) - 1, -1, -step)[::-1]
-    return {"coverage": coverage[kept].tolist(), "risk": risk[kept].tolist()}

@@ -32,6 +32,7 @@ TARGET_LOSS = "target_loss"
 LEVEL = 0.95
 _NOT_FORGETTING = "the LoRA does not degrade: nothing to gain"
 _UNSURE = "the LoRA's degradation is not clearly above zero: no interval"
+_NO_ERRORS = "no errors to compare with: no interval"
 
 _Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -56,24 +57,28 @@ def forgetting_rows(
         extra: further fields of every row.
     """
     drawn = _Draws(typical)
-    degradation, drops = drawn.difference(system, before)
-    rows = [drawn.row(DEGRADATION, system, before, RECORDED, degradation, drops)]
+    (value, draws), (of_before, before_draws) = drawn.rates(system), drawn.rates(before)
+    lost, drops = value - of_before, draws - before_draws
+    rows = [drawn.row(DEGRADATION, system, before, RECORDED, lost, drops)]
     if system != lora:
-        of_lora, lora_drops = drawn.difference(lora, before)
-        if of_lora <= 0:
+        of_lora, lora_draws = drawn.rates(lora)
+        lora_lost, lora_drops = of_lora - of_before, lora_draws - before_draws
+        if lora_lost <= 0:
             rows.append(drawn.row(GAIN, system, lora, RECORDED, None, None, _NOT_FORGETTING))
-        else:
+        elif (lora_drops <= 0).mean() > (1 - LEVEL) / 2:
             # Where the LoRA of a draw does not degrade, the share has no meaning.
-            unsure = bool((lora_drops <= 0).mean() > (1 - LEVEL) / 2)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                gains = 1 - drops / lora_drops
-            gain, reason = 1 - degradation / of_lora, _UNSURE if unsure else None
-            draws = None if unsure else gains[lora_drops > 0]
-            rows.append(drawn.row(GAIN, system, lora, RECORDED, gain, draws, reason))
+            share = 1 - lost / lora_lost
+            rows.append(drawn.row(GAIN, system, lora, RECORDED, share, None, _UNSURE))
+        else:
+            kept = lora_drops > 0
+            gains = 1 - drops[kept] / lora_drops[kept]
+            rows.append(drawn.row(GAIN, system, lora, RECORDED, 1 - lost / lora_lost, gains))
         for domain, scores in target.items():
             there = _Draws(scores)
-            value, draws = there.relative(system, lora)
-            rows.append(there.row(TARGET_LOSS, system, lora, domain, value, draws))
+            (a, draws_a), (b, draws_b) = there.rates(system), there.rates(lora)
+            ratios = draws_a / draws_b - 1 if b and (draws_b > 0).all() else None
+            loss = a / b - 1 if b else None
+            rows.append(there.row(TARGET_LOSS, system, lora, domain, loss, ratios, _NO_ERRORS))
     return [{**row, **extra} for row in rows]
 
 
@@ -90,16 +95,6 @@ class _Draws:
         counts = self.scores.counts[system]
         return self.drawn.rate(counts).value, self.drawn.resampled(counts)
 
-    def difference(self, a: str, b: str) -> tuple[float, _Floats]:
-        (value_a, draws_a), (value_b, draws_b) = self.rates(a), self.rates(b)
-        return value_a - value_b, draws_a - draws_b
-
-    def relative(self, a: str, b: str) -> tuple[float | None, _Floats | None]:
-        (value_a, draws_a), (value_b, draws_b) = self.rates(a), self.rates(b)
-        if value_b == 0 or not (draws_b > 0).all():
-            return (value_a / value_b - 1 if value_b else None), None
-        return value_a / value_b - 1, draws_a / draws_b - 1
-
     def row(
         self,
         metric: str,
@@ -108,26 +103,18 @@ class _Draws:
         domain: str,
         value: float | None,
         draws: _Floats | None,
-        reason: str | None = None,
+        why_not: str = "",
     ) -> Row:
+        """Return a row; where there are no draws, `why_not` is the reason."""
         low = high = None
-        if self.drawn.n_speakers < 2:
-            reason = reason or ONE_SPEAKER
-        elif draws is not None:
+        alone = self.drawn.n_speakers < 2
+        reason = ONE_SPEAKER if alone and value is not None else why_not
+        if draws is not None and not alone:
             tail = 100 * (1 - LEVEL) / 2
             low, high = (float(x) for x in np.percentile(draws, [tail, 100 - tail]))
-        elif reason is None:
-            reason = "no errors to compare with: no interval"
-        row: Row = {
-            "system": system,
-            "against": against,
-            "metric": metric,
-            "unit": self.scores.metric,
-            "domain": domain,
-            "value": value,
-            "low": low,
-            "high": high,
-            "n_utterances": len(self.scores),
-            "n_speakers": self.drawn.n_speakers,
-        }
-        return row | self.scores.protocol.fields() | ({"reason": reason} if reason else {})
+            reason = ""
+        row: Row = {"system": system, "against": against, "metric": metric}
+        row |= {"unit": self.scores.metric, "domain": domain, "value": value}
+        row |= {"low": low, "high": high, "n_utterances": len(self.scores)}
+        row |= {"n_speakers": self.drawn.n_speakers, **self.scores.protocol.fields()}
+        return row | ({"reason": reason} if reason else {})

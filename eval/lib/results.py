@@ -1,36 +1,36 @@
-"""Result files: one JSON a program, with a common head and one measurement a row."""
+"""Result files: one JSON a program, with where its numbers come from and one measurement a row."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from eval.lib.error_tables import markdown_table, print_table
-from eval.lib.provenance import command, head, plain
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.error_rates import (
-    EditCounts,
-    clipped_rate,
-    macro_by_speaker,
-)
+from hyperasr.metrics.error_rates import EditCounts, clipped_rate, macro_by_speaker
 from hyperasr.metrics.normalisers import Normaliser
 from hyperasr.metrics.protocols import Protocol
 from hyperasr.metrics.statistics import Interval, holm
+from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_write_text
 
 __all__ = [
-    "BENCHMARKS",
-    "DOMAINS",
-    "command",
     "difference_row",
     "error_row",
     "head",
     "interval_fields",
-    "markdown_table",
-    "print_table",
+    "note_look",
     "read",
     "read_folder",
     "save",
@@ -39,59 +39,13 @@ __all__ = [
     "write",
 ]
 
-DOMAINS = ("recorded", "simulated")
-BENCHMARKS = (
-    "adapted_over_unadapted",
-    "trimmed_adapted_over_unadapted",
-    "beam_over_greedy",
-    "over_peft_mixed_batch",
-    "over_peft_swap",
-    "over_faster_whisper_int8",
-    "cached_over_uncached_training",
-    "lora_over_variational_training",
-    "simulate_over_real_time",
-)
-# The order of fields in the file; others follow in the order of their names.
-HEAD_FIELDS = (
-    "command",
-    "git_commit",
-    "created",
-    "versions",
-    "machine",
-    "config",
-    "seed",
-    "protocol",
-    "normaliser",
-)
-ROW_FIELDS = (
-    "system",
-    "against",
-    "cohort",
-    "domain",
-    "severity",
-    "metric",
-    "benchmark",
-    "peer",
-    "setting",
-    "value",
-    "ratio",
-    "low",
-    "high",
-    "rounds",
-    "reason",
-    "p",
-    "p_holm",
-    "n_comparisons",
-    "errors",
-    "clipped",
-    "macro",
-    "n_utterances",
-    "n_speakers",
-    "protocol",
-    "normaliser",
-)
+PACKAGES = ("torch", "transformers", "speechbrain", "datasets", "accelerate", "jiwer", "numpy")
+ROOT = Path(__file__).resolve().parents[2]
 
 Row = dict[str, Any]
+
+
+# Rows
 
 
 def error_row(
@@ -109,7 +63,7 @@ def error_row(
     """Return one error rate as a row.
 
     Args:
-        system, cohort, domain: what was measured on whom; `domain` is one of `DOMAINS`.
+        system, cohort, domain: what was measured on whom; `domain` is ``recorded``, ``simulated``.
         interval: of the corpus rate, from `hyperasr.metrics.statistics`.
         counts: the edits of each utterance behind it.
         metric: ``wer`` or ``cer``.
@@ -166,6 +120,29 @@ def interval_fields(interval: Interval) -> Row:
     return {k: v for k, v in measured.items() if k not in ("reason", "p") or v is not None}
 
 
+def speed_row(
+    benchmark: str,
+    ratio: float,
+    low: float | None,
+    high: float | None,
+    rounds: int,
+    peer: str,
+    setting: str,
+) -> Row:
+    """Return a comparison of speed as a row.
+
+    Args:
+        benchmark: name of the comparison.
+        ratio: our throughput over the peer's; above 1 where ours is the faster.
+        low, high: 95 % interval of the ratio over the rounds, None where there is none.
+        rounds: paired measurements behind it.
+        peer: what it is compared with, such as ``peft 0.21``.
+        setting: batch, lengths, threads and device in words.
+    """
+    row: Row = {"benchmark": benchmark, "peer": peer, "setting": setting, "ratio": ratio}
+    return row | {"low": low, "high": high, "rounds": rounds}
+
+
 def with_holm(rows: Sequence[Row], family: Sequence[str]) -> list[Row]:
     """Return the rows with the p-values of each table adjusted for their number.
 
@@ -188,49 +165,7 @@ def with_holm(rows: Sequence[Row], family: Sequence[str]) -> list[Row]:
     return made
 
 
-def speed_row(
-    benchmark: str,
-    ratio: float,
-    low: float | None,
-    high: float | None,
-    rounds: int,
-    peer: str,
-    setting: str,
-) -> Row:
-    """Return a comparison of speed as a row.
-
-    Args:
-        benchmark: one of `BENCHMARKS`.
-        ratio: our throughput over the peer's; above 1 where ours is the faster.
-        low, high: 95 % interval of the ratio over the rounds, None where there is none.
-        rounds: paired measurements behind it.
-        peer: what it is compared with, such as ``peft 0.21``.
-        setting: batch, lengths, threads and device in words.
-    """
-    return {
-        "benchmark": benchmark,
-        "peer": peer,
-        "setting": setting,
-        "ratio": ratio,
-        "low": low,
-        "high": high,
-        "rounds": rounds,
-    }
-
-
-def write(path: str | Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write one result file, whole or not at all.
-
-    The same head and rows give the same bytes: fields stand in one order, floats in rows are
-    rounded to 6 decimals, each row has its own line. What is not finite becomes null.
-
-    Raises:
-        ConfigError: the file cannot be written, or a value has no place in JSON.
-    """
-    lines = [f" {_json(key)}: {_json(value)}" for key, value in _ordered(head, HEAD_FIELDS)]
-    body = ",\n".join("  " + _row_line(row) for row in rows)
-    lines.append(f' "rows": [\n{body}\n ]' if rows else ' "rows": []')
-    return atomic_write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+# Files
 
 
 def save(
@@ -251,8 +186,23 @@ def save(
         rows: the measurements.
         more: further fields of the head.
     """
-    about = head(command(program), config, seed, protocol, normaliser)
-    return write(config.out, about | more, rows)
+    return write(config.out, head(program, config, seed, protocol, normaliser) | more, rows)
+
+
+def write(path: str | Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write one result file, whole or not at all.
+
+    The same head and rows give the same bytes; floats in rows are rounded to 6 decimals, each row
+    has its own line. What is not finite becomes null.
+
+    Raises:
+        ConfigError: the file cannot be written, or a value has no place in JSON.
+    """
+    lines = [f" {json.dumps(key)}: {json.dumps(_plain(value))}" for key, value in head.items()]
+    # Only rows are rounded: a learning rate of 1e-7 in the head must survive.
+    body = ",\n".join("  " + json.dumps(_plain(row, 6)) for row in rows)
+    lines.append(f' "rows": [\n{body}\n ]' if rows else ' "rows": []')
+    return atomic_write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -283,8 +233,9 @@ def read_folder(folder: str | Path) -> dict[str, dict[str, Any]]:
     if not folder.is_dir():
         raise ConfigError(f"there is no results folder {folder}; run the evaluation programs first")
     contents = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+    fields = ("command", "git_commit", "created", "machine", "protocol", "normaliser")
     for name, content in contents.items():
-        lacks = [field for field in HEAD_FIELDS if field not in content]
+        lacks = [field for field in fields if field not in content]
         if lacks or not all(isinstance(row, dict) for row in content["rows"]):
             what = f"its head has no {lacks[0]!r}" if lacks else "its rows are not measurements"
             raise ConfigError(
@@ -294,28 +245,149 @@ def read_folder(folder: str | Path) -> dict[str, dict[str, Any]]:
     return contents
 
 
-def _ordered(values: Mapping[str, Any], fields: Sequence[str]) -> list[tuple[str, Any]]:
-    """Return the items in the order of `fields`, unknown keys after them by name."""
-    known = [key for key in fields if key in values]
-    return [(key, values[key]) for key in known + sorted(set(values) - set(fields))]
+def _plain(value: Any, digits: int | None = None) -> Any:
+    """Turn dataclasses, paths, tuples, arrays and numpy scalars into what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, digits) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, digits) for inner in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        # Adding 0.0 turns -0.0 into 0.0.
+        return value if digits is None else round(value, digits) + 0.0
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise ConfigError(f"a {type(value).__name__} cannot be written to a result file; use numbers")
 
 
-def _row_line(row: Mapping[str, Any]) -> str:
-    fields = (f"{_json(k)}: {_json(v)}" for k, v in _ordered(_rounded(row), ROW_FIELDS))
-    return "{" + ", ".join(fields) + "}"
+# Where numbers come from
 
 
-def _json(value: Any) -> str:
-    """Return one line of JSON; the keys of mappings are sorted."""
-    return json.dumps(plain(value), sort_keys=True, allow_nan=False)
+def head(
+    program: str, config: Any, seed: int, protocol: str, normaliser: Normaliser | None
+) -> dict[str, Any]:
+    """Describe where the rows come from: command, code, packages, machine, settings.
+
+    Args:
+        program: its module, as it follows ``python -m``.
+        config: a dataclass or a mapping; absolute paths in it are shortened (to the clone, else
+            to ``~``), so that a committed file tells nothing about whose computer made it.
+        seed: of every random generator.
+        protocol: what was trained and scored on what, by name.
+        normaliser: of both sides before scoring; None where nothing is scored.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        # Quoted so that a reader's shell takes it as it stands.
+        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
+        "git_commit": _git_commit(ROOT),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "machine": {
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "accelerator": torch.cuda.get_device_name() if cuda else None,
+        },
+        "config": _portable(_plain(config)),
+        "seed": seed,
+        "protocol": protocol,
+        "normaliser": normaliser and {"name": normaliser.name, "hash": normaliser.hash},
+    }
 
 
-def _rounded(value: Any) -> Any:
-    # Only rows are rounded: a learning rate of 1e-7 in the head must survive.
-    value = plain(value)
+def note_look(
+    looks: Path | None, test: Path, rows: Iterable[Utterance], systems: Sequence[str]
+) -> None:
+    """Append a line for a look at test speakers, where any row is of the split ``test``.
+
+    Whoever looks at a test often enough has trained on it. The file only ever grows.
+
+    Args:
+        looks: the file; None writes nothing.
+        test: manifest that is looked at.
+        rows: of it.
+        systems: that are run on it.
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if looks is None or not any(row.split == "test" for row in rows):
+        return
+    words = [part for word in sys.argv[1:] for part in word.split("=", 1)]
+    config = dict(itertools.pairwise(words)).get("--config")
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = spec.name if spec else Path(sys.argv[0]).stem
+    about = {"config": config, "test": test, "systems": list(systems)}
+    made = head(program, about, 0, "", None)
+    line = {name: made[name] for name in ("created", "git_commit", "command")} | made["config"]
+    try:
+        looks.parent.mkdir(parents=True, exist_ok=True)
+        # One write of a file that is only appended to: lines of several programs do not mix.
+        with looks.open("ab", buffering=0) as file:
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"cannot append to {looks}: {error.strerror or error}") from error
+
+
+def _portable(value: Any) -> Any:
+    """Shorten absolute paths to the clone, to what lies beside it, or to the home folder."""
     if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
+        return {key: _portable(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    # Adding 0.0 turns -0.0 into 0.0.
-    return round(value, 6) + 0.0 if isinstance(value, float) else value
+        return [_portable(inner) for inner in value]
+    if not isinstance(value, str) or not os.path.isabs(value):
+        return value
+    # A clone at the top of a disk has the whole disk beside it.
+    near = ROOT if ROOT.parent == ROOT.parent.parent else ROOT.parent
+    if Path(value).is_relative_to(near):
+        return os.path.relpath(value, ROOT)
+    if Path(value).is_relative_to(Path.home()):
+        return str("~" / Path(value).relative_to(Path.home()))
+    return value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit(root: Path) -> str | None:
+    """Return the short hash of the code, with "-dirty" where the clone has changes.
+
+    None where the code is not in a git checkout: an installed copy inside somebody else's
+    repository must not borrow its hash. Changes under results/ do not count, or the second
+    program of a run would always find the first one's file.
+    """
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(root), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    if git("ls-files", "--error-unmatch", "eval/lib/results.py") is None:
+        return None
+    commit = git("rev-parse", "--short", "HEAD")
+    changes = git("status", "--porcelain", "--", ".", ":(exclude)results")
+    return f"{commit}-dirty" if commit and changes else commit or None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else (platform.processor() or platform.machine())

@@ -30,7 +30,7 @@ from train.loop.program import read_config
 from train.loop.state import changed_settings, flat_settings
 from train.meta import frozen
 
-__all__ = ["Run", "cohorts_in", "fold_runs", "is_finished", "launch", "short_run", "train_all"]
+__all__ = ["Run", "cohorts_in", "fold_runs", "is_finished", "short_run", "train_all"]
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +56,28 @@ class Run:
         """Folder of the trained model."""
         return self.config.out / "best"
 
-    def train(self, **environment: str) -> None:
-        """Train to the end, unless it came there before.
+    def train(self, threads: int = 0) -> None:
+        """Train to the end in a process of its own, its output among our errors.
+
+        A training that came there before is not repeated.
 
         Args:
-            environment: further variables of the process.
+            threads: of torch; 0 leaves them as they are.
         Raises:
-            ConfigError: the training failed.
+            ConfigError: the training failed; its own message is above.
         """
-        if not is_finished(self):
+        if is_finished(self):
+            return
+        log.info("%s: training", self.config.out)
+        command = [sys.executable, "-m", "train.meta", *self.arguments]
+        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
+        if done.returncode:
             without = f" without {self.held_out}" if self.held_out else ""
-            log.info("%s: training", self.config.out)
-            what = f"training {self.system}{without}"
-            launch(self.arguments, self.config.out, what, **environment)
+            raise ConfigError(
+                f"training {self.system}{without} ended with status {done.returncode}; see "
+                f"{self.config.out / 'log.txt'} and run the same command again to go on"
+            )
 
 
 def cohorts_in(manifest: Path, simulate: Sequence[str]) -> list[str]:
@@ -185,13 +194,13 @@ def prepare(runs: Sequence[Run]) -> None:
         )
 
 
-def train_all(chains: Sequence[Sequence[Run]], processes: int = 1, **environment: str) -> None:
+def train_all(chains: Sequence[Sequence[Run]], processes: int = 1, threads: int = 0) -> None:
     """Train what is not trained yet, several chains at a time.
 
     Args:
         chains: runs that need each other, in their order.
         processes: trainings at a time, at least 1.
-        environment: further variables of each.
+        threads: of each, see `Run.train`.
     Raises:
         ConfigError: a training failed; chains that have not started are left out.
     """
@@ -199,7 +208,7 @@ def train_all(chains: Sequence[Sequence[Run]], processes: int = 1, **environment
 
     def train(chain: Sequence[Run]) -> None:
         for run in chain:
-            run.train(**environment)
+            run.train(threads)
 
     with ThreadPoolExecutor(processes) as pool:
         waiting = [pool.submit(train, chain) for chain in chains]
@@ -210,30 +219,3 @@ def train_all(chains: Sequence[Sequence[Run]], processes: int = 1, **environment
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def launch(
-    arguments: Sequence[str],
-    folder: Path,
-    what: str,
-    program: str = "train.meta",
-    **environment: str,
-) -> None:
-    """Run a training program in a process of its own, its output among our errors.
-
-    Args:
-        arguments: of the program.
-        folder: of the run.
-        what: is trained, for the error.
-        program: module of the program.
-        environment: further variables.
-    Raises:
-        ConfigError: the training failed; its own message is above.
-    """
-    command = [sys.executable, "-m", program, *arguments]
-    done = subprocess.run(command, env=os.environ | environment, stdout=sys.stderr, check=False)
-    if done.returncode:
-        raise ConfigError(
-            f"{what} ended with status {done.returncode}; see {folder / 'log.txt'} and run the "
-            "same command again to go on"
-        )

@@ -3,7 +3,9 @@
 A folder is one of: an adapter model (`HyperASR.save_pretrained`: hypernetwork, static, Bayesian),
 a whole backbone in the Hugging Face layout (decoder or full fine-tuning), a PEFT adapter, or
 residual adapters. What nothing was trained for, the frozen backbone alone, needs no folder and is
-opened by its name (`UNADAPTED`).
+opened by its name (`UNADAPTED`). One way to run it is transformers' own `generate` with its
+defaults: no limit by the length of the audio, no guard; where a published Whisper runs away, so
+does that.
 """
 
 from __future__ import annotations
@@ -22,23 +24,34 @@ import torch
 from torch import Tensor
 from transformers import __version__ as transformers_version
 
-from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.checkpoint import read_head
 from hyperasr.adapters.residual import FORMAT as RESIDUAL
 from hyperasr.adapters.residual import ResidualAdapters
 from hyperasr.cohorts.views import View, render_view
 from hyperasr.errors import CheckpointMismatch, ConfigError, MissingExtra
 from hyperasr.hub import HyperASR
-from hyperasr.speaker.encoder import SpeakerConfig
-from hyperasr.types import Batch
+from hyperasr.types import Batch, Decoded
 from hyperasr.whisper.backbone import MARGIN_S, Backbone
+from hyperasr.whisper.loading import quiet_transformers
 from train.individual import People
 from train.loop.scoring import MelOnly
 
-__all__ = ["BACKBONE", "PLAIN", "UNADAPTED", "System", "open_system", "open_unadapted", "view_of"]
+__all__ = [
+    "BACKBONE",
+    "PLAIN",
+    "UNADAPTED",
+    "System",
+    "open_system",
+    "open_unadapted",
+    "plain_tokens",
+    "view_of",
+]
 
 BACKBONE, PLAIN = "backbone", "backbone_plain"
 TRIMMED, TRIMMED_STOP = "backbone_trimmed", "backbone_trimmed_stop"
+UNADAPTED = (BACKBONE, PLAIN, TRIMMED, TRIMMED_STOP)
+"""Ways to run the frozen backbone alone."""
+BATCH = 8  # of `generate`: a row that runs away makes all rows of its batch wait
 ROOT = Path(__file__).parents[2]
 # What a transcript depends on besides weights and cached states: these and all that they import.
 _CODE = ("hyperasr.decode", "hyperasr.adapters.residual")
@@ -72,10 +85,10 @@ class System:
     group: str | None = None
     """The cohort whose factors serve every utterance, where a source has them by cohort."""
     from_audio: bool = False
-    """Features are computed from the audio, in float32, instead of read from the cache, which has
-    those of another audio context, or rounds what it keeps to float16."""
+    """Features are computed from the audio instead of read from the cache, which has those of
+    another audio context."""
     plain: bool = False
-    """Decoded by transformers' `generate`, see `eval.lib.plain`; gives no probabilities."""
+    """Decoded by transformers' `generate`, see `plain_tokens`; gives no probabilities."""
     stops: bool = True
     """Whether a text that begins again after the sound is ended, see
     `hyperasr.whisper.stopping`."""
@@ -106,43 +119,26 @@ class System:
         digest = _hash(f"{self.fingerprint}/{group}".encode())
         return replace(self, name=f"{self.name}@{group}", group=group, fingerprint=digest)
 
-    def exact(self) -> System:
-        """Return the same system with features in float32 all the way."""
-        digest = _hash(f"{self.fingerprint}/from audio".encode())
-        return replace(self, name=f"{self.name}:float32", from_audio=True, fingerprint=digest)
-
 
 def open_unadapted(name: str, backbone: Backbone) -> System:
     """Open a way to run the frozen backbone alone, one of `UNADAPTED`."""
-    return UNADAPTED[name](name, backbone)
-
-
-def _searched(name: str, backbone: Backbone) -> System:
-    return System(name, _alone(backbone), False, _fingerprint(None, backbone))
-
-
-def _plain(name: str, backbone: Backbone) -> System:
-    """Transformers hears 30 s, whatever the others hear."""
-    whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
-    digest = _hash(f"{whole.fingerprint()}/{transformers_version}".encode())
-    return System(name, _alone(whole), False, digest, from_audio=True, plain=True)
-
-
-def _trimmed(name: str, backbone: Backbone) -> System:
-    """Our search on the real length and a margin of silence, whatever the others hear."""
-    short = Backbone(backbone.whisper, backbone.tokenizer, "trimmed", MARGIN_S)
-    stops = name == TRIMMED_STOP
-    digest = _hash(f"{_fingerprint(None, short)}/{stops}".encode())
-    return System(name, _alone(short), False, digest, from_audio=True, stops=stops)
-
-
-UNADAPTED: dict[str, Callable[[str, Backbone], System]] = {
-    BACKBONE: _searched,
-    PLAIN: _plain,
-    TRIMMED: _trimmed,
-    TRIMMED_STOP: _trimmed,
-}
-"""What opens each way to run the frozen backbone alone."""
+    if name == BACKBONE:
+        return System(name, HyperASR.unadapted(backbone), False, _fingerprint(None, backbone))
+    if name == PLAIN:  # transformers hears 30 s, whatever the others hear
+        heard = Backbone(backbone.whisper, backbone.tokenizer, "full")
+        digest = _hash(f"{heard.fingerprint()}/{transformers_version}".encode())
+    else:  # our search on the real length and a margin of silence, whatever the others hear
+        heard = Backbone(backbone.whisper, backbone.tokenizer, "trimmed", MARGIN_S)
+        digest = _hash(f"{_fingerprint(None, heard)}/{name == TRIMMED_STOP}".encode())
+    return System(
+        name,
+        HyperASR.unadapted(heard),
+        False,
+        digest,
+        from_audio=True,
+        plain=name == PLAIN,
+        stops=name != TRIMMED,
+    )
 
 
 def open_system(name: str, folder: Path, backbone: Backbone) -> System:
@@ -182,7 +178,7 @@ def open_system(name: str, folder: Path, backbone: Backbone) -> System:
     tuned, n_trained, own_encoder = _OPENERS[kind](name, folder, backbone)
     return System(
         name,
-        _alone(tuned),
+        HyperASR.unadapted(tuned),
         False,
         digest,
         own_encoder=own_encoder,
@@ -203,44 +199,34 @@ def view_of(system: System, rows: Any, views: Sequence[View] = ()) -> Any:
         rows: the cache.
         views: what its rows are of, for systems that hear the audio.
     """
-    if system.from_audio:
-        return _FromAudio(views, rows.n_frames, system.model.backbone)
     if system.recognised is not None:
         return People(rows)
     if system.own_encoder:
         return MelOnly(rows)
-    return rows if system.group is None else _OfGroup(rows, system.group)
+
+    def of_group(indices: Sequence[int]) -> Batch:
+        batch: Batch = rows.batch(indices)
+        return replace(batch, cohorts=(str(system.group),) * batch.n_utt)
+
+    def from_audio(indices: Sequence[int]) -> Batch:
+        waveforms = [render_view(views[i])[0] for i in indices]
+        mel, n_frames = system.model.backbone.features(waveforms)
+        return Batch(n_frames=n_frames, mel=mel, ids=tuple(views[i].id for i in indices))
+
+    if system.from_audio:
+        return _Rows(rows.n_frames, from_audio)
+    return rows if system.group is None else _Rows(rows.n_frames, of_group)
 
 
-class _OfGroup:
-    """A cache in which everybody is of one cohort; as much of it as decoding needs."""
+@dataclass(frozen=True)
+class _Rows:
+    """As much of a cache as decoding needs."""
 
-    def __init__(self, rows: Any, group: str) -> None:
-        self.rows, self.group, self.n_frames = rows, group, rows.n_frames
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """Return the rows `indices` with the cohort they are held to."""
-        batch: Batch = self.rows.batch(indices)
-        return replace(batch, cohorts=(self.group,) * batch.n_utt)
-
-
-class _FromAudio:
-    """Features of views, made anew; as much of a cache as decoding needs."""
-
-    def __init__(self, views: Sequence[View], n_frames: Sequence[int], backbone: Backbone) -> None:
-        self.views, self.n_frames, self.backbone = views, n_frames, backbone
+    n_frames: Sequence[int]
+    batch: Callable[[Sequence[int]], Batch]
 
     def __len__(self) -> int:
-        return len(self.views)
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """Return the rows `indices` with log-mel as the backbone hears it."""
-        waveforms = [render_view(self.views[i])[0] for i in indices]
-        mel, n_frames = self.backbone.features(waveforms)
-        return Batch(n_frames=n_frames, mel=mel, ids=tuple(self.views[i].id for i in indices))
+        return len(self.n_frames)
 
 
 def _kind(name: str, folder: Path) -> str:
@@ -328,13 +314,6 @@ def _of_encoder(changed: dict[str, Tensor]) -> bool:
     return any(".encoder." in f".{name}" for name in changed)
 
 
-def _alone(backbone: Backbone) -> HyperASR:
-    """Wrap a backbone that decodes alone; the source beside it is never used."""
-    settings = {"by": "global", "rank": 1}
-    model = HyperASR(backbone, SpeakerConfig(), SourceConfig("static", settings=settings))
-    return model.eval()
-
-
 def _changed(name: str, tuned: Backbone, backbone: Backbone) -> dict[str, Tensor]:
     """Return the weights that differ from the frozen backbone's."""
     before = dict(backbone.whisper.named_parameters())
@@ -419,3 +398,40 @@ def _is_text(statement: ast.stmt) -> bool:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def most_tokens(backbone: Backbone) -> int:
+    """Return how many tokens of text `generate` writes at most."""
+    n_prompt = len(backbone.prompt_ids())
+    positions = int(backbone.whisper.config.max_target_positions)
+    # It adds the prompt to the length of its configuration, and to transformers' own default.
+    length = backbone.whisper.generation_config.max_length or 20
+    return min(length, positions - n_prompt)
+
+
+@torch.inference_mode()
+def plain_tokens(
+    backbone: Backbone, rows: Any, indices: Sequence[int], batch_size: int = BATCH
+) -> Decoded:
+    """Decode rows by transformers' `generate`; in the order of `indices`, without probabilities.
+
+    Args:
+        backbone: with the full audio context.
+        rows: whose batches bring log-mel (n_utt, n_mels, 3000).
+        indices: which.
+        batch_size: rows decoded together.
+    Returns:
+        Tokens as `hyperasr.decode.decode_tokens` gives them; a row that is as long as it may be is
+        not finished.
+    """
+    most = most_tokens(backbone)
+    tokens: list[tuple[int, ...]] = []
+    for start in range(0, len(indices), batch_size):
+        batch = rows.batch(list(indices[start : start + batch_size]))
+        with quiet_transformers():  # which would have an attention mask, and does not use it
+            made = backbone.whisper.generate(input_features=batch.mel)
+        for row in made.tolist():
+            end = row.index(backbone.eos) if backbone.eos in row else len(row)
+            tokens.append(tuple(row[:end]))
+    finished = tuple(len(row) < most for row in tokens)
+    return Decoded(tuple(tokens), tuple(() for _ in tokens), finished, (0.0,) * len(tokens))

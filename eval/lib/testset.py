@@ -1,7 +1,9 @@
-"""What is tested: the settings that every evaluation program shares, and the fixed test views."""
+"""What is tested: the settings that every evaluation program shares, the fixed test views, and the
+files in which what was decoded of them is kept."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,27 +14,28 @@ from typing import Any
 from rich.progress import track
 
 from eval.lib.scores import ATYPICAL, RECORDED, SIMULATED, in_order
-from eval.lib.store import Store
 from eval.lib.systems import BACKBONE, UNADAPTED
 from eval.lib.tables import print_lines
 from hyperasr.audio.mel import SAMPLE_RATE
+from hyperasr.audio.reading import load
+from hyperasr.cohorts.acoustics import change_speed
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.cohorts.simulate import COHORTS, check_simulated
+from hyperasr.cohorts.simulate import COHORTS, check_simulated, simulate
 from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, render_view
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.protocols import protocol
+from hyperasr.util.files import atomic_write_text
 from hyperasr.util.workers import WorkerPool
 from train.data.views import LONGEST_S, check_text, seconds
 
 __all__ = [
-    "SEVERITIES",
-    "TEST_SEED",
     "BenchConfig",
-    "Found",
+    "Store",
     "TestSet",
     "fixed_views",
     "print_found",
     "sets_of",
+    "verbatim_text",
 ]
 
 log = logging.getLogger(__name__)
@@ -117,36 +120,16 @@ class TestSet:
     """Manifest."""
     protocol: str | None = None
     """How to score; None as the others."""
-    simulate: tuple[str, ...] | None = None
-    """Cohorts to simulate on typical recordings; None as in the others."""
-    unadapted: tuple[str, ...] | None = None
-    """Ways to run the backbone; None as the others."""
     apart: tuple[str, ...] = ()
     """Corpora that are not in the headline."""
-    subset: str | None = None
-    """Field ``subset`` of its rows, where it holds recordings of another set once more."""
-
-    def __post_init__(self) -> None:
-        if self.protocol is not None:
-            protocol(self.protocol)
 
 
-def sets_of(
-    bench: BenchConfig, more: Mapping[str, TestSet]
-) -> list[tuple[BenchConfig, dict[str, Any]]]:
-    """Return the settings of a test set and of further ones, and more fields of their rows."""
-    found: list[tuple[BenchConfig, dict[str, Any]]] = [(bench, {})]
-    for other in more.values():
-        config = replace(
-            bench,
-            test=other.test,
-            protocol=other.protocol or bench.protocol,
-            simulate=bench.simulate if other.simulate is None else other.simulate,
-            unadapted=other.unadapted or bench.unadapted,
-            apart=other.apart,
-        )
-        found.append((config, {"subset": other.subset} if other.subset else {}))
-    return found
+def sets_of(bench: BenchConfig, more: Mapping[str, TestSet]) -> list[BenchConfig]:
+    """Return the settings of a test set and of further ones."""
+    return [bench] + [
+        replace(bench, test=own.test, protocol=own.protocol or bench.protocol, apart=own.apart)
+        for own in more.values()
+    ]
 
 
 def fixed_views(config: BenchConfig) -> list[View]:
@@ -238,3 +221,62 @@ def print_found(where: Path, found: Iterable[Found], simulate: Sequence[str] = (
     typical = any(cohort == TYPICAL for cohort, *_ in n)
     shown = ", ".join(simulate) if simulate and typical else ""
     print(f"{SIMULATED} on typical recordings: {shown or 'nothing'}")
+
+
+def verbatim_text(view: View) -> str:
+    """Return the verbatim transcript of a view: repetitions, part-words and fillers included.
+
+    Raises:
+        AudioError: the recording cannot be read.
+    """
+    u = view.utterance
+    if not view.simulates:
+        return u.text or u.text_clean or ""
+    waveform = load(u.path, start_s=u.start_s, end_s=u.end_s, channel=u.channel)
+    if view.speed != 1.0:
+        waveform = change_speed(waveform, view.speed)
+    assert view.severity is not None
+    meant = u.text_clean or u.text or ""
+    made = simulate(
+        waveform, meant, view.cohort, view.severity, seed=view.seed, speaker=view.person
+    )
+    return made.verbatim
+
+
+class Store:
+    """Values by row number, in ``root/TEST SET/KEY.json``, so that nothing is decoded twice.
+
+    Args:
+        root: folder of all test sets.
+        plan: what identifies the test set, from `hyperasr.cohorts.views.plan_key`.
+        n_rows: of the test set.
+    """
+
+    def __init__(self, root: Path, plan: str, n_rows: int) -> None:
+        self.folder, self.n_rows = Path(root) / plan, n_rows
+
+    def read(self, key: str) -> dict[int, Any]:
+        """Return the values that are there; none where the file is missing or damaged."""
+        path = self.folder / f"{key}.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            rows = {int(row): value for row, value in content["rows"].items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("%s is damaged (%s); its rows are made again", path, error)
+            return {}
+        return {row: value for row, value in rows.items() if 0 <= row < self.n_rows}
+
+    def write(self, key: str, rows: Mapping[int, Any], notes: Mapping[str, Any]) -> None:
+        """Write the values whole or not at all; rows that another process added stay.
+
+        Args:
+            key: names the file.
+            rows: a value of plain JSON for each row number.
+            notes: further fields of the file, for a reader.
+        """
+        rows = self.read(key) | dict(rows)
+        content = {"notes": dict(notes), "rows": {str(row): rows[row] for row in sorted(rows)}}
+        text = json.dumps(content, ensure_ascii=False)
+        atomic_write_text(self.folder / f"{key}.json", f"{text}\n")

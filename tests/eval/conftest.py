@@ -14,10 +14,8 @@ import soundfile as sf
 import torch
 
 import hyperasr.cohorts.cache
-from eval.benchmarks import repetition_loop
-from eval.lib import bench as bench_room
+from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.looks import note_look
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.types import Utterance
 from tests.in_this_process import InThisProcess
@@ -39,12 +37,13 @@ def looks_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep looks at the speakers of tests out of the file of real ones."""
     folder = tmp_path_factory.mktemp("looks")
 
+    note_look = results.note_look
+
     def note(looks: Path | None, *rest: Any) -> None:
         note_look(looks if looks is None or looks.is_absolute() else folder / looks, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        for room in (bench_room, repetition_loop):
-            patch.setattr(room, "note_look", note)
+        patch.setattr(results, "note_look", note)
         yield
 
 

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from eval.lib.adaptation import AngleSettings, Who, pair_interval, update_rows
-from eval.lib.movement import size_rows, weight_rows
+from eval.lib.adaptation import (
+    AngleSettings,
+    Who,
+    pair_interval,
+    size_rows,
+    update_rows,
+    weight_rows,
+)
 from hyperasr.adapters.lora import delta_weight
 from hyperasr.errors import ConfigError
 from hyperasr.types import LayerFactors, LoRAFactors
@@ -49,7 +55,7 @@ def test_planes_of_cohorts_are_found_at_every_level(generator, who) -> None:
         for r in rows
         if r["space"] == "row" and r["rank"] == 2
     }
-    for level in ("utterance", "person", "cohort"):
+    for level in ("utterance", "cohort"):
         apart = row_space[level, "other_cohort", "stuttering", "typical"]
         assert apart["value"] == pytest.approx(35, abs=1e-3)
         assert apart["overlap"] == pytest.approx(math.cos(turn) ** 2, abs=1e-4)
@@ -59,8 +65,6 @@ def test_planes_of_cohorts_are_found_at_every_level(generator, who) -> None:
     for level, relation in (
         ("utterance", "same_person"),
         ("utterance", "same_cohort"),
-        ("person", "same_cohort"),
-        ("person", "split_half"),
         ("cohort", "split_half"),
     ):
         for cohort in ("stuttering", "typical"):
@@ -84,8 +88,6 @@ def test_pairs_are_counted(generator, who) -> None:
     assert n["utterance", "same_cohort"] == 6 * 9
     assert n["utterance", "same_voice"] == 4 * 9
     assert n["utterance", "other_cohort"] == 12 * 9
-    assert n["person", "same_cohort"] == 6
-    assert n["person", "other_cohort"] == 16
     assert n["cohort", "other_cohort"] == 1
     assert n["cohort", "split_half"] == 4
 

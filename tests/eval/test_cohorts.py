@@ -24,11 +24,9 @@ from eval import (
 from eval.leave_one_cohort_out import LocoConfig, cohorts_of, fold_scores, rows_of
 from eval.lib.bench import Bench
 from eval.lib.embedding_controls import CONTROLS
-from eval.lib.matrix_ablation import Trial, ranking_rows, score_trials
 from eval.lib.runs import fold_runs
-from eval.lib.tables import points_table
 from eval.lib.testset import fixed_views
-from eval.sweep import SweepConfig, sweep_rows
+from eval.sweep import SweepConfig, points_table, sweep_rows
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import render_view
 from hyperasr.errors import ConfigError
@@ -75,6 +73,11 @@ def own(patients, folders, random_backbone, random_backbone_folder, in_this_proc
 
 def test_zero_shot(run, caplog) -> None:
     rows, printed = run(zero_shot)
+    assert of([r for r in rows if "errors" in r], "metric", "protocol") == {
+        ("wer", "spoken"),
+        ("cer", "spoken"),
+    }
+    assert of(rows, "system", measure="excess_recovered") >= {("global_lora",), ("hypernet",)}
     errors = [r for r in rows if "errors" in r and r["metric"] == "wer" and "severity" not in r]
     headline = [r for r in errors if "corpus" not in r]
     # Two recorded cohorts come together too.
@@ -139,9 +142,7 @@ def test_severity(run, caplog) -> None:
     levels = of([r for r in rows if r.get("severity") is not None], "cohort", "severity")
     assert levels == {(c, s) for c in ("als", "atypical") for s in (0.25, 0.75)}
     assert of(rows, "cohort", measure="slope") == {("als",), ("atypical",)}
-    gaps = {(r["grouping"], r["n_groups"]) for r in rows if r.get("measure") == "gap"}
-    # Severities of als, what nobody knows of als, and the cohorts without any.
-    assert gaps == {("cohort", 3), ("cohort_severity", 5)}
+    assert of(rows, "n_groups", measure="gap") == {(3,)}
     assert of(rows, "low", "reason", measure="gap", grouping="cohort") == {
         (None, "cerebral_palsy has one speaker: no interval")
     }
@@ -153,7 +154,7 @@ def test_no_severities_at_all(run, patients, tmp_path, caplog) -> None:
     write_manifest(manifest, [replace(u, path=str(Path(u.path).resolve())) for u in rows])
     made, _ = run(severity, n_resamples=20, **{"bench.test": str(manifest)})
     assert not any(r.get("severity") for r in made)
-    assert {r["grouping"] for r in made if r.get("measure") == "gap"} == {"cohort"}
+    assert any(r.get("measure") == "gap" for r in made)
     assert "says nothing about severity" in caplog.text
 
 
@@ -162,15 +163,12 @@ def test_calibration(run) -> None:
     words = [r for r in rows if r.get("level") == "word"]
     assert of(words, *LABELS) <= FOUND | {("atypical", "recorded"), ("everybody", None)}
     assert ("als", "recorded") in of(words, *LABELS)
-    spread = [r for r in rows if r["measure"] == "spearman_with_severity"]
-    assert ("als", "recorded") in of(spread, *LABELS)
-    assert "cerebral_palsy" not in {r["cohort"] for r in spread}
     assert "confidence of words, atypical, recorded" in printed
 
 
 def test_angles(run) -> None:
     angles = {"ranks": [1], "weight_ranks": [2], "n_null": 20, "n_splits": 2, "n_resamples": 10}
-    rows, _ = run(subspace_angles, angles=angles, per_person=2, ablate=False)
+    rows, _ = run(subspace_angles, angles=angles, per_person=2)
     found = [r for r in rows if r["measure"] == "angle" and r["system"] == "hypernet"]
     assert of(found, "cohort", "domain") == FOUND
     assert ("als", "recorded", "typical", "recorded") in of(
@@ -182,21 +180,8 @@ def test_angles(run) -> None:
     assert of(alone, "reason", level="utterance") == {(ALONE,)}
 
 
-def test_a_ranking_and_a_sweep_fall_back_on_the_only_cohort(own, folders) -> None:
+def test_a_sweep_falls_back_on_the_only_cohort(own) -> None:
     rows = [i for i, c in enumerate(own.column("cohort")) if c in ("als", "typical")]
-    targets = ("decoder.fc1", "decoder.fc2", "decoder.q_proj", "decoder.k_proj")
-    trials = [Trial(target, 0.01, 1, 1, 0.01) for target in targets]
-    models = {trial.name: folders["global_lora"] for trial in trials}
-    errors = score_trials(own, trials, models, rows)
-    assert of(errors, *LABELS) == {("als", "recorded"), ("typical", "recorded")}
-    sizes = [
-        {"measure": "relative_norm", "cohort": "all", "target": t, "layer": 0, "value": k}
-        for k, t in enumerate(targets)
-    ]
-    for row in errors:  # all are one model here
-        row["value"] = row["value"] + targets.index(row["target"]) if "target" in row else 1.0
-    checks = [r for r in ranking_rows(sizes, errors) if r["measure"] == "ranking_check"]
-    assert [r["n_targets"] for r in checks] == [4]
     scores = own.scores(["backbone", "global_lora"], rows)
     config = SweepConfig(reference=Path("global_lora.yaml"), grid={"beta": (0.5,), "sigma": (0.1,)})
     made = sweep_rows(scores, (), config)

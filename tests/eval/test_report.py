@@ -14,7 +14,7 @@ import pytest
 
 from eval import report
 from eval.lib import results
-from eval.report import about_program, check_row, error_figure, field_blocks, section, told_apart
+from eval.report import check_row, error_figure, field_blocks, section
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.protocols import protocol
@@ -49,8 +49,7 @@ def difference(value: float, low: float, high: float, p: float) -> dict[str, Any
 
 
 def content(rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    command = "python -m eval.zero_shot --config eval/configs/zero_shot.yaml"
-    head = results.head(command, {}, 0, "spoken", SPOKEN.normaliser)
+    head = results.head("eval.zero_shot", {}, 0, "spoken", SPOKEN.normaliser)
     return {**head, "git_commit": "abc1234", "rows": rows, **more}
 
 
@@ -128,8 +127,7 @@ def test_tables_by_hand() -> None:
     speed = next(lines for name, lines in tables.items() if name.startswith("Throughput"))
     assert speed[1] == ["adapted_over_unadapted", "plain", "2 threads", "0.90 [0.80, 1.00]", "7"]
     assert "commit abc1234" in html
-    assert "python -m eval.zero_shot --config eval/configs/zero_shot.yaml" in html
-    assert "Zero-shot transcription of speakers nobody trained on" in html
+    assert "python -m eval.zero_shot" in html
     assert html.index("WER, percent") < html.index("<svg") < html.index("Differences in WER")
     assert html.index("</table>") < html.index("<details>") < html.index("insertions only")
 
@@ -152,22 +150,6 @@ def test_a_cohort_without_an_interval_shows_the_reason() -> None:
     assert line == ["a", "25.0 (als has one speaker: no interval)"]
 
 
-@pytest.mark.parametrize(
-    ("cohort", "domain", "expected", "voices"),
-    [
-        ("als", "recorded", "recorded", None),
-        ("parkinson", "simulated", "simulated", None),
-        ("parkinson", "all", "simulated", None),
-        ("parkinson", "real", "simulated", "of people"),
-        ("typical", "synthetic", "recorded", "of a synthesiser"),
-        ("everybody", "all", "simulated and recorded", None),
-    ],
-)
-def test_recorded_and_simulated_are_told_apart(cohort, domain, expected, voices) -> None:
-    row = told_apart({"system": "a", "cohort": cohort, "domain": domain})
-    assert (row["domain"], row.get("voices")) == (expected, voices)
-
-
 def test_other_measures_are_a_table_of_their_fields() -> None:
     about = {"measure": "excess_recovered", "metric": "wer", "domain": "recorded"}
     rows = [
@@ -179,12 +161,12 @@ def test_other_measures_are_a_table_of_their_fields() -> None:
     ((caption, lines),) = Page(excess.html).tables
     assert caption == "Excess recovered metric wer, domain recorded"
     assert lines == [
-        ["system", "cohort", "value"],
-        ["a", "als", "0.5 [0.25, 0.75]"],
-        ["b", "pd", "n/a"],
+        ["system", "cohort", "value", "low", "high"],
+        ["a", "als", "0.5", "0.25", "0.75"],
+        ["b", "pd", "n/a", "", ""],
     ]
     assert (excess.fold, marks.fold) == ("", "Marks, 31 rows")
-    more = {"measures": {"start": {"import": {"s": 1.5}}}, "skipped": {"gpu": "no card"}}
+    more = {"measures": {"start": {"import_s": 1.5}}, "skipped": {"gpu": "no card"}}
     html = section("speed", content([], **more))
     assert Page(html).tables == [("Start", [["import s"], ["1.5"]])]
     assert "left out: gpu, no card" in html
@@ -216,15 +198,10 @@ def test_figure_has_every_label_in_rows_of_its_own() -> None:
     heights = sorted(float(a or b) for a, b in places)
     assert len(heights) == 20
     assert min(b - a for a, b in pairwise(heights)) > 9  # the size of letters
-    for text in ("als", "parkinson", "simulated", "2 speakers", 'id="x_y-'):
+    for text in ("als", "parkinson", "simulated", 'id="x_y-'):
         assert text in svg
     assert svg == error_figure(rows, "x y")
     assert error_figure([row | {"value": None} for row in rows], "x") == ""
-
-
-def test_about_programs() -> None:
-    assert about_program("python -m eval.severity").startswith("Error against severity")
-    assert about_program("python -m eval.nothing") == about_program("made by hand") == ""
 
 
 @pytest.mark.parametrize(
@@ -232,8 +209,6 @@ def test_about_programs() -> None:
     [
         ({"value": float("nan")}, r"row 2: value is nan, which is no finite number"),
         ({"value": "0.3"}, r"row 2: value is '0.3', which is no finite"),
-        ({"domain": "real life"}, r"row 2: domain is 'real life', not one of recorded, simulated"),
-        ({"domain": None}, r"row 2: domain is None"),
         ({"errors": {"hits": 1}}, r"row 2: errors does not count hits"),
         ({"cohort": "als", "domain": "recorded"}, r"two rows for hypernet at als, recorded"),
         ({"normaliser": {"name": "spoken", "hash": "0"}}, r"one table cannot hold"),

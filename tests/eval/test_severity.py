@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.lib.scores import Scores
-from eval.severity import gap_rows, groups_of, level_rows, slope_rows, weighted_slope
+from eval.severity import gap_rows, level_rows, slope_rows, weighted_slope
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.protocols import protocol
 
@@ -42,29 +42,23 @@ def test_levels_have_errors_and_differences(scores) -> None:
 
 
 def test_the_worst_group_and_its_gap_by_hand(scores) -> None:
-    rows = {
-        (r["system"], r["measure"], r["grouping"]): r
-        for by in ("cohort", "cohort_severity")
-        for r in gap_rows(scores, by, 200)
-    }
-    worst = rows["backbone", "worst_group", "cohort_severity"]
-    assert (worst["worst"], worst["best"]) == ("stuttering 1", "typical")
-    assert worst["value"] == pytest.approx(1.0)
-    assert rows["backbone", "gap", "cohort_severity"]["value"] == pytest.approx(1.0)
+    rows = {(r["system"], r["measure"]): r for r in gap_rows(scores, 200)}
+    worst = rows["backbone", "worst_group"]
+    assert (worst["worst"], worst["best"]) == ("stuttering", "typical")
     # Mean over severities: 2, 4, 6, 8 and 2 more of 10.
-    assert rows["backbone", "gap", "cohort"]["value"] == pytest.approx(0.7)
-    assert rows["hypernet", "gap_difference", "cohort"]["value"] == pytest.approx(0.45 - 0.7)
+    assert worst["value"] == rows["backbone", "gap"]["value"] == pytest.approx(0.7)
+    assert rows["hypernet", "gap_difference"]["value"] == pytest.approx(0.45 - 0.7)
     # All speakers are alike here, so nothing varies over the draws.
-    assert rows["hypernet", "gap", "cohort"]["low"] == pytest.approx(0.45)
-    assert rows["hypernet", "gap", "cohort"]["high"] == pytest.approx(0.45)
+    assert rows["hypernet", "gap"]["low"] == pytest.approx(0.45)
+    assert rows["hypernet", "gap"]["high"] == pytest.approx(0.45)
 
 
 def test_gaps_are_those_of_every_draw_counted_one_by_one(scores) -> None:
     rng = np.random.default_rng(3)
     noisy = [EditCounts(hits=10 - e, substitutions=e) for e in rng.integers(0, 11, len(scores))]
     made = Scores(scores.protocol, "wer", scores.meta, {"backbone": noisy})
-    row = next(r for r in gap_rows(made, "cohort", 3000) if r["measure"] == "gap")
-    groups = groups_of(made, "cohort")
+    row = next(r for r in gap_rows(made, 3000) if r["measure"] == "gap")
+    groups = {c: made.pick(cohort=c) for c in ("stuttering", "parkinson", "typical")}
     speakers = np.array(scores.meta["speaker"])
     errors = np.array([c.errors for c in noisy])
     gaps = []
@@ -98,12 +92,12 @@ def typical_of(scores: Scores, speakers: str) -> Scores:
 def test_draws_without_a_group_do_not_count_it_as_perfect(scores) -> None:
     """Only speakers a and b are typical: a draw without both must not read 0 there."""
     made = typical_of(scores, "ab")
-    row = next(r for r in gap_rows(made, "cohort", 500) if r["measure"] == "gap")
+    row = next(r for r in gap_rows(made, 500) if r["measure"] == "gap")
     assert (row["low"], row["high"]) == (pytest.approx(0.5), pytest.approx(0.5))
 
 
 def test_a_group_of_one_speaker_has_no_interval_and_says_why(scores) -> None:
-    rows = gap_rows(typical_of(scores, "a"), "cohort", 500)
+    rows = gap_rows(typical_of(scores, "a"), 500)
     assert {r["measure"] for r in rows} > {"gap", "worst_group", "gap_difference"}
     for row in rows:
         assert (row["low"], row["high"]) == (None, None)

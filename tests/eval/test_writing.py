@@ -7,24 +7,30 @@ import pytest
 from eval.writing import Agreement, compare, rows_of
 
 
-def test_marks_and_capitals_by_hand() -> None:
-    marks, capitals, n_words = compare(
-        "Well, he went home. Did Anna stay? Yes.", "well he went home, did Anna stay? Yes."
-    )
-    assert n_words == 8
-    assert marks == Agreement(both=2, hypothesis=3, reference=4)  # ? and . alike, one comma wrong
-    assert capitals == Agreement(both=2, hypothesis=2, reference=4)
-    assert marks.precision == pytest.approx(2 / 3)
-    assert marks.recall == pytest.approx(0.5)
-    assert marks.f1 == pytest.approx(4 / 7)
-
-
-def test_words_that_only_one_wrote_do_not_count() -> None:
-    marks, capitals, n_words = compare('He said, "Stop!" Then left.', "He said stop. Left.")
-    assert n_words == 4
-    assert marks == Agreement(both=1, hypothesis=2, reference=3)
-    assert capitals == Agreement(both=1, hypothesis=2, reference=2)
-    assert compare("", "Anything.") == (Agreement(), Agreement(), 0)
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "n_words", "marks", "capitals"),
+    [
+        # ? and . alike, one comma wrong
+        (
+            "Well, he went home. Did Anna stay? Yes.",
+            "well he went home, did Anna stay? Yes.",
+            8,
+            Agreement(2, 3, 4),
+            Agreement(2, 2, 4),
+        ),
+        # words that only one wrote do not count
+        (
+            'He said, "Stop!" Then left.',
+            "He said stop. Left.",
+            4,
+            Agreement(1, 2, 3),
+            Agreement(1, 2, 2),
+        ),
+        ("", "Anything.", 0, Agreement(), Agreement()),
+    ],
+)
+def test_marks_and_capitals_by_hand(reference, hypothesis, n_words, marks, capitals) -> None:
+    assert compare(reference, hypothesis) == (marks, capitals, n_words)
 
 
 def test_rows_add_up_over_utterances() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput, real_mask
 from hyperasr.whisper.backbone import Backbone
-from train.baselines import FineTuneConfig, TunedObjective
 from train.loop.batches import split_batch
 from train.loop.loop import LoopConfig, fit
 from train.loop.scoring import decode_together
@@ -281,48 +279,6 @@ def test_spread_weights_are_trained_saved_and_gone_on_with_like_whole_ones(
     for key, value in best[0].items():
         torch.testing.assert_close(best[1][key], value, rtol=0, atol=1e-6)
     assert not torch.equal(best[0]["layers.0.weight"], Stack().layers[0].weight)
-
-
-def full_run(out: str, folder: str) -> None:
-    """Fine-tune a whole Whisper, its layers spread where there are two processes."""
-    accelerator = new_accelerator()
-    spreading(accelerator, "WhisperEncoderLayer", "WhisperDecoderLayer")
-    backbone = Backbone.from_pretrained(folder, offline=True)
-    for module in backbone.whisper.modules():
-        if isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0  # drawn for each process apart
-    rows = Rows(backbone, 3)
-
-    def draw(number: int) -> Batch:
-        batch = rows(number)
-        generator = torch.Generator().manual_seed(number)
-        shape = (3, backbone.n_mels, int(batch.n_frames.max()))
-        return replace(batch, encoded=None, mel=torch.randn(shape, generator=generator))
-
-    def evaluate(objective: nn.Module) -> dict[str, float]:
-        with torch.no_grad():
-            return {"score": float(objective(draw(99))["total"])}
-
-    config = LoopConfig(steps=2, accumulate=2 // accelerator.num_processes, lr=1e-3)
-    objective = TunedObjective(backbone, FineTuneConfig(method="full_ft"))
-    before = evaluate(objective.eval())
-    best = fit(objective, draw, evaluate, lambda m: None, config, Path(out), accelerator)
-    if accelerator.is_main_process:
-        found = {**best, "before": before["score"]}
-        (Path(out) / "best.json").write_text(json.dumps(found))
-
-
-def test_a_whole_whisper_is_fine_tuned_spread_over_processes(
-    tmp_path: Path, random_backbone_folder: Path
-) -> None:
-    folder = str(random_backbone_folder)
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    full_run(str(tmp_path / "one"), folder)
-    debug_launcher(full_run, (str(tmp_path / "two"), folder), num_processes=2)
-    one, two = (json.loads((tmp_path / n / "best.json").read_text()) for n in ("one", "two"))
-    assert two == pytest.approx(one, rel=1e-5)
-    assert one["score"] < one["before"] - 0.1
 
 
 # Shared evaluation

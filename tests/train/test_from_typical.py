@@ -14,7 +14,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
-from hyperasr.whisper.backbone import Backbone
 from train.data import writing
 from train.from_typical import StartConfig, estimate, meta_config, read_speech, split_speakers
 from train.from_typical import main as start
@@ -147,14 +146,10 @@ def test_what_cannot_be_used_is_left_out(
 
 
 def test_the_estimate_grows_with_the_work(corpus: Path, random_backbone_folder: Path) -> None:
-    config = StartConfig(speech=corpus, backbone=str(random_backbone_folder), steps=600)
+    config = StartConfig(speech=corpus, backbone=str(random_backbone_folder))
     rows = read_manifest(corpus / "train.jsonl")
-
-    def minutes(line: str, what: str) -> float:
-        return float(line.split(f" min to {what}")[0].split()[-1])
-
-    one = estimate(meta_config(config), rows)
     many = [replace(row, id=f"{row.id}-{k}") for k in range(40) for row in rows]
-    assert f"{6} recordings" in one
-    assert minutes(estimate(meta_config(config), many), "simulate") > minutes(one, "simulate")
-    assert Backbone.from_pretrained(random_backbone_folder).audio_context == "trimmed"
+    found = [estimate(meta_config(config), own) for own in (rows, many)]
+    assert found[0].startswith("6 recordings")
+    sizes = [float(line.split("about ")[1].split()[0]) for line in found]
+    assert sizes[1] > 20 * sizes[0] > 0

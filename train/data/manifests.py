@@ -5,45 +5,51 @@
 - ``train.jsonl``, ``dev.jsonl``: prose (LibriSpeech, LJ Speech), recorded non-native speech
   (speechocean762) and, to train on, AN4.
 - ``test.jsonl``: prose, in two sources: ``librispeech-test-other`` and ``librispeech-dev-clean``.
-- ``test_nonnative.jsonl``: five recordings of each test speaker of speechocean762;
-  ``test_nonnative_no_numbers.jsonl``: those of them in which nothing is counted or spelled.
+- ``test_nonnative.jsonl``: five recordings of each test speaker of speechocean762.
 - ``dev_an4.jsonl``, ``test_an4.jsonl``: AN4's speakers, to be scored by the protocol ``spelled``.
-- ``test_other_24k.jsonl``: test-other as Ogg Opus of 24 kbit/s, as the training files are.
 
-Who is where stands in `train.data.splits`. A sentence that is tested trains and develops nothing,
-one that develops trains nothing; AN4, whose vocabulary is closed, is outside of this. Recordings
-of more than 30 s, which Whisper does not hear at once, are left out. Everything is checked for
-leaks before it is written.
+Who is where stands in ``splits.json``:
+
+- LibriSpeech: all of train-clean-100 trains, test-other is tested. Of dev-clean's 16 readers three
+  women and three men are tested, two and two develop, the others train: in the order of the
+  SHA-256 of their names (``librispeech-NAME``).
+- speechocean762: its own split, but eight of its training speakers develop. Those who could train
+  are ordered by how long they take for their 20 sentences, slow readers last, and cut into eight
+  groups; the first by SHA-256 of each group develops. Two training speakers read nothing but test
+  sentences and are nowhere. Five recordings of a test speaker are tested, the first by SHA-256.
+- LJ Speech: its one speaker trains. AN4 has lists of its own.
+
+A sentence that is tested trains and develops nothing, one that develops trains nothing; AN4, whose
+vocabulary is closed, is outside of this. Recordings of more than 30 s, which Whisper does not hear
+at once, are left out. Everything is checked for leaks before it is written.
+
+Of the folders that may lie beside these, fsdd-4spk (CC BY-SA 4.0: what is trained on it would have
+to be shared alike), mfa-fixtures, picovoice-multilingual and public-domain-clips (of people who are
+in no list, or in one of these corpora) are not used. vctk-4spk stays fit to test with: its texts
+are read in corpora of atypical and of non-native speech too.
 """
 
 from __future__ import annotations
 
-import re
+import csv
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import soundfile as sf
-from rich.progress import track
 
 from hyperasr.audio.mel import CHUNK_S
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.cohorts.splits import check_leaks
-from hyperasr.errors import ConfigError
+from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
-from hyperasr.util.files import atomic_folder
-from train.data.corpora import LEFT_OUT, Recording, read_corpora
-from train.data.splits import SPLITS, Splits, read_splits, words
 from train.loop.program import read_config, run_program
 
-__all__ = ["Built", "ManifestsConfig", "build", "counts", "has_numbers", "reencode"]
+__all__ = ["CORPORA", "Built", "Corpus", "ManifestsConfig", "Recording", "build", "read_splits"]
 
-TEST_OTHER = "librispeech-test-other"
-OPUS_BIT_S = 24_000
-# libsndfile takes a level from 0 (256 kbit/s) to 1 (6 kbit/s) for one channel of Opus.
-_OPUS_LEVEL = (256_000 - OPUS_BIT_S) / 250_000
+SPLITS = ("train", "dev", "test")
+PROSE = ("librispeech", "ljspeech")
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,87 @@ class ManifestsConfig:
     """From where to where."""
 
     data: Path = Path("../shared/data")
-    """Folder of the corpora."""
+    """Folder of the corpora: folders of recordings with a ``manifest.csv`` each."""
     out: Path = Path("runs/data")
     """Folder of the manifests."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One folder, and how its rows are named.
+
+    Attributes:
+        folder: below the data folder.
+        name: of the corpus; several folders may hold parts of one.
+        prefix: what the table's speakers begin with, before their own name.
+        cohort: of all its speakers.
+        test_source: what `Utterance.source` is in a test manifest; "" for the corpus's name.
+        lower: whether the texts are all capitals, which say nothing.
+    """
+
+    folder: str
+    name: str
+    prefix: str = ""
+    cohort: str = "typical"
+    test_source: str = ""
+    lower: bool = True
+
+
+# An utterance that is in both of the first two counts once, as the first has it.
+CORPORA = (
+    Corpus("librispeech-train-clean-5", "librispeech", "libri-"),
+    Corpus("librispeech-train-251spk", "librispeech", "libri-"),
+    Corpus("librispeech-test-other-10spk", "librispeech", test_source="librispeech-test-other"),
+    Corpus(
+        "librispeech-dev-clean-16spk", "librispeech", "libri-", test_source="librispeech-dev-clean"
+    ),
+    Corpus("ljspeech-1spk", "ljspeech", lower=False),
+    Corpus("an4-train", "an4"),
+    Corpus("speechocean762-adults", "speechocean762", "so762-", cohort="nonnative"),
+)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A row of a corpus's table.
+
+    Attributes:
+        corpus: which it is of.
+        path: absolute, of the recording; its name is unique within a corpus.
+        speaker: as the corpus names them, without a prefix.
+        text: of the table, in lower case where the corpus has capitals only.
+        duration_s: by the table.
+    """
+
+    corpus: Corpus
+    path: Path
+    speaker: str
+    text: str
+    duration_s: float
+
+    @property
+    def words(self) -> str:
+        """What two texts share if they are the same sentence, as leaks are looked for."""
+        return normaliser("spoken")(self.text)
+
+    def row(self, split: str, root: Path) -> Utterance:
+        """Return the row of a manifest; ids and speakers are named by corpus, so that they join.
+
+        Args:
+            split: one of `SPLITS`.
+            root: the data folder, absolute.
+        """
+        corpus = self.corpus
+        source = (corpus.test_source if split == "test" else "") or corpus.name
+        return Utterance(
+            id=f"{source}/{self.path.relative_to(root / corpus.folder).as_posix()}",
+            path=str(self.path),
+            text=self.text,
+            speaker=f"{corpus.name}-{self.speaker}",
+            cohort=corpus.cohort,
+            split=split,
+            source=source,
+        )
 
 
 @dataclass(frozen=True)
@@ -71,31 +155,70 @@ class Built:
     left_out: Counter[str]
 
 
-def has_numbers(text: str) -> bool:
-    """Whether something is counted or spelled in a text, so that it can be written in two ways.
+def read_splits() -> dict[str, dict]:
+    """Return the committed lists.
 
-    By Whisper's normaliser, which finds number words, ordinals among them; by the word "one", which
-    it leaves; and by single letters that are no words.
+    Returns:
+        ``speakers`` by corpus and split, as the corpus names them; ``test_recordings`` of
+        speechocean762, file names without ending by test speaker.
     """
-    normalised = normaliser("whisper")(text).split()
-    letters = set(re.findall(r"(?<![\w'])[a-z](?![\w'])", text.lower()))
-    return any(word == "one" or re.search(r"\d", word) for word in normalised) or bool(
-        letters - {"a", "i"}
-    )
+    return json.loads(Path(__file__).with_name("splits.json").read_text("utf-8"))
 
 
-def build(root: Path, splits: Splits) -> Built:
+def read_corpora(root: Path, corpora: Sequence[Corpus] = CORPORA) -> list[Recording]:
+    """Read the tables of the corpora, in their order.
+
+    Args:
+        root: the data folder, absolute.
+        corpora: which to read.
+    Raises:
+        ConfigError: a corpus or a recording is not there.
+        ManifestError: a table that is none.
+    """
+    if missing := [c.folder for c in corpora if not (root / c.folder / "manifest.csv").is_file()]:
+        raise ConfigError(
+            f"no corpus {', '.join(missing)} in {root}: give --data the folder that holds "
+            "CORPUS/manifest.csv"
+        )
+    recordings = [recording for corpus in corpora for recording in _read(root, corpus)]
+    if absent := [r.path for r in recordings if not r.path.is_file()]:
+        raise ConfigError(
+            f"{len(absent)} recordings that {root} lists are absent, such as {absent[0]}; copy the "
+            "corpora again"
+        )
+    return recordings
+
+
+def _read(root: Path, corpus: Corpus) -> list[Recording]:
+    table = root / corpus.folder / "manifest.csv"
+    recordings = []
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                text = row["text"].lower() if corpus.lower else row["text"]
+                path = root / corpus.folder / row["path"]
+                speaker = row["speaker"].removeprefix(corpus.prefix)
+                duration_s = float(row["duration_s"])
+                recordings.append(
+                    Recording(corpus, path, speaker, " ".join(text.split()), duration_s)
+                )
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
+        reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
+        raise ManifestError(f"{table}: cannot be read as a corpus's table ({reason})") from error
+    return recordings
+
+
+def build(root: Path) -> Built:
     """Put every recording where its speaker belongs, and refuse what leaks.
 
     Args:
         root: the data folder, absolute.
-        splits: who is where.
     Raises:
         ConfigError: a corpus, a recording, or a speaker of the lists is not there.
         ManifestError: speakers, recordings or sentences are on two sides.
     """
-    left_out: Counter[str] = Counter()
-    by_split = _by_split(read_corpora(root), splits, left_out)
+    splits, left_out = read_splits(), Counter[str]()
+    by_split = _by_split(read_corpora(root), splits["speakers"], left_out)
     kept = _without_shared_texts(by_split, left_out)
     duration_s: dict[str, float] = {}
 
@@ -104,49 +227,58 @@ def build(root: Path, splits: Splits) -> Built:
         duration_s.update((row.id, r.duration_s) for row, r in chosen.items())
         return list(chosen)
 
-    prose = ("librispeech", "ljspeech")
-    tested = {name for names in splits.test_recordings.values() for name in names}
+    tested = {name for names in splits["test_recordings"].values() for name in names}
     nonnative = [u for u in rows("test", "speechocean762") if Path(u.path).stem in tested]
     manifests = {
-        "train": rows("train", *prose, "speechocean762", "an4"),
-        "dev": rows("dev", *prose, "speechocean762"),
-        "test": rows("test", *prose),
+        "train": rows("train", *PROSE, "speechocean762", "an4"),
+        "dev": rows("dev", *PROSE, "speechocean762"),
+        "test": rows("test", *PROSE),
         "test_nonnative": nonnative,
-        "test_nonnative_no_numbers": [u for u in nonnative if not has_numbers(u.text or "")],
         "dev_an4": rows("dev", "an4"),
         "test_an4": rows("test", "an4"),
     }
-    _check(manifests)
+    train, dev, tests = manifests["train"], manifests["dev"], [*manifests["test"], *nonnative]
+    an4, an4_dev = manifests["test_an4"], manifests["dev_an4"]
+    for name, first, second, text in (
+        ("train", train, dev, "error"),
+        ("train", train, tests, "error"),
+        ("dev", dev, tests, "error"),
+        ("train", train, [*an4_dev, *an4], "ignore"),
+        ("dev", [*dev, *an4_dev], an4, "ignore"),
+    ):
+        check_leaks(first, second, text=text, name=name)
     return Built(manifests, duration_s, left_out)
 
 
 def _by_split(
-    recordings: Iterable[Recording], splits: Splits, left_out: Counter[str]
+    recordings: Iterable[Recording],
+    listed: dict[str, dict[str, list[str]]],
+    left_out: Counter[str],
 ) -> dict[str, list[Recording]]:
     """Return the recordings of each split, every one once and none too long."""
+    split_of = {
+        (corpus, speaker): split
+        for corpus, own in listed.items()
+        for split, names in own.items()
+        for speaker in names
+    }
     by_split: dict[str, list[Recording]] = {split: [] for split in SPLITS}
     seen: set[tuple[str, str]] = set()
     speakers: set[tuple[str, str]] = set()
     for recording in recordings:
         name = recording.corpus.name
         speakers.add((name, recording.speaker))
-        split = splits.split_of(name, recording.speaker)
+        split = split_of.get((name, recording.speaker))
         if split is None:
             left_out["of a speaker in no list"] += 1
-        elif (name, recording.stem) in seen:
+        elif (name, recording.path.stem) in seen:
             left_out["in two folders"] += 1
         elif recording.duration_s > CHUNK_S:
             left_out[f"longer than {CHUNK_S} s"] += 1
         else:
-            seen.add((name, recording.stem))
+            seen.add((name, recording.path.stem))
             by_split[split].append(recording)
-    listed = {
-        (corpus, speaker)
-        for corpus, own in splits.speakers.items()
-        for names in own.values()
-        for speaker in names
-    }
-    if absent := sorted(listed - speakers):
+    if absent := sorted(set(split_of) - speakers):
         corpus, speaker = absent[0]
         raise ConfigError(
             f"{len(absent)} speakers of the lists have no recording, such as {speaker} of "
@@ -163,100 +295,29 @@ def _without_shared_texts(
     kept: dict[str, list[Recording]] = {}
     for split in reversed(SPLITS):
         own = by_split[split]
-        kept[split] = [r for r in own if words(r.text) not in held]
+        kept[split] = [r for r in own if r.words not in held]
         if held_out := len(own) - len(kept[split]):
             left_out[f"{split}: sentences held out"] = held_out
         # AN4's own tests are of words that everybody says.
-        held |= {words(r.text) for r in own if r.corpus.name != "an4"}
+        held |= {r.words for r in own if r.corpus.name != "an4"}
     return kept
-
-
-def _check(manifests: dict[str, list[Utterance]]) -> None:
-    """Refuse speakers, recordings and sentences that are on two sides."""
-    train, dev = manifests["train"], manifests["dev"]
-    tests = [*manifests["test"], *manifests["test_nonnative"]]
-    an4, an4_dev = manifests["test_an4"], manifests["dev_an4"]
-    for name, first, second, text in (
-        ("train", train, dev, "error"),
-        ("train", train, tests, "error"),
-        ("dev", dev, tests, "error"),
-        ("train", train, [*an4_dev, *an4], "ignore"),
-        ("dev", [*dev, *an4_dev], an4, "ignore"),
-    ):
-        check_leaks(first, second, text=text, name=name)
-
-
-def reencode(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
-    """Write recordings as Ogg Opus of 24 kbit/s, where they are not there yet.
-
-    Args:
-        rows: of test-other.
-        folder: of the files; replaced as a whole.
-    Returns:
-        The rows of the new recordings, absolute paths, under a source of their own.
-    Raises:
-        ConfigError: the folder cannot be written there.
-    """
-    source = f"{TEST_OTHER}-24k"
-    names = [Path(u.id).relative_to(u.source).with_suffix(".ogg") for u in rows]
-    if not all((folder / name).is_file() for name in names):
-        with atomic_folder(folder, replaces=("*/*.ogg",)) as temporary:
-            for row, name in track(list(zip(rows, names, strict=True)), "Opus"):
-                samples, rate = sf.read(row.path, dtype="float32")
-                (temporary / name).parent.mkdir(exist_ok=True)
-                sf.write(
-                    temporary / name,
-                    samples,
-                    rate,
-                    format="OGG",
-                    subtype="OPUS",
-                    compression_level=_OPUS_LEVEL,
-                )
-    return [
-        replace(
-            row,
-            id=f"{source}/{name.as_posix()}",
-            path=str((folder / name).resolve()),
-            source=source,
-        )
-        for row, name in zip(rows, names, strict=True)
-    ]
-
-
-def counts(built: Built) -> list[tuple[str, str, str, int, int, float]]:
-    """Return manifest, source, cohort, recordings, speakers and minutes, a row a source."""
-    table = []
-    for name, rows in built.manifests.items():
-        for source, cohort in dict.fromkeys((u.source, u.cohort) for u in rows):
-            own = [u for u in rows if (u.source, u.cohort) == (source, cohort)]
-            minutes = sum(built.duration_s[u.id] for u in own) / 60
-            table.append((name, source, cohort, len(own), len({u.speaker for u in own}), minutes))
-    return table
 
 
 def main() -> None:
     """Write the manifests and print what they hold."""
     config = read_config(ManifestsConfig)
-    built = build(config.data.resolve(), read_splits())
-    originals = [u for u in built.manifests["test"] if u.source == TEST_OTHER]
-    again = reencode(originals, config.out / "test_other_24k")
-    built.manifests["test_other_24k"] = again
-    built.duration_s.update(
-        (new.id, built.duration_s[old.id]) for new, old in zip(again, originals, strict=True)
-    )
+    built = build(config.data.resolve())
+    form = "{:<16} {:<24} {:<10} {:>10} {:>8} {:>8}"
+    print(form.format("manifest", "source", "cohort", "recordings", "speakers", "minutes"))
     for name, rows in built.manifests.items():
         write_manifest(config.out / f"{name}.jsonl", rows)
-    form = "{:<26} {:<26} {:<10} {:>10} {:>8} {:>8}"
-    print(form.format("manifest", "source", "cohort", "recordings", "speakers", "minutes"))
-    for *start, minutes in counts(built):
-        print(form.format(*start, f"{minutes:.1f}"))
+        for place in dict.fromkeys((u.source, u.cohort) for u in rows):
+            own = [u for u in rows if (u.source, u.cohort) == place]
+            minutes = sum(built.duration_s[u.id] for u in own) / 60
+            n_speakers = len({u.speaker for u in own})
+            print(form.format(name, *place, len(own), n_speakers, f"{minutes:.1f}"))
     for reason, n in built.left_out.items():
         print(f"left out, {reason}: {n}")
-    for folder, reason in LEFT_OUT.items():
-        print(f"not used, {folder}: {reason}")
-    bits = 8 * sum(Path(u.path).stat().st_size for u in again)
-    rate = bits / sum(built.duration_s[u.id] for u in again)
-    print(f"test_other_24k: {rate / 1000:.1f} kbit/s, files and all")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hyperasr.audio.mel import CHUNK_S
 from hyperasr.audio.reading import duration_s
@@ -87,12 +88,12 @@ class Views:
 
 
 def cached(
-    config: MetaConfig, plans: Sequence[Sequence[View]], backbone: Backbone, kept: CacheConfig
+    config: Any, plans: Sequence[Sequence[View]], backbone: Backbone, kept: CacheConfig
 ) -> Cache:
     """Open the caches of some plans as one; what is missing of them is built first.
 
     Args:
-        config: where caches are, and how they are built.
+        config: of a program: where caches are, and how they are built.
         plans: views in the order of the rows; each plan has a cache of its own.
         backbone: what encodes them.
         kept: what the caches hold.

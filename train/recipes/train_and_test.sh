@@ -32,8 +32,7 @@ workers: $WORKERS
 encode_on: $ENCODE_ON"
 loop="steps: $STEPS, eval_every: $(((STEPS + 7) / 8)), save_every: $(((STEPS + 7) / 8))"
 
-# One LoRA for everybody: the baseline, and what the hypernetwork starts from. To tune its learning
-# rate: python -m train.tune --meta FOLDER/global_lora.yaml
+# One LoRA for everybody: the baseline, and what the hypernetwork starts from.
 cat > "$OUT/global_lora.yaml" <<YAML
 $shared
 out: '$OUT/global_lora'
@@ -85,9 +84,8 @@ YAML
   --cohorts "$HELD_OUT" --runs "$OUT/leave_one_cohort_out" \
   --out "$OUT/results/leave_one_cohort_out.json"
 
-# Whose adaptations are alike. Without training every matrix type alone, which takes longer than all
-# else here; `--ablate true` does it.
-"$PYTHON" -m eval.subspace_angles --config "$OUT/test.yaml" --ablate false \
+# Whose adaptations are alike.
+"$PYTHON" -m eval.subspace_angles --config "$OUT/test.yaml" \
   --out "$OUT/results/subspace_angles.json"
 
 # One page of all of it.

@@ -16,7 +16,7 @@ from eval.lib import results
 from hyperasr.errors import ConfigError
 
 CPU: dict[str, Any] = {"shapes": ("small",), "batches": (2,), "n_tokens": 4, "rank": 2}
-CPU |= {"device": "cpu", "rounds": 2, "copy_mib": 4, "peak_size": 64}
+CPU |= {"device": "cpu", "rounds": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -37,36 +37,16 @@ def test_the_whole_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         work = f"small, {context} context, 2 utterances"
         training, decoding = (content["measures"][f"{w}, {work}"] for w in ("training", "decoding"))
         assert training["utterances_per_s"] > 0
-        assert training["share_of_peak"] > 0
         assert decoding["tokens_per_s"] > 0
 
 
-def test_a_step_trains_the_source_alone_and_its_operations_are_counted() -> None:
+def test_a_step_trains_the_source_alone() -> None:
     model = gpu.random_model("small", "trimmed", GpuConfig(**CPU))
     before = {n: p.clone() for n, p in model.named_parameters()}
-    flops = [
-        gpu.training_row(model, gpu.host_batch(model, 2, n, 4), 1.0, 1)["flops_a_step"]
-        for n in (50, 850)
-    ]
+    gpu.training_row(model, gpu.host_batch(model, 2, 50, 4), 1)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert moved
     assert all(name.startswith("source.") for name in moved)
-    # Keys and values of 800 more states in two utterances and two layers, forward alone: nothing
-    # of them is trained. Attention itself is counted on a card alone.
-    keys_and_values = 2 * 2 * 2 * 2 * 800 * 32 * 32
-    assert keys_and_values <= flops[1] - flops[0] < 12 * keys_and_values
-
-
-def test_the_bytes_of_a_step_by_hand() -> None:
-    model = gpu.random_model("small", "full", GpuConfig(**CPU))
-    d, layers, n_utt, n_states = 32, 2, 3, 50
-    # Self-attention 4 matrices, cross-attention query and output, feed-forward; no bias for keys.
-    attention = 4 * d * d + 3 * d + 2 * (d * d + d)
-    forward = 2 * 4 * d * d + 5 * d
-    weights = layers * (attention + forward + 3 * 2 * d) + 51_865 * d
-    kept = 2 * layers * d * n_utt * (n_states + 4 // 2)
-    factors = n_utt * layers * 2 * (d + 4 * d)
-    assert gpu.step_bytes(model, n_utt, n_states, 4) == 4 * (weights + kept + factors)
 
 
 def test_what_cannot_be_measured_is_one_clear_line() -> None:

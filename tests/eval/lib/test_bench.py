@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import eval.lib.bench as room
-from eval.lib.bench import Bench, BenchConfig, fixed_views
+from eval.lib.bench import Bench, BenchConfig
 from eval.lib.embedding_controls import CONTROLS
 from eval.lib.systems import BACKBONE, open_system, view_of
+from eval.lib.testset import fixed_views
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.decode import decode_rows
 from hyperasr.errors import CheckpointMismatch, ConfigError, ManifestError

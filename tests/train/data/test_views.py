@@ -213,19 +213,22 @@ def test_without_typical_speech_it_goes_on_with_a_warning(
 
 
 def test_people_of_any_cohort_enrol_with_their_own_recordings(
-    patients: Path, random_backbone_folder: Path, random_backbone: Backbone
+    patients: Path,
+    random_backbone_folder: Path,
+    random_backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(individual, "COHORTS", ("parkinson",))
     config = individual.IndividualConfig(
         backbone=str(random_backbone_folder),
         manifest=patients / "train.jsonl",
-        cohorts=("parkinson",),
-        severities=(0.5,),
         cache=patients / "cache",
         workers=1,
     )
     people = individual.people_of(config, random_backbone)
     known = set(zip(people.meta["cohort"], people.meta["domain"], strict=True))
-    assert known == {("parkinson", "simulated"), ("als", "recorded"), ("stroke", "recorded")}
+    recorded = {(cohort, "recorded") for cohort in ("als", "stroke", TYPICAL)}
+    assert known == {("parkinson", "simulated"), *recorded}
     enrolled = individual.enrol(people.people, k=1)
     assert {"P1", "P2"} < set(enrolled)
     rows = [replace(u, text=None) for u in read_manifest(patients / "train-atypical.jsonl")]

@@ -66,12 +66,6 @@ def test_tensorboard_gets_every_measure(tmp_path: Path, capsys: Any) -> None:
     assert events.Scalars("dev/score")[-1].value == pytest.approx(best["score"])
 
 
-def test_no_tracker_leaves_no_events(tmp_path: Path) -> None:
-    run(tmp_path, "none")
-    assert not list(tmp_path.rglob("events.out.*"))
-    assert (tmp_path / "log.jsonl").exists()
-
-
 def test_a_tracker_that_is_unknown_or_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +84,8 @@ def test_the_whole_configuration_belongs_to_a_run(tmp_path: Path) -> None:
     assert settings["out"] == str(tmp_path)
     assert settings["loop.steps"] == 4
     assert settings["batches a step"] == 1
+    assert not list(tmp_path.rglob("events.out.*")), "no tracker leaves no events"
+    assert (tmp_path / "log.jsonl").exists()
 
 
 def test_errors_on_purpose_are_one_line(capsys: Any) -> None:
