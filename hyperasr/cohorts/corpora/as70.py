@@ -21,20 +21,7 @@ _FLAGS = ("p", "b", "r", "wr", "i")
 _CATEGORIES = {"A": "conversation", "B": "interviewer", "P": "commands"}
 _CHINESE = "gb18030"  # what such files are in when they are no UTF-8
 
-ABOUT = base.Description(
-    name="as70",
-    title="AS-70 (StammerTalk, AISHELL-6A), Mandarin stuttered speech",
-    licence="CC BY-NC 4.0",
-    how_to_get="AISHELL (6A); recipes and splits: github.com/StammerTalk/stammertalk-speech-70",
-    citation=(
-        "Gong et al.: AS-70: a Mandarin stuttered speech dataset for automatic speech "
-        "recognition and stuttering event detection. Interspeech 2024"
-    ),
-    layout="NNNN/*.txt and NNNN/*.wav (ASR), or ref/NNNN.csv and wav/NNNN/*.wav (SED)",
-    languages=("zh",),
-    cohorts=("stuttering",),
-    n_speakers=70,
-)
+ABOUT = base.describe("as70")
 
 
 def prepare(root: base.AnyPath, *, keep_interviewer: bool = False) -> base.Prepared:
