@@ -11,7 +11,7 @@ from rich.table import Table
 
 from hyperasr.cli.terminal import output
 from hyperasr.cohorts import corpora as readers
-from hyperasr.cohorts.exchange import to_dataset, to_kaldi, to_lhotse
+from hyperasr.cohorts.exchange import to_dataset, to_lhotse
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
 from hyperasr.util.files import atomic_folder
@@ -79,14 +79,12 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 
 def convert(args: Any) -> int:
-    """Write a manifest as a `datasets` folder, as lhotse manifests or as a Kaldi folder."""
+    """Write a manifest as a `datasets` folder or as lhotse manifests."""
     rows = read_manifest(args.manifest)
     if args.to == "dataset":
         with atomic_folder(args.out) as temporary:
             to_dataset(rows).save_to_disk(str(temporary))
-    elif args.to == "lhotse":
-        to_lhotse(rows, args.out)
     else:
-        to_kaldi(rows, args.out)
+        to_lhotse(rows, args.out)
     print(f"{args.out}: {len(rows)} utterances")
     return 0

@@ -172,9 +172,9 @@ def _convert() -> Any:
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="a manifest (.jsonl)")
     parser.add_argument(
         "--to",
-        type=Literal["dataset", "lhotse", "kaldi"],
+        type=Literal["dataset", "lhotse"],
         required=True,
-        help="a Hugging Face datasets folder, lhotse manifests, or a Kaldi folder",
+        help="a Hugging Face datasets folder, or lhotse manifests (`lhotse kaldi export` goes on)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write")
     return parser
