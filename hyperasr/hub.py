@@ -25,7 +25,7 @@ from hyperasr.adapters.checkpoint import (
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.export.card import CARD_FILE, model_card
 from hyperasr.model import AdaptedWhisper
-from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.speaker.encoder import FORMER_SETTINGS, SpeakerConfig
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import transcribe
 from hyperasr.types import Transcript
@@ -199,7 +199,9 @@ class HyperASR(AdaptedWhisper):
         """Put the adapters of a folder, whose config.json is `head`, onto their backbone."""
         backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {path}")
         where = str(path / "config.json")
-        speaker_config = from_dict(SpeakerConfig, head["speaker"], where)
+        speaker_config = from_dict(
+            SpeakerConfig, current_settings(head["speaker"], FORMER_SETTINGS), where
+        )
         source_config = from_dict(SourceConfig, head["source"], where)
         if source_config.settings:
             settings = current_settings(source_config.settings)

@@ -30,7 +30,7 @@ from hyperasr.audio.reading import duration_s
 from hyperasr.cohorts.cache_part import check_part, start_worker, write_part
 from hyperasr.cohorts.views import View, plan_key
 from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
-from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
+from hyperasr.speaker.encoder import FORMER_SETTINGS, SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.util.config import to_dict
 from hyperasr.util.files import atomic_write_text
@@ -55,14 +55,16 @@ class CacheConfig:
     speaker: SpeakerConfig
     """Speaker encoder whose embeddings are stored."""
     keep_mel: bool = False
-    """Store log-mel too, for encoder targets and trained speaker encoders."""
+    """Store log-mel too, for encoder targets."""
 
 
 def cache_folder(
     root: Path, views: Sequence[View], backbone: Backbone, config: CacheConfig
 ) -> Path:
     """Return the folder of the cache with exactly this content."""
-    parts = [plan_key(views), backbone.fingerprint(), json.dumps(to_dict(config), sort_keys=True)]
+    settings = to_dict(config)
+    settings["speaker"] |= FORMER_SETTINGS  # so that caches of earlier versions are found
+    parts = [plan_key(views), backbone.fingerprint(), json.dumps(settings, sort_keys=True)]
     parts.append(f"layout {_layout(backbone)}")
     return Path(root) / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -219,8 +221,7 @@ class Cache:
         self.n_frames: list[int] = self.meta.pop("n_frames")
         self.index: Sequence[int] = range(len(self.rows))
         self.keeps_mel = "mel" in self.rows.column_names
-        self.keeps_embeddings = "emb" in self.rows.column_names
-        self._embs = self.rows.select_columns("emb") if self.keeps_embeddings else None
+        self._embs = self.rows.select_columns("emb")
 
     def where(self, keep: Callable[[int], bool]) -> Cache:
         """Return a cache of the rows that pass a test, over the same files.
@@ -245,21 +246,11 @@ class Cache:
         return str(self.meta["person"][row])
 
     def embeddings(self) -> torch.Tensor:
-        """Return the embeddings of all rows, (n_rows, d_spk) float32.
-
-        Raises:
-            ConfigError: there are none, because the speaker encoder is trained along.
-        """
+        """Return the embeddings of all rows, (n_rows, d_spk) float32."""
         return torch.cat(list(self.embedding_blocks()))
 
     def embedding_blocks(self) -> Iterator[torch.Tensor]:
-        """Yield the embeddings of all rows, (n, d_spk) float32, some hundreds at a time.
-
-        Raises:
-            ConfigError: there are none, because the speaker encoder is trained along.
-        """
-        if self._embs is None:
-            raise ConfigError("this cache has no embeddings: its speaker encoder is trained along")
+        """Yield the embeddings of all rows, (n, d_spk) float32, some hundreds at a time."""
         for start in range(0, len(self), _EMBEDDINGS):
             rows = list(self.index[start : start + _EMBEDDINGS])
             data = b"".join(self._embs[rows]["emb"])
@@ -275,10 +266,7 @@ class Cache:
         mel = self._mel(rows["mel"], max(rows["n_frames"])) if self.keeps_mel else None
         n_frames = torch.tensor(rows["n_frames"])
         sounding = None if mel is None else self.backbone.sounding(mel, n_frames)
-        emb = None
-        if self.keeps_embeddings:
-            emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
-            emb = emb.view(len(lengths), -1)
+        emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
         prompt = self.backbone.prompt_ids()
         ids = [[*prompt, *self.backbone.text_ids(t), self.backbone.eos] for t in rows["text"]]
         tokens = torch.full((len(ids), max(map(len, ids))), self.backbone.eos)
@@ -288,7 +276,7 @@ class Cache:
             n_frames=n_frames,
             encoded=EncoderOutput(states, lengths, sounding=sounding),
             mel=mel,
-            speaker_emb=emb,
+            speaker_emb=emb.view(len(lengths), -1),
             tokens=tokens,
             n_tokens=torch.tensor([len(values) for values in ids]),
             n_prompt=len(prompt),

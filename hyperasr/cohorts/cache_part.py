@@ -95,10 +95,7 @@ def _encoded(views: list[View], rendered: list[tuple[np.ndarray, str]]) -> list[
     waveforms = [waveform for waveform, _ in rendered]
     mel, n_frames = backbone.features(waveforms)
     encoded = backbone.encode(mel, n_frames, speaker.layers)
-    embs = None
-    # What a speaker encoder that is yet to be trained says now would only be in its way.
-    if not any(p.requires_grad for p in speaker.parameters()):
-        embs = speaker(encoded=encoded, mel=mel, n_frames=n_frames, waveforms=waveforms)
+    embs = speaker(encoded=encoded, mel=mel, n_frames=n_frames, waveforms=waveforms)
     # Of the silence after it what differs: the last frame kept is as all the others are.
     silent = backbone.audio_context == "full" or backbone.margin_frames > 0
     tail = TAIL_FRAMES if silent else 0
@@ -118,9 +115,8 @@ def _encoded(views: list[View], rendered: list[tuple[np.ndarray, str]]) -> list[
             "n_frames": int(n_frames[i]),
             "n_states": n_states,
             "states": _bytes(encoded.states[i, :n_states]),
+            "emb": embs[i].float().cpu().numpy().tobytes(),
         }
-        if embs is not None:
-            row["emb"] = embs[i].float().cpu().numpy().tobytes()
         if config.keep_mel:
             row["mel"] = _bytes(mel[i, :, : int(n_frames[i]) + tail])
         rows.append(row)
