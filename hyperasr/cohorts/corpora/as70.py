@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
@@ -166,7 +167,7 @@ def _levels(root: Path, report: base.Report) -> dict[str, float]:
     return levels
 
 
-def _json(root: Path, name: str, report: base.Report) -> dict:
+def _json(root: Path, name: str, report: base.Report) -> dict[str, Any]:
     for path in base.find_named(root, name, report)[:1]:
         try:
             values = json.loads(base.read_text(path, report) or "null")

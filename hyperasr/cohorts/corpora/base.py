@@ -143,8 +143,10 @@ def _facts() -> dict[str, dict[str, Any]]:
 
 def describe(name: str) -> Description:
     """Return what ``about.yaml`` says of a corpus."""
-    facts = {k: tuple(v) if isinstance(v, list) else v for k, v in _facts()[name].items()}
-    return Description(name, **facts)
+    facts: dict[str, Any] = {"name": name}
+    for key, value in _facts()[name].items():
+        facts[key] = tuple(value) if isinstance(value, list) else value
+    return Description(**facts)
 
 
 class Prepared:
