@@ -343,7 +343,7 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
         with pytest.raises(HyperASRError, match="make room or choose another folder"):
             build(views)
     assert not list(tmp_path.rglob("part-*"))
-    write, written = module.write_part, []
+    write, written = module._write_part, []
 
     def fills_up(chosen: list[View], folder: str) -> int:
         if written:
@@ -352,7 +352,7 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
         return write(chosen, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_part", fills_up)
+        patch.setattr(module, "_write_part", fills_up)
         with pytest.raises(HyperASRError, match=r"is full; 1 of 3 parts are done and stay"):
             build(views)
     assert len(Cache([build(views)], random_backbone)) == 9, "goes on, and is whole"
