@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,10 @@ W1 = "decoder.fc1"
 """The target of the hypernetwork's paper: the first matrix of every decoder layer's feed-forward
 block, weight (d_ff, d_model)."""
 
-Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 """A forward hook: layer, inputs, output -> what the layer is to give instead."""
+
+Result = TypeVar("Result")
 
 _FEED_FORWARD = ("fc1", "fc2")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -173,7 +175,9 @@ def hooked(
             handle.remove()
 
 
-def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+def of_this_thread(
+    hook: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Result],
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Result | None]:
     """Return a forward hook that acts in the calling thread alone; elsewhere it does nothing.
 
     Autograd's own threads, in which checkpointed activations are computed again on a GPU, count as
@@ -181,7 +185,7 @@ def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     """
     owner = threading.get_ident()
 
-    def guarded(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def guarded(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Result | None:
         # A compiler runs the hook of its own thread, and cannot ask which one that is.
         if not torch.compiler.is_compiling() and threading.get_ident() != owner:
             if not threading.current_thread().name.startswith("Dummy-"):
@@ -278,7 +282,7 @@ def _make_hook(name: str, a_t: Tensor, b_t: Tensor, scaling: float) -> Hook:
     """
     n_utt, dtype = a_t.shape[0], a_t.dtype
 
-    def hook(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
         x = args[0]
         x3, y3 = x, y
         if x.shape[0] != n_utt or x.dim() != 3:

@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.hooks import RemovableHandle
 
 from hyperasr.errors import CheckpointMismatch, ConfigError
 from hyperasr.util.config import from_dict, to_dict
 from hyperasr.util.files import atomic_folder
 
 __all__ = ["ResidualAdapters", "ResidualConfig"]
+
+_Output = Tensor | tuple[Tensor, ...]  # of a layer
 
 FORMAT = "residual_adapters"
 PARTS = ("encoder", "decoder")
@@ -73,6 +76,16 @@ class Bottleneck(nn.Module):
         return hidden + update
 
 
+class FrozenBackbone(Protocol):
+    """What adapters ask of a `hyperasr.whisper.backbone.Backbone`."""
+
+    whisper: nn.Module
+
+    @property
+    def device(self) -> torch.device: ...
+    def require_fingerprint(self, expected: str, what: str) -> None: ...
+
+
 class ResidualAdapters(nn.Module):
     """One bottleneck after the feed-forward block of every layer of the chosen parts.
 
@@ -88,7 +101,7 @@ class ResidualAdapters(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.adapters = nn.ModuleDict()
         for part, layers in _layers(whisper, config.parts).items():
-            width = layers[0].final_layer_norm.weight.shape[0]
+            width = _width(layers[0])
             self.adapters[part] = nn.ModuleList(
                 Bottleneck(width, config.d_bottleneck, generator) for _ in layers
             )
@@ -98,7 +111,7 @@ class ResidualAdapters(nn.Module):
         """Whether encoder states depend on the adapters, so that cached ones do not serve."""
         return "encoder" in self.config.parts
 
-    def attach(self, whisper: nn.Module) -> list[Any]:
+    def attach(self, whisper: nn.Module) -> list[RemovableHandle]:
         """Put the adapters behind the layers of `whisper` until the handles are removed.
 
         Returns:
@@ -108,9 +121,9 @@ class ResidualAdapters(nn.Module):
         """
         pairs = []
         for part, layers in _layers(whisper, self.config.parts).items():
-            adapters: list[Any] = list(self.adapters[part].children())
-            width = adapters[0].norm.weight.shape[0]
-            widths = {layer.final_layer_norm.weight.shape[0] for layer in layers}
+            adapters = [m for m in self.adapters[part].modules() if isinstance(m, Bottleneck)]
+            width = adapters[0].down.in_features
+            widths = set(map(_width, layers))
             if len(adapters) != len(layers) or widths != {width}:
                 raise CheckpointMismatch(
                     f"these adapters are for {len(adapters)} {part} layers of width {width}, the "
@@ -158,7 +171,9 @@ class ResidualAdapters(nn.Module):
             (temporary / "config.json").write_text(json.dumps(head, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], backbone: Any) -> ResidualAdapters:
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], backbone: FrozenBackbone
+    ) -> ResidualAdapters:
         """Load adapters that `save_pretrained` wrote.
 
         Args:
@@ -188,16 +203,21 @@ class ResidualAdapters(nn.Module):
         return adapters.to(backbone.device)
 
 
-def _hook(adapter: nn.Module) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+def _hook(adapter: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], _Output], _Output]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: _Output) -> _Output:
         if isinstance(output, tuple):
             return (adapter(output[0]), *output[1:])
-        return adapter(output)
+        adapted: Tensor = adapter(output)
+        return adapted
 
     return hook
 
 
-def _layers(whisper: nn.Module, parts: Sequence[str]) -> dict[str, list[Any]]:
+def _width(layer: nn.Module) -> int:
+    return layer.get_parameter("final_layer_norm.weight").shape[0]
+
+
+def _layers(whisper: nn.Module, parts: Sequence[str]) -> dict[str, list[nn.Module]]:
     model = getattr(whisper, "model", None)
     by_part = {part: getattr(getattr(model, part, None), "layers", None) for part in parts}
     if any(not isinstance(layers, nn.ModuleList) or not len(layers) for layers in by_part.values()):

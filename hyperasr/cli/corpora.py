@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hyperasr.cli.terminal import output
 from hyperasr.cohorts import corpora as readers
-from hyperasr.cohorts.exchange import to_dataset, to_kaldi, to_lhotse
+from hyperasr.cohorts.exchange import to_dataset, to_lhotse
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
@@ -97,7 +97,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 
 def convert(args: Any) -> int:
-    """Write a manifest as a `datasets` folder, as lhotse manifests or as a Kaldi folder."""
+    """Write a manifest as a `datasets` folder or as lhotse manifests."""
     rows = read_manifest(args.manifest)
     out = Path(args.out)
     keep_inputs([out], [args.manifest, *(row.path for row in rows)])
@@ -107,9 +107,7 @@ def convert(args: Any) -> int:
         disable_progress_bars()
         with atomic_folder(out) as temporary:
             to_dataset(rows).save_to_disk(str(temporary))
-    elif args.to == "lhotse":
-        to_lhotse(rows, out)
     else:
-        to_kaldi(rows, out)
+        to_lhotse(rows, out)
     print(f"{one_line(out)}: {len(rows)} utterances")
     return 0

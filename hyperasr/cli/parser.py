@@ -171,9 +171,9 @@ def _convert() -> Any:
     )
     parser.add_argument(
         "--to",
-        type=Literal["dataset", "lhotse", "kaldi"],
+        type=Literal["dataset", "lhotse"],
         required=True,
-        help="a Hugging Face datasets folder, lhotse manifests, or a Kaldi folder",
+        help="a Hugging Face datasets folder, or lhotse manifests (`lhotse kaldi export` goes on)",
     )
     _add_folder(parser, "to write")
     return parser

@@ -25,15 +25,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from hyperasr.audio.mel import CHUNK_S, HOP_LENGTH, N_SAMPLES
+from hyperasr.audio.mel import CHUNK_S, HOP_LENGTH, N_SAMPLES, SAMPLE_RATE, TAIL_FRAMES
 from hyperasr.audio.reading import duration_s
-from hyperasr.cohorts.cache_part import check_part, start_worker, write_part
-from hyperasr.cohorts.views import View, plan_key
-from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
-from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
+from hyperasr.cohorts.views import View, plan_key, render_view
+from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
+from hyperasr.speaker.encoder import (
+    FORMER_SETTINGS,
+    PooledStates,
+    SpeakerConfig,
+    SpeechBrainEncoder,
+    speaker_encoder,
+)
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.util.config import to_dict
-from hyperasr.util.files import atomic_write_text
+from hyperasr.util.files import atomic_folder, atomic_write_text
 from hyperasr.util.workers import WorkerPool
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import checked_device
@@ -44,6 +49,9 @@ log = logging.getLogger(__name__)
 _PART = 128  # views a part: a minute's work, so that little is lost on interruption
 _ONCE = 512  # views a part before caches said how many
 _EMBEDDINGS = 512  # read at a time
+_BATCH = 16
+_SORTED = 64  # views that are sorted by length together, so that little is padding
+_SUMS = "sums.json"
 _LAYOUT = 3  # of the columns; a cache of another layout has another folder
 _META = ("speaker", "person", "cohort", "domain", "severity", "text", "source", "id")
 
@@ -55,14 +63,16 @@ class CacheConfig:
     speaker: SpeakerConfig
     """Speaker encoder whose embeddings are stored."""
     keep_mel: bool = False
-    """Store log-mel too, for encoder targets and trained speaker encoders."""
+    """Store log-mel too, for encoder targets."""
 
 
 def cache_folder(
     root: Path, views: Sequence[View], backbone: Backbone, config: CacheConfig
 ) -> Path:
     """Return the folder of the cache with exactly this content."""
-    parts = [plan_key(views), backbone.fingerprint(), json.dumps(to_dict(config), sort_keys=True)]
+    settings = to_dict(config)
+    settings["speaker"] |= FORMER_SETTINGS  # so that caches of earlier versions are found
+    parts = [plan_key(views), backbone.fingerprint(), json.dumps(settings, sort_keys=True)]
     parts.append(f"layout {_layout(backbone)}")
     return Path(root) / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -136,9 +146,9 @@ def build_cache(
     head |= {"layout": _layout(backbone), "part_views": size}
     atomic_write_text(folder / "cache.json", json.dumps({**head, "config": to_dict(config)}) + "\n")
     worker = (str(backbone_name), config, backbone.audio_context, backbone.margin_s, device)
-    with WorkerPool(workers, start_worker, worker) as pool:
+    with WorkerPool(workers, _start_worker, worker) as pool:
         jobs = [
-            pool.submit(write_part, list(views[s : s + size]), str(_part(folder, s // size)))
+            pool.submit(_write_part, list(views[s : s + size]), str(_part(folder, s // size)))
             for s in todo
         ]
         n_long = 0
@@ -161,7 +171,7 @@ def build_cache(
 
 
 def _layout(backbone: Backbone) -> str:
-    """Name the columns; log-mel of 30 s keeps the silence after an utterance, see `cache_part`."""
+    """Name the columns; log-mel of 30 s keeps the silence after an utterance, see `_encoded`."""
     return f"{_LAYOUT}, 30 s" if backbone.audio_context == "full" else str(_LAYOUT)
 
 
@@ -189,6 +199,124 @@ def _part(folder: Path, index: int) -> Path:
     return folder / f"part-{index:05d}"
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """What a process makes rows with."""
+
+    backbone: Backbone
+    speaker: PooledStates | SpeechBrainEncoder
+    keep_mel: bool
+
+
+_worker: _Worker | None = None
+
+
+def _start_worker(
+    backbone_name: str, config: CacheConfig, audio_context: str, margin_s: float, device: str
+) -> None:
+    """Load what `_write_part` needs, once a process; the backbone is at hand on this machine."""
+    global _worker
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()
+    torch.set_num_threads(1)
+    backbone = Backbone.from_pretrained(
+        backbone_name, offline=True, audio_context=audio_context, margin_s=margin_s, device=device
+    )
+    speaker = speaker_encoder(config.speaker, backbone).eval().to(device)
+    _worker = _Worker(backbone, speaker, config.keep_mel)
+
+
+def _write_part(views: list[View], folder: str) -> int:
+    """Write the rows of some views, their sizes beside them; all of it or nothing.
+
+    Returns:
+        How many views were left out because simulation made them longer than Whisper hears.
+    Raises:
+        AudioError: a recording cannot be read.
+    """
+    from datasets import Dataset, Value
+
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(views), _SORTED):
+        rows += _rows(views[start : start + _SORTED])
+    with atomic_folder(folder, replaces=("dataset_info.json",)) as temporary:
+        if rows:
+            columns = {name: [row[name] for row in rows] for name in rows[0]}
+            # A part in which nobody's severity is known would have a column of another type.
+            table = Dataset.from_dict(columns).cast_column("severity", Value("float64"))
+            table.save_to_disk(str(temporary))
+        sums = {p.name: {"bytes": p.stat().st_size} for p in sorted(temporary.glob("*.arrow"))}
+        (temporary / _SUMS).write_text(json.dumps(sums))
+    return len(views) - len(rows)
+
+
+@torch.inference_mode()
+def _rows(views: list[View]) -> list[dict[str, Any]]:
+    """Simulate, encode and embed some views, in their order, without those of more than 30 s."""
+    rendered = [render_view(view) for view in views]
+    short = [i for i, (waveform, _) in enumerate(rendered) if len(waveform) <= N_SAMPLES]
+    for i in short:
+        if len(rendered[i][0]) == 0:
+            raise AudioError(f"{views[i].utterance.path}: no samples between the given times")
+    short.sort(key=lambda i: len(rendered[i][0]))
+    rows: dict[int, dict[str, Any]] = {}
+    for start in range(0, len(short), _BATCH):
+        chosen = short[start : start + _BATCH]
+        encoded = _encoded([views[i] for i in chosen], [rendered[i] for i in chosen])
+        rows.update(zip(chosen, encoded, strict=True))
+    return [rows[i] for i in sorted(rows)]
+
+
+def _encoded(views: list[View], rendered: list[tuple[np.ndarray, str]]) -> list[dict[str, Any]]:
+    """Return the rows of views that are rendered: a waveform and a text each."""
+    assert _worker is not None
+    backbone, speaker = _worker.backbone, _worker.speaker
+    waveforms = [waveform for waveform, _ in rendered]
+    mel, n_frames = backbone.features(waveforms)
+    encoded = backbone.encode(mel, n_frames, speaker.layers)
+    embs = speaker(encoded=encoded, mel=mel, n_frames=n_frames, waveforms=waveforms)
+    # Of the silence after it what differs: the last frame kept is as all the others are.
+    silent = backbone.audio_context == "full" or backbone.margin_frames > 0
+    tail = TAIL_FRAMES if silent else 0
+    rows = []
+    for i, (view, (waveform, text)) in enumerate(zip(views, rendered, strict=True)):
+        n_states = int(encoded.lengths[i])
+        row = {
+            "id": view.id,
+            "text": text,
+            "speaker": view.utterance.speaker,
+            "person": view.person,
+            "cohort": view.cohort,
+            "domain": view.domain,
+            "severity": None if view.severity is None else float(view.severity),
+            "source": view.utterance.source,
+            "duration_s": len(waveform) / SAMPLE_RATE,
+            "n_frames": int(n_frames[i]),
+            "n_states": n_states,
+            "states": _bytes(encoded.states[i, :n_states]),
+            "emb": embs[i].float().cpu().numpy().tobytes(),
+        }
+        if _worker.keep_mel:
+            row["mel"] = _bytes(mel[i, :, : int(n_frames[i]) + tail])
+        rows.append(row)
+    return rows
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.to("cpu", torch.float16).contiguous().numpy().tobytes()
+
+
+def _check_part(path: Path) -> None:
+    """Raise ConfigError where a file of the part in folder `path` is not as long as written."""
+    try:
+        for name, size in json.loads((path / _SUMS).read_text()).items():
+            if (path / name).stat().st_size != size["bytes"]:
+                raise ConfigError(f"{path / name} is not what was written; remove {path}")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); remove it and build again") from error
+
+
 class Cache:
     """One or several cache folders as rows; batches are put together from memory-mapped bytes.
 
@@ -209,7 +337,7 @@ class Cache:
         for folder in folders:
             _check_head(Path(folder), backbone)
         for path in paths:
-            check_part(path)
+            _check_part(path)
         paths = [path for path in paths if any(path.glob("*.arrow"))]
         if not paths:
             raise ConfigError(f"no view lasts {CHUNK_S} s or less; give shorter recordings")
@@ -219,8 +347,7 @@ class Cache:
         self.n_frames: list[int] = self.meta.pop("n_frames")
         self.index: Sequence[int] = range(len(self.rows))
         self.keeps_mel = "mel" in self.rows.column_names
-        self.keeps_embeddings = "emb" in self.rows.column_names
-        self._embs = self.rows.select_columns("emb") if self.keeps_embeddings else None
+        self._embs = self.rows.select_columns("emb")
 
     def where(self, keep: Callable[[int], bool]) -> Cache:
         """Return a cache of the rows that pass a test, over the same files.
@@ -245,21 +372,11 @@ class Cache:
         return str(self.meta["person"][row])
 
     def embeddings(self) -> torch.Tensor:
-        """Return the embeddings of all rows, (n_rows, d_spk) float32.
-
-        Raises:
-            ConfigError: there are none, because the speaker encoder is trained along.
-        """
+        """Return the embeddings of all rows, (n_rows, d_spk) float32."""
         return torch.cat(list(self.embedding_blocks()))
 
     def embedding_blocks(self) -> Iterator[torch.Tensor]:
-        """Yield the embeddings of all rows, (n, d_spk) float32, some hundreds at a time.
-
-        Raises:
-            ConfigError: there are none, because the speaker encoder is trained along.
-        """
-        if self._embs is None:
-            raise ConfigError("this cache has no embeddings: its speaker encoder is trained along")
+        """Yield the embeddings of all rows, (n, d_spk) float32, some hundreds at a time."""
         for start in range(0, len(self), _EMBEDDINGS):
             rows = list(self.index[start : start + _EMBEDDINGS])
             data = b"".join(self._embs[rows]["emb"])
@@ -275,10 +392,7 @@ class Cache:
         mel = self._mel(rows["mel"], max(rows["n_frames"])) if self.keeps_mel else None
         n_frames = torch.tensor(rows["n_frames"])
         sounding = None if mel is None else self.backbone.sounding(mel, n_frames)
-        emb = None
-        if self.keeps_embeddings:
-            emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
-            emb = emb.view(len(lengths), -1)
+        emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
         prompt = self.backbone.prompt_ids()
         ids = [[*prompt, *self.backbone.text_ids(t), self.backbone.eos] for t in rows["text"]]
         tokens = torch.full((len(ids), max(map(len, ids))), self.backbone.eos)
@@ -288,7 +402,7 @@ class Cache:
             n_frames=n_frames,
             encoded=EncoderOutput(states, lengths, sounding=sounding),
             mel=mel,
-            speaker_emb=emb,
+            speaker_emb=emb.view(len(lengths), -1),
             tokens=tokens,
             n_tokens=torch.tensor([len(values) for values in ids]),
             n_prompt=len(prompt),

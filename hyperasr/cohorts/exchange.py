@@ -1,7 +1,7 @@
-"""Manifests to `datasets.Dataset`, lhotse and Kaldi.
+"""Manifests to `datasets.Dataset` and to lhotse, which writes those of other programs.
 
 Paths go out absolute. What the other side has no place for (cohort, severity, split ...) is kept
-beside: in columns, in ``custom`` of a lhotse supervision, in ``utt2cohort`` and ``utt2lang``.
+beside: in columns, in ``custom`` of a lhotse supervision.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from hyperasr.util.files import atomic_folder
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["to_dataset", "to_kaldi", "to_lhotse"]
+__all__ = ["to_dataset", "to_lhotse"]
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Utterance))
 _NUMBERS = ("start_s", "end_s", "severity")
@@ -94,102 +94,6 @@ def to_lhotse(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path
         _write_lines(temporary / "recordings.jsonl", map(_json, recordings.values()))
         _write_lines(temporary / "supervisions.jsonl", map(_json, supervisions))
     return Path(folder)
-
-
-def to_kaldi(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path:
-    """Write a Kaldi folder: wav.scp, segments, utt2spk, spk2utt, text, utt2lang, utt2cohort.
-
-    Utterances are called SPEAKER-ID (unless the id begins so already), as Kaldi's sorting wants,
-    with another joint where hyphens in speakers' names would disturb it; blanks in names become
-    underscores. WAV files stand as they are, others with the usual command that decodes them.
-    `segments` is left out where every row is a whole recording.
-
-    Returns:
-        The folder.
-    Raises:
-        ManifestError: no rows; some rows with text and some without; names that meet.
-        ConfigError: the folder cannot be written.
-    """
-    rows = _within(rows)
-    if not rows:
-        raise ManifestError("there is nothing to write: the manifest has no rows")
-    untold = next((i for i, row in enumerate(rows) if not (row.text or "").strip()), None)
-    told = any((row.text or "").strip() for row in rows)
-    if untold is not None and told:
-        raise ManifestError(
-            f"{_named(untold + 1, rows[untold])} has no text and others have; Kaldi wants all or "
-            "none: leave it out"
-        )
-    cut = any(row.start_s > 0 or row.end_s is not None for row in rows)
-    files: dict[str, dict[str, str]] = {
-        name: {} for name in ("utt2spk", "utt2lang", "utt2cohort", "text", "wav.scp", "segments")
-    }
-    names: dict[tuple[str, str], str] = {}
-    for row, name in zip(rows, _kaldi_names(rows), strict=True):
-        if name in files["utt2spk"]:
-            raise ManifestError(f"two rows are called {name!r} in Kaldi; give them other ids")
-        files["utt2spk"][name] = _kaldi_name(row.speaker)
-        files["utt2lang"][name] = " ".join(row.language.split())
-        files["utt2cohort"][name] = " ".join(row.cohort.split())
-        if told:
-            files["text"][name] = " ".join((row.text or "").split())
-        channel = (row.extra or {}).get("channel", "")
-        key = (os.path.abspath(row.path), channel)
-        recording = names.setdefault(key, name) if cut else name
-        files["wav.scp"][recording] = _kaldi_source(*key)
-        if cut:
-            end = -1 if row.end_s is None else row.end_s
-            files["segments"][name] = f"{recording} {row.start_s:.3f} {end:.3f}"
-    utterances: dict[str, list[str]] = {}
-    for name, speaker in files["utt2spk"].items():
-        utterances.setdefault(speaker, []).append(name)
-    files["spk2utt"] = {speaker: " ".join(_sorted(own)) for speaker, own in utterances.items()}
-    with atomic_folder(Path(folder), replaces=("wav.scp", "utt2spk")) as temporary:
-        for name, pairs in files.items():
-            if pairs:
-                _write_lines(temporary / name, (f"{key} {pairs[key]}" for key in _sorted(pairs)))
-    return Path(folder)
-
-
-def _sorted(names: Iterable[str]) -> list[str]:
-    """Sort as LC_ALL=C does, which Kaldi insists on."""
-    return sorted(names, key=lambda name: name.encode())
-
-
-def _kaldi_name(name: str) -> str:
-    return "_".join(name.split()) or "unknown"
-
-
-def _kaldi_names(rows: Sequence[Utterance]) -> list[str]:
-    """Return names that sort by speaker and by utterance alike, which Kaldi insists on.
-
-    A hyphen does, unless one speaker's name is the beginning of another's and a hyphen follows.
-    """
-    for joint in "-+!":
-        pairs = []
-        for row in rows:
-            speaker, name = _kaldi_name(row.speaker), _kaldi_name(row.id)
-            whole = name if name.startswith(f"{speaker}{joint}") else f"{speaker}{joint}{name}"
-            pairs.append((speaker.encode(), whole.encode()))
-        if sorted(pairs) == sorted(pairs, key=lambda pair: pair[1]):
-            break
-    return [name.decode() for _, name in pairs]
-
-
-def _kaldi_source(path: str, channel: str) -> str:
-    """Return what stands in wav.scp: a WAV file, or a command that makes one."""
-    if "\n" in path:
-        raise ManifestError(f"{path!r} has a line break in its name, which Kaldi cannot read")
-    quoted = "'" + path.replace("'", "'\\''") + "'"
-    suffix = Path(path).suffix.lower()
-    if suffix == ".sph":
-        side = f" -c {int(channel) + 1}" if channel else ""
-        return f"sph2pipe -f wav -p{side} {quoted} |"
-    if channel:
-        return f"sox {quoted} -t wav - remix {int(channel) + 1} |"
-    if suffix == ".wav":
-        return path
-    return f"flac -c -d -s {quoted} |" if suffix == ".flac" else f"sox {quoted} -t wav - |"
 
 
 def _named(number: int, row: Utterance) -> str:

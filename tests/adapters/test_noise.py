@@ -110,7 +110,6 @@ def test_gradients_are_finite_and_reach_everything(tiny_whisper: Any) -> None:
         layer(tiny_whisper)(x).square().sum().backward()
     assert len(leaves) == 4
     for leaf in leaves:
-        assert leaf.grad is not None
         assert bool(leaf.grad.isfinite().all())
         assert bool(leaf.grad[1].any())
 

@@ -140,7 +140,6 @@ def test_a_model_has_nothing_to_learn_from_itself() -> None:
     loss = from_teacher(logprobs[:, 0], teacher, torch.ones(3, 1, dtype=torch.bool))
     loss.backward()
     assert abs(float(loss)) < 1e-6
-    assert logits.grad is not None
     assert float(logits.grad.abs().max()) < 1e-6
 
 

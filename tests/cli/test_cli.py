@@ -516,7 +516,6 @@ def test_prepare_and_convert(cli: Cli, good: Path, tmp_path: Path) -> None:
     rows = read_manifest(out)
     assert [row.text for row in rows] == ["GO ON", "STOP"] or rows[0].text == "go on"
     for form, file in (
-        ("kaldi", "wav.scp"),
         ("lhotse", "recordings.jsonl"),
         ("dataset", "state.json"),
     ):

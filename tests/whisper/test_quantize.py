@@ -170,7 +170,6 @@ def test_what_int8_cannot_do(tiny_whisper: Any, tmp_path: Any) -> None:
 def test_joined_layers_give_what_each_gives() -> None:
     parts = [Int8Linear(nn.Linear(48, n, bias=n != 32)) for n in (16, 32, 16)]
     joined = join_linears(parts)
-    assert joined is not None
     x = torch.randn(3, 5, 48)
     expected = torch.cat([part(x) for part in parts], dim=-1)
     assert torch.equal(joined(x), expected)
@@ -178,7 +177,6 @@ def test_joined_layers_give_what_each_gives() -> None:
     assert join_linears(parts) is joined, "made once"
     parts[2] = Int8Linear(nn.Linear(48, 16))
     again = join_linears(parts)
-    assert again is not None
     assert torch.equal(again(x), torch.cat([part(x) for part in parts], dim=-1))
 
 

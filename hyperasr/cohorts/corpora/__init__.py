@@ -2,7 +2,8 @@
 
 Every reader has two names:
 
-- ``ABOUT``, a `Description`: licence, how to get it, citation, languages, cohorts, speakers;
+- ``ABOUT``, a `Description` out of ``about.yaml``: licence, how to get it, citation, languages,
+  cohorts, speakers;
 - ``prepare(root, **options) -> Prepared``: iterate over it for `Utterance` rows, then read its
   ``report`` for what was skipped, with reasons.
 

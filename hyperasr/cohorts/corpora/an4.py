@@ -14,18 +14,7 @@ __all__ = ["ABOUT", "prepare"]
 _LINE = re.compile(r"(.*?)\s*\(([^()\s]+)\)\s*$")
 _MARK = re.compile(r"</?s>|<sil>")
 
-ABOUT = base.Description(
-    name="an4",
-    title="CMU Census database (AN4)",
-    licence="CMU's own, of the two-clause BSD kind",
-    how_to_get="download from speech.cs.cmu.edu/databases/an4",
-    citation="Acero 1993, Acoustical and Environmental Robustness in Automatic Speech "
-    "Recognition, Kluwer",
-    layout="etc/an4_train.transcription and wav/an4_clstk/SPEAKER/NAME-SPEAKER-b.sph",
-    languages=("en",),
-    n_speakers=84,
-    status="tested on the corpus (training part) and on synthetic fixtures",
-)
+ABOUT = base.describe("an4")
 
 
 def prepare(root: base.AnyPath) -> base.Prepared:

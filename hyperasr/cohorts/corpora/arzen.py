@@ -19,16 +19,7 @@ _ALEF = str.maketrans("أإآٱ", "اااا")
 _ARABIC = "cp1256"  # what such files are in when they are no UTF-8
 _TATWEEL = "\u0640"
 
-ABOUT = base.Description(
-    name="arzen",
-    title="ArzEn Speech Corpus",
-    licence="free for academic use, after a request (not confirmed by any file)",
-    how_to_get="ask the authors, who are named in the paper",
-    citation="Hamed, Vu and Abdennadher 2020, ArzEn: a speech corpus for code-switched "
-    "Egyptian Arabic-English, LREC",
-    layout="ASR_files/text, recordings/Cxx-Ryy.WAV and splits/{train,dev,test}",
-    languages=("ar", "en"),
-)
+ABOUT = base.describe("arzen")
 
 
 def prepare(root: base.AnyPath) -> base.Prepared:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
@@ -21,20 +22,7 @@ _FLAGS = ("p", "b", "r", "wr", "i")
 _CATEGORIES = {"A": "conversation", "B": "interviewer", "P": "commands"}
 _CHINESE = "gb18030"  # what such files are in when they are no UTF-8
 
-ABOUT = base.Description(
-    name="as70",
-    title="AS-70 (StammerTalk, AISHELL-6A), Mandarin stuttered speech",
-    licence="CC BY-NC 4.0",
-    how_to_get="AISHELL (6A); recipes and splits: github.com/StammerTalk/stammertalk-speech-70",
-    citation=(
-        "Gong et al.: AS-70: a Mandarin stuttered speech dataset for automatic speech "
-        "recognition and stuttering event detection. Interspeech 2024"
-    ),
-    layout="NNNN/*.txt and NNNN/*.wav (ASR), or ref/NNNN.csv and wav/NNNN/*.wav (SED)",
-    languages=("zh",),
-    cohorts=("stuttering",),
-    n_speakers=70,
-)
+ABOUT = base.describe("as70")
 
 
 def prepare(root: base.AnyPath, *, keep_interviewer: bool = False) -> base.Prepared:
@@ -179,7 +167,7 @@ def _levels(root: Path, report: base.Report) -> dict[str, float]:
     return levels
 
 
-def _json(root: Path, name: str, report: base.Report) -> dict:
+def _json(root: Path, name: str, report: base.Report) -> dict[str, Any]:
     for path in base.find_named(root, name, report)[:1]:
         try:
             values = json.loads(base.read_text(path, report) or "null")

@@ -16,6 +16,7 @@ the example names the case. Keys of `Utterance.extra` that readers use, all valu
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import math
@@ -25,7 +26,10 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from hyperasr.audio.container import UNKNOWN_LENGTH, open_recording
 from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
@@ -55,6 +59,7 @@ __all__ = [
     "Report",
     "audio_fault",
     "corpus_root",
+    "describe",
     "find_named",
     "listed_path",
     "pseudonym",
@@ -126,6 +131,21 @@ class Description:
         }
         known |= fields | {"path": str(fields["path"]), "source": self.name}
         return Utterance(etiology=etiology, severity=severity, **known)
+
+
+@functools.cache
+def _facts() -> dict[str, dict[str, Any]]:
+    text = Path(__file__).with_name("about.yaml").read_text(encoding="utf-8")
+    facts: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return facts
+
+
+def describe(name: str) -> Description:
+    """Return what ``about.yaml`` says of a corpus."""
+    facts: dict[str, Any] = {"name": name}
+    for key, value in _facts()[name].items():
+        facts[key] = tuple(value) if isinstance(value, list) else value
+    return Description(**facts)
 
 
 class Prepared:

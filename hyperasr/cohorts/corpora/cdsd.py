@@ -18,17 +18,7 @@ _NARROW = {
     for wide in range(ord(first), ord(last) + 1)
 }
 
-ABOUT = base.Description(
-    name="cdsd",
-    title="Chinese Dysarthria Speech Database (CDSD)",
-    licence="academic use, on request (not confirmed by any file)",
-    how_to_get="ask the authors, who are named in the paper",
-    citation="Sun et al. 2023, CDSD: Chinese Dysarthria Speech Database, arXiv 2310.15930",
-    layout="1h/Text/*.txt with 1h/Audio/SPEAKER/UTTERANCE.wav, or 10h for 1h",
-    languages=("zh",),
-    cohorts=("dysarthria",),
-    n_speakers=24,
-)
+ABOUT = base.describe("cdsd")
 
 
 def prepare(root: base.AnyPath) -> base.Prepared:

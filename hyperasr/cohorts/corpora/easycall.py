@@ -15,18 +15,7 @@ _NAME = re.compile(r"((?:[fm]c?|c[fm])\d+)_([^_]+)_(.+)$", re.I)
 _TABLE = "easycall_meta.csv"
 _WORST = 3  # of the merged scale of the table; the corpus's own (TOM) goes from 1 to 5
 
-ABOUT = base.Description(
-    name="easycall",
-    title="EasyCall",
-    licence="non-commercial research (not confirmed by any file); ask the authors",
-    how_to_get="one zip, from neurolab.unife.it/easycallcorpus",
-    citation="Turrisi et al. 2021, EasyCall corpus: a dysarthric speech dataset, Interspeech "
-    "(arXiv 2104.02542)",
-    layout="SPEAKER_SESSION_word_word.wav, the speaker being f01, m01, fc01 or mc01",
-    languages=("it",),
-    cohorts=("dysarthria", "typical"),
-    n_speakers=55,
-)
+ABOUT = base.describe("easycall")
 
 
 def prepare(root: base.AnyPath) -> base.Prepared:

@@ -29,17 +29,7 @@ _TABLES = {"en": "calldata.tbl", "es": "_call.tbl"}
 # One start in the English transcripts lost its first digit.
 _WRONG_START = ("fe_03_11487", 31.09, 234.06, 231.09)
 
-ABOUT = base.Description(
-    name="fisher",
-    title="Fisher English Training Speech and Fisher Spanish",
-    licence="LDC",
-    how_to_get="English LDC2004S13, LDC2005S13, LDC2004T19, LDC2005T19; Spanish LDC2010S01, "
-    "LDC2010T04",
-    citation="Cieri, Miller and Walker 2004, The Fisher Corpus: a resource for the next "
-    "generations of speech-to-text, LREC",
-    layout="data/trans/NNN/fe_03_NNNNN.txt or *_fsp.tdf, and .sph files of the same names",
-    languages=("en", "es"),
-)
+ABOUT = base.describe("fisher")
 
 
 def prepare(root: base.AnyPath, *, uncertain: bool = False) -> base.Prepared:

@@ -22,19 +22,7 @@ _LANGUAGES = {"eng": "en", "spa": "es", "fra": "fr", "deu": "de", "nld": "nl"}
 _CASA_COLUMNS = {"media_file", "annotator", "start", "end", "label"}
 _CODE_OF_CASA = "PAR"
 
-ABOUT = base.Description(
-    name="fluencybank",
-    title="FluencyBank (Voices-AWS and its siblings), transcripts in CHAT",
-    licence="TalkBank: CC BY-NC-SA and its ground rules (from memory); research only",
-    how_to_get="talkbank.org/fluency, with a login; convert the media to WAV",
-    citation=(
-        "Bernstein Ratner and MacWhinney: Fluency Bank: a new resource for fluency research "
-        "and practice. Journal of Fluency Disorders, 2018"
-    ),
-    layout="Voices-AWS/interview/24fa.cha and a recording 24fa.wav",
-    languages=("en",),
-    cohorts=("stuttering",),
-)
+ABOUT = base.describe("fluencybank")
 
 
 def prepare(root: base.AnyPath) -> base.Prepared:

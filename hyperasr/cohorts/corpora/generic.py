@@ -20,17 +20,7 @@ LAYOUTS = ("kaldi", "table", "librispeech", "pairs")
 
 _TEXT_SUFFIXES = (".txt", ".lab")
 
-ABOUT = base.Description(
-    name="generic",
-    title="Recordings of your own, and corpora without a reader",
-    licence="yours",
-    how_to_get="any folder with recordings and texts; Nemours and BF-Sprache too",
-    citation="that of the recordings",
-    layout="one of: kaldi, table, librispeech, pairs "
-    "(see hyperasr.cohorts.corpora.generic.prepare)",
-    languages=(),
-    cohorts=(),
-)
+ABOUT = base.describe("generic")
 
 
 def prepare(

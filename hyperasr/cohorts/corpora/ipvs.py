@@ -20,18 +20,7 @@ _TAIL = re.compile(r"(\d{2})([MF])(\d{4}(?:20)?\d{2})(\d{4})", re.IGNORECASE)
 _WITH_WORDS = ("B1", "B2", "FB1", "PR1")
 _RANGE = re.compile(r"\d+\s*-\s*\d+")
 
-ABOUT = base.Description(
-    name="ipvs",
-    title="Italian Parkinson's Voice and Speech",
-    licence="CC BY 4.0 (as a downstream copy says)",
-    how_to_get="IEEE DataPort, aw6b-tg17",
-    citation=("Dimauro and Girardi: Italian Parkinson's Voice and Speech. IEEE DataPort, 2019"),
-    layout="28 People with Parkinson's disease/1-5/PERSON/B1....wav and the control groups",
-    languages=("it",),
-    cohorts=("parkinson", "typical"),
-    n_speakers=65,
-    has_text=False,
-)
+ABOUT = base.describe("ipvs")
 
 
 def prepare(

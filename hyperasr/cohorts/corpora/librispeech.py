@@ -15,17 +15,7 @@ _TRANSCRIPT = ".trans.txt"
 _SUBSET = re.compile(r"(train|dev|test)-(clean|other)", re.I)
 _SUFFIXES = (".flac", ".wav", ".mp3", ".ogg")
 
-ABOUT = base.Description(
-    name="librispeech",
-    title="LibriSpeech",
-    licence="CC BY 4.0",
-    how_to_get="download from openslr.org/12",
-    citation="Panayotov, Chen, Povey and Khudanpur 2015, Librispeech: an ASR corpus based on "
-    "public domain audio books, ICASSP",
-    layout="SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside SPEAKER-CHAPTER-NNNN.flac",
-    languages=("en",),
-    n_speakers=2484,
-)
+ABOUT = base.describe("librispeech")
 
 
 def prepare(root: base.AnyPath) -> base.Prepared:

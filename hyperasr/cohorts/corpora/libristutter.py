@@ -28,21 +28,7 @@ _NAME = re.compile(r"(\d+)-(\d+)-(\d+)")
 _STUTTER = "STUTTER"
 _DOUBTFUL_FROM = 7800
 
-ABOUT = base.Description(
-    name="libristutter",
-    title="LibriStutter (synthetic stuttering on LibriSpeech)",
-    licence="CC BY-NC 4.0",
-    how_to_get="Queen's University Dataverse; the text itself comes with LibriSpeech",
-    citation=(
-        "Kourkounakis, Hajavi and Etemad: FluentNet: end-to-end detection of stuttered speech "
-        "disfluencies with deep learning. IEEE/ACM Transactions on Audio, Speech, and Language "
-        "Processing, 2021"
-    ),
-    layout="LibriStutter Audio/SPK/CHAP/SPK-CHAP-UTT.flac with LibriStutter Annotations/",
-    languages=("en",),
-    cohorts=("stuttering",),
-    n_speakers=50,
-)
+ABOUT = base.describe("libristutter")
 
 
 def prepare(root: base.AnyPath, *, librispeech: base.AnyPath | None = None) -> base.Prepared:

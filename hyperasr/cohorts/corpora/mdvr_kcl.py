@@ -16,22 +16,7 @@ _NAME = re.compile(r"ID(\d+)_?(hc|pd)_(\d+)_(\d+)_(\d+)", re.IGNORECASE)
 _TASKS = {"readtext": "ReadText", "spontaneousdialogue": "SpontaneousDialogue"}
 _UPDRS_MAX = 4
 
-ABOUT = base.Description(
-    name="mdvr_kcl",
-    title="Mobile Device Voice Recordings at King's College London",
-    licence="CC BY 4.0 (as two downstream copies say)",
-    how_to_get="zenodo.org/record/2867216",
-    citation=(
-        "Jaeger, Trivedi and Stadtschnitzer: Mobile Device Voice Recordings at King's College "
-        "London (MDVR-KCL) from both early and advanced Parkinson's disease patients and "
-        "healthy controls. Zenodo, 2019"
-    ),
-    layout="{ReadText,SpontaneousDialogue}/{HC,PD}/ID00_hc_0_0_0.wav",
-    languages=("en",),
-    cohorts=("parkinson", "typical"),
-    n_speakers=37,
-    has_text=False,
-)
+ABOUT = base.describe("mdvr_kcl")
 
 
 def prepare(

@@ -22,20 +22,7 @@ _METADATA = {
     "hoehn_yahr": ("h-y stadium", "h-y"),
 }
 
-ABOUT = base.Description(
-    name="neurovoz",
-    title="NeuroVoz: a Castilian Spanish corpus of parkinsonian speech",
-    licence="restricted, data use agreement; research only",
-    how_to_get="zenodo.org/records/10777657, on request",
-    citation=(
-        "Mendes-Laureano et al.: NeuroVoz: a Castillian Spanish corpus of parkinsonian speech. "
-        "Scientific Data, 2024"
-    ),
-    layout="data/audios/PD_BURRO_0042.wav with data/transcriptions/PD_BURRO_0042.txt",
-    languages=("es",),
-    cohorts=("parkinson", "typical"),
-    n_speakers=108,
-)
+ABOUT = base.describe("neurovoz")
 
 
 def prepare(root: base.AnyPath, *, tasks: str = "words") -> base.Prepared:

@@ -40,19 +40,7 @@ _COLUMNS = {
 }
 _WORST_SPEECH = 4  # of the speech item of the UPDRS
 
-ABOUT = base.Description(
-    name="pc_gita",
-    title="PC-GITA",
-    licence="on request, for research; not to be passed on",
-    how_to_get="ask the GITA laboratory, Universidad de Antioquia",
-    citation="Orozco-Arroyave et al. 2014, New Spanish speech corpus database for the analysis "
-    "of people suffering from Parkinson's disease, LREC",
-    layout="sentences/ITEM/sin normalizar/{hc,pd}/AVPEPUDEANNNN_item.wav and the like",
-    languages=("es",),
-    cohorts=("parkinson", "typical"),
-    n_speakers=100,
-    has_text=False,
-)
+ABOUT = base.describe("pc_gita")
 
 
 def prepare(

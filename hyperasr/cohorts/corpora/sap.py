@@ -28,17 +28,7 @@ _SPLITS = ("train", "dev", "test", "test1", "test2")
 _ARCHIVES = (".tar", ".7z", ".7z.001", ".zip")
 _CONVERTED = "_16khz"
 
-ABOUT = base.Description(
-    name="sap",
-    title="Speech Accessibility Project",
-    licence="data use agreement: nothing may be passed on, contributor ids included",
-    how_to_get="apply at speechaccessibilityproject.beckman.illinois.edu",
-    citation="Hasegawa-Johnson et al. 2024, Community-supported shared infrastructure in "
-    "support of speech accessibility, Journal of Speech, Language, and Hearing Research",
-    layout="Train/UUID/UUID.json and Train/UUID/UUID_N_M.wav (unpack the archives first)",
-    languages=("en",),
-    cohorts=tuple(dict.fromkeys(_COHORTS.values())),
-)
+ABOUT = base.describe("sap")
 
 
 def prepare(

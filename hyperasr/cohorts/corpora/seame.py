@@ -20,16 +20,7 @@ _WIDE = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
 _LANGUAGES = {"en": "en", "zh": "zh", "cs": "zh"}
 _Times = dict[str, list[tuple[int, int, str]]]
 
-ABOUT = base.Description(
-    name="seame",
-    title="SEAME, Mandarin-English Code-Switching in South-East Asia",
-    licence="LDC",
-    how_to_get="LDC2015S04; the usual test sets from github.com/zengzp0912/SEAME-dev-set",
-    citation="Lyu, Tan, Chng and Li 2010, SEAME: a Mandarin-English code-switching speech "
-    "corpus in South-East Asia, Interspeech",
-    layout="conversation/audio/RECORDING.flac and conversation/transcript/phaseII/*.txt",
-    languages=("zh", "en"),
-)
+ABOUT = base.describe("seame")
 
 
 def prepare(root: base.AnyPath, *, dev_sets: base.AnyPath | None = None) -> base.Prepared:

@@ -33,25 +33,7 @@ _SPLITS = ("SEP28k-E", "SEP28k-T", "SEP28k-D", "SEP12k")
 _NEEDED = ("Show", "EpId", "ClipId", "Start", "Stop", *LABELS)
 _RATE_HZ = 16_000
 
-ABOUT = base.Description(
-    name="sep28k",
-    title="SEP-28k and SEP-28k-Extended, with Apple's clips of FluencyBank",
-    licence="labels CC BY-NC 4.0; the audio belongs to the podcasts",
-    how_to_get=(
-        "labels and download scripts: github.com/apple/ml-stuttering-events-dataset and "
-        "github.com/th-nuernberg/ml-stuttering-events-dataset-extended"
-    ),
-    citation=(
-        "Lea, Mitra, Joshi, Kajarekar and Bigham: SEP-28k: a dataset for stuttering event "
-        "detection from podcasts with people who stutter. ICASSP 2021; Bayerl, Wagner, Noeth, "
-        "Bocklet and Riedhammer: The influence of dataset partitioning on dysfluency detection "
-        "systems. TSD 2022"
-    ),
-    layout=f"{_EXTENDED} or {_TABLES[0]}, with CLIPS/ or WAVS/",
-    languages=("en",),
-    cohorts=("stuttering",),
-    has_text=False,
-)
+ABOUT = base.describe("sep28k")
 
 
 def prepare(root: base.AnyPath, *, split_column: str = "SEP28k-E", salt: str = "") -> base.Prepared:

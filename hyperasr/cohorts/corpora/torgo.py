@@ -28,20 +28,7 @@ _PICTURE = re.compile(r"input/images|\.(jpg|jpeg|png|bmp)\s*$", re.IGNORECASE)
 _PUNCTUATION = str.maketrans("", "", '.,?!:;"\r')
 _MICS = ("array", "head")
 
-ABOUT = base.Description(
-    name="torgo",
-    title="TORGO database of dysarthric articulation",
-    licence="free for academic research (from memory; the LDC edition under LDC terms)",
-    how_to_get="University of Toronto, Department of Computer Science; or LDC2012S02",
-    citation=(
-        "Rudzicz, Namasivayam and Wolff: The TORGO database of acoustic and articulatory "
-        "speech from speakers with dysarthria. Language Resources and Evaluation, 2012"
-    ),
-    layout="SPEAKER/SessionN/wav_headMic/NNNN.wav and SPEAKER/SessionN/prompts/NNNN.txt",
-    languages=("en",),
-    cohorts=("dysarthria", "typical"),
-    n_speakers=15,
-)
+ABOUT = base.describe("torgo")
 
 
 def prepare(

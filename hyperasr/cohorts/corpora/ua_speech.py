@@ -25,20 +25,7 @@ _TEST_BLOCK = "2"
 _HEADER_BYTES = 44
 _RATE_HZ = 16_000
 
-ABOUT = base.Description(
-    name="ua_speech",
-    title="UA-Speech (Universal Access)",
-    licence="signed agreement, research only, no copies (from memory)",
-    how_to_get="University of Illinois, Statistical Speech Technology Group, on request",
-    citation=(
-        "Kim, Hasegawa-Johnson, Perlman, Gunderson, Huang, Watkin and Frame: Dysarthric speech "
-        "database for universal access research. Interspeech 2008"
-    ),
-    layout="audio/[original/]SPEAKER/SPEAKER_B1_WORD_M5.wav with mlf/ or speaker_wordlist.xls",
-    languages=("en",),
-    cohorts=("dysarthria", "typical"),
-    n_speakers=28,
-)
+ABOUT = base.describe("ua_speech")
 
 
 def prepare(

@@ -27,20 +27,7 @@ _CHILD = re.compile(r"PAR\d?|CHI|SUB|S", re.IGNORECASE)
 _Piece = tuple[str, str | None, float, float | None]
 """Text as said, text as meant, start and end in seconds."""
 
-ABOUT = base.Description(
-    name="uclass",
-    title="UCLASS archive of stuttered speech, releases 1 and 2",
-    licence="free for research with citation and credit to the Wellcome Trust",
-    how_to_get="University College London, Speech Research Group",
-    citation=(
-        "Howell, Davis and Bartrip: The University College London Archive of Stuttered Speech "
-        "(UCLASS). Journal of Speech, Language, and Hearing Research, 2009"
-    ),
-    layout="recordings such as M_0030_16y4m_1.wav, with .orth, .cha or .TextGrid",
-    languages=("en",),
-    cohorts=("stuttering",),
-    n_speakers=120,
-)
+ABOUT = base.describe("uclass")
 
 
 def prepare(

@@ -5,33 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import openpyxl
 import pytest
-import xlwt
 
 from hyperasr.cohorts.corpora._sheets import read_sheets, user_table
 from hyperasr.errors import ConfigError, ManifestError, MissingExtra
-from tests.cohorts.corpora.conftest import Tree
+from tests.cohorts.corpora.conftest import Tree, workbook
 
 
 def write(path: Path, old: bool) -> Path:
     rows = [["Name", "n"], [" città ", 15], ["", 1.5]]
-    if old:
-        book = xlwt.Workbook()
-        for name in ("one", "two"):
-            sheet = book.add_sheet(name)
-            for i, row in enumerate(rows):
-                for j, value in enumerate(row):
-                    sheet.write(i, j, value)
-        book.save(str(path))
-        return path
-    new = openpyxl.Workbook()
-    new.remove(new.worksheets[0])
-    for name in ("one", "two"):
-        sheet = new.create_sheet(name)
-        for row in rows:
-            sheet.append(row)
-    new.save(path)
+    path.write_bytes(workbook({"one": rows, "two": rows}, old))
     return path
 
 
