@@ -29,7 +29,7 @@ from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.export.card import CARD_FILE, model_card
 from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
 from hyperasr.model import AdaptedWhisper
-from hyperasr.speaker.encoder import FORMER_SETTINGS, SpeakerConfig
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription.options import TranscribeKeywords, options_of
 from hyperasr.transcription.pipeline import iter_transcribe, transcribe
 from hyperasr.transcription.sources import holds_several, recordings_of
@@ -345,8 +345,7 @@ class HyperASR(AdaptedWhisper):
                 **how,
             )
             backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {folder}")
-            speaker_settings = current_settings(head["speaker"], FORMER_SETTINGS)
-            speaker_config = from_dict(SpeakerConfig, speaker_settings, where)
+            speaker_config = from_dict(SpeakerConfig, head["speaker"], where)
             source_config = from_dict(SourceConfig, head["source"], where)
             if source_config.settings:
                 settings = current_settings(source_config.settings)

@@ -64,7 +64,7 @@ class AdaptedWhisper(nn.Module):
         self.calibration: PlattScaling | None = None  # of the probabilities of its words
         self.speaker_config = speaker_config
         self.source_config = source_config
-        self.speaker = speaker_encoder(speaker_config, backbone)
+        self.speaker = speaker_encoder(speaker_config, backbone, seed)
         self.source = new_source(
             source_config, backbone.whisper, self.speaker.d_spk, seed, fit_prior=fit_prior
         )

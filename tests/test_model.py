@@ -25,6 +25,8 @@ from hyperasr.whisper.backbone import Backbone
 
 COHORTS = ("stuttering", "dysarthria", "typical")
 HYPERNET = {"rank": 2, "d_hidden": 8, "d_layer_emb": 4, "n_hidden": 1}
+# Small enough to be quick; ECAPA needs channels in multiples of 8.
+ECAPA = SpeakerConfig(kind="ecapa", d_spk=8, channels=8)
 SOURCES = {
     "hypernet": SourceConfig(settings=HYPERNET),
     "hypernet_mlp": SourceConfig(
@@ -131,13 +133,19 @@ def test_a_batch_is_the_mean_over_tokens_of_its_utterances(
     assert together == pytest.approx(total / n_total, rel=1e-5)
 
 
-def test_only_what_is_trained_has_gradients(random_backbone: Backbone, batch: Batch) -> None:
-    model = stir(HyperASR(random_backbone, SpeakerConfig(), SOURCES["hypernet"])).train()
+@pytest.mark.parametrize("speaker", [SpeakerConfig(), ECAPA], ids=["pooled", "ecapa"])
+def test_only_what_is_trained_has_gradients(
+    speaker: SpeakerConfig, random_backbone: Backbone, batch: Batch
+) -> None:
+    model = stir(HyperASR(random_backbone, speaker, SOURCES["hypernet"])).train()
     assert not model.backbone.whisper.training
     model(batch).total.backward()
     moved = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     expected = {n for n, _ in model.named_parameters() if not n.startswith("backbone.")}
-    assert moved == expected
+    # Behind a normalisation over the batch a constant has no effect.
+    silent = {n for n in expected - moved if n.endswith("bias") and n.startswith("speaker.")}
+    assert moved == expected - silent
+    assert any(n.startswith("speaker.") for n in moved) == (speaker is ECAPA)
     assert all(p.grad is None for p in random_backbone.parameters())
 
 
@@ -252,13 +260,15 @@ def test_impossible_sources(
 # Checkpoints
 
 
-@pytest.mark.parametrize("name", ["hypernet_mlp", "cohort"])
+@pytest.mark.parametrize("name", ["hypernet_mlp", "cohort", "ecapa"])
 def test_round_trip(name: str, random_backbone: Backbone, batch: Batch, tmp_path: Path) -> None:
-    speaker = SpeakerConfig(layers=(0, 2))
-    model = HyperASR(random_backbone, speaker, SOURCES[name])
+    speaker = ECAPA if name == "ecapa" else SpeakerConfig(layers=(0, 2), log_duration=True)
+    model = HyperASR(random_backbone, speaker, SOURCES.get(name, SOURCES["hypernet"]))
     if name == "hypernet_mlp":
         many = torch.randn(9, model.speaker.d_spk, generator=torch.Generator().manual_seed(1))
         model.source.fit_embedding(1e6 * many)  # beyond fp16: statistics are stored as they are
+    if name == "ecapa":
+        model.train().embed(batch)  # moves the running statistics
     stir(model)
     model.save_pretrained(tmp_path / "m", backbone="unused", training={"note": "words"})
     loaded = HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
@@ -403,6 +413,15 @@ def test_a_folder_of_somebody_else_is_not_replaced(
     with pytest.raises(ConfigError, match="will not replace"):
         model.save_pretrained(tmp_path, backbone="tiny.en")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_seed_also_decides_a_trained_speaker_encoder(random_backbone: Backbone) -> None:
+    def weights(seed: int) -> Tensor:
+        model = HyperASR(random_backbone, ECAPA, SOURCES["hypernet"], seed=seed)
+        return torch.cat([p.detach().flatten() for p in model.speaker.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
 
 
 def test_a_sampled_vocabulary_is_the_whole_one_where_all_are_drawn(

@@ -13,6 +13,7 @@ import torch
 
 from hyperasr.adapters import lora
 from hyperasr.hub import HyperASR
+from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
 from hyperasr.transcription.words import attend
 
 N_THREADS, N_CALLS = 8, 200
@@ -77,3 +78,30 @@ def test_attention_is_read_in_the_thread_that_asks(
     with ThreadPoolExecutor(4) as pool:
         for number, found in enumerate(pool.map(seen, range(40))):
             np.testing.assert_array_equal(found, alone[number % 4])
+
+
+@pytest.mark.slow
+def test_a_speaker_encoder_masks_the_padding_of_its_own_call() -> None:
+    class Dims:
+        n_mels, d_model, n_encoder_layers, device = 80, 32, 2, torch.device("cpu")
+
+    config = SpeakerConfig(kind="ecapa", d_spk=8, channels=8)
+    encoder = speaker_encoder(config, Dims()).eval()  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        (
+            torch.randn(2, 80, 60 + 20 * i, generator=generator),
+            torch.tensor([40 + 10 * i, 60 + 20 * i]),
+        )
+        for i in range(4)
+    ]
+
+    @torch.inference_mode()
+    def embedded(number: int) -> torch.Tensor:
+        mel, n_frames = inputs[number % 4]
+        return encoder(mel=mel, n_frames=n_frames)
+
+    alone = [embedded(i) for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in enumerate(pool.map(embedded, range(40))):
+            torch.testing.assert_close(found, alone[number % 4])

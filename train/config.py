@@ -108,4 +108,4 @@ class MetaConfig:
     @property
     def needs_mel(self) -> bool:
         """Whether the cache has to keep log-mel."""
-        return self.keep_mel or self.adapts_encoder
+        return self.keep_mel or self.adapts_encoder or self.speaker.kind == "ecapa"

@@ -202,7 +202,8 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
         backbone, config.speaker, source, seed=config.loop.seed, objective=config.objective
     )
     if isinstance(model.source, HyperNet):
-        model.source.fit_embedding(cache.embedding_blocks())
+        if cache.keeps_embeddings:
+            model.source.fit_embedding(cache.embedding_blocks())
         if config.init_from:
             start_from(model, config.init_from, backbone)
     elif config.init_from:

@@ -357,7 +357,17 @@ class Bench:
         self._look()
         key = system.fingerprint
         if key not in self._embeddings:
-            embs = self.cache_of(system).embeddings()
+            cache = self.cache_of(system)
+            if cache.keeps_embeddings:
+                embs = cache.embeddings()
+            else:
+                # A speaker encoder that was trained along: the cache has none.
+                with torch.inference_mode():
+                    parts = [
+                        system.model.embed(cache.batch(range(i, min(i + 64, len(cache)))))[0]
+                        for i in range(0, len(cache), 64)
+                    ]
+                embs = torch.cat(parts)
             self._embeddings[key] = embs.to(self.backbone.device)
         return self._embeddings[key]
 

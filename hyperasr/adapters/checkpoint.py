@@ -64,12 +64,12 @@ def read_head(path: Path) -> dict[str, Any]:
     return head
 
 
-def current_settings(settings: dict[str, Any], gone: dict[str, Any] = _GONE) -> dict[str, Any]:
+def current_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the stored settings of a source, of whatever version, as this one knows them.
 
-    Those that are `gone` and changed nothing are left out.
+    Those that are gone and changed nothing are left out.
     """
-    kept = {name: value for name, value in settings.items() if (name, value) not in gone.items()}
+    kept = {name: value for name, value in settings.items() if (name, value) not in _GONE.items()}
     return kept | {
         name: _RENAMED[name][value]
         for name, value in kept.items()

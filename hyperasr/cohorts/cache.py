@@ -29,13 +29,7 @@ from hyperasr.audio.mel import CHUNK_S, HOP_LENGTH, N_SAMPLES, SAMPLE_RATE, TAIL
 from hyperasr.audio.reading import duration_s
 from hyperasr.cohorts.views import View, plan_key, render_view
 from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
-from hyperasr.speaker.encoder import (
-    FORMER_SETTINGS,
-    PooledStates,
-    SpeakerConfig,
-    SpeechBrainEncoder,
-    speaker_encoder,
-)
+from hyperasr.speaker.encoder import SpeakerConfig, SpeakerEncoder, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.util.config import to_dict
 from hyperasr.util.files import atomic_folder, atomic_write_text
@@ -63,16 +57,14 @@ class CacheConfig:
     speaker: SpeakerConfig
     """Speaker encoder whose embeddings are stored."""
     keep_mel: bool = False
-    """Store log-mel too, for encoder targets."""
+    """Store log-mel too, for encoder targets and trained speaker encoders."""
 
 
 def cache_folder(
     root: Path, views: Sequence[View], backbone: Backbone, config: CacheConfig
 ) -> Path:
     """Return the folder of the cache with exactly this content."""
-    settings = to_dict(config)
-    settings["speaker"] |= FORMER_SETTINGS  # so that caches of earlier versions are found
-    parts = [plan_key(views), backbone.fingerprint(), json.dumps(settings, sort_keys=True)]
+    parts = [plan_key(views), backbone.fingerprint(), json.dumps(to_dict(config), sort_keys=True)]
     parts.append(f"layout {_layout(backbone)}")
     return Path(root) / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -204,7 +196,7 @@ class _Worker:
     """What a process makes rows with."""
 
     backbone: Backbone
-    speaker: PooledStates | SpeechBrainEncoder
+    speaker: SpeakerEncoder
     keep_mel: bool
 
 
@@ -275,7 +267,10 @@ def _encoded(views: list[View], rendered: list[tuple[np.ndarray, str]]) -> list[
     waveforms = [waveform for waveform, _ in rendered]
     mel, n_frames = backbone.features(waveforms)
     encoded = backbone.encode(mel, n_frames, speaker.layers)
-    embs = speaker(encoded=encoded, mel=mel, n_frames=n_frames, waveforms=waveforms)
+    embs = None
+    # What a speaker encoder that is yet to be trained says now would only be in its way.
+    if not any(p.requires_grad for p in speaker.parameters()):
+        embs = speaker(encoded=encoded, mel=mel, n_frames=n_frames, waveforms=waveforms)
     # Of the silence after it what differs: the last frame kept is as all the others are.
     silent = backbone.audio_context == "full" or backbone.margin_frames > 0
     tail = TAIL_FRAMES if silent else 0
@@ -295,8 +290,9 @@ def _encoded(views: list[View], rendered: list[tuple[np.ndarray, str]]) -> list[
             "n_frames": int(n_frames[i]),
             "n_states": n_states,
             "states": _bytes(encoded.states[i, :n_states]),
-            "emb": embs[i].float().cpu().numpy().tobytes(),
         }
+        if embs is not None:
+            row["emb"] = embs[i].float().cpu().numpy().tobytes()
         if _worker.keep_mel:
             row["mel"] = _bytes(mel[i, :, : int(n_frames[i]) + tail])
         rows.append(row)
@@ -347,7 +343,8 @@ class Cache:
         self.n_frames: list[int] = self.meta.pop("n_frames")
         self.index: Sequence[int] = range(len(self.rows))
         self.keeps_mel = "mel" in self.rows.column_names
-        self._embs = self.rows.select_columns("emb")
+        self.keeps_embeddings = "emb" in self.rows.column_names
+        self._embs = self.rows.select_columns("emb") if self.keeps_embeddings else None
 
     def where(self, keep: Callable[[int], bool]) -> Cache:
         """Return a cache of the rows that pass a test, over the same files.
@@ -372,11 +369,21 @@ class Cache:
         return str(self.meta["person"][row])
 
     def embeddings(self) -> torch.Tensor:
-        """Return the embeddings of all rows, (n_rows, d_spk) float32."""
+        """Return the embeddings of all rows, (n_rows, d_spk) float32.
+
+        Raises:
+            ConfigError: there are none, because the speaker encoder is trained along.
+        """
         return torch.cat(list(self.embedding_blocks()))
 
     def embedding_blocks(self) -> Iterator[torch.Tensor]:
-        """Yield the embeddings of all rows, (n, d_spk) float32, some hundreds at a time."""
+        """Yield the embeddings of all rows, (n, d_spk) float32, some hundreds at a time.
+
+        Raises:
+            ConfigError: there are none, because the speaker encoder is trained along.
+        """
+        if self._embs is None:
+            raise ConfigError("this cache has no embeddings: its speaker encoder is trained along")
         for start in range(0, len(self), _EMBEDDINGS):
             rows = list(self.index[start : start + _EMBEDDINGS])
             data = b"".join(self._embs[rows]["emb"])
@@ -392,7 +399,10 @@ class Cache:
         mel = self._mel(rows["mel"], max(rows["n_frames"])) if self.keeps_mel else None
         n_frames = torch.tensor(rows["n_frames"])
         sounding = None if mel is None else self.backbone.sounding(mel, n_frames)
-        emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
+        emb = None
+        if self.keeps_embeddings:
+            emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
+            emb = emb.view(len(lengths), -1)
         prompt = self.backbone.prompt_ids()
         ids = [[*prompt, *self.backbone.text_ids(t), self.backbone.eos] for t in rows["text"]]
         tokens = torch.full((len(ids), max(map(len, ids))), self.backbone.eos)
@@ -402,7 +412,7 @@ class Cache:
             n_frames=n_frames,
             encoded=EncoderOutput(states, lengths, sounding=sounding),
             mel=mel,
-            speaker_emb=emb.view(len(lengths), -1),
+            speaker_emb=emb,
             tokens=tokens,
             n_tokens=torch.tensor([len(values) for values in ids]),
             n_prompt=len(prompt),

@@ -15,24 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hyperasr.audio.mel import SAMPLE_RATE
+from hyperasr.audio.mel import FRAMES_PER_STATE, SAMPLE_RATE
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.speaker.speechbrain_import import load_classifier
-from hyperasr.types import EncoderOutput
+from hyperasr.speaker.speechbrain_import import (
+    RealFrames,
+    load_classifier,
+    see_real_frames_only,
+    speechbrain_import,
+)
+from hyperasr.types import EncoderOutput, real_mask
 from hyperasr.util.closest import closest
+from hyperasr.whisper.pooling import require_frames
 
 __all__ = [
-    "FORMER_SETTINGS",
     "BackboneDims",
     "PooledStates",
+    "SmallEcapa",
     "SpeakerConfig",
     "SpeakerEncoder",
     "SpeechBrainEncoder",
     "speaker_encoder",
 ]
-
-FORMER_SETTINGS = {"log_duration": False, "d_spk": 192, "channels": 64, "dropout": 0.0}
-"""Settings of `SpeakerConfig` that are gone, each with the value at which it changed nothing."""
 
 # Shorter waveforms are zero padded to this: SpeechBrain's convolutions reflect up to four frames
 # of 10 ms at each end, and a deviation needs more than one.
@@ -81,20 +84,35 @@ class PooledStates(nn.Module):
     Args:
         layers: hidden layers to pool; 0 is the convolutional stem, i the output of layer i.
         d_model: width of the backbone.
+        log_duration: append the natural log of the number of real states.
     """
 
-    def __init__(self, layers: Sequence[int], d_model: int) -> None:
+    def __init__(self, layers: Sequence[int], d_model: int, log_duration: bool = False) -> None:
         super().__init__()
         self.layers = tuple(layers)
-        self.d_spk = 2 * len(self.layers) * d_model
+        self.log_duration = log_duration
+        self.d_spk = 2 * len(self.layers) * d_model + int(log_duration)
 
     @torch.no_grad()
-    def forward(self, *, encoded: EncoderOutput | None = None, **_: object) -> Tensor:
-        """See `SpeakerEncoder`."""
+    def forward(
+        self,
+        *,
+        encoded: EncoderOutput | None = None,
+        n_frames: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """See `SpeakerEncoder`; `n_frames` tells the duration where a full context hides it."""
         if encoded is None or not set(self.layers) <= set(encoded.moments):
             given = "none" if encoded is None else sorted(encoded.moments)
             raise ShapeError(f"the speaker encoder pools layers {self.layers}, but got {given}")
-        return torch.cat([encoded.moments[layer] for layer in self.layers], dim=1)
+        parts = [encoded.moments[layer] for layer in self.layers]
+        if self.log_duration:
+            lengths = encoded.lengths
+            if n_frames is not None:
+                states = (n_frames.to(lengths) + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
+                lengths = torch.minimum(lengths, states)
+            parts.append(lengths.to(parts[0]).log()[:, None])
+        return torch.cat(parts, dim=1)
 
 
 class SpeechBrainEncoder(nn.Module):
@@ -141,7 +159,7 @@ class SpeechBrainEncoder(nn.Module):
             ) from error
 
     def forward(
-        self, *, waveforms: Sequence[Tensor | np.ndarray] | None = None, **_: object
+        self, *, waveforms: Sequence[Tensor | np.ndarray] | None = None, **_: Any
     ) -> Tensor:
         """See `SpeakerEncoder`; less than 0.1 s is zero padded to 0.1 s."""
         if waveforms is None:
@@ -168,6 +186,71 @@ class SpeechBrainEncoder(nn.Module):
         return self
 
 
+class SmallEcapa(nn.Module):
+    """SpeechBrain's ECAPA-TDNN on log-mel, small, trained together with the hypernetwork.
+
+    Differs from the published one at the edges: convolutions see zeros beyond an utterance, not
+    its reflection, so that padding cannot be told from its end, and batch normalisation counts
+    real frames only. In evaluation an embedding depends on its utterance alone. In training it
+    depends on its batch mates through batch normalisation, and never on padding.
+
+    Args:
+        n_mels: mel channels of the input.
+        d_spk: size of an embedding.
+        channels: channels of the convolutions, a multiple of 8; the last one has three times as
+            many.
+        dropout: share of channels dropped in training, in [0, 1).
+        seed: seed of the initial weights.
+    Source: ECAPA-TDNN, arXiv 2005.07143.
+    """
+
+    layers: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        n_mels: int,
+        d_spk: int = 192,
+        channels: int = 64,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        with speechbrain_import():
+            from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+        self.d_spk = d_spk
+        with torch.random.fork_rng(devices=[]):
+            # ECAPA_TDNN takes no generator of its own.
+            torch.default_generator.manual_seed(seed)
+            self.ecapa = ECAPA_TDNN(
+                n_mels,
+                lin_neurons=d_spk,
+                channels=[channels] * 4 + [3 * channels],
+                attention_channels=channels,
+                se_channels=channels,
+                dropout=dropout,
+            )
+        self._real = RealFrames()
+        see_real_frames_only(self.ecapa, self._real)
+
+    def forward(
+        self, *, mel: Tensor | None = None, n_frames: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """See `SpeakerEncoder`."""
+        if mel is None or n_frames is None:
+            raise ShapeError("this speaker encoder needs mel and n_frames")
+        n_frames = n_frames.to(mel.device)
+        require_frames(n_frames, torch.Size([mel.shape[0], mel.shape[2]]))
+        self._real.mask = real_mask(n_frames, mel.shape[2])
+        # Relative lengths in the middle of a frame: SpeechBrain multiplies them back in floating
+        # point, and n / N * N may come out above n and let a padded frame in.
+        lengths = (n_frames - 0.5) / mel.shape[2]
+        try:
+            embeddings: Tensor = self.ecapa(mel.transpose(1, 2), lengths)[:, 0]
+            return embeddings.float()
+        finally:
+            self._real.mask = None
+
+
 class BackboneDims(Protocol):
     """The sizes of a backbone that a speaker encoder has to know."""
 
@@ -175,21 +258,31 @@ class BackboneDims(Protocol):
     def d_model(self) -> int: ...
     @property
     def n_encoder_layers(self) -> int: ...
+    @property
+    def n_mels(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class SpeakerConfig:
-    """Which speaker encoder. Settings of the other kind are ignored."""
+    """Which speaker encoder, and its sizes. Settings of the other kinds are ignored."""
 
     kind: str = "pooled"
-    """``pooled`` (the backbone's states), or ``speechbrain`` (a published folder)."""
+    """``pooled`` (the backbone's states), ``speechbrain`` (a published folder), ``ecapa``."""
     layers: tuple[int, ...] | None = None
     """pooled: hidden layers, 0 to the number of layers; None for the middle and the last."""
+    log_duration: bool = False
+    """pooled: append the log of the number of states."""
     folder: str | None = None
-    """speechbrain: checkpoint folder, such as that of the published ECAPA-TDNN."""
+    """speechbrain: checkpoint folder."""
+    d_spk: int = 192
+    """ecapa: size of an embedding, at least 1."""
+    channels: int = 64
+    """ecapa: channels of the convolutions, a multiple of 8."""
+    dropout: float = 0.0
+    """ecapa: share of channels dropped in training, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        kinds = ["pooled", "speechbrain"]
+        kinds = ["pooled", "speechbrain", "ecapa"]
         if self.kind not in kinds:
             close = closest(self.kind, kinds)
             raise ConfigError(
@@ -202,21 +295,30 @@ class SpeakerConfig:
                 raise ConfigError(f"speaker.layers must name distinct layers, not {self.layers}")
         if self.kind == "speechbrain" and not self.folder:
             raise ConfigError("speaker.kind speechbrain needs speaker.folder, the model's folder")
+        if self.d_spk < 1:
+            raise ConfigError(f"speaker.d_spk must be at least 1, not {self.d_spk}")
+        if self.channels < 8 or self.channels % 8:
+            raise ConfigError(f"speaker.channels must be a multiple of 8, not {self.channels}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"speaker.dropout must be in [0, 1), not {self.dropout}")
 
 
 def speaker_encoder(
-    config: SpeakerConfig, backbone: BackboneDims
-) -> PooledStates | SpeechBrainEncoder:
+    config: SpeakerConfig, backbone: BackboneDims, seed: int = 0
+) -> PooledStates | SpeechBrainEncoder | SmallEcapa:
     """Build the speaker encoder that `config` describes for a backbone.
 
     Args:
-        config: which encoder.
-        backbone: the backbone whose states it will hear.
+        config: which encoder, and its sizes.
+        backbone: the backbone whose states or mel it will hear.
+        seed: seed of the initial weights of an encoder that is trained.
     Raises:
         ConfigError: the backbone has no such layer, or the folder cannot be loaded.
     """
     if config.kind == "speechbrain":
         return SpeechBrainEncoder.from_folder(str(config.folder))
+    if config.kind == "ecapa":
+        return SmallEcapa(backbone.n_mels, config.d_spk, config.channels, config.dropout, seed)
     n_layers = backbone.n_encoder_layers
     layers = config.layers
     if layers is None:
@@ -225,4 +327,4 @@ def speaker_encoder(
         raise ConfigError(
             f"speaker.layers {layers} do not exist: this backbone has layers 0 to {n_layers}"
         )
-    return PooledStates(layers, backbone.d_model)
+    return PooledStates(layers, backbone.d_model, config.log_duration)

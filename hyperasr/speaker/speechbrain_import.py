@@ -1,22 +1,89 @@
-"""What we ask of SpeechBrain: import it quietly, and load its checkpoints."""
+"""What we ask of SpeechBrain: import it quietly, load its checkpoints, hide padding from it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import ConfigError
 
-__all__ = ["load_classifier", "speechbrain_import"]
+__all__ = [
+    "RealFrames",
+    "load_classifier",
+    "see_real_frames_only",
+    "speechbrain_import",
+]
+
+
+_LOCAL = threading.local()
+
+
+def _masks() -> dict[int, Tensor | None]:
+    masks: dict[int, Tensor | None] = _LOCAL.__dict__.setdefault("masks", {})
+    return masks
+
+
+class RealFrames:
+    """The mask (n_utt, n_frames) of the batch in hand, for the layers inside an ECAPA-TDNN."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Each thread's own, so that several can use one model."""
+        return _masks().get(id(self))
+
+    @mask.setter
+    def mask(self, value: Tensor | None) -> None:
+        _masks()[id(self)] = value
+
+    def silence_padding(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Set padding of a layer's input (n_utt, n_channels, n_frames) to zero, as a pre-hook."""
+        assert self.mask is not None
+        return (args[0].masked_fill(~self.mask[:, None], 0), *args[1:])
+
+
+class _MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (n_utt, n_channels, n_frames) with statistics of real frames."""
+
+    def __init__(self, n_channels: int, real: RealFrames) -> None:
+        super().__init__(n_channels)
+        self._real = real
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        mask = self._real.mask
+        if mask is None or x.shape[2] != mask.shape[1]:  # after pooling: one value an utterance
+            mask = torch.ones(x.shape[0], x.shape[2], dtype=torch.bool, device=x.device)
+        values = x.transpose(1, 2)[mask]
+        if len(values) == 1:  # no variance to be had: as in evaluation
+            stats = self.running_mean, self.running_var
+            return nn.functional.batch_norm(x, *stats, self.weight, self.bias, eps=self.eps)
+        values = super().forward(values)
+        out = values.new_zeros(x.shape[0], x.shape[2], x.shape[1])
+        return out.masked_scatter(mask[..., None], values).transpose(1, 2)
+
+
+def see_real_frames_only(ecapa: nn.Module, real: RealFrames) -> None:
+    """Make a freshly built ECAPA-TDNN blind to padding, in training and in evaluation."""
+    from speechbrain.nnet.CNN import Conv1d
+    from speechbrain.nnet.normalization import BatchNorm1d
+
+    for module in list(ecapa.modules()):
+        if isinstance(module, Conv1d) and module.kernel_size > 1:
+            module.padding_mode = "constant"
+            module.register_forward_pre_hook(real.silence_padding)
+        elif isinstance(module, BatchNorm1d):
+            module.norm = _MaskedBatchNorm(module.norm.num_features, real)
 
 
 @contextmanager

@@ -8,7 +8,20 @@ from torch import Tensor
 from hyperasr.errors import ShapeError
 from hyperasr.types import real_mask
 
-__all__ = ["frame_weights", "moments"]
+__all__ = ["frame_weights", "moments", "require_frames"]
+
+
+def require_frames(lengths: Tensor, size: torch.Size) -> None:
+    """Raise where lengths are not (n_utt,), each in [1, n_frames], for a size (n_utt, n_frames).
+
+    Raises:
+        ShapeError: says which lengths there are.
+    """
+    if lengths.shape != size[:1] or bool((lengths < 1).any() | (lengths > size[1]).any()):
+        raise ShapeError(
+            f"{size[0]} utterances of up to {size[1]} frames need as many lengths in "
+            f"[1, {size[1]}], not {lengths.tolist()}"
+        )
 
 
 def frame_weights(lengths: Tensor, size: torch.Size) -> Tensor:
@@ -18,13 +31,9 @@ def frame_weights(lengths: Tensor, size: torch.Size) -> Tensor:
         lengths: real frames of each utterance (n_utt,).
         size: (n_utt, n_frames).
     Raises:
-        ShapeError: lengths are not (n_utt,), or one is not in [1, n_frames].
+        ShapeError: as `require_frames`.
     """
-    if lengths.shape != size[:1] or bool((lengths < 1).any() | (lengths > size[1]).any()):
-        raise ShapeError(
-            f"{size[0]} utterances of up to {size[1]} frames need as many lengths in "
-            f"[1, {size[1]}], not {lengths.tolist()}"
-        )
+    require_frames(lengths, size)
     return real_mask(lengths, size[1])[:, None].float() / lengths[:, None, None]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor
 
 import hyperasr.cohorts.cache as module
+from hyperasr.adapters import SourceConfig
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache, cache_folder, estimate_bytes
-from hyperasr.cohorts.views import View, plan_key, plan_views, render_view
+from hyperasr.cohorts.views import View, plan_views, render_view
 from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -30,6 +30,7 @@ from tests.in_this_process import InThisProcess
 
 POOLED = CacheConfig(SpeakerConfig())
 WITH_MEL = CacheConfig(SpeakerConfig(layers=(0, 1)), keep_mel=True)
+ECAPA = CacheConfig(SpeakerConfig(kind="ecapa", d_spk=8, channels=8), keep_mel=True)
 
 
 @pytest.fixture
@@ -240,18 +241,6 @@ def test_each_content_has_its_own_folder(
     assert len(set(different.values())) == len(different), different
 
 
-def test_a_cache_of_an_earlier_version_is_found(
-    views: list[View], random_backbone: Backbone, tmp_path: Path
-) -> None:
-    """Its key holds settings of speaker encoders that are gone."""
-    gone = {"channels": 64, "d_spk": 192, "dropout": 0.0, "log_duration": False}
-    speaker = {"folder": None, "kind": "pooled", "layers": None, **gone}
-    settings = json.dumps({"keep_mel": False, "speaker": speaker}, sort_keys=True)
-    parts = [plan_key(views), random_backbone.fingerprint(), settings, "layout 3"]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    assert cache_folder(tmp_path, views, random_backbone, POOLED).name == key
-
-
 def test_a_missing_recording_is_named(
     views: list[View], random_backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -272,6 +261,23 @@ def test_several_caches_are_one(
 def test_no_views_are_no_cache(build: Callable[..., Path], random_backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match="no views"):
         Cache([build([])], random_backbone)
+
+
+def test_a_speaker_encoder_that_is_trained_is_not_cached(
+    build: Callable[..., Path], views: list[View], random_backbone: Backbone
+) -> None:
+    cache = Cache([build(views[:3], ECAPA)], random_backbone)
+    assert not cache.keeps_embeddings
+    with pytest.raises(ConfigError, match="no embeddings"):
+        cache.embeddings()
+    batch = cache.batch([0, 2])
+    assert batch.speaker_emb is None
+    settings = {"rank": 1, "d_hidden": 8, "d_layer_emb": 2, "n_hidden": 0}
+    model = HyperASR(random_backbone, ECAPA.speaker, SourceConfig(settings=settings)).train()
+    for head in model.source.heads.parameters():
+        head.data.normal_()
+    model(batch).total.backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.speaker.parameters())
 
 
 def test_a_part_of_the_rows_is_a_cache(

@@ -87,6 +87,31 @@ def test_a_trained_hypernetwork_goes_on(
         run(*place, tmp_path / "third", source=other, **start)
 
 
+def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
+    corpus, random_backbone_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    speaker = {"kind": "ecapa", "d_spk": 8, "channels": 8}
+    # The head is zero at the start, so the first step teaches the speaker encoder nothing yet.
+    run(
+        monkeypatch,
+        capsys,
+        corpus,
+        random_backbone_folder,
+        tmp_path,
+        source=HYPERNET,
+        speaker=speaker,
+        loop={"steps": 3, "lr": 0.02, "eval_every": 3},
+    )
+    trained = HyperASR.from_pretrained(tmp_path / "best")
+    fresh = HyperASR(trained.backbone, trained.speaker_config, trained.source_config)
+    weights = dict(fresh.speaker.named_parameters())
+    moved = [
+        float((p - weights[name]).detach().abs().max())
+        for name, p in trained.speaker.named_parameters()
+    ]
+    assert max(moved) > 5e-3  # storing in fp16 alone moves them by less than 1e-3
+
+
 def test_a_hypernetwork_starts_as_a_global_lora_on_some_of_its_targets(
     random_backbone, random_backbone_folder, tmp_path, generator
 ) -> None:
@@ -99,13 +124,11 @@ def test_a_hypernetwork_starts_as_a_global_lora_on_some_of_its_targets(
             weight.normal_(0, 0.1, generator=generator)
     static.save_pretrained(tmp_path, backbone=str(random_backbone_folder))
 
-    some_embs = torch.randn(3, static.speaker.d_spk)
-
     def started(*targets: str, rank: int = 2) -> HyperASR:
         source = SourceConfig(targets=targets, settings={"rank": rank, "alpha": 2.0})
         config = meta.MetaConfig(source=source, init_from=tmp_path)
-        rows = SimpleNamespace(embedding_blocks=lambda: [some_embs])
-        return meta.new_model(config, random_backbone, rows).eval()
+        no_rows = SimpleNamespace(keeps_embeddings=False)
+        return meta.new_model(config, random_backbone, no_rows).eval()
 
     model = started("encoder.fc1", "decoder.fc1")
     emb = torch.randn(3, model.speaker.d_spk, generator=generator)
