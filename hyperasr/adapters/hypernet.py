@@ -135,8 +135,9 @@ class HyperNet(AdapterSource):
         up to d_hidden times as much as the biases beside them; its rate is divided by d_hidden
         (Yang et al. 2022, Tensor Programs V, arXiv 2203.03466, table 3: output weights).
         """
-        last = [f"heads.{key}.{len(self.heads[key]) - 1}.weight" for key in self.heads]
-        return dict.fromkeys(last, 1 / self.config.d_hidden)
+        last = 0 if self.config.head == "linear" else 2  # of the layers in a head
+        heads = [f"heads.{key}.{last}.weight" for key in self.heads]
+        return dict.fromkeys(heads, 1 / self.config.d_hidden)
 
     @torch.no_grad()
     def fit_embedding(self, embs: Tensor | Iterable[Tensor]) -> None:

@@ -29,7 +29,13 @@ from hyperasr.audio.mel import CHUNK_S, HOP_LENGTH, N_SAMPLES, SAMPLE_RATE, TAIL
 from hyperasr.audio.reading import duration_s
 from hyperasr.cohorts.views import View, plan_key, render_view
 from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
-from hyperasr.speaker.encoder import SpeakerConfig, SpeakerEncoder, speaker_encoder
+from hyperasr.speaker.encoder import (
+    PooledStates,
+    SmallEcapa,
+    SpeakerConfig,
+    SpeechBrainEncoder,
+    speaker_encoder,
+)
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.util.config import to_dict
 from hyperasr.util.files import atomic_folder, atomic_write_text
@@ -196,7 +202,7 @@ class _Worker:
     """What a process makes rows with."""
 
     backbone: Backbone
-    speaker: SpeakerEncoder
+    speaker: PooledStates | SpeechBrainEncoder | SmallEcapa
     keep_mel: bool
 
 
