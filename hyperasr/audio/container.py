@@ -136,6 +136,8 @@ class MediaFile:
         av.error.FFmpegError: it is no media file, or damaged beyond use.
     """
 
+    _rest: np.ndarray  # decoded samples that nobody has read yet
+
     def __init__(self, raw: BinaryIO, warn: Warn, options: dict[str, str] | None = None) -> None:
         self._raw, self._warn = raw, warn
         self._begins: int | None = None  # byte of the first packet
@@ -188,7 +190,7 @@ class MediaFile:
 
     def read_block(self, n_frames: int) -> tuple[np.ndarray, bool]:
         """Return up to `n_frames` (n, channels) float32, and False: damage is passed over."""
-        parts: list[np.ndarray] = [self._rest]
+        parts = [self._rest]
         n_waiting = len(self._rest)
         while n_waiting < n_frames and (block := next(self._blocks, None)) is not None:
             parts.append(block)
@@ -263,7 +265,7 @@ class MediaFile:
 
     def _go_on(self, frames: Iterator[Any], start: int) -> None:
         self._blocks = self._samples(frames, start)
-        self._rest: np.ndarray = np.empty((0, self.channels), dtype=np.float32)
+        self._rest = np.empty((0, self.channels), dtype=np.float32)
 
     def _samples(self, frames: Iterator[Any], start: int) -> Iterator[np.ndarray]:
         """Yield frames as (n, channels) float32, from the sample `start` on."""
