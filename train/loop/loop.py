@@ -39,6 +39,8 @@ from train.loop.watchdog import Watchdog
 
 __all__ = ["LoopConfig", "TrainingStopped", "fit"]
 
+_WARM_STEPS = 2
+_TIMED_STEPS = 16  # two of the sampler's blocks of eight batches, short ones and long ones
 log = logging.getLogger(__name__)
 
 
@@ -250,6 +252,19 @@ class _Run:
             if self.averager:
                 self.averager.update(self.model, step)
             done, last = step + 1, step + 1 == config.steps
+            if done - self.start == _WARM_STEPS:
+                warm = time.monotonic()
+            elif done - self.start == _WARM_STEPS + _TIMED_STEPS:
+                step_s = (time.monotonic() - warm) / _TIMED_STEPS
+                left = config.steps - done
+                log.info(
+                    "a step takes %.2f s: the %d that are left take about %.0f minutes, and their "
+                    "%d evaluations what each takes",
+                    step_s,
+                    left,
+                    left * step_s / 60,
+                    config.steps // config.eval_every - done // config.eval_every,
+                )
             if done % config.log_every == 0:
                 step_s = (time.monotonic() - started) / (done - self.start)
                 cost = {"step_s": step_s, **self.memory.measured()}
