@@ -1,0 +1,220 @@
+"""What a list of expected words is worth: rare words found with it and without, and what it costs.
+
+    python -m eval.expected_words --config eval/configs/expected_words.yaml
+
+Each speaker's list holds the rare words of their own recordings (words that the training texts do
+not have) among those of others, as somebody would list the names of their life. Rows, by cohort:
+share of the occurrences of listed words that are written (`recall`), of listed words that nobody
+said per hundred words (`invented`), and word error rates of all other words, each without the list
+and with it, by the same search.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jiwer
+
+from eval.lib import results
+from eval.lib.tables import print_lines
+from hyperasr.audio.mel import SAMPLE_RATE
+from hyperasr.cohorts.manifest import read_manifest
+from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.views import TYPICAL, plan_views, render_view
+from hyperasr.errors import ConfigError
+from hyperasr.hub import HyperASR, load
+from hyperasr.metrics.normalisers import normaliser
+from hyperasr.transcription.options import TranscribeOptions
+from hyperasr.transcription.pipeline import transcribe
+from train.loop.program import read_config, run_program
+
+_FEWEST_LETTERS = 4
+
+
+@dataclass(frozen=True)
+class ExpectedWordsConfig:
+    """Whose recordings, and which lists."""
+
+    test: Path = Path("runs/data/dev.jsonl")
+    """Manifest of the speakers; development speakers choose the bonus."""
+    common: Path = Path("runs/data/train.jsonl")
+    """Manifest whose texts' words are not rare."""
+    model: str = "tiny.en"
+    """The model."""
+    simulate: tuple[str, ...] = COHORTS
+    """Cohorts to simulate on typical recordings."""
+    per_speaker: int = 12
+    """Recordings of each speaker, at least 1."""
+    listed: int = 100
+    """Words in each speaker's list, their own and others'."""
+    beam_size: int = 5
+    """Of the search with and without a list."""
+    seed: int = 0
+    """Of recordings, simulated people and others' words."""
+    out: Path = Path("results/expected_words.json")
+    """Result file."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Counts of words.
+
+    Attributes:
+        said, written: occurrences of listed words in the references; of them, those written.
+        invented: listed words written where nobody said them.
+        words, errors: other words of the references, and errors in them.
+    """
+
+    said: int = 0
+    written: int = 0
+    invented: int = 0
+    words: int = 0
+    errors: int = 0
+
+    def __add__(self, other: Found) -> Found:
+        return Found(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def found_in(reference: str, hypothesis: str, listed: frozenset[str]) -> Found:
+    """Count what a hypothesis makes of listed words and of all others.
+
+    Args:
+        reference, hypothesis: normalised.
+        listed: words, normalised.
+    """
+    ours, theirs = reference.split(), hypothesis.split()
+    if not ours:
+        return Found(invented=sum(word in listed for word in theirs), errors=len(theirs))
+    said = sum(word in listed for word in ours)
+    written = invented = errors = 0
+    for chunk in jiwer.process_words(" ".join(ours), " ".join(theirs)).alignments[0]:
+        own = ours[chunk.ref_start_idx : chunk.ref_end_idx]
+        made = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type == "equal":
+            written += sum(word in listed for word in own)
+            continue
+        invented += sum(word in listed for word in made)
+        # An insertion counts as an error of other words; a listed word that is missed does not.
+        errors += sum(word not in listed for word in own) if own else len(made)
+    return Found(said, written, invented, len(ours) - said, errors)
+
+
+def lists(
+    texts: dict[str, str], common: Iterable[str], listed: int, seed: int
+) -> dict[str, list[str]]:
+    """Return each speaker's list: their rare words, and others' up to `listed` words.
+
+    Args:
+        texts: all that a speaker says, normalised, by speaker.
+        common: texts whose words are not rare, normalised.
+        listed: words of a list; a speaker who has more gets all of them.
+        seed: of the choice among others' words.
+    """
+    known = {word for text in common for word in text.split()}
+    rare = {
+        speaker: sorted(
+            {w for w in text.split() if w.isalpha() and len(w) >= _FEWEST_LETTERS} - known
+        )
+        for speaker, text in texts.items()
+    }
+    made = {}
+    for speaker, own in rare.items():
+        others = sorted({word for words in rare.values() for word in words} - set(own))
+        random.Random(f"{seed}/{speaker}").shuffle(others)
+        made[speaker] = sorted(own + others[: max(0, listed - len(own))])
+    return made
+
+
+def texts_of(model: HyperASR, waveforms: Sequence[Any], options: TranscribeOptions) -> list[str]:
+    """Transcribe (n_samples,) waveforms of 16 kHz."""
+    sources = [(waveform, SAMPLE_RATE) for waveform in waveforms]
+    answers = []
+    for result in transcribe(model, sources, options):
+        if result.transcript is None:
+            raise ConfigError(f"{result.id}: {result.error}")
+        answers.append(result.transcript.text)
+    return answers
+
+
+def main() -> None:
+    """Transcribe twice, count, write the JSON, print the table."""
+    config = read_config(ExpectedWordsConfig)
+    alike = normaliser("whisper")
+    rows = read_manifest(config.test)
+    random.Random(config.seed).shuffle(rows)
+    taken: Counter[str] = Counter()
+    chosen = []
+    for row in rows:
+        taken[row.speaker] += 1
+        if row.text and taken[row.speaker] <= config.per_speaker:
+            chosen.append(row)
+    views = plan_views(
+        chosen, seed=config.seed, cohorts=(*config.simulate, TYPICAL), severities=(0.3, 0.6, 0.9)
+    )
+    texts: dict[str, str] = {}
+    for row in chosen:
+        texts[row.speaker] = f"{texts.get(row.speaker, '')} {alike(row.text or '')}"
+    common = (alike(row.text or "") for row in read_manifest(config.common))
+    expected = lists(texts, common, config.listed, config.seed)
+    model = load(config.model)
+    counts: dict[tuple[str, str, bool], Found] = {}
+    speakers: dict[tuple[str, str], set[str]] = {}
+    for speaker, words in expected.items():
+        own = [view for view in views if view.utterance.speaker == speaker]
+        rendered = [render_view(view) for view in own]
+        for with_list in (False, True):
+            options = TranscribeOptions(
+                beam_size=config.beam_size, expect=", ".join(words) if with_list else ""
+            )
+            said = texts_of(model, [waveform for waveform, _ in rendered], options)
+            for view, (_, text), hypothesis in zip(own, rendered, said, strict=True):
+                key = (view.cohort, view.domain, with_list)
+                new = found_in(alike(text), alike(hypothesis), frozenset(words))
+                counts[key] = counts.get(key, Found()) + new
+                speakers.setdefault(key[:2], set()).add(speaker)
+        print(f"{len(own)} recordings of one speaker, {len(words)} words", flush=True)
+    measured = [
+        row_of(c, d, counts[c, d, False], counts[c, d, True], len(speakers[c, d]))
+        for c, d, with_list in sorted(counts)
+        if with_list
+    ]
+    results.save("eval.expected_words", config, measured, protocol="whisper", normaliser=alike)
+    print_lines(
+        "expected words",
+        (
+            "cohort",
+            "recall without",
+            "with",
+            "other words without",
+            "with",
+            "invented without",
+            "with",
+        ),
+        [(r["cohort"], *(f"{100 * r[n]:.1f}" for n in _SHOWN)) for r in measured],
+    )
+
+
+_SHOWN = (
+    "recall_without", "recall", "wer_others_without", "wer_others", "invented_without", "invented",
+)  # fmt: skip
+
+
+def row_of(
+    cohort: str, domain: str, without: Found, with_list: Found, n_speakers: int
+) -> dict[str, Any]:
+    """Return a row of the result file."""
+    row: dict[str, Any] = {"cohort": cohort, "domain": domain, "n_speakers": n_speakers}
+    for name, found in (("_without", without), ("", with_list)):
+        row[f"recall{name}"] = found.written / max(1, found.said)
+        row[f"wer_others{name}"] = found.errors / max(1, found.words)
+        row[f"invented{name}"] = found.invented / max(1, found.words)
+    return row | {"n_listed_said": without.said, "n_words": without.words}
+
+
+if __name__ == "__main__":
+    run_program(main)
