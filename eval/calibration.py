@@ -24,6 +24,7 @@ import numpy as np
 
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.confidence import (
+    N_BINS,
     Said,
     collect,
     fitted,
@@ -170,7 +171,7 @@ def fit(config: CalibrationConfig, manifest: Path) -> None:
         scaling = platt_scaling(raw, right)
         # The gain is measured by fits on other speakers.
         across = fitted(words).claims.get("token_logprob_fitted", scaling(raw))
-        gaps = [expected_calibration_error(p, right, config.n_bins) for p in (raw, across)]
+        gaps = [expected_calibration_error(p, right, N_BINS) for p in (raw, across)]
         notes = {
             "fitted_on": manifest.name,
             "n_words": len(right),

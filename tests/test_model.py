@@ -373,7 +373,7 @@ def test_weights_that_cannot_be_read(
     ("change", "message"),
     [
         ({"sorce": {}}, "unknown key 'sorce'"),
-        ({"source": None}, "expected settings by name"),
+        ({"source": None}, "it must be settings by name"),
         ({"backbone": ...}, "missing key 'backbone'"),
         ({"format_version": 99}, "format_version is 99"),
         ({"speaker": {"kinds": "pooled"}}, "unknown key 'kinds'; did you mean 'kind'"),

@@ -32,7 +32,7 @@ from hyperasr.adapters import lora
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError, MissingExtra
-from hyperasr.hub import HyperASR, open_model
+from hyperasr.hub import HyperASR, load
 from hyperasr.types import Batch, LoRAFactors
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import load_whisper, quiet_transformers
@@ -115,7 +115,7 @@ class Bench:
 
     def ours(self, dtype: str = "float32", n_utt: int | None = None, *, adapt: bool = True) -> Job:
         """Return the job of decoding the first n_utt utterances (None: all)."""
-        model = self.model if dtype == "float32" else open_model(MODEL, dtype=dtype).model
+        model = self.model if dtype == "float32" else load(MODEL, device="cpu", dtype=dtype)
         return decoding(model, self.waves[:n_utt], self.config.n_tokens, adapt=adapt)
 
     @torch.inference_mode()

@@ -65,11 +65,11 @@ def prepare(args: Any) -> int:
     out = Path("/dev/stdout" if args.out == "-" else args.out)
     options = _options(args.set or [])
     keep_inputs([out], map(str, options.values()))
+    prepared = readers.prepare(args.corpus, args.root, **options)
     replaces = out.is_file() and not is_stdout(out)
     if replaces and Path(args.root).resolve() in out.resolve().parents:
         # It may be one of the corpus's tables, also where it looks like a manifest.
         raise ConfigError(f"will not write {out}: it is a file of the corpus; choose another --out")
-    prepared = readers.prepare(args.corpus, args.root, **options)
 
     def rows() -> Iterator[Utterance]:
         for row in prepared:

@@ -34,8 +34,11 @@ def export(args: Any) -> int:
     """
     names = [field.name for field in dataclasses.fields(ExportConfig)]
     config = ExportConfig(**{name: args[name] for name in names})
-    recordings = find_recordings(args.sources, lambda line: complain("note", line))
+    passed_over: list[str] = []
+    recordings = find_recordings(args.sources, passed_over.append)
     keep_inputs([args.out], inputs_of(args, recordings))
+    for line in passed_over:
+        complain(line, "hyperasr: note")
     model = load(args.model, offline=args.offline, device=args.device, dtype="float32")
     if not model.adapts:
         raise ConfigError(

@@ -208,13 +208,14 @@ def explained(error: object, parser: Any, argv: Sequence[str]) -> str:
             return f"unknown configuration key {key!r}{did_you_mean(key, keys)}"
     if "must be a mapping, not" in message or "Unable to load config" in message:
         return "a group of settings is given as one value; give its settings by name"
+    files = " ".join(config_files(argv))
+    # Which of the two it is depends on how deep the stack was: Python shows a loop as [...].
+    if isinstance(error, RecursionError) or "[...]" in message or "{...}" in message:
+        return f"configuration {files}: it refers to itself, or is nested too deeply"
     if wrong := _WRONG_TYPE.search(message):
         kinds = [_choices(kind) for kind in _EXPECTED.findall(message)]
         if kinds:
             return f"{wrong['key']} is {wrong['value']!r}; it must be {' or '.join(kinds)}"
-    files = " ".join(config_files(argv))
-    if isinstance(error, RecursionError):
-        return f"configuration {files}: it refers to itself, or is nested too deeply"
     if "Unexpected config" in message:
         return f"configuration {files}: it holds no settings by name"
     if "parsing config" in message or 'key "config"' in message:

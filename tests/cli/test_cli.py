@@ -192,7 +192,7 @@ def test_mistakes_in_files(cli: Cli, good: Path, tmp_path: Path) -> None:
         (["transcribe", "a\n\x1b[2Jb.wav"], "there is no file a\\n\\x1b[2Jb.wav;"),
         (["demo", "--folder", ""], "a name is empty"),
         (["simulate", "a.wav", "--cohort", "stuttering", "--out", "-"], "a folder is written"),
-        (["convert", "m.jsonl", "--to", "kaldi", "--out", "-"], "a folder is written"),
+        (["convert", "m.jsonl", "--to", "lhotse", "--out", "-"], "a folder is written"),
         (["export", "a.wav", "--out", ""], "a name is empty"),
         (["transcribe", "a.wav", "--batch-size", "0"], "batch_size is 0"),
         (["transcribe", "a.wav", "--config", "none.yaml"], "none.yaml"),

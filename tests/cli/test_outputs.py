@@ -84,9 +84,9 @@ def onto_the_model(folder: Path, good: Path) -> list[str]:
 
 def converted_onto_itself(folder: Path, good: Path) -> list[str]:
     shutil.copy(good, folder / "a.wav")
-    (folder / "wav.scp").write_text("a a.wav\n")  # marks a folder that may be replaced
+    (folder / "supervisions.jsonl").write_text("{}\n")  # marks a folder that may be replaced
     source = rows(folder / "t.jsonl", "a.wav")
-    return ["convert", str(source), "--to", "kaldi", "--out", str(folder)]
+    return ["convert", str(source), "--to", "lhotse", "--out", str(folder)]
 
 
 def exported_onto_the_clips(folder: Path, good: Path) -> list[str]:
@@ -182,7 +182,7 @@ def calls(tmp_path: Path, good: Path) -> dict[str, list[str]]:
         "corpus": ["simulate", str(source), *STUTTERING, "--out", out],
         "prepare": ["prepare", "librispeech", str(root), "--out", f"{out}/m.jsonl"],
         "dataset": ["convert", str(source), "--to", "dataset", "--out", out],
-        "kaldi": ["convert", str(source), "--to", "kaldi", "--out", out],
+        "lhotse": ["convert", str(source), "--to", "lhotse", "--out", out],
         "export": ["export", str(good), "--to", "merged", "--out", out],
         "corpora": ["corpora"],
         "inspect": ["inspect"],
@@ -190,7 +190,7 @@ def calls(tmp_path: Path, good: Path) -> dict[str, list[str]]:
     }
 
 
-WRITING = ["transcribe", "simulate", "corpus", "prepare", "dataset", "kaldi", "export"]
+WRITING = ["transcribe", "simulate", "corpus", "prepare", "dataset", "lhotse", "export"]
 
 
 def refused(outcome: Outcome, *parts: str) -> None:
@@ -237,7 +237,7 @@ def standard_output(kind: str) -> Iterator[IO[str] | None]:
 
 
 @pytest.mark.parametrize("kind", ["full", "closed", "broken"])
-@pytest.mark.parametrize("command", ["prepare", "kaldi", "corpora", "inspect", "doctor", "text"])
+@pytest.mark.parametrize("command", ["prepare", "lhotse", "corpora", "inspect", "doctor", "text"])
 def test_standard_output_that_takes_nothing(
     cli: Cli,
     calls: dict[str, list[str]],

@@ -199,8 +199,8 @@ def main() -> int:
     def save() -> None:
         rows = [{"kind": k, "outcome": o, "n": n} for (k, o), n in sorted(counts.items())]
         done = {"n": counts.total(), "seed": args.seed, "seconds": SECONDS, "memory_bytes": MEMORY}
-        command = results.command("tests.fuzz.run")
-        head = results.head(command, done, args.seed, "bad inputs to the command line", None)
+        about = "bad inputs to the command line"
+        head = results.head("tests.fuzz.run", done, args.seed, about, None)
         results.write(args.out, head | {"failures": failures}, rows)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -146,7 +146,7 @@ def test_a_name_is_a_code(model: HyperASR) -> None:
         (["--task", "translate"], "cannot translate 'en': it knows English alone"),
         (["--task", "translate", "--language", "auto"], "it knows English alone"),
         (["--language", "de"], "cannot transcribe 'de': it knows English alone"),
-        (["--task", "sing"], "--task: expected one of 'transcribe', 'translate'"),
+        (["--task", "sing"], "task is 'sing'; it must be one of 'transcribe', 'translate'"),
     ],
 )
 @pytest.mark.parametrize("name", ["english", "tiny.en"])
