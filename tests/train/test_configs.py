@@ -106,6 +106,8 @@ def overrides(path: Path, place: Place, out: Path) -> dict[str, Any]:
     }
     if (values.get("data") or values).get("teacher"):
         data["teacher"] = writing.lines_beside(place.written)
+    if values.get("words"):  # other recordings, as pieces of the same have other ids
+        data["words"] = place.corpus / "dev.jsonl"
     if path.stem.startswith("individual"):
         own |= {"manifest": place.corpus / "train.jsonl", "k": 1, "held_out": 1}
         own |= {name: data[name] for name in ("backbone", "cache", "workers")}
