@@ -3,10 +3,10 @@
     python -m eval.expected_words --config eval/configs/expected_words.yaml
 
 Each speaker's list holds the rare words of their own recordings (words that the training texts do
-not have) among those of others, as somebody would list the names of their life. Rows, by cohort:
-share of the occurrences of listed words that are written (`recall`), of listed words that nobody
-said per hundred words (`invented`), and word error rates of all other words, each without the list
-and with it, by the same search.
+not have) among those of others, as somebody would list the names of their life. Rows, by cohort and
+``measure``: of the occurrences of listed words, the share that is written (`recall`); listed words
+that nobody said (`invented`) and errors in all other words (`wer_others`), both as a share of the
+other words; for the systems ``without_list`` and ``with_list``, which search alike.
 """
 
 from __future__ import annotations
@@ -179,41 +179,46 @@ def main() -> None:
                 speakers.setdefault(key[:2], set()).add(speaker)
         print(f"{len(own)} recordings of one speaker, {len(words)} words", flush=True)
     measured = [
-        row_of(c, d, counts[c, d, False], counts[c, d, True], len(speakers[c, d]))
-        for c, d, with_list in sorted(counts)
-        if with_list
+        row
+        for cohort, domain, with_list in sorted(counts)
+        for row in rows_of(
+            cohort,
+            domain,
+            with_list,
+            counts[cohort, domain, with_list],
+            len(speakers[cohort, domain]),
+        )
     ]
     results.save("eval.expected_words", config, measured, protocol="whisper", normaliser=alike)
     print_lines(
         "expected words",
-        (
-            "cohort",
-            "recall without",
-            "with",
-            "other words without",
-            "with",
-            "invented without",
-            "with",
-        ),
-        [(r["cohort"], *(f"{100 * r[n]:.1f}" for n in _SHOWN)) for r in measured],
+        ("system", "cohort", "measure", "%", "of"),
+        [
+            (r["system"], r["cohort"], r["measure"], f"{100 * r['value']:.1f}", str(r["n"]))
+            for r in measured
+        ],
     )
 
 
-_SHOWN = (
-    "recall_without", "recall", "wer_others_without", "wer_others", "invented_without", "invented",
-)  # fmt: skip
-
-
-def row_of(
-    cohort: str, domain: str, without: Found, with_list: Found, n_speakers: int
-) -> dict[str, Any]:
-    """Return a row of the result file."""
-    row: dict[str, Any] = {"cohort": cohort, "domain": domain, "n_speakers": n_speakers}
-    for name, found in (("_without", without), ("", with_list)):
-        row[f"recall{name}"] = found.written / max(1, found.said)
-        row[f"wer_others{name}"] = found.errors / max(1, found.words)
-        row[f"invented{name}"] = found.invented / max(1, found.words)
-    return row | {"n_listed_said": without.said, "n_words": without.words}
+def rows_of(
+    cohort: str, domain: str, with_list: bool, found: Found, n_speakers: int
+) -> list[dict[str, Any]]:
+    """Return the rows of a cohort with the list or without it."""
+    about = {
+        "system": "with_list" if with_list else "without_list",
+        "cohort": cohort,
+        "domain": domain,
+        "n_speakers": n_speakers,
+    }
+    shares = {
+        "recall": (found.written, found.said),
+        "wer_others": (found.errors, found.words),
+        "invented": (found.invented, found.words),
+    }
+    return [
+        {**about, "measure": name, "value": count / max(1, n), "n": n}
+        for name, (count, n) in shares.items()
+    ]
 
 
 if __name__ == "__main__":
