@@ -110,7 +110,7 @@ def _simulate() -> Any:
         type=str,
         required=True,
         metavar="COHORT",
-        help="stuttering, dysarthria, parkinson, or all",
+        help="stuttering, dysarthria, parkinson, several joined by + for mixed traits, or all",
     )
     parser.add_argument(
         "--severity",

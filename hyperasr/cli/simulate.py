@@ -16,10 +16,9 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.reading import load
 from hyperasr.cli.terminal import Reporter
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.cohorts.simulate import COHORTS
+from hyperasr.cohorts.simulate import COHORTS, check_simulated
 from hyperasr.cohorts.simulate import simulate as make_simulated
 from hyperasr.cohorts.simulated_corpus import simulate_corpus
-from hyperasr.errors import ConfigError
 from hyperasr.util.files import atomic_write_bytes, keep_inputs
 from hyperasr.util.program import complain, one_line
 
@@ -37,8 +36,7 @@ def simulate(args: Any) -> int:
     """
     cohorts = list(COHORTS) if args.cohorts == ["all"] else list(args.cohorts)
     for cohort in cohorts:
-        if cohort not in COHORTS:
-            raise ConfigError(f"no cohort {cohort!r} to simulate; there are {', '.join(COHORTS)}")
+        check_simulated(cohort)
     if str(args.source).endswith(".jsonl"):
         return _corpus(args, cohorts)
     waveform = load(args.source)

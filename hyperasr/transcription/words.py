@@ -25,6 +25,7 @@ from hyperasr.audio.mel import SAMPLE_RATE, STATES_PER_SECOND
 from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.biasing import WORD_STARTS
 from hyperasr.whisper.decoder import DecoderStep, alignment_heads
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "words_of",
 ]
 
-_WORD_STARTS = ("\u0120", "\u010a", "\u0109")  # blank, line end, tab in byte-level BPE
 NO_BLANKS = ("zh", "ja", "th", "lo", "my", "yue", "bo", "km")  # languages written without blanks
 _TINY_STD = 1e-9
 _SOUND_DB = 30.0  # under the loudest frames; fainter is pause
@@ -94,7 +94,7 @@ def words_of(
 def chars_of(backbone: Backbone, tokens: Sequence[int]) -> list[int]:
     """Return the number of characters (bytes of other scripts) of each token, at least 1."""
     names = backbone.tokenizer.convert_ids_to_tokens(list(tokens))
-    return [max(1, len(name.lstrip("".join(_WORD_STARTS)))) for name in names]
+    return [max(1, len(name.lstrip("".join(WORD_STARTS)))) for name in names]
 
 
 def printable(text: str) -> str:
@@ -108,7 +108,7 @@ def _groups(backbone: Backbone, tokens: Sequence[int], language: str) -> list[li
     groups: list[list[int]] = []
     whole = True
     for index, name in enumerate(backbone.tokenizer.convert_ids_to_tokens(list(tokens))):
-        starts = whole if language in NO_BLANKS else name.startswith(_WORD_STARTS)
+        starts = whole if language in NO_BLANKS else name.startswith(WORD_STARTS)
         if not groups or starts:
             groups.append([])
         groups[-1].append(index)

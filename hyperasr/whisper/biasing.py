@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["ExpectedWords", "word_starts"]
+__all__ = ["WORD_STARTS", "ExpectedWords", "word_starts"]
 
-_BLANKS = ("\u0120", "\u010a", "\u0109")  # blank, line end, tab in byte-level BPE
+WORD_STARTS = ("\u0120", "\u010a", "\u0109")  # blank, line end, tab in byte-level BPE
 
 
 def word_starts(vocabulary: Mapping[str, int], eos: int, n_vocab: int) -> Tensor:
     """Return whether a token begins a word, is a mark, or ends the text (n_vocab,) bool."""
     starts = torch.ones(n_vocab, dtype=torch.bool)
     for name, token in vocabulary.items():
-        if token < eos and name[0].isalnum() and name[0] not in _BLANKS:
+        if token < eos and name[0].isalnum() and name[0] not in WORD_STARTS:
             starts[token] = False
     return starts
 

@@ -471,6 +471,9 @@ def test_simulate(cli: Cli, good: Path, tmp_path: Path) -> None:
     assert make("b").read_bytes() == wav.read_bytes()
     assert make("c", "--seed", "1").read_bytes() != wav.read_bytes()
     assert make("d", "--person", "anna").read_bytes() != wav.read_bytes()
+    mixed = make("e", "--cohort", "dysarthria+stuttering")
+    assert mixed.stem.split("-")[1] == "dysarthria+stuttering"
+    assert mixed.read_bytes() != wav.read_bytes()
 
 
 def test_simulate_refuses(cli: Cli, good: Path, tmp_path: Path) -> None:
