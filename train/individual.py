@@ -44,7 +44,7 @@ from hyperasr.whisper.backbone import Backbone
 from train.data.views import LONGEST_SIMULATED_S, cached, check_text, usable
 from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
-from train.meta import frozen, global_lora
+from train.meta import frozen, start_from_global
 
 __all__ = ["Enrolment", "IndividualConfig", "People", "enrol"]
 
@@ -221,16 +221,6 @@ class IndividualObjective(nn.Module):
         own = sums[0] / sums[1]
         total = goal.nll_weight * own.sum() + goal.beta * len(names) * kl
         return {"total": total, "nll": own.mean(), "kl": kl}
-
-
-@torch.no_grad()
-def start_from_global(source: StaticLoRA, folder: Path, backbone: Backbone) -> None:
-    """Let everybody's factors be those of a trained global LoRA."""
-    trained = HyperASR.from_pretrained(folder, backbone=backbone)
-    for name, (a, b) in global_lora(trained, source, folder).items():
-        key = source.key(name)
-        source.A[key].copy_(a.expand_as(source.A[key]))
-        source.B[key].copy_(b.expand_as(source.B[key]))
 
 
 def people_of(config: IndividualConfig, backbone: Backbone) -> People:

@@ -195,19 +195,33 @@ def global_lora(
     return {name: (pair.A[:, :1], ratio * pair.B[:, :1]) for name, pair in factors.targets.items()}
 
 
+@torch.no_grad()
+def start_from_global(source: StaticLoRA, model_folder: Path, backbone: Backbone) -> None:
+    """Let every group's factors be those of a trained global LoRA, on its targets."""
+    trained = HyperASR.from_pretrained(model_folder, backbone=backbone)
+    for name, (a, b) in global_lora(trained, source, model_folder).items():
+        key = source.key(name)
+        source.A[key].copy_(a.expand_as(source.A[key]))
+        source.B[key].copy_(b.expand_as(source.B[key]))
+
+
 def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
     """Return the untrained model, its statistics and start taken from data and `init_from`."""
     source = with_groups(config.source, cache)
     model = HyperASR(
         backbone, config.speaker, source, seed=config.loop.seed, objective=config.objective
     )
-    if isinstance(model.source, HyperNet):
-        if cache.keeps_embeddings:
-            model.source.fit_embedding(cache.embedding_blocks())
-        if config.init_from:
+    if isinstance(model.source, HyperNet) and cache.keeps_embeddings:
+        model.source.fit_embedding(cache.embedding_blocks())
+    if config.init_from:
+        if isinstance(model.source, HyperNet):
             start_from(model, config.init_from, backbone)
-    elif config.init_from:
-        raise ConfigError(f"init_from is for a hypernetwork, not for {config.source.kind!r}")
+        elif isinstance(model.source, StaticLoRA):
+            start_from_global(model.source, config.init_from, backbone)
+        else:
+            raise ConfigError(
+                f"init_from is for a hypernetwork or static LoRA, not for {config.source.kind!r}"
+            )
     return model
 
 

@@ -143,3 +143,14 @@ def test_a_hypernetwork_starts_as_a_global_lora_on_some_of_its_targets(
         started("encoder.fc1")
     with pytest.raises(ConfigError, match="its rank 2"):
         started("decoder.fc1", rank=4)
+
+    # So does a static LoRA, each of its groups.
+    source = SourceConfig("static", ("encoder.fc1", "decoder.fc1"), {**settings, "alpha": 2.0})
+    config = meta.MetaConfig(source=source, init_from=tmp_path)
+    own = meta.new_model(config, random_backbone, SimpleNamespace(keeps_embeddings=False)).factors(
+        emb
+    )
+    update = lora.delta_weight(own, "decoder.fc1", 0)
+    whole = lora.delta_weight(expected, "decoder.fc1", 0).expand_as(update)
+    torch.testing.assert_close(update, whole, rtol=1e-2, atol=1e-4)
+    assert not bool(lora.delta_weight(own, "encoder.fc1", 0).any())
