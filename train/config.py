@@ -80,9 +80,9 @@ class MetaConfig:
     checkpoint that harms typical speech or does not help atypical speech. False keeps the best
     checkpoint whatever it is worth, for comparisons."""
     init_from: Path | None = None
-    """A trained model folder that a hypernetwork or static LoRA starts from: the factors of a global
-    LoRA on its targets or some of them; for a hypernetwork also all weights of one of the same shape,
-    whose training goes on."""
+    """A trained model folder that a hypernetwork or static LoRA starts from: the factors of a
+    global LoRA on its targets or some of them; or, for a hypernetwork, all weights of another of
+    the same shape, whose training goes on."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 

@@ -91,6 +91,10 @@ def _report(out: str, config: ExportConfig, clips: list[np.ndarray], made: Expor
         f"parity on {n} clips: {made.parity}",
         f"same text as with an adapter for each utterance: {made.n_as_dynamic} of {n} clips",
     ]
-    if made.n_as_padded is not None:
-        lines.append(f"same text when padded to 30 s: {made.n_as_padded} of {n} clips")
+    if made.texts.elsewhere:
+        engine = "faster-whisper" if config.to == "ctranslate2" else "transformers.pipeline"
+        difference = 100 * made.texts.word_difference
+        lines.append(f"{engine}, by its defaults: {difference:.1f} % of the words differ")
+        for own, other in zip(made.texts.own, made.texts.elsewhere, strict=True):
+            lines += [f"  hyperasr: {own}", f"  {engine}: {other}"]
     return [*lines, *(f"note: {note}" for note in made.notes)]

@@ -105,8 +105,9 @@ def export_card(
         "Same text as per-utterance adapters": f"{made.n_as_dynamic} of {made.n_clips} clips",
         "Made with": f"hyperasr {__version__}",
     }
-    if made.n_as_padded is not None:
-        facts["Same text padded to 30 s"] = f"{made.n_as_padded} of {made.n_clips} clips"
+    if made.texts.elsewhere:
+        difference = f"{100 * made.texts.word_difference:.1f} % of the words differ"
+        facts["Text of the engine it is for, by its defaults"] = difference
     parts = [
         _front_matter(base, None),
         "# Static adapter, exported from HyperASR",

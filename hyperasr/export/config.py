@@ -29,6 +29,9 @@ class ExportConfig:
     """Language of the clips, for the parity check."""
     max_difference: float | None = None
     """Largest logit difference allowed, beside the largest logit; null is one for each dtype."""
+    max_word_difference: float | None = 0.3
+    """Largest word difference allowed, over all checked clips, between the model's own texts and
+    what the engine that the export is for writes by its defaults; null checks no texts."""
 
     def __post_init__(self) -> None:
         check_literals(self)
@@ -38,3 +41,7 @@ class ExportConfig:
             raise ConfigError("a PEFT adapter is written in float32; choose that dtype")
         if self.max_difference is not None and not self.max_difference > 0:
             raise ConfigError(f"max_difference is {self.max_difference}; it must be above 0")
+        if self.max_word_difference is not None and not self.max_word_difference >= 0:
+            raise ConfigError(
+                f"max_word_difference is {self.max_word_difference}; it must be at least 0"
+            )

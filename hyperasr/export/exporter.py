@@ -1,7 +1,8 @@
 """A static adapter of one speaker or cohort for other programs: PEFT, Hugging Face, CTranslate2.
 
 The weights are merged in float32 and cast last. What was written is loaded again and held against
-the model it was made from, on the clips themselves; where it differs too much, nothing is left.
+the model it was made from, on the clips themselves: its logits, and the texts that the engine it is
+for writes by its defaults. Where either differs too much, nothing is left.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import copy
 import importlib
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +23,15 @@ from hyperasr.decode import decode
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.export.card import export_card
 from hyperasr.export.config import ExportConfig
-from hyperasr.export.parity import Exported, Parity, Reference, ctranslate2_parity, parity
+from hyperasr.export.engines import by_faster_whisper, by_pipeline
+from hyperasr.export.parity import (
+    Exported,
+    Parity,
+    Reference,
+    Texts,
+    ctranslate2_parity,
+    parity,
+)
 from hyperasr.export.peft_folder import write_peft
 from hyperasr.export.static_adapter import build_static_adapter
 from hyperasr.model import AdaptedWhisper
@@ -30,9 +39,11 @@ from hyperasr.types import Batch, LoRAFactors
 from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import DTYPES, quiet_transformers
+from hyperasr.whisper.search import SearchConfig, text_only
 
 __all__ = ["ExportConfig", "export", "write_merged"]
 
+_T = TypeVar("_T")
 _FEWEST_TOKENS = 51_865  # CTranslate2 takes a smaller vocabulary for that of English alone
 _CHECKED_CLIPS = 8  # of the clips, for the parity check: enough to see a wrong weight
 
@@ -60,7 +71,8 @@ def export(
         base: hub name or folder of the backbone, which a PEFT adapter names.
     Raises:
         ConfigError: no clips, a setting that does not fit the model, or weights not in float32.
-        CheckpointMismatch: what was written does not give the model's logits.
+        CheckpointMismatch: what was written does not give the model's logits, or other texts in the
+            engine it is for.
         MissingExtra: a package that the format needs.
     """
     config = config or ExportConfig()
@@ -73,16 +85,23 @@ def export(
     )
     checked = list(waveforms[:_CHECKED_CLIPS])
     reference = Reference.of(backbone, adapter.factors, checked, config.language)
+    own = _dynamic(model, checked, config)
     with atomic_folder(out) as folder:
-        agreed = _write(backbone, adapter.factors, folder, config, base, reference)
+        heard = checked if config.max_word_difference is not None else ()
+        agreed, elsewhere = _write(
+            backbone, adapter.factors, folder, config, base, reference, heard
+        )
         relative, agreement = _LIMITS[config.dtype]
         agreed.require(config.max_difference or relative, agreement)
+        texts = Texts(tuple(map(backbone.text, own)), elsewhere)
+        if config.max_word_difference is not None:
+            texts.require(config.max_word_difference)
         exported = Exported(
             adapter,
             agreed,
             len(checked),
-            _as_dynamic(model, checked, reference, config),
-            _as_padded(backbone, adapter.factors, checked, reference, config.language),
+            _n_as_static(own, reference),
+            texts,
             tuple(_notes(backbone, config)),
         )
         card = export_card(model, config, exported, n_clips=len(waveforms), base=base)
@@ -97,18 +116,28 @@ def _write(
     config: ExportConfig,
     base: str,
     reference: Reference,
-) -> Parity:
-    """Write in one format, load it again, and compare."""
+    clips: Sequence[np.ndarray],
+) -> tuple[Parity, tuple[str, ...]]:
+    """Write in one format, load it again, compare, and let its engine transcribe the clips."""
     if config.to == "peft":
         write_peft(backbone.whisper, factors, folder, base)
-        return _peft_parity(backbone, folder, reference)
+        return _with_peft(
+            backbone,
+            folder,
+            lambda: (
+                parity(backbone, reference),
+                by_pipeline(backbone.whisper, backbone, clips, config.language),
+            ),
+        )
     if config.to == "merged":
         write_merged(backbone, factors, folder, config.dtype)
-        return parity(Backbone.from_pretrained(folder, offline=True), reference)
+        agreed = parity(Backbone.from_pretrained(folder, offline=True), reference)
+        return agreed, by_pipeline(folder, backbone, clips, config.language)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as merged:
         write_merged(backbone, factors, Path(merged), "float32")
         _convert(Path(merged), folder, config.dtype)
-    return ctranslate2_parity(folder, backbone, reference)
+    agreed = ctranslate2_parity(folder, backbone, reference)
+    return agreed, by_faster_whisper(folder, backbone, clips, config.language)
 
 
 def write_merged(backbone: Backbone, factors: LoRAFactors, folder: Path, dtype: str) -> None:
@@ -151,7 +180,7 @@ def _complete(generation: Any, backbone: Backbone) -> None:
             setattr(generation, name, value)
 
 
-def _peft_parity(backbone: Backbone, folder: Path, reference: Reference) -> Parity:
+def _with_peft(backbone: Backbone, folder: Path, compare: Callable[[], _T]) -> _T:
     """Let PEFT itself put the adapter on, compare, and take it off again."""
     from peft import PeftModel
 
@@ -159,7 +188,7 @@ def _peft_parity(backbone: Backbone, folder: Path, reference: Reference) -> Pari
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers
         adapted = PeftModel.from_pretrained(backbone.whisper, str(folder))
     try:
-        return parity(backbone, reference)
+        return compare()
     finally:
         adapted.unload()
         backbone.whisper.requires_grad_(False)
@@ -185,38 +214,26 @@ def _require(to: str) -> None:
         ) from error
 
 
-def _as_dynamic(
-    model: AdaptedWhisper,
-    waveforms: Sequence[np.ndarray],
-    reference: Reference,
-    config: ExportConfig,
-) -> int:
-    """Count the clips whose text an adapter of their own would not change."""
-    same = 0
-    for waveform, tokens in zip(waveforms, reference.tokens, strict=True):
+def _dynamic(
+    model: AdaptedWhisper, waveforms: Sequence[np.ndarray], config: ExportConfig
+) -> list[tuple[int, ...]]:
+    """Return the tokens of each clip with an adapter of its own, as the model transcribes."""
+    n_vocab = int(model.backbone.whisper.config.vocab_size)
+    search = text_only(SearchConfig(), model.backbone.eos, n_vocab)
+    cohorts = (config.group,) if config.group else ()
+    found = []
+    for waveform in waveforms:
         mel, n_frames = model.backbone.features([waveform])
-        cohorts = (config.group,) if config.group else ()
         batch = Batch(
             n_frames=n_frames, mel=mel, waveforms=(waveform,), cohorts=cohorts, speakers=cohorts
         )
-        own = decode(model, batch, reference.search, language=config.language)
-        same += own.tokens[0][: len(tokens)] == tokens
-    return same
+        found.append(decode(model, batch, search, language=config.language).tokens[0])
+    return found
 
 
-def _as_padded(
-    backbone: Backbone,
-    factors: LoRAFactors,
-    waveforms: Sequence[np.ndarray],
-    reference: Reference,
-    language: str,
-) -> int | None:
-    """Count the clips whose text stays when silence fills them up to 30 s."""
-    if backbone.audio_context == "full":
-        return None
-    padded = Backbone(backbone.whisper, backbone.tokenizer, "full")
-    again = Reference.of(padded, factors, waveforms, language, with_logits=False)
-    return sum(a == b for a, b in zip(again.tokens, reference.tokens, strict=True))
+def _n_as_static(own: Sequence[tuple[int, ...]], reference: Reference) -> int:
+    """Count the clips whose text an adapter of their own does not change, as far as it is known."""
+    return sum(a[: len(b)] == b for a, b in zip(own, reference.tokens, strict=True))
 
 
 def _notes(backbone: Backbone, config: ExportConfig) -> list[str]:
@@ -224,7 +241,7 @@ def _notes(backbone: Backbone, config: ExportConfig) -> list[str]:
     if backbone.audio_context == "trimmed":
         notes.append(
             "this model was trained on the real length of each utterance; engines that pad to 30 s "
-            "give other texts"
+            "may write other texts"
         )
     if config.to == "ctranslate2" and backbone.is_multilingual:
         n_tokens = int(backbone.whisper.config.vocab_size)

@@ -13,6 +13,8 @@ from torch import Tensor
 from hyperasr.adapters import lora
 from hyperasr.errors import CheckpointMismatch
 from hyperasr.export.static_adapter import StaticAdapter
+from hyperasr.metrics.error_rates import score
+from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import LoRAFactors
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
@@ -61,6 +63,38 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """What the model writes of each clip, and what another engine does with what was exported.
+
+    Attributes:
+        own: with an adapter for each clip.
+        elsewhere: by the other engine's defaults; empty where it was not asked.
+    """
+
+    own: tuple[str, ...]
+    elsewhere: tuple[str, ...]
+
+    @property
+    def word_difference(self) -> float:
+        """Words that differ for each word of the model's own, by Whisper's normaliser; a model that
+        writes nothing has no words to differ from, and one word stands for them."""
+        counts = score(self.own, self.elsewhere, normaliser("whisper"))
+        return sum(c.errors for c in counts) / max(1, sum(c.n_reference for c in counts))
+
+    def require(self, most: float) -> None:
+        """Raise `CheckpointMismatch` where the other engine's words differ in more than this."""
+        if (difference := self.word_difference) > most:
+            pairs = zip(self.own, self.elsewhere, strict=True)
+            first = next(f"{b!r} for {a!r}" for a, b in pairs if a != b)
+            raise CheckpointMismatch(
+                f"the engine that this is for writes other texts than the model: "
+                f"{100 * difference:.0f} % of the words differ, {100 * most:.0f} % are allowed; "
+                f"{first}. Nothing was written; give more clips of one voice, or a model that was "
+                "trained on 30 s"
+            )
+
+
+@dataclass(frozen=True)
 class Exported:
     """What was written, and how true it is.
 
@@ -69,8 +103,7 @@ class Exported:
         parity: what was written against the model with the same static adapter.
         n_clips: clips that the following were counted on.
         n_as_dynamic: of them, with the text that an adapter of the clip's own gives.
-        n_as_padded: with the same text when padded to 30 s of silence, as other engines do; None
-            where the model was made for that.
+        texts: what the model and the engine that the export is for write.
         notes: one line for each thing its user should know.
     """
 
@@ -78,7 +111,7 @@ class Exported:
     parity: Parity
     n_clips: int
     n_as_dynamic: int
-    n_as_padded: int | None
+    texts: Texts
     notes: tuple[str, ...]
 
 

@@ -14,18 +14,22 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
+import hyperasr
 from hyperasr.adapters import lora
+from hyperasr.audio.reading import load
 from hyperasr.cli.parser import main
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.export.config import ExportConfig as SameConfig
 from hyperasr.export.exporter import ExportConfig, export
-from hyperasr.export.parity import Parity
+from hyperasr.export.parity import Parity, Texts
 from hyperasr.export.peft_folder import write_peft
 from hyperasr.export.static_adapter import build_static_adapter
 from hyperasr.hub import HyperASR
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
 from tests.test_checkpoints import adapted, published, save
+
+DEMO = Path(hyperasr.__file__).parent / "assets" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +70,15 @@ def test_peft_gives_the_same_logits_on_the_same_whisper(
 ) -> None:
     peft = pytest.importorskip("peft")
     before = state_of(full)
-    made = export(full, clips[:1], tmp_path / "out", ExportConfig("peft"), base="somebody/whisper")
+    made = export(
+        full,
+        clips[:1],
+        tmp_path / "out",
+        ExportConfig("peft", max_word_difference=None),
+        base="somebody/whisper",
+    )
     assert made.parity.relative < 1e-5
-    assert made.n_as_padded is None
+    assert made.texts.elsewhere == ()
     after = full.backbone.whisper.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[n], t) for n, t in before.items()), "the model is as it was"
@@ -108,7 +118,12 @@ def test_a_merged_folder_is_a_whisper_for_everybody(
     from transformers import pipeline
 
     out, before = tmp_path / "out", state_of(full)
-    made = export(full, clips[:1], out, ExportConfig("merged", dtype=dtype, max_difference=0.5))
+    made = export(
+        full,
+        clips[:1],
+        out,
+        ExportConfig("merged", dtype=dtype, max_difference=0.5, max_word_difference=None),
+    )
     assert all(torch.equal(full.backbone.whisper.state_dict()[n], t) for n, t in before.items())
     config = json.loads((out / "config.json").read_text())
     assert config["dtype"] == dtype
@@ -153,7 +168,9 @@ def test_faster_whisper_transcribes_with_the_exported_model(
     pytest.importorskip("ctranslate2")
     faster_whisper = pytest.importorskip("faster_whisper")
     out = tmp_path / "out"
-    made = export(small, clips[:1], out, ExportConfig("ctranslate2", language="de"))
+    made = export(
+        small, clips[:1], out, ExportConfig("ctranslate2", language="de", max_word_difference=None)
+    )
     assert made.parity.relative < 1e-4
     assert made.parity.agreement == 1
     engine = faster_whisper.WhisperModel(str(out), device="cpu", cpu_threads=1)
@@ -196,15 +213,50 @@ def test_ctranslate2_in_int8_of_a_trimmed_model(
     model: HyperASR, clips: list[np.ndarray], tmp_path: Path
 ) -> None:
     pytest.importorskip("ctranslate2")
-    config = ExportConfig("ctranslate2", dtype="int8", max_difference=1.0)
+    config = ExportConfig("ctranslate2", dtype="int8", max_difference=1.0, max_word_difference=None)
     made = export(model, clips, tmp_path / "out", config)
     assert made.parity.difference > 1e-3, "8 bits are seen"
-    assert made.n_as_padded is not None
     notes = " ".join(made.notes)
-    assert "pad to 30 s give other texts" in notes
+    assert "pad to 30 s may write other texts" in notes
     assert "leaves language and task out of the prompt" in notes
     assert (tmp_path / "out/preprocessor_config.json").is_file()
     assert (tmp_path / "out/tokenizer.json").is_file()
+
+
+# The texts of the engines themselves
+
+
+@pytest.mark.parametrize("to", ["peft", "merged", "ctranslate2"])
+def test_the_embedded_adapters_hold_where_they_are_exported_to(to: Any, tmp_path: Path) -> None:
+    """By the default calls of transformers and faster-whisper, on 30 s of audio."""
+    pytest.importorskip(to if to != "merged" else "transformers")
+    model = HyperASR.from_pretrained("tiny.en", offline=True)
+    clips = [load(path) for path in sorted(DEMO.glob("04*.ogg"))]
+    made = export(model, clips, tmp_path / "out", ExportConfig(to), base="tiny.en")
+    assert len(made.texts.elsewhere) == 1
+    assert all(len(text.split()) > 3 for text in made.texts.elsewhere)
+    assert made.texts.word_difference <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("own", "elsewhere", "difference"),
+    [
+        (("Hello there, Ann.",), ("hello there Ann",), 0.0),
+        (("Hello there, Ann.", "Yes."), ("Hello there, Ann.", "Yes. Yes. Yes."), 0.5),
+        (("",), ("Thank you.",), 2.0),
+        (("", ""), ("", ""), 0.0),
+    ],
+)
+def test_texts_that_differ_too_much_are_refused(
+    own: tuple[str, ...], elsewhere: tuple[str, ...], difference: float
+) -> None:
+    texts = Texts(own, elsewhere)
+    assert texts.word_difference == pytest.approx(difference)
+    texts.require(difference)
+    if difference:
+        with pytest.raises(CheckpointMismatch, match="writes other texts than the model") as error:
+            texts.require(difference / 2)
+        assert "\n" not in str(error.value)
 
 
 # What is refused, and what is left behind
@@ -216,7 +268,7 @@ def test_what_is_not_the_model_is_not_written(
 ) -> None:
     pytest.importorskip("peft")
     out = tmp_path / "out"
-    export(model, clips[:1], out, ExportConfig(to))
+    export(model, clips[:1], out, ExportConfig(to, max_word_difference=None))
     kept = {p.name: p.read_bytes() for p in out.iterdir()}
     before = state_of(model)
     # An adapter that is not the one that was checked, as a bug in a writer would leave it.
@@ -229,7 +281,7 @@ def test_what_is_not_the_model_is_not_written(
 
         monkeypatch.setattr(f"hyperasr.export.exporter.{name}", spoilt)
     with pytest.raises(CheckpointMismatch, match="what was exported is not the model") as error:
-        export(model, clips[:1], out, ExportConfig(to))
+        export(model, clips[:1], out, ExportConfig(to, max_word_difference=None))
     assert "\n" not in str(error.value)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == kept
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -246,7 +298,7 @@ def test_an_interrupted_export_leaves_nothing(
     monkeypatch.setattr("hyperasr.export.exporter.parity", interrupted)
     before = state_of(model)
     with pytest.raises(KeyboardInterrupt):
-        export(model, clips[:1], tmp_path / "out", ExportConfig("merged"))
+        export(model, clips[:1], tmp_path / "out", ExportConfig("merged", max_word_difference=None))
     assert not any(tmp_path.iterdir())
     assert all(torch.equal(model.backbone.whisper.state_dict()[n], t) for n, t in before.items())
 
@@ -256,7 +308,7 @@ def test_a_folder_of_somebody_elses_stays(
 ) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(ConfigError, match="will not replace"):
-        export(model, clips[:1], tmp_path, ExportConfig("merged"))
+        export(model, clips[:1], tmp_path, ExportConfig("merged", max_word_difference=None))
 
 
 def test_float16_that_overflows(
@@ -283,6 +335,7 @@ def test_reduced_weights_are_not_exported(random_model_folder: Path, tmp_path: P
         ({"to": "merged", "dtype": "int8"}, "int8 is written for ctranslate2 alone"),
         ({"dtype": "float16"}, "a PEFT adapter is written in float32"),
         ({"max_difference": 0.0}, "must be above 0"),
+        ({"max_word_difference": -0.1}, "must be at least 0"),
     ],
 )
 def test_settings_that_cannot_be(options: dict[str, Any], message: str) -> None:
@@ -314,6 +367,7 @@ def test_the_command(
         soundfile.write(folder / f"{i}.wav", clip, 16_000)
     (folder / "broken.wav").write_text("no sound at all\n" * 9)
     call = ["export", str(folder), "--model", str(random_model_folder), "--offline"]
+    call += ["--max-word-difference", "null"]
     assert main([*call, "--out", str(out), "--method", "average", "--rank", "3"]) == 0
     seen = capsys.readouterr()
     assert "broken.wav" in seen.err

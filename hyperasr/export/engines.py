@@ -1,0 +1,79 @@
+"""Exported weights in the engine they are for, called by its defaults, as its users do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hyperasr.errors import MissingExtra
+from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.loading import quiet_transformers
+
+__all__ = ["by_faster_whisper", "by_pipeline"]
+
+_SAMPLE_RATE = 16_000
+
+
+def by_pipeline(
+    whisper: Any, backbone: Backbone, clips: Sequence[np.ndarray], language: str
+) -> tuple[str, ...]:
+    """Return the text of each clip by `transformers.pipeline`, on 30 s of audio.
+
+    Args:
+        whisper: folder of a merged Whisper, or a Whisper with a PEFT adapter on it.
+        backbone: what was exported from: the tokenizer and the number of mel bands.
+        clips: each (n_samples,) float32, 16 kHz, at most 30 s.
+        language: of the clips; said to a multilingual model alone, others do not take it.
+    """
+    if not clips:
+        return ()
+    from transformers import WhisperFeatureExtractor, pipeline
+
+    parts: dict[str, Any] = {}
+    if not isinstance(whisper, Path):
+        parts["tokenizer"] = backbone.tokenizer
+        parts["feature_extractor"] = WhisperFeatureExtractor(feature_size=backbone.n_mels)
+    said = {"language": language} if backbone.is_multilingual else {}
+    with quiet_transformers():
+        model = str(whisper) if isinstance(whisper, Path) else whisper
+        recognise = pipeline("automatic-speech-recognition", model, device="cpu", **parts)
+        return tuple(
+            recognise({"raw": clip, "sampling_rate": _SAMPLE_RATE}, generate_kwargs=dict(said))[
+                "text"
+            ].strip()
+            for clip in clips
+        )
+
+
+def by_faster_whisper(
+    folder: Path, backbone: Backbone, clips: Sequence[np.ndarray], language: str
+) -> tuple[str, ...]:
+    """Return the text of each clip by faster-whisper: beam search, retries at higher temperatures.
+
+    Args:
+        folder: of a CTranslate2 model.
+        backbone: what was exported from.
+        clips: each (n_samples,) float32, 16 kHz, at most 30 s.
+        language: of the clips; said to a multilingual model alone.
+    Raises:
+        MissingExtra: faster-whisper is not installed.
+    """
+    if not clips:
+        return ()
+    try:
+        from faster_whisper import WhisperModel
+    except ImportError as error:
+        raise MissingExtra(
+            "checking a CTranslate2 export needs the package faster-whisper; "
+            "pip install 'hyperasr[export]'"
+        ) from error
+    engine = WhisperModel(str(folder), device="cpu")
+    said = language if backbone.is_multilingual else None
+    found = []
+    for clip in clips:
+        segments, _ = engine.transcribe(clip, language=said)
+        found.append(" ".join(segment.text.strip() for segment in segments))
+    return tuple(found)
