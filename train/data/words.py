@@ -39,6 +39,9 @@ from train.loop.program import read_config, run_program
 
 __all__ = ["WordsConfig", "agreeing", "cut_words", "pieces"]
 
+SOURCE = "words"
+"""Corpus that the rows of all pieces name, so that tables tell them from sentences."""
+
 log = logging.getLogger("train.data.words")
 _BATCH = 16
 _PAUSE_S = 0.06
@@ -161,6 +164,7 @@ def cut_words(
                     id=f"{row.id}/{first}-{last}",
                     text=sentence(spoken.strip(" ,;:-\"'")),
                     text_clean=None,
+                    source=SOURCE,
                     start_s=round(row.start_s + start_s, 3),
                     end_s=round(row.start_s + end_s, 3),
                     extra=None,

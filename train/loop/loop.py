@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
 from hyperasr.util.files import atomic_write_text
-from train.loop.memory import PeakMemory
+from train.loop.memory import PeakMemory, return_freed
 from train.loop.state import (
     check_settings,
     flat_settings,
@@ -39,6 +39,7 @@ from train.loop.watchdog import Watchdog
 
 __all__ = ["LoopConfig", "TrainingStopped", "fit"]
 
+_TRIM_EVERY = 16  # steps; giving back takes milliseconds
 _WARM_STEPS = 2
 _TIMED_STEPS = 16  # two of the sampler's blocks of eight batches, short ones and long ones
 log = logging.getLogger(__name__)
@@ -265,6 +266,8 @@ class _Run:
                     left * step_s / 60,
                     config.steps // config.eval_every - done // config.eval_every,
                 )
+            if done % _TRIM_EVERY == 0:
+                return_freed()
             if done % config.log_every == 0:
                 step_s = (time.monotonic() - started) / (done - self.start)
                 cost = {"step_s": step_s, **self.memory.measured()}

@@ -57,6 +57,7 @@ def test_pieces_of_real_speech_say_their_text(
     cut = read_manifest(config.out)
     assert f"{len(cut)} pieces of 3 recordings" in capsys.readouterr().out
     assert len({row.id for row in cut}) == len(cut) >= 6
+    assert {row.source for row in cut} == {"words"}
     model = HyperASR.from_pretrained("tiny.en")
     said, heard = [], []
     for row in cut:

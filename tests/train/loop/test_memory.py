@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.loop.memory import PeakMemory, anonymous_mib
+from train.loop.memory import PeakMemory, anonymous_mib, return_freed
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="needs Linux's account of memory"
@@ -33,3 +33,14 @@ def test_mapped_files_do_not_count(tmp_path: Path) -> None:
         before = memory.measured()["peak_rss_mib"]
         assert np.memmap(tmp_path / "cache", np.uint8, "r").sum(dtype=np.int64) == 200 * MIB
         assert memory.measured()["peak_rss_mib"] - before < 50
+
+
+def test_freed_memory_goes_back_although_something_lies_behind_it() -> None:
+    np.ones(4 * MIB, np.uint8)  # freed: from here on glibc takes smaller blocks from its heap
+    blocks = [np.ones(MIB, np.uint8) for _ in range(200)]
+    last = np.ones(MIB, np.uint8)
+    held = anonymous_mib()
+    del blocks
+    return_freed()
+    assert anonymous_mib() < held - 150
+    assert last.all()
