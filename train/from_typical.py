@@ -3,11 +3,12 @@
     python -m train.from_typical --backbone tiny.en --speech FOLDER --out runs/mine
 
 takes recordings in any generic layout (a manifest, WAV beside TXT, LibriSpeech, Kaldi, ...), writes
-their texts as Whisper writes, simulates the cohorts on them, caches what the encoder hears,
-meta-trains a hypernetwork with the unadapted Whisper as its teacher, and leaves a model folder in
-OUT/best that ``hyperasr transcribe --model`` takes. Recordings of other cohorts that are among them
-are used as they are. The disk that it takes is printed first; an interrupted run goes on. A
-model that is worth nothing, or harms typical speech, is not kept: then the command ends with 1.
+their texts as Whisper writes, cuts single words out of them, simulates the cohorts on all of it,
+caches what the encoder hears, meta-trains a hypernetwork with the unadapted Whisper as its teacher,
+and leaves a model folder in OUT/best that ``hyperasr transcribe --model`` takes. Recordings of
+other cohorts that are among them are used as they are. The disk that it takes is printed first; an
+interrupted run goes on. A model that is worth nothing, or harms typical speech, is not kept: then
+the command ends with 1.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
 from train.data.split import by_cohort, in_lower_case, some_of_each
 from train.data.views import LONGEST_SIMULATED_S, development_plan, training_plan, usable
+from train.data.words import WordsConfig, cut
 from train.data.writing import lines_beside, write
 from train.loop.loop import LoopConfig
 from train.loop.program import read_config, run_program
@@ -62,12 +64,12 @@ class StartConfig:
     """Run folder; the model is in its folder `best`."""
     cache: Path | None = None
     """Folder of encoder states; None is OUT/cache."""
-    steps: int = 2_000
+    steps: int = 800
     """Optimiser steps, at least 1."""
     batch_size: int = 16
     """Utterances a step, at least 1."""
-    lr: float = 3e-5
-    """Peak learning rate, above 0. On tiny.en 1e-3 diverged and 2e-4 did not learn."""
+    lr: float = 0.002
+    """Peak learning rate, above 0."""
     rank: int = 8
     """Rank of the factors, 1 to 32."""
     dev_share: float = 0.1
@@ -169,7 +171,9 @@ def meta_config(config: StartConfig) -> MetaConfig:
         loop=LoopConfig(
             steps=config.steps,
             lr=config.lr,
-            eval_every=max(1, config.steps // 8),
+            ema=0.995,
+            weight_decay=0.05,
+            eval_every=max(1, config.steps // 4),
             save_every=max(1, config.steps // 16),
             seed=config.seed,
         ),
@@ -202,6 +206,9 @@ def main() -> None:
     if config.estimate_only:
         return
     write(train, meta.train, Backbone.from_pretrained(config.backbone, audio_context="full"))
+    words = WordsConfig(meta.train, config.out / "words.jsonl", config.backbone)
+    if cut(words):
+        meta = replace(meta, words=words.out)
     run(meta)
     print(f"done: hyperasr transcribe my.wav --model {config.out / 'best'}")
 

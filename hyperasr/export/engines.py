@@ -39,7 +39,7 @@ def by_pipeline(
     said = {"language": language} if backbone.is_multilingual else {}
     with quiet_transformers():
         model = str(whisper) if isinstance(whisper, Path) else whisper
-        recognise = pipeline("automatic-speech-recognition", model, device="cpu", **parts)
+        recognise: Any = pipeline("automatic-speech-recognition", model, device="cpu", **parts)
         return tuple(
             recognise({"raw": clip, "sampling_rate": _SAMPLE_RATE}, generate_kwargs=dict(said))[
                 "text"

@@ -37,7 +37,7 @@ from hyperasr.whisper.backbone import Backbone
 from train.data.writing import lines_beside, sentence
 from train.loop.program import read_config, run_program
 
-__all__ = ["WordsConfig", "agreeing", "cut_words", "pieces"]
+__all__ = ["WordsConfig", "agreeing", "cut", "cut_words", "pieces"]
 
 SOURCE = "words"
 """Corpus that the rows of all pieces name, so that tables tell them from sentences."""
@@ -134,7 +134,7 @@ def cut_words(
     mel, n_frames = backbone.features(waveforms)
     batch = Batch(n_frames=n_frames, encoded=backbone.encode(mel, n_frames))
     tokens = [backbone.text_ids(row.text or "") for row in rows]
-    cut = []
+    found = []
     for row, waveform, ids, hypothesis, seen in zip(
         rows, waveforms, tokens, hypotheses, attend(model, batch, tokens, adapt=False), strict=True
     ):
@@ -158,7 +158,7 @@ def cut_words(
             first, last, start_s, end_s = chosen
             runs = [run for run in runs if run[1] <= first or run[0] >= last]
             spoken = " ".join(word.text for word in words[first:last])
-            cut.append(
+            found.append(
                 replace(
                     row,
                     id=f"{row.id}/{first}-{last}",
@@ -170,13 +170,11 @@ def cut_words(
                     extra=None,
                 )
             )
-    return cut
+    return found
 
 
-def main() -> None:
-    """Read a written manifest, cut words out of its typical recordings."""
-    config = read_config(WordsConfig)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def cut(config: WordsConfig) -> int:
+    """Cut words out of the typical recordings of a written manifest, and return how many pieces."""
     rows = [row for row in read_manifest(config.manifest) if row.cohort == TYPICAL]
     if config.recordings:
         random.Random(config.seed).shuffle(rows)
@@ -185,14 +183,22 @@ def main() -> None:
     hypothesis = {line["id"]: line["hypothesis"] for line in lines if "id" in line}
     backbone = Backbone.from_pretrained(config.backbone, audio_context="trimmed")
     model = AdaptedWhisper.unadapted(backbone)
-    cut: list[Utterance] = []
+    found: list[Utterance] = []
     for start in track(range(0, len(rows), _BATCH), "cutting"):
         part = rows[start : start + _BATCH]
-        cut += cut_words(model, part, [hypothesis[row.id] for row in part], config)
-    write_manifest(config.out, cut)
-    n_words = [len((row.text or "").split()) for row in cut]
+        found += cut_words(model, part, [hypothesis[row.id] for row in part], config)
+    write_manifest(config.out, found)
+    n_words = [len((row.text or "").split()) for row in found]
     counts = ", ".join(f"{n_words.count(n)} of {n}" for n in sorted(set(n_words)))
-    print(f"{config.out}: {len(cut)} pieces of {len(rows)} recordings; by words: {counts}")
+    print(f"{config.out}: {len(found)} pieces of {len(rows)} recordings; by words: {counts}")
+    return len(found)
+
+
+def main() -> None:
+    """Read a written manifest, cut words out of its typical recordings."""
+    config = read_config(WordsConfig)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cut(config)
 
 
 if __name__ == "__main__":
