@@ -57,7 +57,10 @@ __all__ = [
     "push_to_hub",
 ]
 
-EMBEDDED = {"tiny.en": ASSETS / "tiny.en" / "hypernet"}
+EMBEDDED = {
+    "tiny.en": ASSETS / "tiny.en" / "hypernet",
+    "tiny.en-encoder-decoder": ASSETS / "tiny.en" / "hypernet_encoder_decoder",
+}
 """Folders of the adapters inside the package by name, each that of the embedded Whisper that they
 adapt. Where a folder is not there, its name opens the plain Whisper."""
 
@@ -105,7 +108,7 @@ def model_folder(name: str | os.PathLike[str], *, offline: bool = False) -> tupl
     if not (text in EMBEDDED_WHISPERS or Path(name).is_dir() or text in HUB_NAMES):
         bad_path = Path(name).is_absolute() or text.startswith((".", "~"))
         if bad_path or text.count("/") != 1:
-            known = ", ".join(map(repr, EMBEDDED_WHISPERS))
+            known = ", ".join(map(repr, dict.fromkeys([*EMBEDDED_WHISPERS, *EMBEDDED])))
             raise ConfigError(
                 f"no model folder at {text}; give {known}, a folder, a hub name (OWNER/NAME), or a "
                 f"Whisper's short name such as {next(iter(HUB_NAMES))!r}"

@@ -2,7 +2,8 @@
 
     python -m train.embed --hypernet runs/hypernet/best
 
-From then on the name ``tiny.en`` opens them. Nobody but this Whisper can use them, hearing what
+From then on the name ``tiny.en`` opens them; with another folder of the package as OUT, the name
+that `hyperasr.hub.EMBEDDED` has for it. Nobody but this Whisper can use them, hearing what
 they were trained to hear: anything else is refused.
 """
 

@@ -15,7 +15,7 @@ from eval.docs import pages
 
 ROOT = Path(__file__).parents[2]
 # Of micro, and made by nothing that is still there, or by a program under another name.
-PAST = ("continued", "repetition_loop", "trimming")
+PAST = ("repetition_loop", "trimming")
 RESULTS = sorted(p for p in (ROOT / "results").glob("*.json") if p.stem not in PAST)
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
