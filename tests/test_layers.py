@@ -51,6 +51,7 @@ OPTIONAL = {
     "matplotlib",
     "openpyxl",
     "peft",
+    "pywhispercpp",
     "silero_vad",
     "sklearn",
     "tensorboard",

@@ -92,7 +92,8 @@ def _report(out: str, config: ExportConfig, clips: list[np.ndarray], made: Expor
         f"same text as with an adapter for each utterance: {made.n_as_dynamic} of {n} clips",
     ]
     if made.texts.elsewhere:
-        engine = "faster-whisper" if config.to == "ctranslate2" else "transformers.pipeline"
+        others = {"ctranslate2": "faster-whisper", "ggml": "whisper.cpp"}
+        engine = others.get(config.to, "transformers.pipeline")
         difference = 100 * made.texts.word_difference
         lines.append(f"{engine}, by its defaults: {difference:.1f} % of the words differ")
         for own, other in zip(made.texts.own, made.texts.elsewhere, strict=True):

@@ -39,6 +39,12 @@ _BIOMETRIC = (
     "Its weights were generated from a person's voice: treat this folder as biometric data. Share "
     "it only with that person's consent, and delete it when they ask."
 )
+_FORMATS = {
+    "peft": "PEFT adapter",
+    "merged": "merged Whisper",
+    "ctranslate2": "CTranslate2",
+    "ggml": "whisper.cpp (ggml)",
+}
 _TAGS = ["automatic-speech-recognition", "whisper", "lora", "atypical-speech", "hyperasr"]
 
 
@@ -94,9 +100,7 @@ def export_card(
     factors = made.adapter.factors
     rank = int(next(iter(factors.targets.values())).A.shape[2])
     facts = {
-        "Format": {"peft": "PEFT adapter", "merged": "merged Whisper"}.get(
-            config.to, "CTranslate2"
-        ),
+        "Format": _FORMATS[config.to],
         "Backbone": f"`{base}`, fingerprint `{model.backbone.fingerprint()}`",
         "Made from": f"{n_clips} unlabelled clips, method `{config.method}`",
         "Rank": f"{rank} on {_code(list(factors))}",

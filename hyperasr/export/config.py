@@ -15,8 +15,9 @@ __all__ = ["ExportConfig"]
 class ExportConfig:
     """What to write, and how to make one adapter of several clips."""
 
-    to: Literal["peft", "merged", "ctranslate2"] = "peft"
-    """PEFT adapter folder, merged Hugging Face folder, or CTranslate2 (faster-whisper)."""
+    to: Literal["peft", "merged", "ctranslate2", "ggml"] = "peft"
+    """PEFT adapter folder, merged Hugging Face folder, CTranslate2 (faster-whisper), or ggml
+    (whisper.cpp)."""
     method: Literal["embedding", "average"] = "embedding"
     """Factors of the mean speaker embedding, or the mean of the clips' updates at a rank."""
     rank: int | None = None
@@ -24,7 +25,8 @@ class ExportConfig:
     group: str | None = None
     """Cohort or speaker, for a model with adapters by name."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
-    """Number format of what is written; int8 is for ctranslate2 alone, peft takes float32."""
+    """Number format of what is written; int8 is for ctranslate2 alone, peft takes float32 and ggml
+    float16."""
     language: str = "en"
     """Language of the clips, for the parity check."""
     max_difference: float | None = None
@@ -35,6 +37,8 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         check_literals(self)
+        if self.dtype != "float16" and self.to == "ggml":
+            raise ConfigError("whisper.cpp takes matrices in float16 alone; choose that dtype")
         if self.dtype == "int8" and self.to != "ctranslate2":
             raise ConfigError("int8 is written for ctranslate2 alone; choose another dtype")
         if self.dtype != "float32" and self.to == "peft":

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hyperasr.errors import MissingExtra
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import quiet_transformers
 
-__all__ = ["by_faster_whisper", "by_pipeline"]
+__all__ = ["by_faster_whisper", "by_pipeline", "by_whisper_cpp"]
 
 _SAMPLE_RATE = 16_000
 
@@ -58,18 +57,11 @@ def by_faster_whisper(
         backbone: what was exported from.
         clips: each (n_samples,) float32, 16 kHz, at most 30 s.
         language: of the clips; said to a multilingual model alone.
-    Raises:
-        MissingExtra: faster-whisper is not installed.
     """
     if not clips:
         return ()
-    try:
-        from faster_whisper import WhisperModel
-    except ImportError as error:
-        raise MissingExtra(
-            "checking a CTranslate2 export needs the package faster-whisper; "
-            "pip install 'hyperasr[export]'"
-        ) from error
+    from faster_whisper import WhisperModel
+
     engine = WhisperModel(str(folder), device="cpu")
     said = language if backbone.is_multilingual else None
     found = []
@@ -77,3 +69,25 @@ def by_faster_whisper(
         segments, _ = engine.transcribe(clip, language=said)
         found.append(" ".join(segment.text.strip() for segment in segments))
     return tuple(found)
+
+
+def by_whisper_cpp(
+    file: Path, backbone: Backbone, clips: Sequence[np.ndarray], language: str
+) -> tuple[str, ...]:
+    """Return the text of each clip by whisper.cpp, in the binding pywhispercpp.
+
+    Args:
+        file: in its format.
+        backbone: what was exported from.
+        clips: each (n_samples,) float32, 16 kHz, at most 30 s.
+        language: of the clips; said to a multilingual model alone.
+    """
+    if not clips:
+        return ()
+    from pywhispercpp.model import Model
+
+    said: Any = {"language": language} if backbone.is_multilingual else {}
+    engine = Model(str(file), redirect_whispercpp_logs_to=None, print_progress=False, **said)
+    return tuple(
+        " ".join(segment.text.strip() for segment in engine.transcribe(clip)) for clip in clips
+    )

@@ -1,4 +1,5 @@
-"""A static adapter of one speaker or cohort for other programs: PEFT, Hugging Face, CTranslate2.
+"""A static adapter of one speaker or cohort for other programs: PEFT, transformers, faster-whisper,
+whisper.cpp.
 
 The weights are merged in float32 and cast last. What was written is loaded again and held against
 the model it was made from, on the clips themselves: its logits, and the texts that the engine it is
@@ -23,7 +24,8 @@ from hyperasr.decode import decode
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.export.card import export_card
 from hyperasr.export.config import ExportConfig
-from hyperasr.export.engines import by_faster_whisper, by_pipeline
+from hyperasr.export.engines import by_faster_whisper, by_pipeline, by_whisper_cpp
+from hyperasr.export.ggml import write_ggml
 from hyperasr.export.parity import (
     Exported,
     Parity,
@@ -44,6 +46,9 @@ from hyperasr.whisper.search import SearchConfig, text_only
 __all__ = ["ExportConfig", "export", "write_merged"]
 
 _T = TypeVar("_T")
+GGML_FILE = "ggml-model.bin"
+_WRITERS = {"peft": "peft", "ctranslate2": "ctranslate2"}  # packages that a format needs
+_ENGINES = {"ctranslate2": "faster_whisper", "ggml": "pywhispercpp"}  # packages that try it
 _FEWEST_TOKENS = 51_865  # CTranslate2 takes a smaller vocabulary for that of English alone
 _CHECKED_CLIPS = 8  # of the clips, for the parity check: enough to see a wrong weight
 
@@ -79,7 +84,7 @@ def export(
     backbone = model.backbone
     if backbone.dtype != "float32":
         raise ConfigError(f"weights in {backbone.dtype} cannot be exported; load them in float32")
-    _require(config.to)
+    _require(config)
     adapter = build_static_adapter(
         model, waveforms, method=config.method, rank=config.rank, group=config.group
     )
@@ -133,6 +138,13 @@ def _write(
         write_merged(backbone, factors, folder, config.dtype)
         agreed = parity(Backbone.from_pretrained(folder, offline=True), reference)
         return agreed, by_pipeline(folder, backbone, clips, config.language)
+    if config.to == "ggml":
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as merged:
+            write_merged(backbone, factors, Path(merged), config.dtype)
+            rounded = Backbone.from_pretrained(merged, offline=True)
+        agreed = parity(rounded, reference)  # of what the file holds; whisper.cpp gives no logits
+        write_ggml(rounded, folder / GGML_FILE)
+        return agreed, by_whisper_cpp(folder / GGML_FILE, backbone, clips, config.language)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as merged:
         write_merged(backbone, factors, Path(merged), "float32")
         _convert(Path(merged), folder, config.dtype)
@@ -204,14 +216,18 @@ def _convert(merged: Path, folder: Path, dtype: str) -> None:
         converter.convert(str(folder), quantization=dtype, force=True)
 
 
-def _require(to: str) -> None:
-    try:
-        if to != "merged":  # the others are named as the package that writes or reads them
-            importlib.import_module(to)
-    except ImportError as error:
-        raise MissingExtra(
-            f"exporting to {to} needs the package {to}; pip install 'hyperasr[export]'"
-        ) from error
+def _require(config: ExportConfig) -> None:
+    """Import what writes the format and what tries it, before any work."""
+    needed = {_WRITERS.get(config.to)}
+    if config.max_word_difference is not None:
+        needed.add(_ENGINES.get(config.to))
+    for name in sorted(filter(None, needed)):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise MissingExtra(
+                f"exporting to {config.to} needs the package {name}; pip install 'hyperasr[export]'"
+            ) from error
 
 
 def _dynamic(

@@ -226,13 +226,23 @@ def test_ctranslate2_in_int8_of_a_trimmed_model(
 # The texts of the engines themselves
 
 
-@pytest.mark.parametrize("to", ["peft", "merged", "ctranslate2"])
-def test_the_embedded_adapters_hold_where_they_are_exported_to(to: Any, tmp_path: Path) -> None:
-    """By the default calls of transformers and faster-whisper, on 30 s of audio."""
-    pytest.importorskip(to if to != "merged" else "transformers")
+@pytest.mark.parametrize(
+    ("to", "dtype"),
+    [
+        ("peft", "float32"),
+        ("merged", "float32"),
+        ("ctranslate2", "int8"),
+        ("ggml", "float16"),
+    ],
+)
+def test_the_embedded_adapters_hold_where_they_are_exported_to(
+    to: Any, dtype: Any, tmp_path: Path
+) -> None:
+    """By the default calls of transformers, faster-whisper and whisper.cpp, on 30 s of audio."""
+    pytest.importorskip({"merged": "transformers", "ggml": "pywhispercpp"}.get(to, to))
     model = HyperASR.from_pretrained("tiny.en", offline=True)
     clips = [load(path) for path in sorted(DEMO.glob("04*.ogg"))]
-    made = export(model, clips, tmp_path / "out", ExportConfig(to), base="tiny.en")
+    made = export(model, clips, tmp_path / "out", ExportConfig(to, dtype=dtype), base="tiny.en")
     assert len(made.texts.elsewhere) == 1
     assert all(len(text.split()) > 3 for text in made.texts.elsewhere)
     assert made.texts.word_difference <= 0.3
@@ -331,7 +341,8 @@ def test_reduced_weights_are_not_exported(random_model_folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"to": "onnx"}, "to is 'onnx'; it must be one of peft, merged, ctranslate2"),
+        ({"to": "onnx"}, "to is 'onnx'; it must be one of peft, merged, ctranslate2, ggml"),
+        ({"to": "ggml"}, "whisper.cpp takes matrices in float16 alone"),
         ({"to": "merged", "dtype": "int8"}, "int8 is written for ctranslate2 alone"),
         ({"dtype": "float16"}, "a PEFT adapter is written in float32"),
         ({"max_difference": 0.0}, "must be above 0"),
