@@ -61,9 +61,10 @@ def _transcribe() -> Any:
     _add_model(parser)
     parser.add_argument(
         "--format",
-        type=Literal["txt", "json", "srt", "vtt", "csv", "textgrid", "chat"],
+        type=Literal["txt", "json", "srt", "vtt", "csv", "textgrid", "chat", "html"],
         default="txt",
-        help="of the output; json, csv, textgrid (Praat) and chat (TalkBank) hold word times",
+        help="of the output; json, csv, textgrid (Praat), chat (TalkBank) and html hold word times; "
+        "html is one page with the sound, whose words play",
     )
     parser.add_argument(
         "--out",
