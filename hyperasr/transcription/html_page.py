@@ -158,8 +158,8 @@ def _legend(transcript: Transcript, has_sound: bool) -> str:
         f"doubtful: their probability is under {DOUBTFUL:.0%} ({sure}).</p>"
     )
     keys = (
-        '<p class="legend" id="keys" hidden>Choose a word to hear it from there. With the keyboard: '
-        "arrow keys go from word to word, Enter plays, Escape stops.</p>"
+        '<p class="legend" id="keys" hidden>Choose a word to hear it from there. With the '
+        "keyboard: arrow keys go from word to word, Enter plays, Escape stops.</p>"
     )
     found = [doubt] if any(word.doubtful for word in transcript.words) else []
     return "\n".join([*found, keys] if has_sound else found)
@@ -209,7 +209,8 @@ def _system(segment: Segment, name: str, language: str) -> str:
 
 def _words(segment: Segment, mode: str) -> str:
     return "".join(
-        _escaped(part) if word is None else _word(part, word) for part, word in pieces(segment, mode)
+        _escaped(part) if word is None else _word(part, word)
+        for part, word in pieces(segment, mode)
     )
 
 
