@@ -16,6 +16,7 @@ from typing import Any, Literal, get_type_hints
 from hyperasr import __version__
 from hyperasr.errors import ConfigError
 from hyperasr.export.config import ExportConfig
+from hyperasr.service.config import ServeConfig
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.util.closest import did_you_mean
 from hyperasr.util.config import explained
@@ -210,6 +211,16 @@ def _demo() -> Any:
     return parser
 
 
+def _serve() -> Any:
+    parser = _parser(
+        "Serve a model to other programs of this machine: OpenAI's audio API, live transcription, "
+        "Wyoming, and a page. Nothing that is sent here is kept."
+    )
+    _add_model(parser)
+    _add_dataclass(parser, ServeConfig)
+    return parser
+
+
 def _doctor() -> Any:
     parser = _parser(
         "Print versions, device, model and memory for a bug report: no name of a person or a file."
@@ -223,6 +234,7 @@ _COMMANDS = {
     "transcribe": (_transcribe, "commands", "transcribe recordings, folders and manifests"),
     "demo": (_demo, "commands", "transcribe the bundled clips, unadapted beside personalised"),
     "export": (_export, "export", "write a static adapter for another program"),
+    "serve": (_serve, "serve", "serve a model to other programs, and a page"),
     "simulate": (
         _simulate,
         "simulate",

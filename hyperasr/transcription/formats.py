@@ -31,6 +31,7 @@ __all__ = [
     "labelled",
     "marked_text",
     "render",
+    "segment_to_dict",
     "shown_text",
     "to_dict",
 ]
@@ -248,11 +249,12 @@ def _transcript(transcript: Transcript) -> dict[str, Any]:
     return values | {
         "duration_s": round(transcript.duration_s, 3),
         "calibrated": transcript.calibrated,
-        "segments": [_segment(segment) for segment in transcript.segments],
+        "segments": [segment_to_dict(segment) for segment in transcript.segments],
     }
 
 
-def _segment(segment: Segment) -> dict[str, Any]:
+def segment_to_dict(segment: Segment) -> dict[str, Any]:
+    """Return one segment as it stands in the JSON of `to_dict`."""
     values: dict[str, Any] = {
         "start_s": round(segment.start_s, 3),
         "end_s": round(segment.end_s, 3),

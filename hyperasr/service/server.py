@@ -1,0 +1,164 @@
+"""The server: its routes, how it starts, and how it stops."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from hyperasr import __version__
+from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.model import AdaptedWhisper
+from hyperasr.service.answers import Service
+from hyperasr.service.config import Limits, ServeConfig
+from hyperasr.service.connections import Http
+from hyperasr.service.engine import Engine
+from hyperasr.service.guard import Guard
+from hyperasr.service.metrics import Metrics
+from hyperasr.service.openai_api import openai_routes
+from hyperasr.service.own_api import own_routes
+from hyperasr.service.problems import on_error
+
+__all__ = ["PAGE", "build_app", "model_id_of", "serve"]
+
+PAGE = Path(__file__).with_name("page")
+"""Folder of the page that is shown at ``/``."""
+
+
+def build_app(service: Service, config: ServeConfig, token: str | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        service: what its routes share; its engine is closed when the application ends.
+        config: how it is reached.
+        token: that clients must send; None lets everybody in.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.engine.close()
+
+    # The pages of its documentation would be fetched from elsewhere.
+    app = FastAPI(
+        title="hyperasr", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.add_middleware(
+        Guard,
+        host=config.host,
+        token=token,
+        limits=service.limits,
+        metrics=service.metrics,
+    )
+    for kind in (HyperASRError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, on_error)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        waiting = service.engine.n_waiting
+        return {"status": "ok", "model": service.model_id, "waiting": waiting}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    app.include_router(openai_routes(service))
+    app.include_router(own_routes(service))
+    if PAGE.is_dir():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    return app
+
+
+def model_id_of(name: str) -> str:
+    """Return what clients call a model: its name, of a folder the last part."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def serve(
+    model: AdaptedWhisper,
+    name: str,
+    config: ServeConfig,
+    *,
+    limits: Limits | None = None,
+    on_start: Callable[[str], None] = print,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT; requests in flight are finished.
+
+    Args:
+        model: the model.
+        name: that it was opened by.
+        config: how the server is reached.
+        limits: of one client; None is the default.
+        on_start: called with the server's address.
+    Raises:
+        ConfigError: the address is taken, or a file that is needed cannot be used.
+    """
+    token, tls = config.token(), _tls(config)
+    listening = _listening(config.host, config.port)
+    limits = limits or Limits()
+    engine = Engine(model, most_waiting=config.queue, longest_s=limits.recording_s)
+    metrics = Metrics(engine)
+    service = Service(engine, model_id_of(name), limits, metrics, int(time.time()))
+    app = build_app(service, config, token)
+    for logger in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=Http,
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ssl_certfile=config.certfile,
+            ssl_keyfile=config.keyfile,
+            ws_max_size=1 << 20,
+            ws_max_queue=16,
+        )
+    )
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    on_start(f"{'https' if tls else 'http'}://{shown}:{port}/")
+    with listening:
+        server.run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        listening = socket.create_server(address[:2], family=family, backlog=256)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"cannot listen at {host}, port {port}: {reason}; give another --port or --host"
+        ) from error
+    listening.set_inheritable(True)
+    return listening
+
+
+def _tls(config: ServeConfig) -> bool:
+    """Say whether TLS is asked for, and that its files can be used."""
+    if config.certfile is None or config.keyfile is None:
+        return False
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(config.certfile, config.keyfile)
+    except OSError as error:  # ssl's own as well
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"--certfile {config.certfile} with --keyfile {config.keyfile}: {reason}"
+        ) from error
+    return True
