@@ -64,7 +64,7 @@ def _transcribe() -> Any:
         "--format",
         type=Literal["txt", "json", "srt", "vtt", "csv", "textgrid", "chat", "html"],
         default="txt",
-        help="of the output; json, csv, textgrid (Praat), chat (TalkBank) and html hold word times, "
+        help="of the output; json, csv, textgrid (Praat), chat (TalkBank), html hold word times, "
         "and html the sound as well: one page whose words play",
     )
     parser.add_argument(

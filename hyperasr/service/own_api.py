@@ -6,13 +6,14 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.service.answers import Service, answer, stream
-from hyperasr.transcription.formats import FORMATS, render, segment_to_dict, to_dict
+from hyperasr.service.rendering import check_format, rendered
+from hyperasr.transcription.formats import segment_to_dict, to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.util.closest import closest
 
@@ -40,8 +41,7 @@ def own_routes(service: Service) -> APIRouter:
             texts = _texts(form)
             service.require_model(texts.pop("model", service.model_id))
             response_format = texts.pop("response_format", "json")
-            if response_format not in FORMATS:
-                raise ConfigError(f"response_format must be one of {', '.join(FORMATS)}")
+            check_format(response_format)
             is_stream = _value("stream", bool, texts.pop("stream", "false"))
             texts["language"] = service.language(texts.get("language"))
             options = options_of_texts(texts)
@@ -54,9 +54,9 @@ def own_routes(service: Service) -> APIRouter:
                     lambda result: {"type": "done", "transcript": to_dict(result)},
                 )
             result = await answer(service, request, upload, options)
-        if response_format == "json":
-            return JSONResponse(to_dict(result))
-        return PlainTextResponse(render(result, response_format, options.mode))
+            if response_format == "json":
+                return JSONResponse(to_dict(result))
+            return await rendered(result, upload, response_format, options.mode)
 
     return router
 

@@ -15,7 +15,6 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from hyperasr import __version__
@@ -29,12 +28,11 @@ from hyperasr.service.guard import Guard
 from hyperasr.service.metrics import Metrics
 from hyperasr.service.openai_api import openai_routes
 from hyperasr.service.own_api import own_routes
+from hyperasr.service.static import Page
 from hyperasr.service.problems import on_error
+from hyperasr.service.rendering import format_routes
 
-__all__ = ["PAGE", "build_app", "model_id_of", "serve"]
-
-PAGE = Path(__file__).with_name("page")
-"""Folder of the page that is shown at ``/``."""
+__all__ = ["build_app", "model_id_of", "serve"]
 
 
 def build_app(service: Service, config: ServeConfig, token: str | None = None) -> FastAPI:
@@ -76,8 +74,8 @@ def build_app(service: Service, config: ServeConfig, token: str | None = None) -
 
     app.include_router(openai_routes(service))
     app.include_router(own_routes(service))
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.include_router(format_routes())
+    app.mount("/", Page(), name="page")
     return app
 
 
