@@ -119,8 +119,6 @@ class Engine:
             Busy: too many wait, or the engine is closing.
             ConfigError: options that the model cannot follow.
         """
-        if options.vad == "silero":
-            raise ConfigError("recordings that are read side by side cannot share vad silero")
         options = replace(options, batch_size=self.batch_size)
         with self._changed:
             decoder = self._decoder(options)
@@ -133,6 +131,11 @@ class Engine:
         job.future.add_done_callback(lambda _: self._wake())
         threading.Thread(target=self._read, args=(job,), daemon=True).start()
         return job
+
+    def check(self, options: TranscribeOptions) -> None:
+        """Raise `ConfigError` for options that the model cannot follow."""
+        with self._changed:
+            self._decoder(replace(options, batch_size=self.batch_size))
 
     def close(self, timeout_s: float | None = None) -> None:
         """Take nothing more, finish what waits, and stop.
@@ -150,6 +153,8 @@ class Engine:
             self._changed.notify_all()
 
     def _decoder(self, options: TranscribeOptions) -> BatchDecoder:
+        if options.vad == "silero":
+            raise ConfigError("recordings that are read side by side cannot share vad silero")
         if options not in self._decoders:
             made = BatchDecoder(self.model, options)
             if len(self._decoders) >= _MOST_DECODERS:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from hyperasr.service.engine import Engine
@@ -16,6 +19,9 @@ class Metrics:
 
     Args:
         engine: whose batches and queue are shown.
+    Attributes:
+        audio_s: length of the recordings that were transcribed, in seconds.
+        n_live: live connections that are open.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -34,15 +40,15 @@ class Metrics:
         self.audio_s = Counter(
             "hyperasr_audio_seconds", "Length of the recordings transcribed.", registry=registry
         )
-        self.live = Gauge("hyperasr_live_sessions", "Live connections.", registry=registry)
-        shown = {
-            "hyperasr_waiting": ("Recordings that wait or are worked on.", "n_waiting"),
-            "hyperasr_segments": ("Segments decoded.", "n_segments"),
-            "hyperasr_batches": ("Batches decoded.", "n_batches"),
+        self.n_live = 0
+        shown: dict[str, tuple[str, Callable[[], float]]] = {
+            "hyperasr_live_sessions": ("Live connections.", lambda: self.n_live),
+            "hyperasr_waiting": ("Recordings that wait or are decoded.", lambda: engine.n_waiting),
+            "hyperasr_segments": ("Segments decoded.", lambda: engine.n_segments),
+            "hyperasr_batches": ("Batches decoded.", lambda: engine.n_batches),
         }
-        for name, (text, attribute) in shown.items():
-            gauge = Gauge(name, text, registry=registry)
-            gauge.set_function(lambda attribute=attribute: float(getattr(engine, attribute)))
+        for name, (text, value) in shown.items():
+            Gauge(name, text, registry=registry).set_function(value)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answer.
@@ -54,6 +60,15 @@ class Metrics:
         """
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    @contextmanager
+    def live_session(self) -> Iterator[None]:
+        """Count a live connection for the length of the block."""
+        self.n_live += 1
+        try:
+            yield
+        finally:
+            self.n_live -= 1
 
     def text(self) -> bytes:
         """Return all in Prometheus' text format."""

@@ -68,7 +68,9 @@ async def rendered(result: Result, upload: UploadFile | None, form: str, mode: s
     """
     kind = _TYPES.get(form, "text/plain")
     if form != "html" or upload is None:
-        return PlainTextResponse(await asyncio.to_thread(render, result, form, mode), media_type=kind)
+        return PlainTextResponse(
+            await asyncio.to_thread(render, result, form, mode), media_type=kind
+        )
     await upload.seek(0)
     async with recording_of(upload) as recording:
         # Encoding an hour of sound takes a minute, in which others are answered.

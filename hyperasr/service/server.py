@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +26,40 @@ from hyperasr.service.config import Limits, ServeConfig
 from hyperasr.service.connections import Http
 from hyperasr.service.engine import Engine
 from hyperasr.service.guard import Guard
+from hyperasr.service.live import live_routes
 from hyperasr.service.metrics import Metrics
 from hyperasr.service.openai_api import openai_routes
 from hyperasr.service.own_api import own_routes
-from hyperasr.service.static import Page
 from hyperasr.service.problems import on_error
 from hyperasr.service.rendering import format_routes
+from hyperasr.service.static import Page
+from hyperasr.service.wyoming_server import serving_wyoming
 
 __all__ = ["build_app", "model_id_of", "serve"]
 
 
-def build_app(service: Service, config: ServeConfig, token: str | None = None) -> FastAPI:
+def build_app(
+    service: Service,
+    config: ServeConfig,
+    token: str | None = None,
+    wyoming: socket.socket | None = None,
+) -> FastAPI:
     """Build the application.
 
     Args:
         service: what its routes share; its engine is closed when the application ends.
         config: how it is reached.
         token: that clients must send; None lets everybody in.
+        wyoming: where the Wyoming protocol is spoken; None does without.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        service.engine.close()
+        async with AsyncExitStack() as stack:
+            if wyoming is not None:
+                await stack.enter_async_context(serving_wyoming(service, wyoming))
+            yield
+            await asyncio.to_thread(service.engine.close)
 
     # The pages of its documentation would be fetched from elsewhere.
     app = FastAPI(
@@ -75,6 +87,7 @@ def build_app(service: Service, config: ServeConfig, token: str | None = None) -
     app.include_router(openai_routes(service))
     app.include_router(own_routes(service))
     app.include_router(format_routes())
+    app.include_router(live_routes(service, token))
     app.mount("/", Page(), name="page")
     return app
 
@@ -99,17 +112,19 @@ def serve(
         name: that it was opened by.
         config: how the server is reached.
         limits: of one client; None is the default.
-        on_start: called with the server's address.
+        on_start: called with the server's address, and with that for Wyoming.
     Raises:
         ConfigError: the address is taken, or a file that is needed cannot be used.
     """
     token, tls = config.token(), _tls(config)
     listening = _listening(config.host, config.port)
+    # Its protocol knows no token, so nobody else may reach it.
+    wyoming = None if config.wyoming is None else _listening("127.0.0.1", config.wyoming)
     limits = limits or Limits()
     engine = Engine(model, most_waiting=config.queue, longest_s=limits.recording_s)
     metrics = Metrics(engine)
     service = Service(engine, model_id_of(name), limits, metrics, int(time.time()))
-    app = build_app(service, config, token)
+    app = build_app(service, config, token, wyoming)
     for logger in ("uvicorn", "uvicorn.error"):
         logging.getLogger(logger).setLevel(logging.WARNING)
     server = uvicorn.Server(
@@ -122,15 +137,20 @@ def serve(
             server_header=False,
             ssl_certfile=config.certfile,
             ssl_keyfile=config.keyfile,
-            ws_max_size=1 << 20,
+            ws_max_size=1 << 18,
             ws_max_queue=16,
         )
     )
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    on_start(f"{'https' if tls else 'http'}://{shown}:{port}/")
+    on_start(f"{'https' if tls else 'http'}://{_shown(listening)}/")
+    if wyoming is not None:
+        on_start(f"tcp://{_shown(wyoming)}")
     with listening:
         server.run(sockets=[listening])
+
+
+def _shown(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _listening(host: str, port: int) -> socket.socket:

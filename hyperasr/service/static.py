@@ -1,4 +1,4 @@
-"""The page that the server shows at ``/``: three files, and what a browser must not do with them."""
+"""The page that the server shows at ``/``: its files, and what a browser must not do with them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 __all__ = ["Page"]
 
@@ -28,6 +30,13 @@ class Page(StaticFiles):
 
     def __init__(self) -> None:
         super().__init__(directory=Path(__file__).with_name("page"), html=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; files are no place for a WebSocket."""
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     def file_response(self, *args: Any, **how: Any) -> Response:
         """Return a file with the headers that keep the page to itself."""

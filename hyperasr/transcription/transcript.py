@@ -127,7 +127,11 @@ def _segment(values: Mapping[str, Any]) -> types.Segment:
         _text(values.get("clean")),
         tuple(
             types.Unclear(
-                float(u["start_s"]), float(u["end_s"]), str(u["reason"]), str(u["text"]), int(u["word"])
+                float(u["start_s"]),
+                float(u["end_s"]),
+                str(u["reason"]),
+                str(u["text"]),
+                int(u["word"]),
             )
             for u in values.get("unclear", ())
         ),
