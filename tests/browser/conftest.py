@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,13 +59,30 @@ def browser(microphone: Path) -> Iterator[Any]:
         chromium.close()
 
 
+TOKEN = "a-token-of-the-tests-0123456789"
+
+
+@pytest.fixture(scope="session")
+def server(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a running server with the embedded model, which asks for `TOKEN`."""
+    token = tmp_path_factory.mktemp("server") / "token.txt"
+    token.write_text(TOKEN)
+    argv = [sys.executable, "-m", "hyperasr.cli", "serve", "--port=0", f"--token-file={token}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[0]
+        process.terminate()
+
+
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     """Open an address in a page of its own, and find no complaint of the browser's in the end.
 
     Call it with the address; `width`, `dark` and what else a context of Playwright takes.
     """
-    contexts, complaints = [], []
+    contexts: list[Any] = []
+    complaints: list[str] = []
 
     def open_page(address: str, width: int = 1280, dark: bool = False, **how: Any) -> Any:
         context = browser.new_context(
@@ -76,10 +95,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda said: complaints.append(said.text) if said.type == "error" else None,
-        )
+        page.on("console", lambda said: complaints.append(said.text))
         page.goto(address)
         return page
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def assert_accessible(page: Any) -> None:
     assert not told
     wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0, f"{wide} pixels too wide"
+
+
+def until(page: Any, true: str, seconds: float = 120.0) -> None:
+    """Wait until an expression is true; Playwright's own way needs eval, which the pages ban."""
+    ends = time.monotonic() + seconds
+    while not page.evaluate(true):
+        assert time.monotonic() < ends, f"after {seconds:g} s it was not true: {true}"
+        page.wait_for_timeout(100)
 
 
 def picture(page: Any, name: str, **how: Any) -> None:

@@ -13,7 +13,7 @@ from hyperasr.transcription.formats import render
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
 from hyperasr.types import Edit, Segment, Transcript, Word
-from tests.browser.looking import WIDTHS, assert_accessible, picture
+from tests.browser.looking import WIDTHS, assert_accessible, picture, until
 
 CLIP = sorted((Path(__file__).parents[2] / "hyperasr/assets/demo").glob("01-*.ogg"))[0]
 HOSTILE = '</script><img src=x onerror="document.title=1">'
@@ -44,10 +44,9 @@ def page_file(tmp_path: Path) -> Path:
 
 def playing_from(page: Any, seconds: float) -> None:
     """Wait until the sound plays at or a little behind a time."""
-    page.wait_for_function(
-        "s => { const a = document.querySelector('audio');"
-        " return !a.paused && a.currentTime >= s && a.currentTime < s + 1.5; }",
-        arg=seconds,
+    at = "document.querySelector('audio')"
+    until(
+        page, f"!{at}.paused && {at}.currentTime >= {seconds} && {at}.currentTime < {seconds + 2}"
     )
 
 
@@ -65,9 +64,10 @@ def test_a_word_plays_from_its_time(visit: Visit, page_file: Path) -> None:
             "s => document.querySelector('audio').currentTime = s",
             float(at.get_attribute("data-t") or "nan") + 0.1,
         )
-    page.wait_for_function(
+    until(
+        page,
         "[...document.querySelectorAll('.now')].every(w => w.textContent == 'there')"
-        " && document.querySelector('.now')"
+        " && !!document.querySelector('.now')",
     )
     assert page.locator(".now").count() == 4, "in each text: of both systems, verbatim and clean"
     assert page.title() == "session 3.ogg: transcript", "no text of the recording has acted"
@@ -87,7 +87,7 @@ def test_with_the_keyboard_alone(visit: Visit, page_file: Path) -> None:
     page.keyboard.press("Enter")
     playing_from(page, 2.4)
     page.keyboard.press("Escape")
-    page.wait_for_function("document.querySelector('audio').paused")
+    until(page, "document.querySelector('audio').paused")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('.segment')") is None, "one stop for all"
     page.get_by_label("Speed").select_option("half")

@@ -1,7 +1,7 @@
 import { RATE, save, wav, zip } from "./files.js";
 import * as kept from "./kept.js";
 import { Microphone, Turn } from "./live.js";
-import { alternatives, clock, make, replaceWord, show } from "./texts.js";
+import { alternatives, clock, focusWord, make, replaceWord, show } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 const TAIL_MS = 200; // heard after the button is released: the end of a word is not to be cut off
@@ -87,10 +87,13 @@ function measure(samples) {
   for (const x of samples) peak = Math.max(peak, Math.abs(x));
   // 0 is -60 dB, 1 is the loudest that can be recorded.
   const level = Math.max(0, 1 + Math.log10(peak + 1e-9) / 3);
-  $("loudness").value = Math.max(level, $("loudness").value - 0.1);
   clearTimeout(meter);
-  meter = setTimeout(() => ($("loudness").value = 0), 500);
-  const word = LEVELS.find(([most]) => $("loudness").value < most)[1];
+  meter = setTimeout(() => loudness(0), 500);
+  loudness(Math.max(level, $("loudness").value - 0.1));
+}
+function loudness(level) {
+  $("loudness").value = level;
+  const word = LEVELS.find(([most]) => level < most)[1];
   if ($("loudness-word").textContent !== word) $("loudness-word").textContent = word;
 }
 
@@ -196,7 +199,8 @@ function spoken(event, samples) {
   say(`Heard: ${event.text || "nothing"}`);
   const transcript = event.transcript;
   transcript.id = `spoken ${nUtterances}`;
-  addCard({ name: `spoken ${nUtterances}`, blob: wav(samples), transcript });
+  const name = `spoken ${nUtterances}`;
+  addCard({ name, title: `Spoken ${nUtterances}. I heard:`, blob: wav(samples), transcript });
 }
 
 // ---------------------------------------------------------------- recordings
@@ -205,21 +209,22 @@ const queue = [];
 let working = false;
 
 $("files").addEventListener("change", (event) => {
-  for (const file of event.target.files) addFile(file);
+  addFiles(event.target.files);
   event.target.value = "";
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(kind, (event) => {
     event.preventDefault();
     $("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop") for (const file of event.dataTransfer.files) addFile(file);
+    if (kind === "drop") addFiles(event.dataTransfer.files);
   });
 }
 
-function addFile(file) {
-  const card = addCard({ name: file.name, blob: file });
-  card.note("waits");
-  queue.push(card);
+function addFiles(files) {
+  // The newest is on top, but those that come together stand in their order.
+  const cards = [...files].reverse().map((file) => addCard({ name: file.name, blob: file }));
+  for (const card of cards) card.note("waits");
+  queue.push(...cards.reverse());
   work();
 }
 
@@ -297,7 +302,7 @@ function hear(blob, from = 0, to = Infinity) {
   player.play().catch(() => say("The browser cannot play this recording."));
 }
 
-function addCard({ name, blob, transcript }) {
+function addCard({ name, title, blob, transcript }) {
   const item = $("card").content.firstElementChild.cloneNode(true);
   const part = (selector) => item.querySelector(selector);
   const note = part(".note");
@@ -329,9 +334,12 @@ function addCard({ name, blob, transcript }) {
       part(".actions").hidden = false;
       part(".question").hidden = !made.text || made.duration_s > LONGEST_CLIP_S;
     },
-    draw: () => show(part(".texts"), card.transcript, (segment, index) => openWord(card, segment, index)),
+    draw(segment, index) {
+      show(part(".texts"), card.transcript, (segment, index) => openWord(card, segment, index));
+      if (segment) focusWord(part(".texts"), card.transcript.segments.indexOf(segment), index);
+    },
   };
-  part("h3").textContent = name;
+  part("h3").textContent = title || name;
   part(".hear").addEventListener("click", () => hear(blob));
   part(".remove").addEventListener("click", () => {
     card.removed = true;
@@ -397,7 +405,7 @@ let chosen = null;
 
 function openWord(card, segment, index) {
   const word = segment.words[index];
-  chosen = { card, segment, index, back: document.activeElement };
+  chosen = { card, segment, index };
   $("word-title").textContent = word.word;
   const sure = `${Math.round(100 * word.probability)} % sure`;
   $("word-sure").textContent = word.doubtful ? `doubtful: ${sure}` : sure;
@@ -435,7 +443,7 @@ function useWord(text) {
   const { card, segment, index } = chosen;
   if (!text || text === segment.words[index].word) return;
   replaceWord(card.transcript, segment, index, text);
-  card.draw();
+  card.draw(segment, index);
   card.note(`Changed to “${text}”.`);
 }
 

@@ -49,6 +49,7 @@ function textOf(segment, clean, language, onWord) {
     if (onWord) {
       // Not <button>: text inside one cannot be selected and copied in every browser.
       word.setAttribute("role", "button");
+      word.dataset.index = index;
       word.tabIndex = -1;
       word.addEventListener("click", () => getSelection().isCollapsed && onWord(index));
     }
@@ -100,6 +101,16 @@ export function show(place, transcript, onWord) {
     place.append(shown);
   });
   if (!transcript.segments.length) place.append(make("p", "soft", "Nobody speaks in it."));
+}
+
+/** Go back to a word that was shown anew. */
+export function focusWord(place, segment, index) {
+  const words = place.children[segment].querySelectorAll(`[data-index="${index}"]`);
+  const word = [...words].find((one) => one.offsetParent);
+  if (!word) return;
+  for (const one of word.closest(".text").querySelectorAll("[role=button]")) one.tabIndex = -1;
+  word.tabIndex = 0;
+  word.focus();
 }
 
 /** What the unadapted recogniser heard where a word was said: texts that differ from it. */
