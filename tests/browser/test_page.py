@@ -133,6 +133,26 @@ def test_recordings_become_files_with_the_changes(opened: Visit, tmp_path: Path)
     assert "&lt;b&gt;Alack,&lt;/b&gt;" in text
 
 
+def test_a_doubtful_word_gives_others(opened: Visit) -> None:
+    page = opened()
+    page.set_input_files("#files", [CLIP])
+    until(page, f"{N_CARDS} == 1")
+    word = page.locator("#said .verbatim .doubtful").last
+    doubtful = word.inner_text()
+    word.click()
+    page.get_by_text("Or was it:").wait_for()
+    other = page.locator("#word-others button").first
+    text = other.inner_text()
+    assert text not in doubtful
+    picture(page, "other-words")
+    other.click()
+    assert not page.locator("#word-dialog").is_visible()
+    changed = page.locator("#said .verbatim [role=button]").last
+    assert changed.inner_text() == text, "and no mark of doubt"
+    page.get_by_role("button", name="Yes, keep it").click()
+    assert text in page.locator("#kept .card").inner_text()
+
+
 def test_what_does_not_work_is_said(visit: Visit, server: str, browser: Any) -> None:
     context = browser.new_context()
     page = context.new_page()

@@ -405,24 +405,52 @@ let chosen = null;
 
 function openWord(card, segment, index) {
   const word = segment.words[index];
-  chosen = { card, segment, index };
+  chosen = { card, segment, index, word };
   $("word-title").textContent = word.word;
   const sure = `${Math.round(100 * word.probability)} % sure`;
   $("word-sure").textContent = word.doubtful ? `doubtful: ${sure}` : sure;
-  const others = alternatives(card.transcript, word).map((text) => {
-    const button = make("button", "", `Unadapted: ${text}`);
-    button.type = "button";
-    button.addEventListener("click", () => {
-      useWord(text);
-      dialog.close();
-    });
-    return button;
-  });
-  $("word-others").replaceChildren(...others);
+  showOthers(card, word);
   $("word-new").value = word.word;
   dialog.returnValue = "";
   dialog.showModal();
   $("word-new").select();
+}
+
+async function showOthers(card, word) {
+  $("word-others").replaceChildren();
+  $("word-told").textContent = "";
+  let heard = card.transcript.base ? [card.transcript.base] : [];
+  if (word.doubtful && card.transcript.duration_s <= LONGEST_CLIP_S) {
+    $("word-told").textContent = "Hearing it again for other words …";
+    heard = [...heard, ...(await (card.others ??= hearAgain(card)))];
+    if (chosen?.word !== word) return; // another one was chosen meanwhile
+    $("word-told").textContent = "";
+  }
+  const others = alternatives(heard, word);
+  if (others.length) $("word-told").textContent = "Or was it:";
+  else if (word.doubtful) $("word-told").textContent = "No other word was found.";
+  $("word-others").replaceChildren(
+    ...others.map((text) => {
+      const button = make("button", "", text);
+      button.type = "button";
+      button.addEventListener("click", () => {
+        useWord(text);
+        dialog.close();
+      });
+      return button;
+    }),
+  );
+}
+
+/** What a wider search and the unadapted recogniser make of a recording. */
+async function hearAgain(card) {
+  const fields = [["file", card.blob, card.name], ["compare", "true"], ["beam_size", "5"]];
+  try {
+    const wide = await (await call("transcriptions", fields)).json();
+    return [wide, wide.base];
+  } catch {
+    return []; // a model without adapters compares nothing
+  }
 }
 
 $("word-hear").addEventListener("click", () => {

@@ -113,16 +113,27 @@ export function focusWord(place, segment, index) {
   word.focus();
 }
 
-/** What the unadapted recogniser heard where a word was said: texts that differ from it. */
-export function alternatives(transcript, word) {
-  if (!transcript.base || word.start_s === undefined) return [];
-  const said = transcript.base.segments
-    .flatMap((segment) => segment.words)
-    .filter((other) => Math.min(other.end_s, word.end_s) - Math.max(other.start_s, word.start_s) >
-      0.3 * Math.min(other.end_s - other.start_s, word.end_s - word.start_s))
-    .map((other) => other.word)
-    .join(" ");
-  return said && said !== word.word ? [said] : [];
+const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}' ]/gu, "").trim();
+
+/** What other transcripts of a recording have where a word was said: texts that differ from it. */
+export function alternatives(transcripts, word) {
+  if (word.start_s === undefined) return [];
+  const found = new Map();
+  for (const transcript of transcripts) {
+    const said = transcript.segments
+      .flatMap((segment) => segment.words)
+      .filter((other) => overlap(other, word) > 0.3)
+      .map((other) => other.word)
+      .join(" ");
+    if (plain(said) && plain(said) !== plain(word.word)) found.set(plain(said), said);
+  }
+  return [...found.values()];
+}
+
+/** How much of the shorter of two words lies in the other. */
+function overlap(one, other) {
+  const both = Math.min(one.end_s, other.end_s) - Math.max(one.start_s, other.start_s);
+  return both / Math.min(one.end_s - one.start_s, other.end_s - other.start_s);
 }
 
 /** Put another word in the place of one, in the texts as well. */
