@@ -329,10 +329,12 @@ function addCard({ name, title, blob, transcript }) {
     done(made) {
       card.transcript = made;
       bar.hidden = true;
-      card.note(made.warnings.join(" "));
+      const long = made.duration_s > LONGEST_CLIP_S;
+      const note = `Longer than ${LONGEST_CLIP_S} seconds: it cannot be kept as a clip.`;
+      card.note([...made.warnings, ...(title && long ? [note] : [])].join(" "));
       card.draw();
       part(".actions").hidden = false;
-      part(".question").hidden = !made.text || made.duration_s > LONGEST_CLIP_S;
+      part(".question").hidden = !made.text || long;
     },
     draw(segment, index) {
       show(part(".texts"), card.transcript, (segment, index) => openWord(card, segment, index));
