@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterable
 
 import numpy as np
-import soundfile
 
 from hyperasr.audio.mel import SAMPLE_RATE
 
@@ -14,20 +13,29 @@ __all__ = ["OPUS_TYPE", "opus"]
 
 OPUS_TYPE = "audio/ogg"
 """Media type of what `opus` returns."""
-_COMPRESSION = 0.9  # of libsndfile: about 30 kbit/s for speech, with every sound up to 8 kHz
+_BITS_PER_SECOND = 30_000  # of speech, with every sound up to 8 kHz
 
 
 def opus(pieces: Iterable[np.ndarray]) -> bytes:
-    """Return sound as an Ogg Opus file, about 13 MB an hour.
+    """Return sound as an Ogg Opus file, about 12 MB an hour.
 
     Args:
-        pieces: the waveform in parts, (n_samples,) float32, 16 kHz. What lies outside of [-1, 1] is
-            clipped.
+        pieces: the waveform in parts, (n_samples,) float32, 16 kHz, at least one sample each. What
+            lies outside of [-1, 1] is clipped.
     """
+    import av  # slow to load
+
     file = io.BytesIO()
-    with soundfile.SoundFile(
-        file, "w", SAMPLE_RATE, 1, "OPUS", format="OGG", compression_level=_COMPRESSION
-    ) as sound:
+    n_written = 0
+    with av.open(file, "w", format="ogg") as container:
+        # libsndfile's own Opus takes four times as long for the same.
+        stream = container.add_stream("libopus", rate=SAMPLE_RATE, layout="mono")
+        stream.bit_rate = _BITS_PER_SECOND
         for piece in pieces:
-            sound.write(piece.clip(-1.0, 1.0))
+            samples = piece.clip(-1.0, 1.0).astype(np.float32)[None]
+            frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+            frame.sample_rate, frame.pts = SAMPLE_RATE, n_written
+            n_written += len(piece)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return file.getvalue()
