@@ -24,7 +24,10 @@ from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 
-__all__ = ["live_routes"]
+__all__ = ["MOST_MESSAGE_BYTES", "live_routes"]
+
+MOST_MESSAGE_BYTES = 1 << 18
+"""Of a message: 8 s of PCM."""
 
 _FIRST_S = 10.0  # for the first message
 _PARTIAL_S = 0.5  # of sound between two partial texts
