@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import time
@@ -79,8 +80,12 @@ def build_app(
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        waiting = service.engine.n_waiting
-        return {"status": "ok", "model": service.model_id, "waiting": waiting}
+        return {
+            "status": "ok",
+            "model": service.model_id,
+            "adapts": service.model.adapts,
+            "waiting": service.engine.n_waiting,
+        }
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -162,11 +167,10 @@ def _shown(listening: socket.socket) -> str:
 
 def _listening(host: str, port: int) -> socket.socket:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
-        listening = socket.create_server(address[:2], family=family, backlog=256)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ConfigError(
             f"cannot listen at {host}, port {port}: {reason}; give another --port or --host"
         ) from error

@@ -193,12 +193,12 @@ def test_who_leaves_is_not_decoded_for(start: Start, voice: Voice, stream: str) 
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
             f"{server.address}v1/{ROUTE}",
-            files={"file": ("a.wav", wav(voice(1_000.0)))},
+            files={"file": ("a.wav", wav(voice(500.0)))},
             data={"stream": stream},
             timeout=httpx.Timeout(60, read=1.0),
         )
     until(lambda: not server.engine.n_waiting)
-    assert server.engine.n_segments < 100
+    assert server.engine.n_segments < 50
 
 
 def test_an_answer_that_takes_too_long(start: Start, voice: Voice) -> None:
@@ -221,13 +221,14 @@ def test_too_long_a_recording(start: Start) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../../etc/passwd", "/etc/passwd", "C:\\Users\\a.wav", "a\nb.wav", "", "..", "x" * 5_000],
+    ["../../etc/passwd", "/etc/passwd", "C:\\Users\\a.wav", "", "..", "x" * 500],
 )
 def test_a_name_is_shown_and_never_a_path(server: Server, voice: Voice, name: str) -> None:
     got = post(server, "hyperasr/transcriptions", wav(voice(0.5)), name=name or "/")
     assert got.status_code == 200
     assert got.json()["id"] == shown_name(name)
-    assert not set("/\\\n") & set(got.json()["id"].replace("\\n", ""))
+    assert not set("/\\") & set(got.json()["id"])
+    assert shown_name("a/b\nc.wav") == "b\\nc.wav"
     assert len(got.json()["id"]) <= 120
     refused = error_of(post(server, ROUTE, b"words " * 9, name=name or "/"))["message"]
     assert refused.startswith(shown_name(name))

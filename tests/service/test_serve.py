@@ -35,7 +35,7 @@ TOKEN = "a-token-of-some-length"
         (["--host", "0.0.0.0", "--token-file", "x"], ["--certfile, --keyfile"]),
         (["--token-file", "absent", "--model", "absent"], ["absent"]),
         (["--port", "99999"], ["port is 99999"]),
-        (["--port", "http"], ["--port"]),
+        (["--port", "http"], ["port is 'http'"]),
         (["--prot", "80"], ["--port"]),
         (["--port", "7000", "--wyoming", "7000"], ["both 7000"]),
     ],
