@@ -264,7 +264,8 @@ class Partial:
             return  # the next one may fare better, and the final text tells what is wrong
         assert transcript is not None
         text = f"{self._before} {transcript.text}".strip()
-        await session.send({"type": "partial", "utterance": number, "text": text})
+        with suppress(WebSocketDisconnect, RuntimeError):  # who left is noticed elsewhere
+            await session.send({"type": "partial", "utterance": number, "text": text})
         if len(transcript.segments) > 1:
             *done, last = transcript.segments
             self._before = " ".join([self._before, *(s.text for s in done if s.text)]).strip()

@@ -199,6 +199,19 @@ def test_a_failure_of_ours_ends_no_more_than_its_batch(
     assert second.future.result(60).transcript
 
 
+def test_a_caller_that_fails_is_alone(make: Make, voice: Voice) -> None:
+    def fails(_: Any) -> None:
+        raise RuntimeError("the loop of this caller is closed")
+
+    engine, recording = make(), Recording("a", waveform=voice(1.0))
+    bad = engine.submit(recording, TranscribeOptions(), on_segment=fails)
+    good = [engine.submit(recording, TranscribeOptions()) for _ in range(2)]
+    with pytest.raises(InternalError):
+        bad.future.result(60)
+    assert all(job.future.result(60).transcript for job in good)
+    assert engine.submit(recording, TranscribeOptions()).future.result(60).transcript
+
+
 def test_closing_finishes_what_waits(make: Make, voice: Voice) -> None:
     engine = make(batch_size=1)
     jobs = [
