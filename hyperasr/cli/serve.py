@@ -30,6 +30,7 @@ def serve(args: Any) -> int:
         raise MissingExtra(f"the server needs {error.name}; install hyperasr[serve]") from error
     if config.wyoming is not None and config.wyoming == config.port != 0:
         raise ConfigError(f"port and wyoming are both {config.port}; give two")
+    config.token()  # raises before a model is opened
     model = open_for(args)
     for line in model.warnings:
         complain(line, "hyperasr: warning")

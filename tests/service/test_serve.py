@@ -33,7 +33,7 @@ TOKEN = "a-token-of-some-length"
     [
         (["--host", "0.0.0.0"], ["--token-file", "--certfile", "--keyfile"]),
         (["--host", "0.0.0.0", "--token-file", "x"], ["--certfile, --keyfile"]),
-        (["--token-file", "absent", "--model", "absent"], ["absent"]),
+        (["--token-file", "absent", "--model", "unknown"], ["--token-file absent"]),
         (["--port", "99999"], ["port is 99999"]),
         (["--port", "http"], ["port is 'http'"]),
         (["--prot", "80"], ["--port"]),
