@@ -275,7 +275,7 @@ def _run(argv: list[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     home = _COMMANDS[args.command][1]
-    module = import_late(f"hyperasr.cli.{home}", transcribes=home == "commands")
+    module = import_late(f"hyperasr.cli.{home}", transcribes=home in ("commands", "serve"))
     return int(getattr(module, args.command)(values))
 
 

@@ -23,20 +23,21 @@ def serve(args: Any) -> int:
     names = [field.name for field in dataclasses.fields(ServeConfig)]
     config = ServeConfig(**{name: args[name] for name in names})
     try:
-        from hyperasr.service import server
+        from hyperasr.service.server import Server
     except ImportError as error:
         if error.name is None or error.name.startswith("hyperasr"):
             raise
         raise MissingExtra(f"the server needs {error.name}; install hyperasr[serve]") from error
     if config.wyoming is not None and config.wyoming == config.port != 0:
         raise ConfigError(f"port and wyoming are both {config.port}; give two")
+    config.token()  # raises before a model is opened
     model = open_for(args)
     for line in model.warnings:
         complain(line, "hyperasr: warning")
-    server.serve(model, args.model, config, on_start=_say)
-    return 0
-
-
-def _say(address: str) -> None:
-    print(f"{address} (Ctrl-C stops it)")
+    server = Server(model, args.model, config)
+    print(f"{server.address} (Ctrl-C stops it)")
+    if server.wyoming_address is not None:
+        print(f"{server.wyoming_address} for Home Assistant")
     sys.stdout.flush()
+    server.run()
+    return 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -34,6 +35,7 @@ __all__ = ["Busy", "Engine", "Job", "TooLong"]
 logger = logging.getLogger(__name__)
 
 _MOST_DECODERS = 8  # of different options, kept for callers to come
+_MOST_GATHERS = 10  # times the seconds of one, however many keep coming
 _BATCHES_AHEAD = 2  # read of all recordings together, beside one segment of each
 
 
@@ -73,7 +75,7 @@ class Engine:
         model: the model; nothing else may move or change it meanwhile.
         batch_size: segments decoded together, at least 1.
         most_waiting: recordings that wait or are worked on, at least 1; more are refused.
-        gather_s: seconds that a batch with room left waits for other callers.
+        gather_s: seconds without a newcomer after which a batch with room left is decoded.
         longest_s: of a recording, in seconds.
     Attributes:
         n_segments, n_batches: decoded so far.
@@ -92,6 +94,7 @@ class Engine:
         self.gather_s, self.longest_s = gather_s, longest_s
         self.n_segments = self.n_batches = 0
         self._jobs: list[Job] = []
+        self._n_come = 0  # recordings and segments
         self._decoders: dict[TranscribeOptions, BatchDecoder] = {}
         self._changed = threading.Condition()
         self._closing = False
@@ -128,6 +131,8 @@ class Engine:
             ends_s = self.longest_s + 1 if recording.waveform is None else None
             job = Job(decoder.pending(replace(recording, end_s=ends_s)), options, on_segment)
             self._jobs.append(job)
+            self._n_come += 1
+            self._changed.notify_all()
         job.future.add_done_callback(lambda _: self._wake())
         threading.Thread(target=self._read, args=(job,), daemon=True).start()
         return job
@@ -171,6 +176,7 @@ class Engine:
             for segment in reading.segments():
                 with self._changed:
                     job.ready.append(segment)
+                    self._n_come += 1
                     self._changed.notify_all()
                     self._changed.wait_for(lambda: job.future.done() or not self._is_ahead(job))
                 if job.future.done():
@@ -208,12 +214,13 @@ class Engine:
                 self._changed.wait_for(lambda: self._next_jobs() or self._is_over())
                 if not self._jobs:
                     return
-                self._changed.wait_for(self._is_full, self.gather_s)
+                self._gather()
                 jobs = self._next_jobs()
                 taken = self._taken(jobs)
-                decoder = self._decoder(jobs[0].options) if jobs else None
-            if decoder is not None:
-                self._turn(decoder, jobs, taken)
+            try:
+                self._turn(jobs, taken)
+            except Exception as unknown:  # ours to mend; who comes after is served all the same
+                _fail([job for job, *_ in taken] or jobs, log_failure(unknown, "a batch"))
             with self._changed:
                 # Those of other options have their turn next.
                 self._jobs = [
@@ -222,6 +229,14 @@ class Engine:
                     if not job.future.done()
                 ]
                 self._changed.notify_all()
+
+    def _gather(self) -> None:
+        """Wait for a full batch, as long as callers and segments keep coming."""
+        ends = time.monotonic() + _MOST_GATHERS * self.gather_s
+        while not self._is_full() and time.monotonic() < ends:
+            n_before = self._n_come
+            if not self._changed.wait_for(lambda n=n_before: self._n_come > n, self.gather_s):
+                return
 
     def _is_over(self) -> bool:
         return self._closing and not self._jobs
@@ -246,30 +261,27 @@ class Engine:
         self._changed.notify_all()
         return taken
 
-    def _turn(
-        self,
-        decoder: BatchDecoder,
-        jobs: list[Job],
-        taken: list[tuple[Job, float, np.ndarray]],
-    ) -> None:
+    def _turn(self, jobs: list[Job], taken: list[tuple[Job, float, np.ndarray]]) -> None:
         """Decode one batch of the segments of some jobs, and answer those that are complete."""
+        if not jobs:
+            return
+        with self._changed:
+            decoder = self._decoder(jobs[0].options)
         waiting: list[Waiting] = []
-        try:
-            for job, start_s, waveform in taken:
-                try:
-                    waiting.append((job.pending, decoder.segment(job.pending, start_s, waveform)))
-                except HyperASRError as error:
-                    job.pending.error = job.pending.error or error
-            if waiting:
-                decoder.decode(waiting)
-                self.n_batches += 1
-                self.n_segments += len(waiting)
-        except Exception as unknown:  # ours to mend; those who come after are served all the same
-            error = log_failure(unknown, "decoding a batch")
-            for job, _, _ in taken:
+        for job, start_s, waveform in taken:
+            try:
+                waiting.append((job.pending, decoder.segment(job.pending, start_s, waveform)))
+            except HyperASRError as error:
                 job.pending.error = job.pending.error or error
+        if waiting:
+            decoder.decode(waiting)
+            self.n_batches += 1
+            self.n_segments += len(waiting)
         for job in jobs:
-            self._answer(decoder, job)
+            try:
+                self._answer(decoder, job)
+            except Exception as unknown:
+                _fail([job], log_failure(unknown, "an answer"))
 
     def _answer(self, decoder: BatchDecoder, job: Job) -> None:
         """Hand on what is known of a job."""
@@ -291,3 +303,12 @@ class Engine:
             job.future.set_exception(result.error or HyperASRError("there is no transcript"))
         else:
             job.future.set_result(result)
+
+
+def _fail(jobs: list[Job], error: HyperASRError) -> None:
+    """Answer jobs that are not done with an error."""
+    for job in jobs:
+        if not job.future.done() and (
+            job.future.running() or job.future.set_running_or_notify_cancel()
+        ):
+            job.future.set_exception(error)

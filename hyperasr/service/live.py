@@ -24,7 +24,10 @@ from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 
-__all__ = ["live_routes"]
+__all__ = ["MOST_MESSAGE_BYTES", "live_routes"]
+
+MOST_MESSAGE_BYTES = 1 << 18
+"""Of a message: 8 s of PCM."""
 
 _FIRST_S = 10.0  # for the first message
 _PARTIAL_S = 0.5  # of sound between two partial texts
@@ -261,7 +264,8 @@ class Partial:
             return  # the next one may fare better, and the final text tells what is wrong
         assert transcript is not None
         text = f"{self._before} {transcript.text}".strip()
-        await session.send({"type": "partial", "utterance": number, "text": text})
+        with suppress(WebSocketDisconnect, RuntimeError):  # who left is noticed elsewhere
+            await session.send({"type": "partial", "utterance": number, "text": text})
         if len(transcript.segments) > 1:
             *done, last = transcript.segments
             self._before = " ".join([self._before, *(s.text for s in done if s.text)]).strip()

@@ -88,7 +88,7 @@ class Container:
 
         last: AudioError | None = None
         try:
-            with av.open(self, format=self._form) as container:
+            with av.open(self, "r", format=self._form) as container:
                 convert = av.AudioResampler("flt", "mono", SAMPLE_RATE)
                 for frame in container.decode(audio=0):
                     for part in convert.resample(frame):

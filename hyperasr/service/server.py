@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from hyperasr.service.config import Limits, ServeConfig
 from hyperasr.service.connections import Http
 from hyperasr.service.engine import Engine
 from hyperasr.service.guard import Guard
-from hyperasr.service.live import live_routes
+from hyperasr.service.live import MOST_MESSAGE_BYTES, live_routes
 from hyperasr.service.metrics import Metrics
 from hyperasr.service.openai_api import openai_routes
 from hyperasr.service.own_api import own_routes
@@ -35,7 +36,7 @@ from hyperasr.service.rendering import format_routes
 from hyperasr.service.static import Page
 from hyperasr.service.wyoming_server import serving_wyoming
 
-__all__ = ["build_app", "model_id_of", "serve"]
+__all__ = ["Server", "build_app", "model_id_of"]
 
 
 def build_app(
@@ -77,8 +78,12 @@ def build_app(
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        waiting = service.engine.n_waiting
-        return {"status": "ok", "model": service.model_id, "waiting": waiting}
+        return {
+            "status": "ok",
+            "model": service.model_id,
+            "adapts": service.model.adapts,
+            "waiting": service.engine.n_waiting,
+        }
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -97,55 +102,60 @@ def model_id_of(name: str) -> str:
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
-def serve(
-    model: AdaptedWhisper,
-    name: str,
-    config: ServeConfig,
-    *,
-    limits: Limits | None = None,
-    on_start: Callable[[str], None] = print,
-) -> None:
-    """Serve a model until SIGTERM or SIGINT; requests in flight are finished.
+class Server:
+    """A server that listens from the start and answers once it runs.
 
     Args:
-        model: the model.
+        model: the model; nothing else may move or change it meanwhile.
         name: that it was opened by.
         config: how the server is reached.
         limits: of one client; None is the default.
-        on_start: called with the server's address, and with that for Wyoming.
+    Attributes:
+        address: such as ``http://127.0.0.1:8000/``.
+        wyoming_address: such as ``tcp://127.0.0.1:10300``; None where Wyoming is not spoken.
     Raises:
-        ConfigError: the address is taken, or a file that is needed cannot be used.
+        ConfigError: an address is taken, or a file that is needed cannot be used.
     """
-    token, tls = config.token(), _tls(config)
-    listening = _listening(config.host, config.port)
-    # Its protocol knows no token, so nobody else may reach it.
-    wyoming = None if config.wyoming is None else _listening("127.0.0.1", config.wyoming)
-    limits = limits or Limits()
-    engine = Engine(model, most_waiting=config.queue, longest_s=limits.recording_s)
-    metrics = Metrics(engine)
-    service = Service(engine, model_id_of(name), limits, metrics, int(time.time()))
-    app = build_app(service, config, token, wyoming)
-    for logger in ("uvicorn", "uvicorn.error"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=Http,
-            loop="asyncio",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ssl_certfile=config.certfile,
-            ssl_keyfile=config.keyfile,
-            ws_max_size=1 << 18,
-            ws_max_queue=16,
+
+    def __init__(
+        self, model: AdaptedWhisper, name: str, config: ServeConfig, limits: Limits | None = None
+    ) -> None:
+        token, tls = config.token(), _tls(config)
+        self._listening = _listening(config.host, config.port)
+        self.address = f"{'https' if tls else 'http'}://{_shown(self._listening)}/"
+        self.wyoming_address: str | None = None
+        wyoming: socket.socket | None = None
+        if config.wyoming is not None:
+            # Its protocol knows no token, so nobody else may reach it.
+            wyoming = _listening("127.0.0.1", config.wyoming)
+            self.wyoming_address = f"tcp://{_shown(wyoming)}"
+        limits = limits or Limits()
+        self.engine = Engine(model, most_waiting=config.queue, longest_s=limits.recording_s)
+        metrics = Metrics(self.engine)
+        service = Service(self.engine, model_id_of(name), limits, metrics, int(time.time()))
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                build_app(service, config, token, wyoming),
+                http=Http,
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ssl_certfile=config.certfile,
+                ssl_keyfile=config.keyfile,
+                ws_max_size=MOST_MESSAGE_BYTES,
+            )
         )
-    )
-    on_start(f"{'https' if tls else 'http'}://{_shown(listening)}/")
-    if wyoming is not None:
-        on_start(f"tcp://{_shown(wyoming)}")
-    with listening:
-        server.run(sockets=[listening])
+
+    def run(self) -> None:
+        """Answer until SIGTERM, SIGINT or `stop`; requests under way are finished."""
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        with self._listening:
+            self._server.run(sockets=[self._listening])
+
+    def stop(self) -> None:
+        """Let `run` end, from another thread."""
+        self._server.should_exit = True
 
 
 def _shown(listening: socket.socket) -> str:
@@ -155,15 +165,13 @@ def _shown(listening: socket.socket) -> str:
 
 def _listening(host: str, port: int) -> socket.socket:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
-        listening = socket.create_server(address[:2], family=family, backlog=256)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ConfigError(
             f"cannot listen at {host}, port {port}: {reason}; give another --port or --host"
         ) from error
-    listening.set_inheritable(True)
     return listening
 
 

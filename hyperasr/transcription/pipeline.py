@@ -122,6 +122,7 @@ class Pending:
         segments: what was decoded, in the order of decoding.
         base: the same of the unadapted backbone, where a comparison was asked for.
         warnings: one line each.
+        notes: the same of single segments, each with its start in seconds.
         error: why there is no transcript.
     """
 
@@ -132,6 +133,7 @@ class Pending:
     segments: list[Segment] = field(default_factory=list)
     base: list[Segment] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[tuple[float, str]] = field(default_factory=list)
     error: HyperASRError | None = None
     _n_shown: int = 0
 
@@ -162,13 +164,14 @@ class Pending:
     ) -> Transcript:
         """Return the transcript that these segments make."""
         segments = sorted(segments, key=lambda s: s.start_s)
+        notes = [line for _, line in sorted(self.notes, key=lambda note: note[0])]
         reading = self.reading
         return Transcript(
             reading.recording.id,
             " ".join(s.text for s in segments if s.text),
             tuple(segments),
             reading.n_samples / SAMPLE_RATE,
-            tuple(dict.fromkeys(self.warnings)),
+            tuple(dict.fromkeys([*self.warnings, *notes])),
             None if mode == "verbatim" else " ".join(s.clean for s in segments if s.clean),
             (reading.n_samples - reading.n_kept) / SAMPLE_RATE,
             language,
@@ -288,10 +291,10 @@ class BatchDecoder:
         else:
             for (one, _), (segment, warnings), *base in zip(waiting, *systems, strict=True):
                 one.segments.append(segment)
-                one.warnings += warnings
+                one.notes += [(segment.start_s, line) for line in warnings]
                 for segment, warnings in base:
                     one.base.append(segment)
-                    one.warnings += warnings
+                    one.notes += [(segment.start_s, line) for line in warnings]
             return
         # Not before the error has gone, which holds on to memory.
         for part in parts:
