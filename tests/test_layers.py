@@ -26,6 +26,7 @@ ROOMS = [
     "transcription",
     "export",
     "hub",
+    "service",
     "cli",
 ]
 
@@ -41,6 +42,13 @@ HOMES = {
     # Its import changes torch's arithmetic: go through speechbrain_import.
     "speechbrain": {"hyperasr.speaker.*"},
     "accelerate": {"train.*", "eval.*"},
+    # The extra `serve`: a room of its own, which the command line imports late.
+    "fastapi": {"hyperasr.service.*"},
+    "prometheus_client": {"hyperasr.service.*"},
+    "pydantic": {"hyperasr.service.*"},
+    "starlette": {"hyperasr.service.*"},
+    "uvicorn": {"hyperasr.service.*"},
+    "wyoming": {"hyperasr.service.*"},
 }
 # Packages that come with an extra: only inside the function that needs them.
 OPTIONAL = {

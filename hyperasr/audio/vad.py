@@ -16,10 +16,11 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.segments import Pauses
 from hyperasr.errors import MissingExtra
 
-__all__ = ["WINDOW", "Silencer", "silero"]
+__all__ = ["THRESHOLD", "WINDOW", "Silencer", "Speech", "silero"]
 
 WINDOW = 512  # samples (32 ms) judged at once; what silero-vad takes at 16 kHz
-_THRESHOLD = 0.35  # probability; under the 0.5 that is usual for typical speech
+THRESHOLD = 0.35
+"""Probability from which a window is speech; under the 0.5 that is usual for typical speech."""
 _WINDOW_S = WINDOW / SAMPLE_RATE
 
 Speech = Callable[[np.ndarray], float]
@@ -37,7 +38,7 @@ class Silencer:
         silenced: first and one after the last sample of each stretch silenced so far.
     """
 
-    def __init__(self, speech: Speech, pauses: Pauses, threshold: float = _THRESHOLD) -> None:
+    def __init__(self, speech: Speech, pauses: Pauses, threshold: float = THRESHOLD) -> None:
         self.silenced: list[tuple[int, int]] = []
         self._speech, self._threshold = speech, threshold
         self._n_passed = 0
@@ -100,6 +101,9 @@ def silero() -> Callable[[], Speech]:
     Raises:
         MissingExtra: it is not installed.
     """
+    import torch
+
+    n_threads = torch.get_num_threads()
     try:
         from silero_vad import load_silero_vad
     except ImportError as error:
@@ -107,7 +111,8 @@ def silero() -> Callable[[], Speech]:
             "the voice activity detector needs silero-vad; install hyperasr[vad], or use "
             "--vad energy"
         ) from error
-    import torch
+    finally:
+        torch.set_num_threads(n_threads)  # importing it leaves one thread for everything
 
     model = load_silero_vad()
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_type_hints
 from hyperasr import __version__
 from hyperasr.errors import ConfigError
 from hyperasr.export.config import ExportConfig
+from hyperasr.service.config import ServeConfig
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.util.closest import did_you_mean
 from hyperasr.util.config import explained
@@ -62,9 +63,10 @@ def _transcribe() -> Any:
     _add_model(parser)
     parser.add_argument(
         "--format",
-        type=Literal["txt", "json", "srt", "vtt", "csv", "textgrid", "chat"],
+        type=Literal["txt", "json", "srt", "vtt", "csv", "textgrid", "chat", "html"],
         default="txt",
-        help="of the output; json, csv, textgrid (Praat) and chat (TalkBank) hold word times",
+        help="of the output; json, csv, textgrid (Praat), chat (TalkBank), html hold word times, "
+        "and html the sound as well: one page whose words play",
     )
     parser.add_argument(
         "--out",
@@ -210,6 +212,16 @@ def _demo() -> Any:
     return parser
 
 
+def _serve() -> Any:
+    parser = _parser(
+        "Serve a model to other programs of this machine: OpenAI's audio API, live transcription, "
+        "Wyoming, and a page. Nothing that is sent here is kept."
+    )
+    _add_model(parser)
+    _add_dataclass(parser, ServeConfig)
+    return parser
+
+
 def _doctor() -> Any:
     parser = _parser(
         "Print versions, device, model and memory for a bug report: no name of a person or a file."
@@ -223,6 +235,7 @@ _COMMANDS = {
     "transcribe": (_transcribe, "commands", "transcribe recordings, folders and manifests"),
     "demo": (_demo, "commands", "transcribe the bundled clips, unadapted beside personalised"),
     "export": (_export, "export", "write a static adapter for another program"),
+    "serve": (_serve, "serve", "serve a model to other programs, and a page"),
     "simulate": (
         _simulate,
         "simulate",
@@ -263,7 +276,7 @@ def _run(argv: list[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     home = _COMMANDS[args.command][1]
-    module = import_late(f"hyperasr.cli.{home}", transcribes=home == "commands")
+    module = import_late(f"hyperasr.cli.{home}", transcribes=home in ("commands", "serve"))
     return int(getattr(module, args.command)(values))
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from hyperasr.transcription.formats import pieces
+from hyperasr.transcription.disfluency import pieces
 from hyperasr.types import UNCLEAR, Segment, Transcript
 from hyperasr.util.program import complain
 

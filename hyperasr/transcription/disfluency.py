@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hyperasr.types import UNCLEAR, Edit
+from hyperasr.types import UNCLEAR, Edit, Segment, Word
 
-__all__ = ["apply_edits", "clean_edits"]
+__all__ = ["apply_edits", "clean_edits", "pieces"]
 
 FILLERS = {
     "en": "um umm uhm uh uhh er err erm hm hmm mm mmm",
@@ -91,6 +91,34 @@ def apply_edits(words: Sequence[str], edits: Sequence[Edit]) -> list[str]:
         clean += [*words[done : edit.first], *edit.replacement.split()]
         done = edit.last
     return [*clean, *words[done:]]
+
+
+def pieces(segment: Segment, mode: str = "verbatim") -> list[tuple[str, Word | None]]:
+    """Cut the text of a segment into words and what stands between them.
+
+    Args:
+        segment: what is shown.
+        mode: ``clean`` shows the clean text where there is one, everything else the verbatim one.
+    Returns:
+        Parts of the text, which make the whole, each with its word, or None between words. What
+        an edit put in place of a word goes with that word.
+    """
+    clean = mode == "clean" and segment.clean is not None
+    text = str(segment.clean) if clean else segment.text
+    edits = {edit.first: edit for edit in segment.edits} if clean else {}
+    found: list[tuple[str, Word | None]] = []
+    index = at = 0
+    while index < len(segment.words):
+        edit = edits.get(index)
+        index = index + 1 if edit is None else edit.last
+        word = segment.words[index - 1]
+        for shown in [word.text] if edit is None else edit.replacement.split():
+            start = text.find(shown, at)
+            if start < 0:
+                return [(text, None)]  # nothing can be said of words that are not in the text
+            found += [(text[at:start], None), (shown, word)]
+            at = start + len(shown)
+    return [(part, word) for part, word in [*found, (text[at:], None)] if part]
 
 
 def _plain(word: str) -> str:

@@ -1,7 +1,7 @@
 """Write results as text, JSON, SRT or WebVTT, and name the files they go to.
 
 JSON follows `assets/transcript.schema.json`, whose version is in each file. CSV, Praat TextGrid and
-CHAT are in `hyperasr.transcription.annotations`.
+CHAT are in `hyperasr.transcription.annotations`, HTML in `hyperasr.transcription.html_page`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 from hyperasr.errors import ConfigError
 from hyperasr.transcription.annotations import chat, csv_table, textgrid
+from hyperasr.transcription.disfluency import pieces
+from hyperasr.transcription.html_page import html_page
 from hyperasr.transcription.recordings import Recording
 from hyperasr.types import Edit, Segment, Transcript, Unclear, Word
 
@@ -28,14 +30,14 @@ __all__ = [
     "file_names",
     "labelled",
     "marked_text",
-    "pieces",
     "render",
+    "segment_to_dict",
     "shown_text",
     "to_dict",
 ]
 
-FORMATS = ("txt", "json", "srt", "vtt", "csv", "textgrid", "chat")
-TIMED_FORMATS = ("json", "csv", "textgrid", "chat")
+FORMATS = ("txt", "json", "srt", "vtt", "csv", "textgrid", "chat", "html")
+TIMED_FORMATS = ("json", "csv", "textgrid", "chat", "html")
 """Formats that are written with the times of words; WebVTT holds them where there are any."""
 SCHEMA_VERSION = 1
 """Of the JSON: raised when a field goes or changes its meaning; new fields do not raise it."""
@@ -101,37 +103,11 @@ def render(
     if form == "chat":
         name = file_names([result.recording], form)[0] if name is None else name
         return chat(transcript, PurePosixPath(name).stem)
+    if form == "html":
+        return html_page(result, mode)
     if form in _ANNOTATIONS:
         return _ANNOTATIONS[form](transcript)
     raise ConfigError(f"no format {form!r}; there are {', '.join(FORMATS)}")
-
-
-def pieces(segment: Segment, mode: str = "verbatim") -> list[tuple[str, Word | None]]:
-    """Cut the text of a segment into words and what stands between them.
-
-    Args:
-        segment: what is shown.
-        mode: ``clean`` shows the clean text where there is one, everything else the verbatim one.
-    Returns:
-        Parts of the text, which make the whole, each with its word, or None between words. What
-        an edit put in place of a word goes with that word.
-    """
-    clean = mode == "clean" and segment.clean is not None
-    text = str(segment.clean) if clean else segment.text
-    edits = {edit.first: edit for edit in segment.edits} if clean else {}
-    found: list[tuple[str, Word | None]] = []
-    index = at = 0
-    while index < len(segment.words):
-        edit = edits.get(index)
-        index = index + 1 if edit is None else edit.last
-        word = segment.words[index - 1]
-        for shown in [word.text] if edit is None else edit.replacement.split():
-            start = text.find(shown, at)
-            if start < 0:
-                return [(text, None)]  # nothing can be said of words that are not in the text
-            found += [(text[at:start], None), (shown, word)]
-            at = start + len(shown)
-    return [(part, word) for part, word in [*found, (text[at:], None)] if part]
 
 
 def marked_text(segment: Segment, mode: str = "verbatim", marks: bool = True) -> str:
@@ -273,11 +249,12 @@ def _transcript(transcript: Transcript) -> dict[str, Any]:
     return values | {
         "duration_s": round(transcript.duration_s, 3),
         "calibrated": transcript.calibrated,
-        "segments": [_segment(segment) for segment in transcript.segments],
+        "segments": [segment_to_dict(segment) for segment in transcript.segments],
     }
 
 
-def _segment(segment: Segment) -> dict[str, Any]:
+def segment_to_dict(segment: Segment) -> dict[str, Any]:
+    """Return one segment as it stands in the JSON of `to_dict`."""
     values: dict[str, Any] = {
         "start_s": round(segment.start_s, 3),
         "end_s": round(segment.end_s, 3),

@@ -21,7 +21,15 @@ from hyperasr.transcription.transcript import Result, Transcript
 from hyperasr.types import Batch, Segment
 from hyperasr.util.memory import out_of_memory, too_large
 
-__all__ = ["Result", "iter_transcribe", "resolved", "transcribe"]
+__all__ = [
+    "BatchDecoder",
+    "Pending",
+    "Result",
+    "Waiting",
+    "iter_transcribe",
+    "resolved",
+    "transcribe",
+]
 
 Progress = Callable[[int, int, float], None]
 """Recordings done, recordings in all (0 where that is not known before), seconds heard so far."""
@@ -103,30 +111,67 @@ def resolved(model: AdaptedWhisper, options: TranscribeOptions) -> TranscribeOpt
 
 
 @dataclass
-class _Pending:
-    """One recording on its way to a result."""
+class Pending:
+    """One recording on its way to a result.
+
+    Attributes:
+        reading: what cuts it into segments.
+        language: that is spoken; None before it is known.
+        n_waiting: segments that were read and not decoded.
+        is_read: whether all of it was.
+        segments: what was decoded, in the order of decoding.
+        base: the same of the unadapted backbone, where a comparison was asked for.
+        warnings: one line each.
+        notes: the same of single segments, each with its start in seconds.
+        error: why there is no transcript.
+    """
 
     reading: Reading
-    language: str | None = None  # that is spoken; None before it is known
-    n_waiting: int = 0  # segments that were read and not decoded
-    n_shown: int = 0  # segments that were handed on
+    language: str | None = None
+    n_waiting: int = 0
     is_read: bool = False
     segments: list[Segment] = field(default_factory=list)
     base: list[Segment] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[tuple[float, str]] = field(default_factory=list)
     error: HyperASRError | None = None
+    _n_shown: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to be read or decoded."""
+        return self.is_read and not self.n_waiting
+
+    def end(self, error: HyperASRError | None = None) -> None:
+        """Note that nothing more is read, or why it broke off."""
+        self.error = self.error or error
+        self.warnings += self.reading.warnings
+        self.is_read = True
+
+    def unshown(self) -> list[Segment]:
+        """Return the segments that were not returned before, in order of time.
+
+        None while some wait, or where there is an error: an earlier one could still follow.
+        """
+        if self.error is not None or self.n_waiting:
+            return []
+        self.segments.sort(key=lambda s: s.start_s)
+        new, self._n_shown = self.segments[self._n_shown :], len(self.segments)
+        return new
 
     def transcript(
         self, segments: Sequence[Segment], mode: str, language: str, calibrated: bool
     ) -> Transcript:
+        """Return the transcript that these segments make."""
         segments = sorted(segments, key=lambda s: s.start_s)
+        notes = [line for _, line in sorted(self.notes, key=lambda note: note[0])]
         reading = self.reading
         return Transcript(
             reading.recording.id,
             " ".join(s.text for s in segments if s.text),
             tuple(segments),
             reading.n_samples / SAMPLE_RATE,
-            tuple(dict.fromkeys(self.warnings)),
+            tuple(dict.fromkeys([*self.warnings, *notes])),
             None if mode == "verbatim" else " ".join(s.clean for s in segments if s.clean),
             (reading.n_samples - reading.n_kept) / SAMPLE_RATE,
             language,
@@ -134,118 +179,102 @@ class _Pending:
         )
 
 
-_Waiting = tuple[_Pending, SpeechSegment]
+Waiting = tuple[Pending, SpeechSegment]
+"""A segment that waits to be decoded, and whose it is."""
 
 
-class _Run:
-    """One call of `transcribe`: read, gather segments of many recordings, decode them in batches.
+class BatchDecoder:
+    """Decodes segments of any recordings together, each with weights of its own.
 
     Args:
         model: the model.
         options: how.
-        n_batches: as many wait and are sorted by length together.
-        progress: called whenever recordings are done.
+    Attributes:
+        options: as the model can follow them.
+        batch_size: segments decoded together; smaller than the options' where memory did not
+            suffice.
+        segment_s: no segment is longer, in seconds.
+    Raises:
+        ConfigError: the model does not know the language, or cannot hear such long segments.
     """
 
-    def __init__(
-        self,
-        model: AdaptedWhisper,
-        options: TranscribeOptions,
-        n_batches: int,
-        progress: Progress | None,
-    ) -> None:
+    def __init__(self, model: AdaptedWhisper, options: TranscribeOptions) -> None:
         options = resolved(model, options)
-        self.options, self.progress = options, progress
-        self.n_window = n_batches * options.batch_size
-        self.batch_size = options.batch_size  # smaller where memory did not suffice
+        self.options, self.batch_size = options, options.batch_size
         unadapted = model
         if model.adapts and (options.compare or not options.adapt):
             unadapted = AdaptedWhisper.unadapted(model.backbone.as_published())
-        self.recognisers = [Recogniser(model if options.adapt else unadapted, options)]
+        self._recognisers = [Recogniser(model if options.adapt else unadapted, options)]
         if options.compare:
             alone = replace(options, adapt=False, compare=False, samples=0)
-            self.recognisers.append(Recogniser(unadapted, alone))
-        model = self.recognisers[0].model
+            self._recognisers.append(Recogniser(unadapted, alone))
+        model = self._recognisers[0].model
         self.segment_s = options.segment_s(str(model.backbone.audio_context))
         hears_s = model.backbone.whisper.config.max_source_positions / STATES_PER_SECOND
         if self.segment_s > hears_s:
             raise ConfigError(
                 f"max_segment_s is {self.segment_s:g}, but this model hears {hears_s:g} s at once"
             )
-        self.detector = silero() if options.vad == "silero" else None
-        self.window: list[_Waiting] = []
-        self.pending: deque[_Pending] = deque()
-        self.n_done, self.seconds = 0, 0.0
+        self._detector = silero() if options.vad == "silero" else None
 
-    def events(self, recordings: Iterable[Recording], n: int) -> Iterator[Segment | Result]:
-        """Yield the segments of each recording as they are ready, then its result, in order.
+    def pending(self, recording: Recording) -> Pending:
+        """Return a recording of which nothing was read.
+
+        With a voice activity detector recordings are read one after the other: they share it.
+        """
+        speech = None if self._detector is None else self._detector()
+        return Pending(Reading(recording, self.segment_s, self.options, speech))
+
+    def segment(self, one: Pending, start_s: float, waveform: np.ndarray) -> SpeechSegment:
+        """Return a segment of a recording to be decoded, which now waits.
+
+        What is spoken in the recording is found out from its first segment.
 
         Args:
-            recordings: the recordings.
-            n: how many they are, 0 where that is not known before.
+            one: the recording.
+            start_s: of the segment, in seconds.
+            waveform: (n_samples,) float32, 16 kHz.
+        Raises:
+            HyperASRError: the segment cannot be encoded.
         """
-        for recording in recordings:
-            speech = None if self.detector is None else self.detector()
-            reading = Reading(recording, self.segment_s, self.options, speech)
-            one = _Pending(reading)
-            self.pending.append(one)
-            try:
-                for start_s, waveform in reading.segments():
-                    if one.language is None:
-                        self._hear_language(one, waveform)
-                    segment = SpeechSegment(recording, start_s, waveform, str(one.language))
-                    self.window.append((one, segment))
-                    one.n_waiting += 1
-                    if self._is_full():
-                        yield from self._decode(n)
-            except HyperASRError as error:
-                one.error = error
-            one.warnings += reading.warnings
-            one.is_read = True
-        yield from self._decode(n)
+        if one.language is None:
+            one.language, probability = self._recognisers[0].spoken(waveform)
+            if probability < _SURE:
+                one.warnings.append(
+                    f"the language is not certain ({one.language}, {probability:.0%}); give it "
+                    "with the option language"
+                )
+        one.n_waiting += 1
+        return SpeechSegment(one.reading.recording, start_s, waveform, one.language)
 
-    def _hear_language(self, one: _Pending, waveform: np.ndarray) -> None:
-        """Find out what is spoken in a recording, from its first segment."""
-        one.language, probability = self.recognisers[0].spoken(waveform)
-        if probability < _SURE:
-            one.warnings.append(
-                f"the language is not certain ({one.language}, {probability:.0%}); give it with "
-                "the option language"
-            )
+    def decode(self, window: Sequence[Waiting]) -> None:
+        """Decode segments in batches of similar lengths.
 
-    def _is_full(self) -> bool:
-        n_samples = sum(len(segment.waveform) for _, segment in self.window)
-        return len(self.window) >= self.n_window or n_samples >= _WINDOW_S * SAMPLE_RATE
-
-    def _decode(self, n_recordings: int) -> Iterator[Segment | Result]:
-        """Decode what waits; yield what is ready, up to the first recording that is not."""
-        waiting = [(one, segment) for one, segment in self.window if one.error is None]
-        for one, _ in self.window:
+        Args:
+            window: segments from `segment`; those of a recording in order of time.
+        """
+        waiting = [(one, segment) for one, segment in window if one.error is None]
+        for one, _ in window:
             one.n_waiting -= 1
-        self.window = []
-        self.seconds += sum(len(segment.waveform) for _, segment in waiting) / SAMPLE_RATE
         if not self.options.previous_text:  # which needs the text of the segment before
             waiting.sort(key=lambda pair: len(pair[1].waveform))
         while waiting:  # the batch size may shrink on the way
             n = 1 if self.options.previous_text else self.batch_size
             self._decode_batch(waiting[:n])
             waiting = waiting[n:]
-        ready: list[Segment | Result] = []
-        while self.pending:
-            one = self.pending[0]
-            if one.error is None and not one.n_waiting:
-                one.segments.sort(key=lambda s: s.start_s)
-                ready += one.segments[one.n_shown :]
-                one.n_shown = len(one.segments)
-            if not one.is_read or one.n_waiting:
-                break
-            ready.append(self._result(self.pending.popleft()))
-            self.n_done += 1
-        if self.progress is not None:
-            self.progress(self.n_done, n_recordings, self.seconds)
-        yield from ready
 
-    def _decode_batch(self, waiting: Sequence[_Waiting], batches: Sequence[Batch] = ()) -> None:
+    def result(self, one: Pending) -> Result:
+        """Return what came of a recording that is done."""
+        recording, mode = one.reading.recording, self.options.mode
+        if one.error is not None:
+            return Result(recording, error=one.error)
+        recognise = self._recognisers[0]
+        language = recognise.written(one.language or recognise.language)
+        base = one.transcript(one.base, mode, language, False) if self.options.compare else None
+        calibrated = recognise.calibration is not None
+        return Result(recording, one.transcript(one.segments, mode, language, calibrated), base)
+
+    def _decode_batch(self, waiting: Sequence[Waiting], batches: Sequence[Batch] = ()) -> None:
         """Decode segments; `batches` hold what the encoder of each system made, if it is known."""
         history = ""
         if self.options.previous_text and (said := waiting[0][0].segments):
@@ -255,17 +284,17 @@ class _Run:
             batches = batches or self._batches_of(segments)
             systems = [
                 recognise(segments, batch, history)
-                for recognise, batch in zip(self.recognisers, batches, strict=True)
+                for recognise, batch in zip(self._recognisers, batches, strict=True)
             ]
         except (HyperASRError, RuntimeError, MemoryError) as error:
             parts = self._parts(waiting, error)
         else:
             for (one, _), (segment, warnings), *base in zip(waiting, *systems, strict=True):
                 one.segments.append(segment)
-                one.warnings += warnings
+                one.notes += [(segment.start_s, line) for line in warnings]
                 for segment, warnings in base:
                     one.base.append(segment)
-                    one.warnings += warnings
+                    one.notes += [(segment.start_s, line) for line in warnings]
             return
         # Not before the error has gone, which holds on to memory.
         for part in parts:
@@ -274,14 +303,14 @@ class _Run:
 
     def _batches_of(self, segments: Sequence[SpeechSegment]) -> list[Batch]:
         """Return what each system hears; encoded once where they hear the same."""
-        first, *others = self.recognisers
+        first, *others = self._recognisers
         batches = [first.batch_of(segments)]
         for other in others:
             same = other.model.backbone is first.model.backbone
             batches.append(batches[0] if same else other.batch_of(segments))
         return batches
 
-    def _parts(self, waiting: Sequence[_Waiting], error: Exception) -> list[range]:
+    def _parts(self, waiting: Sequence[Waiting], error: Exception) -> list[range]:
         """Return the parts in which to try again; the error of a segment alone is its recording's.
 
         Of a bad segment every one is tried alone, so that it cannot spoil the others; where memory
@@ -306,12 +335,68 @@ class _Run:
         )
         return [range(half), range(half, n)]
 
-    def _result(self, one: _Pending) -> Result:
-        recording, mode = one.reading.recording, self.options.mode
-        if one.error is not None:
-            return Result(recording, error=one.error)
-        recognise = self.recognisers[0]
-        language = recognise.written(one.language or recognise.language)
-        base = one.transcript(one.base, mode, language, False) if self.options.compare else None
-        calibrated = recognise.calibration is not None
-        return Result(recording, one.transcript(one.segments, mode, language, calibrated), base)
+
+class _Run:
+    """One call of `transcribe`: read, gather segments of many recordings, decode them in batches.
+
+    Args:
+        model: the model.
+        options: how.
+        n_batches: as many wait and are sorted by length together.
+        progress: called whenever recordings are done.
+    """
+
+    def __init__(
+        self,
+        model: AdaptedWhisper,
+        options: TranscribeOptions,
+        n_batches: int,
+        progress: Progress | None,
+    ) -> None:
+        self.decoder, self.progress = BatchDecoder(model, options), progress
+        self.n_window = n_batches * options.batch_size
+        self.window: list[Waiting] = []
+        self.pending: deque[Pending] = deque()
+        self.n_done, self.seconds = 0, 0.0
+
+    def events(self, recordings: Iterable[Recording], n: int) -> Iterator[Segment | Result]:
+        """Yield the segments of each recording as they are ready, then its result, in order.
+
+        Args:
+            recordings: the recordings.
+            n: how many they are, 0 where that is not known before.
+        """
+        for recording in recordings:
+            one = self.decoder.pending(recording)
+            self.pending.append(one)
+            try:
+                for start_s, waveform in one.reading.segments():
+                    self.window.append((one, self.decoder.segment(one, start_s, waveform)))
+                    if self._is_full():
+                        yield from self._decode(n)
+            except HyperASRError as error:
+                one.error = error
+            one.end()
+        yield from self._decode(n)
+
+    def _is_full(self) -> bool:
+        n_samples = sum(len(segment.waveform) for _, segment in self.window)
+        return len(self.window) >= self.n_window or n_samples >= _WINDOW_S * SAMPLE_RATE
+
+    def _decode(self, n_recordings: int) -> Iterator[Segment | Result]:
+        """Decode what waits; yield what is ready, up to the first recording that is not."""
+        window, self.window = self.window, []
+        heard = (len(segment.waveform) for one, segment in window if one.error is None)
+        self.seconds += sum(heard) / SAMPLE_RATE
+        self.decoder.decode(window)
+        ready: list[Segment | Result] = []
+        while self.pending:
+            one = self.pending[0]
+            ready += one.unshown()
+            if not one.is_done:
+                break
+            ready.append(self.decoder.result(self.pending.popleft()))
+            self.n_done += 1
+        if self.progress is not None:
+            self.progress(self.n_done, n_recordings, self.seconds)
+        yield from ready

@@ -21,7 +21,7 @@ from hyperasr.errors import AudioError, HyperASRError
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.types import Utterance
 
-__all__ = ["Reading", "Recording", "find_recordings"]
+__all__ = ["Reading", "Recording", "find_recordings", "samples_of"]
 
 Source = str | os.PathLike[str] | Utterance
 """A path (file, folder, manifest) or a row of a manifest."""
@@ -115,11 +115,8 @@ class Reading:
             self.warnings.append("nobody speaks in it: empty transcript")
 
     def _pieces(self) -> Iterator[np.ndarray]:
-        r = self.recording
-        if r.error is not None:
-            raise r.error
         n_clipped = 0
-        for piece in [r.waveform] if r.waveform is not None else self._stream():
+        for piece in samples_of(self.recording, self.warnings.append):
             self.n_samples += len(piece)
             n_clipped += int(np.count_nonzero(np.abs(piece) > _CLIPPED))
             yield piece
@@ -127,17 +124,33 @@ class Reading:
             share = 100 * n_clipped / self.n_samples
             self.warnings.append(f"{share:.0f} % of it is clipped; record it with less gain")
 
-    def _stream(self) -> Iterator[np.ndarray]:
-        r = self.recording
-        return stream(
-            r.path or r.id,
-            chunk_s=_CHUNK_S,
-            start_s=r.start_s,
-            end_s=r.end_s,
-            channel=r.channel,
-            warn=self.warnings.append,
-            content=r.content,
-        )
+
+def samples_of(recording: Recording, warn: Warn) -> Iterator[np.ndarray]:
+    """Yield a recording piece by piece, in flat memory however long it is.
+
+    Args:
+        recording: to read.
+        warn: called with a line on what is lost or wrong, as it is found.
+    Yields:
+        (n_samples,) float32, 16 kHz.
+    Raises:
+        HyperASRError: it cannot be read.
+    """
+    r = recording
+    if r.error is not None:
+        raise r.error
+    if r.waveform is not None:
+        yield r.waveform
+        return
+    yield from stream(
+        r.path or r.id,
+        chunk_s=_CHUNK_S,
+        start_s=r.start_s,
+        end_s=r.end_s,
+        channel=r.channel,
+        warn=warn,
+        content=r.content,
+    )
 
 
 def find_recordings(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hyperasr import types
-from hyperasr.errors import HyperASRError
+from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.transcription.formats import render, to_dict
 from hyperasr.transcription.recordings import Recording
 
-__all__ = ["Result", "Transcript"]
+__all__ = ["Result", "Transcript", "from_dict"]
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,89 @@ class Result:
     def reference(self) -> str | None:
         """What was said, where a manifest tells."""
         return self.recording.reference
+
+
+def from_dict(values: Any, recording: Recording) -> Result:
+    """Return the result that `hyperasr.transcription.formats.to_dict` made JSON of.
+
+    Args:
+        values: of JSON, perhaps with other words in it.
+        recording: what it is the text of.
+    Raises:
+        ConfigError: it is no such JSON.
+    """
+    try:
+        base = values.get("base")
+        return Result(
+            recording,
+            _transcript(values, recording.id),
+            None if base is None else _transcript(base, recording.id),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError("it is no transcript as hyperasr writes it in JSON") from error
+
+
+def _transcript(values: Mapping[str, Any], id: str) -> Transcript:
+    return Transcript(
+        id,
+        str(values["text"]),
+        tuple(_segment(segment) for segment in values["segments"]),
+        float(values["duration_s"]),
+        tuple(str(line) for line in values.get("warnings", ())),
+        _text(values.get("clean")),
+        float(values.get("discarded_s", 0.0)),
+        str(values.get("language", "en")),
+        bool(values["calibrated"]),
+    )
+
+
+def _segment(values: Mapping[str, Any]) -> types.Segment:
+    return types.Segment(
+        float(values["start_s"]),
+        float(values["end_s"]),
+        str(values["text"]),
+        float(values["logprob"]),
+        tuple(_word(word) for word in values["words"]),
+        tuple(_edit(edit) for edit in values.get("edits", ())),
+        _text(values.get("clean")),
+        tuple(
+            types.Unclear(
+                float(u["start_s"]),
+                float(u["end_s"]),
+                str(u["reason"]),
+                str(u["text"]),
+                int(u["word"]),
+            )
+            for u in values.get("unclear", ())
+        ),
+    )
+
+
+def _word(values: Mapping[str, Any]) -> types.Word:
+    return types.Word(
+        str(values["word"]),
+        float(values["probability"]),
+        _number(values.get("start_s")),
+        _number(values.get("end_s")),
+        _number(values.get("uncertainty")),
+    )
+
+
+def _edit(values: Mapping[str, Any]) -> types.Edit:
+    return types.Edit(
+        int(values["first"]),
+        int(values["last"]),
+        str(values["kind"]),
+        str(values["text"]),
+        str(values.get("replacement", "")),
+        _number(values.get("start_s")),
+        _number(values.get("end_s")),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from hyperasr.errors import ConfigError
 from hyperasr.util.closest import closest
 
-__all__ = ["MULTILINGUAL_VOCABULARY", "language_code", "language_tokens", "prompt_tokens"]
+__all__ = [
+    "MULTILINGUAL_VOCABULARY",
+    "language_code",
+    "language_name",
+    "language_tokens",
+    "prompt_tokens",
+]
 
 MULTILINGUAL_VOCABULARY = 51_865
 """Tokens of the first multilingual Whisper; one with fewer knows English alone."""
@@ -19,6 +25,13 @@ def language_code(language: str) -> str:
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     return str(TO_LANGUAGE_CODE.get(language.lower(), language))
+
+
+def language_name(code: str) -> str:
+    """Return the English name, in lower case, of a language given by code; others as they are."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    return str(LANGUAGES.get(code, code))
 
 
 def language_tokens(

@@ -11,6 +11,7 @@ import pytest
 
 from eval import comparison, retention
 from eval.benchmarks.repetition_loop import GuardEvalConfig
+from eval.benchmarks.server import ServerConfig
 from eval.benchmarks.speed import SpeedConfig
 from eval.calibration import CalibrationConfig
 from eval.comparison import ComparisonConfig, cost_row
@@ -41,6 +42,7 @@ PROGRAMS = {
     "matrix_sweep": SweepConfig,
     "repetition_loop": GuardEvalConfig,
     "retention": RetentionConfig,
+    "server": ServerConfig,
     "severity": SeverityConfig,
     "sparsity": SparsityConfig,
     "speed": SpeedConfig,

@@ -17,7 +17,7 @@ from hyperasr.cli.parser import _COMMANDS
 Draw = random.Random
 RATE = 16_000
 CONTAINERS = ("wav", "float.wav", "flac", "mp3", "ogg", "m4a")
-FORMATS = ("txt", "json", "srt", "vtt", "csv", "textgrid", "chat")
+FORMATS = ("txt", "json", "srt", "vtt", "csv", "textgrid", "chat", "html")
 ODD_VALUES: tuple[Any, ...] = (
     *(None, True, -1, 0, 3, 1e308, -1e-9, 10**400, float("nan"), float("inf")),
     *("", " ", "a", "null", "../../up", "/dev/null", "/", ".", "-", "stuttering", "typical", "en"),

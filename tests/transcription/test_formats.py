@@ -231,7 +231,7 @@ def test_every_format_takes_every_mode(form: str, mode: str) -> None:
 
 
 def test_what_cannot_be_written_says_so() -> None:
-    with pytest.raises(ConfigError, match="txt, json, srt, vtt, csv, textgrid, chat"):
+    with pytest.raises(ConfigError, match="txt, json, srt, vtt, csv, textgrid, chat, html"):
         render(RESULT, "doc")
     with pytest.raises(ConfigError, match=r"a\.wav has no transcript"):
         render(Result(RESULT.recording, error=AudioError("x")), "txt")

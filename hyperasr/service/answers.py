@@ -1,0 +1,204 @@
+"""A request waits for its job: until it is done, the client leaves, or its time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from hyperasr.errors import HyperASRError
+from hyperasr.model import AdaptedWhisper
+from hyperasr.service.config import Limits
+from hyperasr.service.engine import Engine, Job
+from hyperasr.service.failures import log_failure
+from hyperasr.service.metrics import Metrics
+from hyperasr.service.problems import UnknownModel, body_of, status_of
+from hyperasr.service.uploads import recording_of
+from hyperasr.transcription.options import AUTO, TranscribeOptions
+from hyperasr.transcription.recordings import Recording
+from hyperasr.transcription.transcript import Result
+from hyperasr.types import Segment
+
+__all__ = ["OPENAI_NAME", "SegmentEvent", "Service", "answer", "stream"]
+
+OPENAI_NAME = "whisper-1"
+"""OpenAI's name of its Whisper, which many programs send without asking; it means our model."""
+_CLIENT_LEFT = 499  # nginx's; nobody reads it
+
+SegmentEvent = Callable[[Segment, bool], dict[str, Any]]
+"""A segment, and whether it is the first one with text -> the event that tells of it."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes share.
+
+    Attributes:
+        engine: that transcribes.
+        model_id: name of its model.
+        limits: of one client.
+        metrics: where all is counted.
+        created: when the server started, in seconds since 1970.
+    """
+
+    engine: Engine
+    model_id: str
+    limits: Limits
+    metrics: Metrics
+    created: int
+
+    @property
+    def model(self) -> AdaptedWhisper:
+        """The model."""
+        return self.engine.model
+
+    def require_model(self, name: str) -> None:
+        """Raise `UnknownModel` unless a client asks for the model that is here."""
+        if name not in (self.model_id, OPENAI_NAME):
+            raise UnknownModel(
+                f"this server has no model {name[:100]!r}; it has {self.model_id!r}, which "
+                f"{OPENAI_NAME!r} means as well"
+            )
+
+    def language(self, asked: str | None) -> str:
+        """Return the language of a request: found out where it is not said, and may be several."""
+        return asked or (AUTO if len(self.model.backbone.language_ids) > 1 else "en")
+
+    async def submit(
+        self,
+        recording: Recording,
+        options: TranscribeOptions,
+        on_segment: Callable[[Segment], None] | None = None,
+    ) -> Job:
+        """Queue a recording; as `Engine.submit`, without holding up the event loop."""
+        return await asyncio.to_thread(self.engine.submit, recording, options, on_segment)
+
+    async def result(self, job: Job) -> Result:
+        """Wait for a job and count it; who is cancelled here cancels the job.
+
+        Raises:
+            HyperASRError: there is no transcript.
+        """
+        result = await asyncio.wrap_future(job.future)
+        assert result.transcript is not None
+        self.metrics.audio_s.inc(result.transcript.duration_s)
+        return result
+
+
+async def answer(
+    service: Service, request: Request, upload: UploadFile, options: TranscribeOptions
+) -> Result:
+    """Return the result of an upload.
+
+    Raises:
+        HTTPException: the client left, or its time is over; the job is cancelled.
+        HyperASRError: there is no transcript.
+    """
+    async with recording_of(upload) as recording:
+        job = await service.submit(recording, options)
+        result = asyncio.ensure_future(service.result(job))
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            await asyncio.wait(
+                {result, gone},
+                timeout=service.limits.answer_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if result.done():
+                return result.result()
+            if gone.done():
+                raise HTTPException(_CLIENT_LEFT, "the client left")
+            raise _timeout(service)
+        finally:
+            gone.cancel()
+            result.cancel()
+
+
+async def stream(
+    service: Service,
+    upload: UploadFile,
+    options: TranscribeOptions,
+    on_segment: SegmentEvent,
+    on_result: Callable[[Result], dict[str, Any]],
+) -> StreamingResponse:
+    """Answer an upload with server-sent events: a segment as soon as it is decoded, and the whole.
+
+    What fails before the first event is an ordinary error; later it is an event ``{"error": ...}``.
+    """
+    events = _events(service, upload, options, on_segment, on_result)
+    first = await anext(events)
+
+    async def lines() -> AsyncIterator[str]:
+        try:
+            yield _line(first)
+            async for event in events:
+                yield _line(event)
+        except (HyperASRError, HTTPException) as error:
+            message = error.detail if isinstance(error, HTTPException) else str(error)
+            yield _line(body_of(status_of(error), message))
+        except Exception as unknown:
+            yield _line(body_of(500, str(log_failure(unknown, "streaming an answer"))))
+        finally:
+            await events.aclose()
+
+    return StreamingResponse(
+        lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _events(
+    service: Service,
+    upload: UploadFile,
+    options: TranscribeOptions,
+    on_segment: SegmentEvent,
+    on_result: Callable[[Result], dict[str, Any]],
+) -> Any:
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Segment | None] = asyncio.Queue()
+
+    def put(segment: Segment | None) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, segment)
+
+    async with recording_of(upload) as recording:
+        job = await service.submit(recording, options, put)
+        result = asyncio.ensure_future(service.result(job))
+        result.add_done_callback(lambda _: queue.put_nowait(None))
+        ends = loop.time() + service.limits.answer_s
+        is_first = True
+        try:
+            while (segment := await _by(ends, queue, service)) is not None:
+                yield on_segment(segment, is_first)
+                is_first = is_first and not segment.text
+            yield on_result(result.result())
+        finally:
+            result.cancel()
+
+
+async def _by(
+    ends: float, queue: asyncio.Queue[Segment | None], service: Service
+) -> Segment | None:
+    try:
+        async with asyncio.timeout_at(ends):
+            return await queue.get()
+    except TimeoutError:
+        raise _timeout(service) from None
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _timeout(service: Service) -> HTTPException:
+    return HTTPException(504, f"no transcript within {service.limits.answer_s:g} s")
+
+
+def _line(event: dict[str, Any]) -> str:
+    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
