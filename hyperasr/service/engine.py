@@ -211,7 +211,7 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._next_jobs() or self._is_over())
+                self._changed.wait_for(lambda: bool(self._next_jobs()) or self._is_over())
                 if not self._jobs:
                     return
                 self._gather()

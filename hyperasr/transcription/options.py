@@ -45,9 +45,6 @@ class TranscribeOptions:
     """Decode with the unadapted Whisper as well, as published, beside the personalised
     transcript."""
 
-    normalise_loudness: bool = True
-    """Bring the speech of each segment to one level, which quiet speech needs."""
-
     max_segment_s: float | None = None
     """Longest segment in seconds, 1 to 30; null is 10 for trimmed audio context, 28 for full."""
 
@@ -78,12 +75,6 @@ class TranscribeOptions:
     """Words or names to expect, separated by commas: they are favoured where the sound leaves them
     open. Searches with 5 beams where beam_size is 1."""
 
-    previous_text: bool = False
-    """Give each segment the text before it as a prompt; segments are then decoded one by one."""
-
-    suppress: tuple[int, ...] = ()
-    """Token ids that are never decoded, on top of the checkpoint's own."""
-
     pauses: Literal["typical", "stuttering", "dysarthria"] = "typical"
     """How long a pause in speech may be: silence of 2, 5 or 4 seconds ends a segment."""
 
@@ -105,9 +96,8 @@ class TranscribeOptions:
         if self.samples and not self.adapt:
             raise ConfigError("samples are drawn of adapted weights; they need adapt")
         check_literals(self)
-        for name in ("temperatures", "suppress"):
-            # A list would pass as well, but the options are to be hashable.
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        # A list would pass as well, but the options are to be hashable.
+        object.__setattr__(self, "temperatures", tuple(self.temperatures))
         if not all(math.isfinite(t) and t > 0 for t in self.temperatures):
             raise ConfigError(f"temperatures are {list(self.temperatures)}; each must be above 0")
 
@@ -125,7 +115,6 @@ class TranscribeKeywords(TypedDict, total=False):
     task: Literal["transcribe", "translate"]
     adapt: bool
     compare: bool
-    normalise_loudness: bool
     max_segment_s: float | None
     mode: Literal["verbatim", "clean", "both"]
     word_times: bool
@@ -135,8 +124,6 @@ class TranscribeKeywords(TypedDict, total=False):
     seed: int
     prompt: str
     expect: str
-    previous_text: bool
-    suppress: tuple[int, ...]
     pauses: Literal["typical", "stuttering", "dysarthria"]
     vad: Literal["energy", "silero"]
 

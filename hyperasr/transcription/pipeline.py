@@ -256,10 +256,9 @@ class BatchDecoder:
         waiting = [(one, segment) for one, segment in window if one.error is None]
         for one, _ in window:
             one.n_waiting -= 1
-        if not self.options.previous_text:  # which needs the text of the segment before
-            waiting.sort(key=lambda pair: len(pair[1].waveform))
+        waiting.sort(key=lambda pair: len(pair[1].waveform))
         while waiting:  # the batch size may shrink on the way
-            n = 1 if self.options.previous_text else self.batch_size
+            n = self.batch_size
             self._decode_batch(waiting[:n])
             waiting = waiting[n:]
 
@@ -276,14 +275,11 @@ class BatchDecoder:
 
     def _decode_batch(self, waiting: Sequence[Waiting], batches: Sequence[Batch] = ()) -> None:
         """Decode segments; `batches` hold what the encoder of each system made, if it is known."""
-        history = ""
-        if self.options.previous_text and (said := waiting[0][0].segments):
-            history = "" if said[-1].unclear else said[-1].text  # a loop would seed the next one
         segments = [segment for _, segment in waiting]
         try:
             batches = batches or self._batches_of(segments)
             systems = [
-                recognise(segments, batch, history)
+                recognise(segments, batch)
                 for recognise, batch in zip(self._recognisers, batches, strict=True)
             ]
         except (HyperASRError, RuntimeError, MemoryError) as error:

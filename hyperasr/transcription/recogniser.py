@@ -130,22 +130,17 @@ class Recogniser:
                 "Bayesian head; this one gives points"
             )
         self.search = _search(model.backbone, options)
-        previous_ids(model.backbone, options.prompt)  # raises where it takes none
+        self.prefix = previous_ids(model.backbone, options.prompt)
 
     @torch.inference_mode()
-    def __call__(
-        self, segments: Sequence[SpeechSegment], batch: Batch, history: str = ""
-    ) -> list[Recognised]:
+    def __call__(self, segments: Sequence[SpeechSegment], batch: Batch) -> list[Recognised]:
         """Decode segments, adapted or not.
 
         Args:
             segments: the segments.
             batch: of the same segments, from `batch_of`.
-            history: text before them, which they are given as a prompt.
         """
-        text = f"{self.options.prompt} {history}".strip()
-        prefix = previous_ids(self.model.backbone, text)
-        part = _Part(segments, batch, prefix)
+        part = _Part(segments, batch, self.prefix)
         rows = zip(segments, self._rows(part), strict=True)
         decoded = [self._recognised(segment, row) for segment, row in rows]
         return self._with_uncertainty(part, decoded) if self.options.samples else decoded
@@ -360,7 +355,6 @@ def _search(backbone: Backbone, options: TranscribeOptions) -> SearchConfig:
     forms = dict.fromkeys(form for word in words for form in (word, word[0].upper() + word[1:]))
     config = SearchConfig(
         beam_size=_BEAMS_TO_EXPECT if words and options.beam_size == 1 else options.beam_size,
-        suppress=options.suppress,
         expected=tuple(tuple(backbone.text_ids(form)) for form in forms),
         bonus=_BONUS,
     )

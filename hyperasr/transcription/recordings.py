@@ -106,8 +106,7 @@ class Reading:
             self.n_kept += len(waveform)
             if silencer is not None:
                 self.n_kept -= silencer.n_silenced(start, start + len(waveform))
-            loud = self.options.normalise_loudness
-            yield start / SAMPLE_RATE, normalise_loudness(waveform) if loud else waveform
+            yield start / SAMPLE_RATE, normalise_loudness(waveform)
         if self.n_samples < MIN_SAMPLES:
             ms = 1000 * self.n_samples / SAMPLE_RATE
             self.warnings.append(f"it lasts {ms:.0f} ms, too short for speech: empty transcript")

@@ -185,7 +185,7 @@ def test_mistakes_in_files(cli: Cli, good: Path, tmp_path: Path) -> None:
         ),
         (["transcribe", "a.wav", "--config"], "--config: expected one argument"),
         (["transcribe", "a.wav", "--max-segment-s", "x"], "must be a number or null"),
-        (["transcribe", "a.wav", "--suppress", "x"], "suppress is 'x'; it must be a list"),
+        (["transcribe", "a.wav", "--temperatures", "x"], "temperatures is 'x'; it must be a list"),
         (["transcribe", ""], "a name is empty"),
         (["transcribe", "a.wav", "--out", " "], "a name is empty"),
         (["transcribe", "https://host.example/a.wav"], "https://host.example/a.wav is an address"),

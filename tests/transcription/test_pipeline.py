@@ -188,9 +188,7 @@ def test_loudness_is_brought_to_one_level(
     monkeypatch.setattr(model.backbone, "features", lambda w: (heard.extend(w), features(w))[1])
     quiet = voice(2.0, level=0.004)
     model.transcribe(quiet, RATE)
-    model.transcribe(quiet, RATE, normalise_loudness=False)
     assert abs(active_level_dbfs(heard[0]) + 23) < 0.5
-    assert np.array_equal(heard[1], quiet)
 
 
 def test_a_long_recording_is_cut_and_put_together(model: HyperASR, voice: Voice) -> None:
@@ -431,49 +429,6 @@ def test_a_prompt_changes_what_is_heard(model: HyperASR, folder: Path) -> None:
     assert prompted != without
     assert texts(run(model, folder, prompt="the light in the kitchen", batch_size=1)) == prompted
     assert texts(run(model, folder, prompt="  ")) == without
-
-
-def test_previous_text_is_what_was_said_before(
-    model: HyperASR, voice: Voice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[int, ...]] = []
-    decode = room.decode
-
-    def noting(model: Any, batch: Any, search: SearchConfig, **kw: Any) -> Any:
-        assert batch.n_utt == 1
-        seen.append(search.prefix)
-        return decode(model, batch, search, **kw)
-
-    monkeypatch.setattr(room, "decode", noting)
-    waveform = np.concatenate([voice(4.0, pitch) for pitch in (100, 150, 200)])
-    transcript = model.transcribe(
-        waveform, RATE, max_segment_s=5.0, previous_text=True, prompt="alpha"
-    )
-    assert len(transcript.segments) == len(seen) >= 3
-    history = ["", *(s.text for s in transcript.segments)]
-    n_most = model.backbone.whisper.config.max_target_positions // 2 - 1
-    for prefix, before in zip(seen, history, strict=False):
-        text = "alpha" if "[unclear]" in before else f"alpha {before}".strip()
-        assert prefix[1:] == tuple(model.backbone.text_ids(text)[-n_most:])
-
-
-def test_suppressed_tokens_are_not_decoded(
-    model: HyperASR, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: list[set[int]] = []
-    decode = room.decode
-
-    def noting(*args: Any, **kw: Any) -> Any:
-        found = decode(*args, **kw)
-        used.append({t for row in found.tokens for t in row})
-        return found
-
-    monkeypatch.setattr(room, "decode", noting)
-    run(model, folder)
-    unwanted = tuple(sorted(used[0])[:5])
-    run(model, folder, suppress=unwanted)
-    assert used[0] & set(unwanted)
-    assert not used[1] & set(unwanted)
 
 
 def test_verbatim_and_clean_come_from_one_decode(
