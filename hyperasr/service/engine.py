@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -234,9 +235,12 @@ class Engine:
         """Wait for a full batch, as long as callers and segments keep coming."""
         ends = time.monotonic() + _MOST_GATHERS * self.gather_s
         while not self._is_full() and time.monotonic() < ends:
-            n_before = self._n_come
-            if not self._changed.wait_for(lambda n=n_before: self._n_come > n, self.gather_s):
+            if not self._changed.wait_for(partial(self._has_come, self._n_come), self.gather_s):
                 return
+
+    def _has_come(self, n_before: int) -> bool:
+        """Whether a segment or caller has come since there were so many."""
+        return self._n_come > n_before
 
     def _is_over(self) -> bool:
         return self._closing and not self._jobs
