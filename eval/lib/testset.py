@@ -26,6 +26,7 @@ from hyperasr.errors import ConfigError
 from hyperasr.metrics.protocols import protocol
 from hyperasr.util.files import atomic_write_text
 from hyperasr.util.workers import WorkerPool
+from train.data.split import some_of_each
 from train.data.views import LONGEST_S, check_text, seconds
 
 __all__ = [
@@ -62,6 +63,8 @@ class BenchConfig:
     length and a margin of silence, ``backbone_trimmed_stop`` with the stop after the sound too."""
     test: Path = Path("runs/data/test.jsonl")
     """Manifest of recordings of held-out speakers."""
+    per_speaker: int = 0
+    """Recordings of each speaker, always the same ones; 0 for all."""
     train: tuple[Path, ...] = (Path("runs/data/train.jsonl"), Path("runs/data/dev.jsonl"))
     """Manifests of what was trained and chosen on, checked for leaks into the test."""
     simulate: tuple[str, ...] = COHORTS
@@ -93,6 +96,8 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         protocol(self.protocol)
+        if self.per_speaker < 0:
+            raise ConfigError(f"per_speaker is {self.per_speaker}; it must be at least 0")
         if self.beam_size < 1 or self.workers < 1:
             raise ConfigError(
                 f"beam_size and workers must be at least 1, not {self.beam_size} and {self.workers}"
@@ -150,7 +155,9 @@ def fixed_views(config: BenchConfig) -> list[View]:
         )
     check_text(rows, config.test)
     with_text = [row for row in rows if row.text]
-    kept = [row for row in with_text if seconds(row) <= LONGEST_S]
+    kept = short = [row for row in with_text if seconds(row) <= LONGEST_S]
+    if config.per_speaker:
+        kept = some_of_each(short, config.per_speaker)
     views = plan_views(
         kept, seed=TEST_SEED, cohorts=(*config.simulate, TYPICAL), severities=SEVERITIES
     )
@@ -158,7 +165,7 @@ def fixed_views(config: BenchConfig) -> list[View]:
     made = [view for view in views if view.id not in long]
     for n, what in (
         (len(rows) - len(with_text), "recordings without text"),
-        (len(with_text) - len(kept), f"recordings of more than {LONGEST_S:g} s"),
+        (len(with_text) - len(short), f"recordings of more than {LONGEST_S:g} s"),
         (len(long), f"simulated ones of more than {LONGEST_S:g} s"),
     ):
         if n:

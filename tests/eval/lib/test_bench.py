@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,12 @@ def test_the_test_set_is_fixed(world) -> None:
     stuttering = [v.severity for v in views if v.cohort == "stuttering"]
     assert stuttering == [0.25, 0.5] * 4  # in turn within a speaker
     assert {v.speed for v in views} == {1.0}
+    fewer = fixed_views(BenchConfig(test=world.test, per_speaker=1))
+    assert Counter(v.utterance.speaker for v in fewer if not v.simulates) == Counter(
+        {v.utterance.speaker for v in views}
+    )
+    with pytest.raises(ConfigError, match="per_speaker is -1"):
+        BenchConfig(test=world.test, per_speaker=-1)
 
 
 def test_every_system_decodes_as_it_does_alone(bench, systems, random_backbone) -> None:
