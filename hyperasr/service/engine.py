@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -234,9 +235,12 @@ class Engine:
         """Wait for a full batch, as long as callers and segments keep coming."""
         ends = time.monotonic() + _MOST_GATHERS * self.gather_s
         while not self._is_full() and time.monotonic() < ends:
-            n_before = self._n_come
-            if not self._changed.wait_for(lambda n=n_before: self._n_come > n, self.gather_s):
+            comes = partial(self._come_since, self._n_come)
+            if not self._changed.wait_for(comes, self.gather_s):
                 return
+
+    def _come_since(self, n: int) -> bool:
+        return self._n_come > n
 
     def _is_over(self) -> bool:
         return self._closing and not self._jobs
