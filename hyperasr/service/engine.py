@@ -212,7 +212,7 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._next_jobs()) or self._is_over())
+                self._changed.wait_for(lambda: self._next_jobs() or self._is_over())
                 if not self._jobs:
                     return
                 self._gather()
@@ -235,12 +235,12 @@ class Engine:
         """Wait for a full batch, as long as callers and segments keep coming."""
         ends = time.monotonic() + _MOST_GATHERS * self.gather_s
         while not self._is_full() and time.monotonic() < ends:
-            if not self._changed.wait_for(partial(self._has_come, self._n_come), self.gather_s):
+            comes = partial(self._come_since, self._n_come)
+            if not self._changed.wait_for(comes, self.gather_s):
                 return
 
-    def _has_come(self, n_before: int) -> bool:
-        """Whether a segment or caller has come since there were so many."""
-        return self._n_come > n_before
+    def _come_since(self, n: int) -> bool:
+        return self._n_come > n
 
     def _is_over(self) -> bool:
         return self._closing and not self._jobs
