@@ -27,7 +27,8 @@ def opus(pieces: Iterable[np.ndarray]) -> bytes:
 
     file = io.BytesIO()
     n_written = 0
-    with av.open(file, "w", format="ogg") as container:
+    # The same sound is the same file: no number of the stream that is drawn.
+    with av.open(file, "w", format="ogg", options={"fflags": "+bitexact"}) as container:
         # libsndfile's own Opus takes four times as long for the same.
         stream = container.add_stream("libopus", rate=SAMPLE_RATE, layout="mono")
         stream.bit_rate = _BITS_PER_SECOND

@@ -289,6 +289,7 @@ def test_formats_of_subtitles_and_annotators(cli: Cli, good: Path, tmp_path: Pat
         ("srt", "1\n00:00:00,000 --> "),
         ("csv", "recording,segment,word,"),
         ("chat", "@UTF8\n@Begin\n"),
+        ("html", "<!doctype html>\n"),
     ):
         assert cli("transcribe", good, "--format", form).out.startswith(beginning)
         fails(cli("transcribe", good, good, "--format", form), "give --out FOLDER")

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from hyperasr.audio.reading import load
+from hyperasr.audio.writing import opus
 from hyperasr.transcription.formats import render
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording, find_recordings
@@ -88,6 +89,7 @@ def test_the_sound_is_inside() -> None:
     heard, said = page.sound, load(CLIP)
     assert len(heard) == len(said)
     assert np.corrcoef(heard, said)[0, 1] > 0.95, "the same sound at the same time"
+    assert opus(iter([said])) == opus(iter([said[:9000], said[9000:]])), "however it is cut"
 
 
 @pytest.mark.parametrize("kind", ["part", "channel", "array", "pipe"])
