@@ -20,7 +20,7 @@ from hyperasr.util.closest import closest
 __all__ = ["options_of_texts", "own_routes"]
 
 # What is the server's to say, or cannot be shared.
-_NOT_OFFERED = {"batch_size", "suppress", "vad"}
+_NOT_OFFERED = {"batch_size", "vad"}
 _NAMES = [f.name for f in fields(TranscribeOptions) if f.name not in _NOT_OFFERED]
 _HINTS = get_type_hints(TranscribeOptions)
 _MOST = {"beam_size": 10, "samples": 32}
