@@ -38,8 +38,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.whisper.backbone import Backbone
 from train.loop.program import read_config, run_program
 
-__all__ = ["SweepConfig", "Trial", "plan", "points_table", "ranking_rows", "sweep_rows"]
-
 log = logging.getLogger("eval.sweep")
 Value = float | str
 Row = dict[str, Any]

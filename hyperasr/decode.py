@@ -21,8 +21,6 @@ from hyperasr.types import Batch, Decoded
 from hyperasr.util.memory import out_of_memory, too_large
 from hyperasr.whisper.search import SearchConfig, text_only
 
-__all__ = ["decode", "decode_rows", "decode_tokens", "token_limits"]
-
 # Fast speech has up to 24 characters a second, and a token is a character or more; a decoder that
 # writes more than 30 a second is running away.
 _TOKENS_PER_STATE = 0.6

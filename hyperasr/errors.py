@@ -1,15 +1,5 @@
 """Errors that a caller can act on: what happened, with which values, what to do."""
 
-__all__ = [
-    "AudioError",
-    "CheckpointMismatch",
-    "ConfigError",
-    "HyperASRError",
-    "ManifestError",
-    "MissingExtra",
-    "ShapeError",
-]
-
 
 class HyperASRError(Exception):
     """Base of every error this package raises on purpose; the message is one line.

@@ -48,15 +48,6 @@ from hyperasr.whisper.weights import (
     kind_of_folder,
 )
 
-__all__ = [
-    "EMBEDDED",
-    "MODEL_FILES",
-    "HyperASR",
-    "load",
-    "model_folder",
-    "push_to_hub",
-]
-
 EMBEDDED = {
     "tiny.en": ASSETS / "tiny.en" / "hypernet",
     "tiny.en-encoder-decoder": ASSETS / "tiny.en" / "hypernet_encoder_decoder",

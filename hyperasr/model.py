@@ -30,8 +30,6 @@ from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput, LoRAFactors, TeacherTokens
 from hyperasr.whisper.backbone import Backbone
 
-__all__ = ["AdaptedWhisper"]
-
 
 class AdaptedWhisper(nn.Module):
     """A frozen Whisper that decodes every utterance with weights of its own.

@@ -11,24 +11,6 @@ from torch import Tensor
 
 from hyperasr.errors import ShapeError
 
-__all__ = [
-    "DOUBTFUL",
-    "UNCLEAR",
-    "Batch",
-    "Decoded",
-    "Edit",
-    "EncoderOutput",
-    "LayerFactors",
-    "LoRAFactors",
-    "Segment",
-    "TeacherTokens",
-    "Transcript",
-    "Unclear",
-    "Utterance",
-    "Word",
-    "real_mask",
-]
-
 DOUBTFUL = 0.5
 """A word with less probability, or that more posterior samples doubt, is marked as doubtful."""
 UNCLEAR = "[unclear]"

@@ -14,8 +14,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.speaker.encoder import SpeakerConfig
 from train.loop.loop import LoopConfig
 
-__all__ = ["MetaConfig"]
-
 
 @dataclass(frozen=True)
 class MetaConfig:

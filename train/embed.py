@@ -22,8 +22,6 @@ from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
 from train.loop.program import WORTH_FILE, read_config, run_program
 
-__all__ = ["EmbedConfig", "embed"]
-
 NAME = "tiny.en"
 LARGEST_BYTES = 15_000_000
 

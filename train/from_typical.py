@@ -39,8 +39,6 @@ from train.loop.loop import LoopConfig
 from train.loop.program import read_config, run_program
 from train.meta import frozen, run
 
-__all__ = ["StartConfig", "meta_config", "split_speakers"]
-
 log = logging.getLogger(__name__)
 _DEV_PER_SPEAKER = 24  # recordings that choose the checkpoint
 

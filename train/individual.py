@@ -46,8 +46,6 @@ from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
 from train.meta import frozen, start_from_global
 
-__all__ = ["Enrolment", "IndividualConfig", "People", "enrol"]
-
 log = logging.getLogger("train.individual")
 # Of the simulated people; `eval.zero_shot` has the same.
 VIEW_SEED = 9_000

@@ -33,8 +33,6 @@ from train.loop.batches import split_batch
 from train.loop.program import fit_and_report, read_config, run_program, start
 from train.loop.scoring import Judge, evaluate
 
-__all__ = ["MetaConfig", "Objective", "data_of", "development_views", "evaluate", "run"]
-
 log = logging.getLogger("train.meta")
 
 

@@ -40,8 +40,6 @@ from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.errors import ConfigError, HyperASRError
 from train.loop.program import read_config, run_program
 
-__all__ = ["Callers", "serving"]
-
 _FRAME_S = 0.1  # of sound in one message
 
 

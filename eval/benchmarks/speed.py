@@ -39,8 +39,6 @@ from hyperasr.whisper.loading import load_whisper, quiet_transformers
 from hyperasr.whisper.search import SearchConfig
 from train.loop.program import read_config, run_program
 
-__all__ = ["interleaved", "ratio_row"]
-
 WARM_UP = 2  # rounds that are not counted
 MODEL = "tiny.en"
 Job = Callable[[], Any]

@@ -39,16 +39,6 @@ from hyperasr.metrics.subspace import (
 )
 from hyperasr.types import LoRAFactors
 
-__all__ = [
-    "AngleSettings",
-    "Who",
-    "first_of_each",
-    "pair_interval",
-    "size_rows",
-    "update_rows",
-    "weight_rows",
-]
-
 Row = dict[str, Any]
 
 

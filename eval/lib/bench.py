@@ -49,8 +49,6 @@ from hyperasr.types import Decoded
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig
 
-__all__ = ["Bench", "BenchConfig"]
-
 log = logging.getLogger(__name__)
 
 _SAVED_TOGETHER = 256  # rows decoded between two savings, a multiple of the batch size

@@ -40,8 +40,6 @@ from hyperasr.transcription.words import words_of
 from hyperasr.types import Decoded
 from hyperasr.whisper.backbone import Backbone
 
-__all__ = ["Said", "Words", "collect", "fitted", "platt_scaling", "said", "word_rows"]
-
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
 N_BINS = 15  # of the calibration error

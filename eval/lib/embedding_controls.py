@@ -18,15 +18,6 @@ from torch import Tensor
 
 from hyperasr.errors import ConfigError
 
-__all__ = [
-    "CONTROLS",
-    "cohort_mean",
-    "control_embeddings",
-    "impossible",
-    "same_speaker_partner",
-    "shuffled_across_speakers",
-]
-
 log = logging.getLogger(__name__)
 
 CONTROLS = ("shuffled", "mean", "cohort_mean", "same_speaker")

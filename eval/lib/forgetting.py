@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from eval.lib.scores import RECORDED, Scores
 from hyperasr.metrics.statistics import ONE_SPEAKER, SpeakerBootstrap
 
-__all__ = ["DEGRADATION", "GAIN", "TARGET_LOSS", "forgetting_rows"]
-
 DEGRADATION = "backward_degradation"
 GAIN = "backward_gain"
 TARGET_LOSS = "target_loss"

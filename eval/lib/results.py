@@ -25,20 +25,6 @@ from hyperasr.metrics.statistics import Interval, holm
 from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_write_text
 
-__all__ = [
-    "difference_row",
-    "error_row",
-    "head",
-    "interval_fields",
-    "note_look",
-    "read",
-    "read_folder",
-    "save",
-    "speed_row",
-    "with_holm",
-    "write",
-]
-
 PACKAGES = ("torch", "transformers", "speechbrain", "datasets", "accelerate", "jiwer", "numpy")
 ROOT = Path(__file__).resolve().parents[2]
 

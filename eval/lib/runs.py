@@ -30,8 +30,6 @@ from train.loop.program import read_config
 from train.loop.state import changed_settings, flat_settings
 from train.meta import frozen
 
-__all__ = ["Run", "cohorts_in", "fold_runs", "is_finished", "short_run", "train_all"]
-
 log = logging.getLogger(__name__)
 
 

@@ -15,19 +15,6 @@ from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.protocols import Protocol
 from hyperasr.metrics.statistics import SpeakerBootstrap
 
-__all__ = [
-    "ATYPICAL",
-    "RECORDED",
-    "SIMULATED",
-    "Group",
-    "Scores",
-    "groups_of",
-    "in_order",
-    "labels",
-    "levels_of",
-    "targets",
-]
-
 ATYPICAL = "atypical"
 SIMULATED, RECORDED = "simulated", "recorded"
 _EDGES = (0.25, 0.5, 0.75)  # between ranges of severity, where there are too many levels for rows

@@ -36,17 +36,6 @@ from hyperasr.whisper.loading import quiet_transformers
 from train.individual import People
 from train.loop.scoring import MelOnly
 
-__all__ = [
-    "BACKBONE",
-    "PLAIN",
-    "UNADAPTED",
-    "System",
-    "open_system",
-    "open_unadapted",
-    "plain_tokens",
-    "view_of",
-]
-
 BACKBONE, PLAIN = "backbone", "backbone_plain"
 TRIMMED, TRIMMED_STOP = "backbone_trimmed", "backbone_trimmed_stop"
 UNADAPTED = (BACKBONE, PLAIN, TRIMMED, TRIMMED_STOP)

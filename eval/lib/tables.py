@@ -13,16 +13,6 @@ from rich.text import Text
 
 from hyperasr.errors import ConfigError
 
-__all__ = [
-    "Table",
-    "confidence_table",
-    "markdown",
-    "print_lines",
-    "print_rows",
-    "table",
-    "with_interval",
-]
-
 SHOWN = ("value", "clipped", "macro", "insertions", "deletions", "substitutions")
 SIGNIFICANT = 0.05  # of an adjusted p-value
 # A pipe or a file has no width of its own, and wrapped cells are hard to read there.

@@ -29,16 +29,6 @@ from hyperasr.util.workers import WorkerPool
 from train.data.split import some_of_each
 from train.data.views import LONGEST_S, check_text, seconds
 
-__all__ = [
-    "BenchConfig",
-    "Store",
-    "TestSet",
-    "fixed_views",
-    "print_found",
-    "sets_of",
-    "verbatim_text",
-]
-
 log = logging.getLogger(__name__)
 
 SEVERITIES = (0.25, 0.5, 0.75, 1.0)

@@ -14,8 +14,6 @@ from hyperasr.adapters.posterior import GaussianFactors
 from hyperasr.errors import ConfigError
 from hyperasr.types import LayerFactors, LoRAFactors
 
-__all__ = ["MAX_RANK", "AdapterSource", "Budget", "check_rank", "kaiming_start"]
-
 MAX_RANK = 32
 
 

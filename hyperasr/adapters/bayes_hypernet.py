@@ -27,8 +27,6 @@ from hyperasr.adapters.priors import (
 )
 from hyperasr.errors import ConfigError
 
-__all__ = ["BayesHyperNet", "BayesHyperNetConfig"]
-
 
 @dataclass(frozen=True)
 class BayesHyperNetConfig(GaussianSettings, HyperNetConfig):

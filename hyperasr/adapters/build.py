@@ -18,8 +18,6 @@ from hyperasr.adapters.variational import BLoRA, BLoRAConfig, VILoRA, VILoRAConf
 from hyperasr.errors import ConfigError
 from hyperasr.util.config import from_dict
 
-__all__ = ["GAUSSIAN_SOURCES", "SOURCES", "SourceConfig", "new_source"]
-
 SOURCES: dict[str, tuple[type[Any], type[Any]]] = {
     "hypernet": (HyperNet, HyperNetConfig),
     "bayes_hypernet": (BayesHyperNet, BayesHyperNetConfig),

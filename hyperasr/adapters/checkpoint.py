@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from hyperasr.errors import CheckpointMismatch, ConfigError
 from hyperasr.util.config import check_type, from_json
 
-__all__ = ["FORMAT_VERSION", "current_settings", "load_strictly", "read_head", "stored"]
-
 FORMAT_VERSION = 1
 _HEAD = {
     "format_version": int,

@@ -22,8 +22,6 @@ from hyperasr.adapters.posterior import GaussianFactors
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LoRAFactors
 
-__all__ = ["HyperNet", "HyperNetConfig", "zero_linear"]
-
 
 @dataclass(frozen=True)
 class HyperNetConfig:

@@ -23,25 +23,6 @@ from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LayerFactors, LoRAFactors
 from hyperasr.util.closest import closest
 
-__all__ = [
-    "TARGET_NAMES",
-    "W1",
-    "Hook",
-    "TargetShape",
-    "by_utterance",
-    "checked_targets",
-    "delta_weight",
-    "find_targets",
-    "hooked",
-    "merge",
-    "merged",
-    "of_this_thread",
-    "squared_norms",
-    "squared_product_norm",
-    "target_shapes",
-    "using",
-]
-
 W1 = "decoder.fc1"
 """The target of the hypernetwork's paper: the first matrix of every decoder layer's feed-forward
 block, weight (d_ff, d_model)."""

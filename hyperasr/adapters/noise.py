@@ -22,8 +22,6 @@ from hyperasr.adapters import lora
 from hyperasr.adapters.posterior import GaussianFactors
 from hyperasr.errors import ConfigError, ShapeError
 
-__all__ = ["using_noise"]
-
 
 @contextmanager
 def using_noise(

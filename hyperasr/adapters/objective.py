@@ -14,8 +14,6 @@ from hyperasr.adapters.posterior import KL_REDUCTIONS
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LoRAFactors, TeacherTokens
 
-__all__ = ["ELBO", "ObjectiveConfig", "from_teacher", "mean_squares", "relative_size"]
-
 _LEAST = 1e-6  # probability of all tokens that a teacher does not name
 
 

@@ -19,20 +19,6 @@ from hyperasr.adapters.priors import FactorPrior
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LayerFactors, LoRAFactors
 
-__all__ = [
-    "KL",
-    "KL_REDUCTIONS",
-    "NOISE_SCHEMES",
-    "GaussianFactors",
-    "Generators",
-    "KLTerm",
-    "LogSigma",
-    "gaussian_kl",
-    "matrix_kl",
-    "reduce_kl",
-    "utterance_generators",
-]
-
 KL_REDUCTIONS = ("sum", "mean_per_matrix", "mean")
 """How the divergence of all entries becomes one number. A matrix is A or B of one layer; rows are
 posteriors of a batch (one where a posterior is shared), over which each takes the mean.

@@ -21,18 +21,6 @@ from torch import Tensor, nn
 from hyperasr.adapters import lora
 from hyperasr.errors import ConfigError, MissingExtra, ShapeError
 
-__all__ = [
-    "LOG_SIGMA_RANGE",
-    "FactorPrior",
-    "GaussianSettings",
-    "PriorBuffers",
-    "check_sigma",
-    "clamp_log_sigma",
-    "fixed_prior",
-    "mixture_prior",
-    "weight_deviations",
-]
-
 log = logging.getLogger(__name__)
 
 LOG_SIGMA_RANGE = (-12.0, 2.0)

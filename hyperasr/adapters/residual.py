@@ -29,8 +29,6 @@ from hyperasr.errors import CheckpointMismatch, ConfigError
 from hyperasr.util.config import from_dict, to_dict
 from hyperasr.util.files import atomic_folder
 
-__all__ = ["ResidualAdapters", "ResidualConfig"]
-
 _Output = Tensor | tuple[Tensor, ...]  # of a layer
 
 FORMAT = "residual_adapters"

@@ -19,8 +19,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.types import LoRAFactors
 from hyperasr.util.closest import closest
 
-__all__ = ["StaticLoRA", "StaticLoRAConfig", "select"]
-
 
 @dataclass(frozen=True)
 class StaticLoRAConfig:

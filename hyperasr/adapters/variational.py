@@ -30,8 +30,6 @@ from hyperasr.adapters.priors import (
 from hyperasr.adapters.static import StaticLoRA, StaticLoRAConfig, select
 from hyperasr.errors import ConfigError
 
-__all__ = ["BLoRA", "BLoRAConfig", "VILoRA", "VILoRAConfig"]
-
 
 @dataclass(frozen=True)
 class VILoRAConfig(GaussianSettings, StaticLoRAConfig):

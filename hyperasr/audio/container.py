@@ -22,16 +22,6 @@ import soundfile
 
 from hyperasr.errors import AudioError
 
-__all__ = [
-    "UNKNOWN_LENGTH",
-    "MediaFile",
-    "RecordingFile",
-    "Warn",
-    "check_rate",
-    "open_recording",
-    "read_pipe",
-]
-
 logger = logging.getLogger(__name__)
 
 Warn = Callable[[str], object]

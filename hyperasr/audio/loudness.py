@@ -15,17 +15,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from hyperasr.audio.mel import SAMPLE_RATE
 
-__all__ = [
-    "LEVEL_SAMPLES",
-    "SILENCE_DBFS",
-    "LevelMeter",
-    "active_level_dbfs",
-    "content_hash",
-    "frame_levels_dbfs",
-    "is_silent",
-    "normalise_loudness",
-]
-
 SILENCE_DBFS = -60.0  # 10 dB over faint hiss (-70), 10 dB under very quiet speech (-50)
 
 LEVEL_SAMPLES = SAMPLE_RATE // 50  # 20 ms, the length of a level measurement

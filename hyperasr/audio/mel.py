@@ -11,26 +11,6 @@ from torch import Tensor
 
 from hyperasr.errors import AudioError, ConfigError
 
-__all__ = [
-    "CHUNK_S",
-    "FRAMES_PER_SECOND",
-    "FRAMES_PER_STATE",
-    "HOP_LENGTH",
-    "MAX_FREQUENCY_HZ",
-    "MIN_SAMPLES",
-    "N_FFT",
-    "N_SAMPLES",
-    "SAMPLE_RATE",
-    "STATES_PER_SECOND",
-    "TAIL_FRAMES",
-    "count_frames",
-    "log_mel",
-    "log_mel_batch",
-    "mel_centres",
-    "mel_filters",
-    "sounding_frames",
-]
-
 SAMPLE_RATE = 16_000  # samples per second, everywhere behind `audio.load`
 N_FFT = 400  # samples in an analysis window: 25 ms
 HOP_LENGTH = 160  # samples from one frame to the next: 10 ms

@@ -23,8 +23,6 @@ from hyperasr.audio.container import (
 from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
 from hyperasr.errors import AudioError
 
-__all__ = ["duration_s", "find_audio", "from_array", "load", "stream"]
-
 logger = logging.getLogger(__name__)
 
 # What a folder is searched for.

@@ -19,8 +19,6 @@ from hyperasr.audio.loudness import LEVEL_SAMPLES, SILENCE_DBFS, LevelMeter
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import ConfigError
 
-__all__ = ["PAUSES", "Pauses", "cut_at_pauses"]
-
 _SMOOTHING = 10  # frames (0.2 s)
 _TAIL = 50  # frames (1 s) that are not left over as a segment of their own
 _NO_PAUSES_DB = 6.0  # loud and faint frames that differ by less show no pauses

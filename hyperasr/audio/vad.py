@@ -16,8 +16,6 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.segments import Pauses
 from hyperasr.errors import MissingExtra
 
-__all__ = ["THRESHOLD", "WINDOW", "Silencer", "Speech", "silero"]
-
 WINDOW = 512  # samples (32 ms) judged at once; what silero-vad takes at 16 kHz
 THRESHOLD = 0.35
 """Probability from which a window is speech; under the 0.5 that is usual for typical speech."""

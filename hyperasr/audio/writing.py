@@ -9,8 +9,6 @@ import numpy as np
 
 from hyperasr.audio.mel import SAMPLE_RATE
 
-__all__ = ["OPUS_TYPE", "opus"]
-
 OPUS_TYPE = "audio/ogg"
 """Media type of what `opus` returns."""
 _BITS_PER_SECOND = 30_000  # of speech, with every sound up to 8 kHz

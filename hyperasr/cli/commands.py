@@ -32,8 +32,6 @@ from hyperasr.util.files import atomic_write_text, keep_inputs
 from hyperasr.util.program import one_line
 from hyperasr.whisper.weights import ASSETS
 
-__all__ = ["demo", "inputs_of", "inspect", "open_for", "transcribe"]
-
 NOT_A_MEDICAL_DEVICE = (
     "The atypical cohorts are simulated, not recorded. This is not a medical device and "
     "states nothing about a person's health."

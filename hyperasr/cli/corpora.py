@@ -20,8 +20,6 @@ from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_folder, is_stdout, keep_inputs
 from hyperasr.util.program import one_line
 
-__all__ = ["convert", "corpora", "prepare"]
-
 
 def corpora(args: Any) -> int:
     """Print every corpus that can be read, or all that is known of one."""

@@ -18,8 +18,6 @@ from hyperasr.errors import HyperASRError
 from hyperasr.hub import EMBEDDED
 from hyperasr.whisper.weights import EMBEDDED_WHISPERS, HUB_NAMES
 
-__all__ = ["doctor"]
-
 _PACKAGES = {
     "computing": ("torch", "torchaudio", "transformers", "numpy", "ctranslate2", "peft"),
     "audio": ("soundfile", "soxr", "av", "silero-vad", "speechbrain"),

@@ -20,8 +20,6 @@ from hyperasr.transcription.recordings import Reading, Recording, find_recording
 from hyperasr.util.files import keep_inputs
 from hyperasr.util.program import complain, one_line
 
-__all__ = ["clips_of", "export"]
-
 _MOST_CLIPS = 200  # a voice does not become clearer by more
 
 

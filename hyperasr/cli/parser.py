@@ -23,8 +23,6 @@ from hyperasr.util.config import explained
 from hyperasr.util.program import FAILED, run
 from hyperasr.util.startup import import_late
 
-__all__ = ["build_parser", "main"]
-
 DESCRIPTION = (
     "Transcribe atypical speech (stuttering, dysarthria, Parkinson's) with one frozen Whisper "
     "whose weights are adapted to every utterance. Runs on this machine; not a medical device."

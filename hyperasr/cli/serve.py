@@ -11,8 +11,6 @@ from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.service.config import ServeConfig
 from hyperasr.util.program import complain
 
-__all__ = ["serve"]
-
 
 def serve(args: Any) -> int:
     """Serve until SIGTERM or Ctrl-C, which finish what is under way.

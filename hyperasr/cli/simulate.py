@@ -22,8 +22,6 @@ from hyperasr.cohorts.simulated_corpus import simulate_corpus
 from hyperasr.util.files import atomic_write_bytes, keep_inputs
 from hyperasr.util.program import complain, one_line
 
-__all__ = ["simulate"]
-
 _ENDINGS = (".wav", ".verbatim.txt", ".clean.txt", ".json")
 
 

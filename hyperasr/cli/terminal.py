@@ -15,14 +15,6 @@ from hyperasr.transcription.disfluency import pieces
 from hyperasr.types import UNCLEAR, Segment, Transcript
 from hyperasr.util.program import complain
 
-__all__ = [
-    "DOUBTFUL_STYLE",
-    "Reporter",
-    "marked",
-    "marked_segment",
-    "output",
-]
-
 DOUBTFUL_STYLE = "yellow underline"
 UNCLEAR_STYLE = "red bold"
 _WIDTH_WITHOUT_TERMINAL = 200

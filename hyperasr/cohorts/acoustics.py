@@ -11,8 +11,6 @@ from scipy.signal import fftconvolve, lfilter
 
 from hyperasr.audio.mel import SAMPLE_RATE
 
-__all__ = ["add_noise", "change_place", "change_speed", "colour_channel", "reverberate"]
-
 
 def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
     """Play `factor` times as fast; pitch and formants move along (Ko et al., Interspeech 2015)."""

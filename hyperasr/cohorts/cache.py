@@ -43,8 +43,6 @@ from hyperasr.util.workers import WorkerPool
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import checked_device
 
-__all__ = ["Cache", "CacheConfig", "build_cache", "cache_folder", "estimate_bytes"]
-
 log = logging.getLogger(__name__)
 _PART = 128  # views a part: a minute's work, so that little is lost on interruption
 _ONCE = 512  # views a part before caches said how many

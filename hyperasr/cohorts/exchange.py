@@ -21,8 +21,6 @@ from hyperasr.util.files import atomic_folder
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["to_dataset", "to_lhotse"]
-
 _NAMES = tuple(field.name for field in dataclasses.fields(Utterance))
 _NUMBERS = ("start_s", "end_s", "severity")
 # Fields that a lhotse supervision has itself; the others go to `custom`.

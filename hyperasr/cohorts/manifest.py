@@ -16,8 +16,6 @@ from hyperasr.types import Utterance
 from hyperasr.util.config import from_json
 from hyperasr.util.files import atomic_text
 
-__all__ = ["read_manifest", "write_manifest"]
-
 _FIELDS = {field.name for field in dataclasses.fields(Utterance)}
 _TEXT = {"id", "path", "speaker", "cohort", "language", "split", "source", "domain"}
 _OPTIONAL_TEXT = {"text", "text_clean", "etiology"}

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 
 from hyperasr.errors import ConfigError
 
-__all__ = ["BalancedSampler", "check_speaker_power"]
-
 _DEALT = 8  # batches drawn and sorted by length together
 
 

@@ -29,8 +29,6 @@ from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_write_bytes, atomic_write_text, keep_inputs
 from hyperasr.util.workers import WorkerPool
 
-__all__ = ["CorpusMade", "simulate_corpus"]
-
 
 @dataclass(frozen=True)
 class CorpusMade:

@@ -17,8 +17,6 @@ from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
 
-__all__ = ["Fold", "check_leaks", "leave_one_out", "severity_bin"]
-
 log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"  # the speaker of a row that names none

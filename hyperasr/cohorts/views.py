@@ -20,8 +20,6 @@ from hyperasr.cohorts.simulate import COHORTS, VERSION, check_simulated, simulat
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.types import Utterance
 
-__all__ = ["TYPICAL", "Variety", "View", "plan_views", "render_view"]
-
 TYPICAL = "typical"
 _CONTENT_BYTES = 2**18  # 8 s of 16-bit samples at 16 kHz
 

@@ -16,15 +16,6 @@ from hyperasr.export.parity import Exported
 from hyperasr.model import AdaptedWhisper
 from hyperasr.whisper.weights import HUB_NAMES
 
-__all__ = [
-    "CARD_FILE",
-    "NOT_A_DEVICE",
-    "SIMULATED",
-    "export_card",
-    "model_card",
-    "without_paths",
-]
-
 CARD_FILE = "README.md"
 NOT_A_DEVICE = (
     "Not a medical device. It transcribes; it states no diagnosis and no severity about a person, "

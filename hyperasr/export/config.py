@@ -8,8 +8,6 @@ from typing import Literal
 from hyperasr.errors import ConfigError
 from hyperasr.util.config import check_literals
 
-__all__ = ["ExportConfig"]
-
 
 @dataclass(frozen=True)
 class ExportConfig:

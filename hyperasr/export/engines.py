@@ -11,8 +11,6 @@ import numpy as np
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import quiet_transformers
 
-__all__ = ["by_faster_whisper", "by_pipeline", "by_whisper_cpp"]
-
 _SAMPLE_RATE = 16_000
 
 

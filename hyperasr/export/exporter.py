@@ -43,8 +43,6 @@ from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import DTYPES, quiet_transformers
 from hyperasr.whisper.search import SearchConfig, text_only
 
-__all__ = ["ExportConfig", "export", "write_merged"]
-
 _T = TypeVar("_T")
 GGML_FILE = "ggml-model.bin"
 _WRITERS = {"peft": "peft", "ctranslate2": "ctranslate2"}  # packages that a format needs

@@ -18,8 +18,6 @@ import numpy as np
 
 from hyperasr.whisper.backbone import Backbone
 
-__all__ = ["write_ggml"]
-
 _MAGIC = 0x67676D6C
 _NAMES = (
     (r"^model\.", ""),

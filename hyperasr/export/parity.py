@@ -19,8 +19,6 @@ from hyperasr.types import LoRAFactors
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
 
-__all__ = ["Exported", "Parity", "Reference", "ctranslate2_parity", "parity"]
-
 _MOST_TOKENS = 64
 
 

@@ -19,8 +19,6 @@ from hyperasr.adapters import lora
 from hyperasr.errors import ShapeError
 from hyperasr.types import LoRAFactors
 
-__all__ = ["write_peft"]
-
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 

@@ -21,8 +21,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch, LayerFactors, LoRAFactors
 
-__all__ = ["StaticAdapter", "average", "build_static_adapter"]
-
 _BATCH = 16
 
 

@@ -22,23 +22,6 @@ from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.statistics import ONE_SPEAKER, Interval
 from hyperasr.util.files import atomic_write_text
 
-__all__ = [
-    "BINNINGS",
-    "CALIBRATION_FILE",
-    "Bin",
-    "PlattScaling",
-    "RiskCoverage",
-    "auroc",
-    "brier",
-    "clustered_interval",
-    "expected_calibration_error",
-    "log_odds",
-    "negative_log_likelihood",
-    "reliability",
-    "risk_coverage",
-    "smoothed",
-]
-
 BINNINGS = ("width", "mass")
 CALIBRATION_FILE = "calibration.json"
 """In a folder of adapters: how the probabilities of their words are calibrated."""

@@ -14,20 +14,6 @@ import jiwer
 
 from hyperasr.errors import ConfigError, ShapeError
 
-__all__ = [
-    "METRICS",
-    "EditCounts",
-    "clipped_rate",
-    "edit_counts",
-    "error_rate",
-    "fraction",
-    "lower_of",
-    "macro_by_speaker",
-    "same_length",
-    "score",
-    "word_edits",
-]
-
 METRICS = {"wer": "word", "cer": "char"}
 
 

@@ -14,8 +14,6 @@ from typing import Any
 from hyperasr.errors import ConfigError
 from hyperasr.util.closest import closest
 
-__all__ = ["NORMALISERS", "Normaliser", "normaliser"]
-
 # Raise them with every change of what `spoken` and `verbatim`, or `spelled`, return: the hash in
 # each result file then says that its error rates are not to be compared with older ones.
 VERSION = "2"

@@ -11,8 +11,6 @@ from hyperasr.metrics.error_rates import EditCounts, lower_of, score
 from hyperasr.metrics.normalisers import Normaliser, normaliser
 from hyperasr.util.closest import closest
 
-__all__ = ["PROTOCOLS", "Protocol", "protocol"]
-
 
 @dataclass(frozen=True)
 class Protocol:

@@ -20,17 +20,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.metrics.subspace import delta_svd, effective_rank
 from hyperasr.types import LoRAFactors
 
-__all__ = [
-    "Sparsity",
-    "adaptive_share",
-    "delta_sparsity",
-    "factor_sparsity",
-    "hoyer",
-    "mean_sparsity",
-    "share_below",
-    "top_energy",
-]
-
 THRESHOLD = 1e-3
 ADAPTIVE = 0.5
 TOP_SHARE = 0.01

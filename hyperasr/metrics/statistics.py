@@ -14,13 +14,6 @@ from numpy.typing import NDArray
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.error_rates import EditCounts, fraction, same_length
 
-__all__ = [
-    "ONE_SPEAKER",
-    "Interval",
-    "SpeakerBootstrap",
-    "holm",
-]
-
 # Speakers drawn at once: 8 MB an array, which stays in cache better than all resamples together.
 DRAWS_AT_ONCE = 1_000_000
 # Draws are kept between rates up to this many cells (80 MB), else drawn again.

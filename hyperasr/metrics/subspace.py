@@ -25,21 +25,6 @@ from torch import Tensor
 from hyperasr.errors import ConfigError, HyperASRError, ShapeError
 from hyperasr.types import LayerFactors, LoRAFactors
 
-__all__ = [
-    "SPACES",
-    "DeltaSVD",
-    "TopSubspace",
-    "contrast",
-    "delta_svd",
-    "effective_rank",
-    "expected_overlap",
-    "group_basis",
-    "overlap",
-    "pairwise_angles",
-    "principal_angles",
-    "random_angles",
-]
-
 SPACES = ("column", "row")
 """Column space: what an update writes into (d_out); row space: what it reads from (d_in)."""
 

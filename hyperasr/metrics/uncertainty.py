@@ -16,8 +16,6 @@ import jiwer
 
 from hyperasr.errors import ConfigError
 
-__all__ = ["Consensus", "consensus", "disagreement", "word_correctness", "word_matches"]
-
 
 @dataclass(frozen=True)
 class Consensus:

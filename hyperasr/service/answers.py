@@ -26,8 +26,6 @@ from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Result
 from hyperasr.types import Segment
 
-__all__ = ["OPENAI_NAME", "SegmentEvent", "Service", "answer", "stream"]
-
 OPENAI_NAME = "whisper-1"
 """OpenAI's name of its Whisper, which many programs send without asking; it means our model."""
 _CLIENT_LEFT = 499  # nginx's; nobody reads it

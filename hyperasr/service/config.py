@@ -8,8 +8,6 @@ from pathlib import Path
 
 from hyperasr.errors import ConfigError
 
-__all__ = ["Limits", "ServeConfig", "is_loopback"]
-
 _SHORTEST_TOKEN = 16
 
 

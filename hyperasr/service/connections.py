@@ -6,8 +6,6 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["HEAD_S", "Http"]
-
 HEAD_S = 20.0
 """Seconds that a client has for the head of a request."""
 

@@ -31,8 +31,6 @@ from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Result
 from hyperasr.types import Segment
 
-__all__ = ["Busy", "Engine", "Job", "TooLong"]
-
 logger = logging.getLogger(__name__)
 
 _MOST_DECODERS = 8  # of different options, kept for callers to come

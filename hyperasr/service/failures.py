@@ -7,8 +7,6 @@ import traceback
 
 from hyperasr.errors import HyperASRError
 
-__all__ = ["InternalError", "log_failure"]
-
 logger = logging.getLogger(__name__)
 
 

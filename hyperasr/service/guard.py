@@ -18,8 +18,6 @@ from hyperasr.service.failures import log_failure
 from hyperasr.service.metrics import Metrics
 from hyperasr.service.problems import problem
 
-__all__ = ["Guard", "foreign", "right_token"]
-
 _GUARDED = ("/v1/", "/metrics")
 
 

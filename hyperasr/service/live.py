@@ -24,8 +24,6 @@ from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 
-__all__ = ["MOST_MESSAGE_BYTES", "live_routes"]
-
 MOST_MESSAGE_BYTES = 1 << 18
 """Of a message: 8 s of PCM."""
 

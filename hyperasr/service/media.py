@@ -12,8 +12,6 @@ import numpy as np
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import AudioError
 
-__all__ = ["FORMATS", "Container", "Pcm", "Sink", "Stream"]
-
 FORMATS = ("pcm", "webm", "ogg")
 """What a live client may send: 16-bit little-endian samples, mono, 16 kHz; or Opus in WebM or Ogg,
 as browsers record it."""

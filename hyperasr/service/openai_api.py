@@ -14,8 +14,6 @@ from hyperasr.transcription.transcript import Result, Transcript
 from hyperasr.types import Segment
 from hyperasr.whisper.languages import language_name
 
-__all__ = ["openai_routes"]
-
 Form_ = Literal["json", "text", "srt", "vtt", "verbose_json"]
 Granularity = Literal["word", "segment"]
 

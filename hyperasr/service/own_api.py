@@ -17,8 +17,6 @@ from hyperasr.transcription.formats import segment_to_dict, to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.util.closest import closest
 
-__all__ = ["options_of_texts", "own_routes"]
-
 # What is the server's to say, or cannot be shared.
 _NOT_OFFERED = {"batch_size", "vad"}
 _NAMES = [f.name for f in fields(TranscribeOptions) if f.name not in _NOT_OFFERED]

@@ -13,8 +13,6 @@ from hyperasr.errors import AudioError, ConfigError, HyperASRError
 from hyperasr.service.engine import Busy, TooLong
 from hyperasr.util.program import one_line
 
-__all__ = ["RETRY_S", "UnknownModel", "body_of", "on_error", "problem", "status_of"]
-
 RETRY_S = 1
 """Seconds after which a caller that was sent away may come again."""
 

@@ -16,8 +16,6 @@ from hyperasr.transcription.formats import FORMATS, render
 from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Result, from_dict
 
-__all__ = ["check_format", "format_routes", "rendered"]
-
 _MODES = ("verbatim", "clean", "both")
 _TYPES = {"html": "text/html", "json": "application/json", "csv": "text/csv", "vtt": "text/vtt"}
 

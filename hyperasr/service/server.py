@@ -36,8 +36,6 @@ from hyperasr.service.rendering import format_routes
 from hyperasr.service.static import Page
 from hyperasr.service.wyoming_server import serving_wyoming
 
-__all__ = ["Server", "build_app", "model_id_of"]
-
 
 def build_app(
     service: Service,

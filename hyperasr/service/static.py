@@ -10,8 +10,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-__all__ = ["Page"]
-
 _HEADERS = {
     # Its own files and its own server, nothing else; and nobody may put it into a frame, where a
     # person could be led to press its button.

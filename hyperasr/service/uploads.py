@@ -16,8 +16,6 @@ from hyperasr.errors import HyperASRError
 from hyperasr.transcription.recordings import Recording
 from hyperasr.util.program import one_line
 
-__all__ = ["recording_of", "shown_name"]
-
 _IN_MEMORY = 4_000_000  # bytes
 _LONGEST_NAME = 120  # characters
 

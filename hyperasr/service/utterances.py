@@ -9,8 +9,6 @@ import numpy as np
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.vad import THRESHOLD, WINDOW, Speech
 
-__all__ = ["PAUSES_S", "Spoken", "Utterances"]
-
 PAUSES_S: dict[str, float | None] = {
     "typical": 0.8,
     # A block of severe stuttering lasts seconds, and nobody is to be cut off in one.

@@ -25,8 +25,6 @@ from hyperasr.service.failures import log_failure
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 
-__all__ = ["serving_wyoming"]
-
 _LONGEST_S = 600.0  # of what is held in memory: 19 MB
 _MOST_BYTES = 1 << 20  # of an event
 _GARBAGE = (AttributeError, EOFError, KeyError, TypeError, ValueError)

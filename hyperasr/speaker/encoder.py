@@ -27,16 +27,6 @@ from hyperasr.types import EncoderOutput, real_mask
 from hyperasr.util.closest import closest
 from hyperasr.whisper.pooling import require_frames
 
-__all__ = [
-    "BackboneDims",
-    "PooledStates",
-    "SmallEcapa",
-    "SpeakerConfig",
-    "SpeakerEncoder",
-    "SpeechBrainEncoder",
-    "speaker_encoder",
-]
-
 # Shorter waveforms are zero padded to this: SpeechBrain's convolutions reflect up to four frames
 # of 10 ms at each end, and a deviation needs more than one.
 _MIN_SAMPLES = SAMPLE_RATE // 10

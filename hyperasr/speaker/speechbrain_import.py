@@ -17,14 +17,6 @@ from torch import Tensor, nn
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import ConfigError
 
-__all__ = [
-    "RealFrames",
-    "load_classifier",
-    "see_real_frames_only",
-    "speechbrain_import",
-]
-
-
 _LOCAL = threading.local()
 
 

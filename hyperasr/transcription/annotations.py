@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from hyperasr.transcription.disfluency import clean_edits
 from hyperasr.types import UNCLEAR, Edit, Segment, Transcript, Word
 
-__all__ = ["chat", "csv_table", "textgrid"]
-
 COLUMNS = (
     "recording",
     "segment",

@@ -14,8 +14,6 @@ from dataclasses import replace
 
 from hyperasr.types import UNCLEAR, Edit, Segment, Word
 
-__all__ = ["apply_edits", "clean_edits", "pieces"]
-
 FILLERS = {
     "en": "um umm uhm uh uhh er err erm hm hmm mm mmm",
     "de": "äh ähm öh öhm hm hmm mm",

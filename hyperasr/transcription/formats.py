@@ -23,19 +23,6 @@ from hyperasr.transcription.html_page import html_page
 from hyperasr.transcription.recordings import Recording
 from hyperasr.types import Edit, Segment, Transcript, Unclear, Word
 
-__all__ = [
-    "FORMATS",
-    "SCHEMA_VERSION",
-    "TIMED_FORMATS",
-    "file_names",
-    "labelled",
-    "marked_text",
-    "render",
-    "segment_to_dict",
-    "shown_text",
-    "to_dict",
-]
-
 FORMATS = ("txt", "json", "srt", "vtt", "csv", "textgrid", "chat", "html")
 TIMED_FORMATS = ("json", "csv", "textgrid", "chat", "html")
 """Formats that are written with the times of words; WebVTT holds them where there are any."""

@@ -23,8 +23,6 @@ from hyperasr.transcription.disfluency import pieces
 from hyperasr.transcription.recordings import Recording, samples_of
 from hyperasr.types import DOUBTFUL, Segment, Transcript, Word
 
-__all__ = ["html_page"]
-
 _ASSETS = Path(__file__).parents[1] / "assets"
 # Characters that would not be shown but act: controls, halves of surrogate pairs, and the marks
 # that turn the order of writing, which could make a text read as another one.

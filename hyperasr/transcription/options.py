@@ -10,8 +10,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.util.closest import closest
 from hyperasr.util.config import check_literals
 
-__all__ = ["AUTO", "LONGEST_SEGMENT_S", "TranscribeKeywords", "TranscribeOptions", "options_of"]
-
 AUTO = "auto"
 """As a language: find out which one is spoken."""
 

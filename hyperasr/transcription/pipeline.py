@@ -21,16 +21,6 @@ from hyperasr.transcription.transcript import Result, Transcript
 from hyperasr.types import Batch, Segment
 from hyperasr.util.memory import out_of_memory, too_large
 
-__all__ = [
-    "BatchDecoder",
-    "Pending",
-    "Result",
-    "Waiting",
-    "iter_transcribe",
-    "resolved",
-    "transcribe",
-]
-
 Progress = Callable[[int, int, float], None]
 """Recordings done, recordings in all (0 where that is not known before), seconds heard so far."""
 

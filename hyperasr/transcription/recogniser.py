@@ -36,8 +36,6 @@ from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.languages import language_code
 from hyperasr.whisper.search import SearchConfig, text_only
 
-__all__ = ["Recognised", "Recogniser", "SpeechSegment", "previous_ids"]
-
 _BEAMS_TO_EXPECT = 5
 _BONUS = 1.0  # nats for a token of an expected word; see docs/results.md
 _UNSURE = -1.0  # average log-probability under which tokens are drawn again; Whisper's own

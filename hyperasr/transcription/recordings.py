@@ -21,8 +21,6 @@ from hyperasr.errors import AudioError, HyperASRError
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.types import Utterance
 
-__all__ = ["Reading", "Recording", "find_recordings", "samples_of"]
-
 Source = str | os.PathLike[str] | Utterance
 """A path (file, folder, manifest) or a row of a manifest."""
 

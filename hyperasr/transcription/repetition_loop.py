@@ -22,17 +22,6 @@ from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.words import Attention, attend, chars_of, printable
 from hyperasr.types import Batch
 
-__all__ = [
-    "COMPRESSION",
-    "Evidence",
-    "RepetitionLoop",
-    "evidence_of",
-    "find_loops",
-    "is_suspicious",
-    "judge",
-    "runaway_stretch",
-]
-
 CHARS_PER_S = 30.0  # most characters a second of sound; fast speech has 24
 STALLED_CHARS = 20.0  # written while attention stood still, above which it is stalled
 COMPRESSION = 2.4  # length of the text over that of its zlib; Whisper's own threshold for loops

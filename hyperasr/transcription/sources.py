@@ -13,8 +13,6 @@ from hyperasr.errors import AudioError, ConfigError, HyperASRError
 from hyperasr.transcription.recordings import Recording, find_recordings
 from hyperasr.types import Utterance
 
-__all__ = ["holds_several", "recordings_of"]
-
 MOST_BYTES = 10**9
 """Of a recording that comes from an open file or an address, which is read at once and whole."""
 _TIMEOUT_S = 30.0  # without an answer

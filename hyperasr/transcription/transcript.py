@@ -12,8 +12,6 @@ from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.transcription.formats import render, to_dict
 from hyperasr.transcription.recordings import Recording
 
-__all__ = ["Result", "Transcript", "from_dict"]
-
 
 @dataclass(frozen=True)
 class Transcript(types.Transcript):

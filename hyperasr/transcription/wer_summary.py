@@ -10,8 +10,6 @@ from hyperasr.transcription.formats import shown_text
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.transcript import Result
 
-__all__ = ["WERSummary", "counts_of", "percent"]
-
 
 class WERSummary:
     """Word edits of the results with a reference.

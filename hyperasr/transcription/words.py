@@ -28,20 +28,6 @@ from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.biasing import WORD_STARTS
 from hyperasr.whisper.decoder import DecoderStep, alignment_heads
 
-__all__ = [
-    "NO_BLANKS",
-    "Attention",
-    "Word",
-    "attend",
-    "chars_of",
-    "first_states",
-    "fit_to_sound",
-    "printable",
-    "with_length",
-    "word_times",
-    "words_of",
-]
-
 NO_BLANKS = ("zh", "ja", "th", "lo", "my", "yue", "bo", "km")  # languages written without blanks
 _TINY_STD = 1e-9
 _SOUND_DB = 30.0  # under the loudest frames; fainter is pause

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-__all__ = ["closest", "did_you_mean"]
-
 
 def closest(name: object, known: Iterable[str], at_least: float = 0.0) -> str | None:
     """Return the name in `known` most like `name`, the first of several that are equally so.

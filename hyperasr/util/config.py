@@ -16,17 +16,6 @@ import yaml
 from hyperasr.errors import ConfigError
 from hyperasr.util.closest import did_you_mean
 
-__all__ = [
-    "check_literals",
-    "check_type",
-    "config_files",
-    "explained",
-    "from_dict",
-    "from_json",
-    "parse",
-    "to_dict",
-]
-
 T = TypeVar("T")
 
 

@@ -14,15 +14,6 @@ from typing import Any, TextIO
 
 from hyperasr.errors import ConfigError
 
-__all__ = [
-    "atomic_folder",
-    "atomic_text",
-    "atomic_write_bytes",
-    "atomic_write_text",
-    "is_stdout",
-    "keep_inputs",
-]
-
 # What tells a folder that a program wrote from a folder that is somebody's own.
 WRITTEN_BY_PROGRAMS = (
     "config.json",

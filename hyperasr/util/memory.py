@@ -6,8 +6,6 @@ import torch
 
 from hyperasr.errors import HyperASRError
 
-__all__ = ["out_of_memory", "too_large"]
-
 # torch on the CPU, oneDNN, and C++ itself have no class of their own for it.
 _SIGNS = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
 

@@ -12,8 +12,6 @@ from contextlib import suppress
 
 from hyperasr.errors import HyperASRError
 
-__all__ = ["FAILED", "complain", "one_line", "run"]
-
 FAILED = 2
 _INTERRUPTED = 128 + signal.SIGINT
 _BROKEN_PIPE = 128 + 13  # SIGPIPE, which not every system names

@@ -8,8 +8,6 @@ import sys
 from types import ModuleType
 from typing import Any, ClassVar
 
-__all__ = ["import_late"]
-
 _WHISPER = "transformers.models.whisper.modeling_whisper"  # with all that it imports
 # What transformers imports for compilation, training and many devices. It brings in packages of
 # seconds (torch._dynamo, sympy, scipy, accelerate), and transcribing uses nothing of them.

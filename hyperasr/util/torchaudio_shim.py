@@ -17,8 +17,6 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
-__all__ = ["ensure_torchaudio"]
-
 # Private to torchaudio, hence the exact version in pyproject.toml. Its import loads the
 # compiled libraries and raises where that fails.
 _EXTENSION = "torchaudio._extension"

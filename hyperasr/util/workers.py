@@ -11,8 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
 from typing import Any
 
-__all__ = ["WorkerPool"]
-
 
 class WorkerPool(ProcessPoolExecutor):
     """Processes for a `with` block, each a fresh interpreter that ends when this process does.

@@ -41,8 +41,6 @@ from hyperasr.whisper.quantize import quantize_linears
 from hyperasr.whisper.search import SearchConfig, beam, greedy
 from hyperasr.whisper.stopping import StopAfterSound
 
-__all__ = ["MARGIN_S", "SHORTEST_S", "Backbone"]
-
 MARGIN_S = 2.5
 """Seconds of silence that a published Whisper hears after an utterance when its context is trimmed.
 It was trained on silence to 30 s; without any it does not know where the text ends."""

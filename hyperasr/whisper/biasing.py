@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["WORD_STARTS", "ExpectedWords", "word_starts"]
-
 WORD_STARTS = ("\u0120", "\u010a", "\u0109")  # blank, line end, tab in byte-level BPE
 
 

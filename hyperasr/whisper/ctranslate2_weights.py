@@ -22,8 +22,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.whisper.languages import MULTILINGUAL_VOCABULARY, language_tokens
 from hyperasr.whisper.weights import Weights
 
-__all__ = ["load_ctranslate2", "read_arrays"]
-
 _VERSION = 6
 _DTYPES = {0: "float32", 1: "int8", 2: "int16", 3: "int32", 4: "float16", 5: "bfloat16"}
 _FLOATS = ("float32", "float16")

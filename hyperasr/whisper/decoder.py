@@ -13,8 +13,6 @@ from hyperasr.errors import ShapeError
 from hyperasr.types import EncoderOutput, real_mask
 from hyperasr.whisper.quantize import Int8Linear, join_linears
 
-__all__ = ["DecoderStep", "alignment_heads", "attention_bias", "zero_padding"]
-
 _ROOM = 32  # positions that keys and values have room for at first; doubled when they are full
 
 

@@ -7,14 +7,6 @@ from collections.abc import Mapping
 from hyperasr.errors import ConfigError
 from hyperasr.util.closest import closest
 
-__all__ = [
-    "MULTILINGUAL_VOCABULARY",
-    "language_code",
-    "language_name",
-    "language_tokens",
-    "prompt_tokens",
-]
-
 MULTILINGUAL_VOCABULARY = 51_865
 """Tokens of the first multilingual Whisper; one with fewer knows English alone."""
 _TASKS = ("transcribe", "translate")

@@ -20,15 +20,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.whisper.ctranslate2_weights import load_ctranslate2
 from hyperasr.whisper.weights import Weights, find_weights, kind_of_folder
 
-__all__ = [
-    "DTYPES",
-    "checked_device",
-    "checked_dtype",
-    "complete_merges",
-    "load_whisper",
-    "weights_digest",
-]
-
 DTYPES: dict[str, torch.dtype | None] = {
     "float32": torch.float32,
     "float16": torch.float16,

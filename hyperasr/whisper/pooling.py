@@ -8,8 +8,6 @@ from torch import Tensor
 from hyperasr.errors import ShapeError
 from hyperasr.types import real_mask
 
-__all__ = ["frame_weights", "moments", "require_frames"]
-
 
 def require_frames(lengths: Tensor, size: torch.Size) -> None:
     """Raise where lengths are not (n_utt,), each in [1, n_frames], for a size (n_utt, n_frames).

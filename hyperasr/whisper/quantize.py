@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
 
-__all__ = ["Int8Linear", "join_linears", "quantize_linears"]
-
 _LEVELS = 127  # int8 without -128, so that it is symmetric
 _TINY = 1e-12
 _SMALL = 512  # width of a model; wider products take longer than what surrounds them

@@ -19,8 +19,6 @@ from hyperasr.types import Decoded
 from hyperasr.whisper.biasing import ExpectedWords
 from hyperasr.whisper.stopping import StopAfterSound
 
-__all__ = ["Reorder", "SearchConfig", "Step", "beam", "greedy", "text_only"]
-
 Step = Callable[[Tensor], Tensor]
 """New tokens (n_rows, n_new) int64 -> logits after the last one (n_rows, n_vocab).
 

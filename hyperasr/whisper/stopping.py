@@ -17,8 +17,6 @@ from torch import Tensor
 
 from hyperasr.audio.mel import STATES_PER_SECOND
 
-__all__ = ["StopAfterSound", "text_end"]
-
 _N_WORDS = 3  # that have to come again; fewer where fewer were written before
 # How far before the end of the sound attention lies with the last word, at most: its middle.
 _BEFORE_END = STATES_PER_SECOND  # states: one second

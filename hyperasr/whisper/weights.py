@@ -16,16 +16,6 @@ from pathlib import Path
 from hyperasr.errors import ConfigError
 from hyperasr.util.config import from_json
 
-__all__ = [
-    "ASSETS",
-    "EMBEDDED_WHISPERS",
-    "HUB_NAMES",
-    "Weights",
-    "fetched",
-    "find_weights",
-    "kind_of_folder",
-]
-
 ASSETS = Path(__file__).parents[1] / "assets"
 EMBEDDED_WHISPERS = {"tiny.en": ASSETS / "tiny.en"}
 """Whispers inside the package, in the Hugging Face layout."""

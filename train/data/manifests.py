@@ -46,8 +46,6 @@ from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
 from train.loop.program import read_config, run_program
 
-__all__ = ["CORPORA", "Built", "Corpus", "ManifestsConfig", "Recording", "build", "read_splits"]
-
 SPLITS = ("train", "dev", "test")
 PROSE = ("librispeech", "ljspeech")
 

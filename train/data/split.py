@@ -31,15 +31,6 @@ from hyperasr.types import Utterance
 from hyperasr.util.files import keep_inputs
 from train.loop.program import read_config, run_program
 
-__all__ = [
-    "PARTS",
-    "SpeakerSplitConfig",
-    "by_cohort",
-    "in_lower_case",
-    "some_of_each",
-    "split_by_speaker",
-]
-
 PARTS = ("train", "dev", "test")
 _NAMES = {"train": ("train",), "dev": ("dev", "val"), "test": ("test", "eval")}
 

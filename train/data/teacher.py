@@ -20,8 +20,6 @@ from hyperasr.errors import CheckpointMismatch, ConfigError
 from hyperasr.types import Batch, TeacherTokens
 from hyperasr.whisper.backbone import Backbone
 
-__all__ = ["Teacher"]
-
 
 @dataclass(frozen=True)
 class Teacher:

@@ -22,21 +22,6 @@ from train.config import MetaConfig
 from train.data.split import some_of_each
 from train.data.teacher import Teacher
 
-__all__ = [
-    "LONGEST_S",
-    "LONGEST_SIMULATED_S",
-    "Views",
-    "cached",
-    "check_text",
-    "development_plan",
-    "development_views",
-    "of_cohorts",
-    "seconds",
-    "trainable",
-    "training_plan",
-    "usable",
-]
-
 log = logging.getLogger("train.meta")
 LONGEST_S = float(CHUNK_S)
 """Of a recording that is used as it is, in seconds."""

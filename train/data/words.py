@@ -37,8 +37,6 @@ from hyperasr.whisper.backbone import Backbone
 from train.data.writing import lines_beside, sentence
 from train.loop.program import read_config, run_program
 
-__all__ = ["WordsConfig", "agreeing", "cut", "cut_words", "pieces"]
-
 SOURCE = "words"
 """Corpus that the rows of all pieces name, so that tables tell them from sentences."""
 

@@ -47,16 +47,6 @@ from hyperasr.whisper.decoder import DecoderStep
 from hyperasr.whisper.search import SearchConfig, text_only
 from train.loop.program import read_config, run_program
 
-__all__ = [
-    "N_KEPT",
-    "WritingConfig",
-    "lines_beside",
-    "own_writing",
-    "prompted",
-    "sentence",
-    "write",
-]
-
 log = logging.getLogger("train.data.writing")
 _BATCH = 16
 # Of the words. Above it the recording and its text are hardly of one another.

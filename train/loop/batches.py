@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from hyperasr.types import Batch
 
-__all__ = ["split_batch"]
-
 
 def split_batch(batch: Batch, n_parts: int) -> list[tuple[Batch, float]]:
     """Cut a batch into parts whose weighted losses add up to the loss of the whole.

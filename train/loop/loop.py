@@ -37,8 +37,6 @@ from train.loop.state import (
 from train.loop.step import Split, Stepper, TrainingStopped
 from train.loop.watchdog import Watchdog
 
-__all__ = ["LoopConfig", "TrainingStopped", "fit"]
-
 _TRIM_EVERY = 16  # steps; giving back takes milliseconds
 _WARM_STEPS = 2
 _TIMED_STEPS = 16  # two of the sampler's blocks of eight batches, short ones and long ones

@@ -11,8 +11,6 @@ from typing import Self
 
 import torch
 
-__all__ = ["PeakMemory", "anonymous_mib", "return_freed"]
-
 _STATUS = Path("/proc/self/status")
 
 

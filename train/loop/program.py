@@ -25,8 +25,6 @@ from train.loop.loop import LoopConfig, fit
 from train.loop.scoring import Judge, NotWorthIt
 from train.loop.step import Split
 
-__all__ = ["WORTH_FILE", "fit_and_report", "read_config", "run_program", "start"]
-
 T = TypeVar("T")
 WORTH_FILE = "worth.json"
 """In a run folder: word error rates of the development rows, unadapted and with the best model."""

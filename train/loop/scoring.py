@@ -25,16 +25,6 @@ from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Batch
 
-__all__ = [
-    "HARM",
-    "Judge",
-    "MelOnly",
-    "NotWorthIt",
-    "decode_together",
-    "evaluate",
-    "rates_by_cohort",
-]
-
 log = logging.getLogger(__name__)
 _BATCH = 16  # a row that runs away, as unadapted ones do, holds up its batch alone
 HARM = 0.005

@@ -22,18 +22,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from hyperasr.errors import CheckpointMismatch
 from hyperasr.util.files import atomic_folder
 
-__all__ = [
-    "changed_settings",
-    "check_settings",
-    "flat_settings",
-    "full_tensor",
-    "last_good",
-    "last_state",
-    "load_state",
-    "read_head",
-    "save_state",
-]
-
 # Where a run is, how it is watched and how it is cut to fit into memory may change on the way.
 FREE_SETTINGS = {
     "accept_changes",

@@ -20,8 +20,6 @@ from hyperasr.errors import ConfigError, HyperASRError
 from train.loop.state import full_tensor
 from train.loop.watchdog import Watchdog
 
-__all__ = ["Split", "Stepper", "TrainingStopped"]
-
 log = logging.getLogger(__name__)
 
 Split = Callable[[Any, int], Sequence[tuple[Any, float]]]

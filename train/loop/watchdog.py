@@ -19,8 +19,6 @@ from pathlib import Path
 
 from train.loop.state import last_good
 
-__all__ = ["Watchdog"]
-
 log = logging.getLogger(__name__)
 LOOK_S = 2.0  # between two looks at the clock
 

@@ -17,8 +17,6 @@ from scipy import ndimage
 
 from hyperasr.cohorts.simulate.analysis import HOP, SAMPLE_RATE, Analysis
 
-__all__ = ["count_syllables", "word_spans"]
-
 _VOWELS = re.compile(r"[aeiouy]+")
 _FRAME_S = HOP / SAMPLE_RATE
 _REACH = 60  # frames a boundary may lie from its proportional place: 0.6 s

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft, ndimage, signal
 
-__all__ = ["FREQUENCIES", "HOP", "SAMPLE_RATE", "Analysis", "analyse"]
-
 SAMPLE_RATE = 16_000
 HOP = 160  # samples between frames: 10 ms
 N_ENVELOPE = 512  # transform length of the envelope: 257 bins of 31.25 Hz

@@ -27,8 +27,6 @@ from hyperasr.cohorts.simulate.synthesis import Voice, fill_silence, render
 from hyperasr.cohorts.simulate.timeline import Grid, Timeline, output_grid
 from hyperasr.cohorts.simulate.traits import speaker_rng, utterance_rng
 
-__all__ = ["DysarthriaProfile", "perform", "profile"]
-
 
 @dataclass(frozen=True)
 class DysarthriaProfile:

@@ -19,8 +19,6 @@ from hyperasr.cohorts.simulate.synthesis import Voice, add_room, fill_silence, r
 from hyperasr.cohorts.simulate.timeline import Grid, Timeline, output_grid
 from hyperasr.cohorts.simulate.traits import speaker_rng, utterance_rng
 
-__all__ = ["ParkinsonProfile", "perform", "profile"]
-
 
 @dataclass(frozen=True)
 class ParkinsonProfile:

@@ -7,17 +7,6 @@ from scipy import ndimage
 
 from hyperasr.cohorts.simulate.analysis import FREQUENCIES, Analysis
 
-__all__ = [
-    "formants",
-    "murmur_curve",
-    "nasal_curve",
-    "reduce_contrast",
-    "smooth_in_time",
-    "speaker_mean",
-    "tilt_curve",
-    "warp",
-]
-
 _DB = np.float32(np.log(10.0) / 20.0)  # natural log of magnitude per dB
 _BIN_HZ = float(FREQUENCIES[1])
 

@@ -20,8 +20,6 @@ from hyperasr.cohorts.simulate.synthesis import Voice, fill_silence, render
 from hyperasr.cohorts.simulate.timeline import Piece, Timeline, output_grid
 from hyperasr.cohorts.simulate.traits import speaker_rng, utterance_rng
 
-__all__ = ["KINDS", "StutteringProfile", "perform", "profile"]
-
 KINDS = (
     "sound_repetition",
     "syllable_repetition",

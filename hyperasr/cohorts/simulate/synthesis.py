@@ -17,8 +17,6 @@ from scipy import fft
 from hyperasr.cohorts.simulate.analysis import FREQUENCIES, HOP, SAMPLE_RATE, Analysis
 from hyperasr.cohorts.simulate.timeline import Timeline
 
-__all__ = ["Voice", "add_room", "fill_silence", "finish", "render"]
-
 N_GRAIN = 1024
 _HALF = 320  # longest half grain: 20 ms, below any period we track
 _UNVOICED_HZ = 200.0

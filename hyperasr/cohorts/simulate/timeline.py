@@ -9,8 +9,6 @@ import numpy as np
 from hyperasr.cohorts.simulate.analysis import HOP, SAMPLE_RATE, Analysis
 from hyperasr.cohorts.simulate.labels import WordTime
 
-__all__ = ["Grid", "Piece", "Timeline", "output_grid"]
-
 
 @dataclass(frozen=True)
 class Piece:

@@ -6,8 +6,6 @@ import zlib
 
 import numpy as np
 
-__all__ = ["speaker_rng", "utterance_rng"]
-
 
 def _number(value: str | int) -> int:
     # crc32 and not hash(): equal in every process. 5 and "5" are one person, so that a speaker
