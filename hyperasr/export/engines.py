@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hyperasr.errors import CheckpointMismatch
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import quiet_transformers
 
 _SAMPLE_RATE = 16_000
+
+
+@contextmanager
+def _refusing(engine: str) -> Iterator[None]:
+    """Let whatever another engine fails with be one line: then the export does not hold."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join((str(error).strip() or type(error).__name__).split())[:200]
+        raise CheckpointMismatch(
+            f"{engine} cannot run what was exported ({reason}). Nothing was written; with "
+            "max_word_difference null it is not tried"
+        ) from error
 
 
 def by_pipeline(
@@ -34,7 +49,7 @@ def by_pipeline(
         parts["tokenizer"] = backbone.tokenizer
         parts["feature_extractor"] = WhisperFeatureExtractor(feature_size=backbone.n_mels)
     said = {"language": language} if backbone.is_multilingual else {}
-    with quiet_transformers():
+    with _refusing("transformers.pipeline"), quiet_transformers():
         model = str(whisper) if isinstance(whisper, Path) else whisper
         recognise: Any = pipeline("automatic-speech-recognition", model, device="cpu", **parts)
         return tuple(
@@ -60,12 +75,13 @@ def by_faster_whisper(
         return ()
     from faster_whisper import WhisperModel
 
-    engine = WhisperModel(str(folder), device="cpu")
     said = language if backbone.is_multilingual else None
     found = []
-    for clip in clips:
-        segments, _ = engine.transcribe(clip, language=said)
-        found.append(" ".join(segment.text.strip() for segment in segments))
+    with _refusing("faster-whisper"):
+        engine = WhisperModel(str(folder), device="cpu")
+        for clip in clips:
+            segments, _ = engine.transcribe(clip, language=said)
+            found.append(" ".join(segment.text.strip() for segment in segments))
     return tuple(found)
 
 
@@ -85,7 +101,8 @@ def by_whisper_cpp(
     from pywhispercpp.model import Model
 
     said: Any = {"language": language} if backbone.is_multilingual else {}
-    engine = Model(str(file), redirect_whispercpp_logs_to=None, print_progress=False, **said)
-    return tuple(
-        " ".join(segment.text.strip() for segment in engine.transcribe(clip)) for clip in clips
-    )
+    with _refusing("whisper.cpp"):
+        engine = Model(str(file), redirect_whispercpp_logs_to=None, print_progress=False, **said)
+        return tuple(
+            " ".join(segment.text.strip() for segment in engine.transcribe(clip)) for clip in clips
+        )

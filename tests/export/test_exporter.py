@@ -248,6 +248,16 @@ def test_the_embedded_adapters_hold_where_they_are_exported_to(
     assert made.texts.word_difference <= 0.3
 
 
+def test_an_engine_that_fails_is_one_line(
+    model: HyperASR, clips: list[np.ndarray], tmp_path: Path
+) -> None:
+    """transformers' defaults do not fit into the few positions of this random Whisper."""
+    with pytest.raises(CheckpointMismatch, match=r"transformers.pipeline cannot run") as error:
+        export(model, clips[:1], tmp_path / "out", ExportConfig("merged"))
+    assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("own", "elsewhere", "difference"),
     [
