@@ -181,7 +181,9 @@ class Case:
     def options(self) -> list[str]:
         draw = self.draw
         self._write("a.wav", self.base["wav"])
-        command = draw.choice([name for name in _COMMANDS if name not in ("prepare", "demo")])
+        command = draw.choice(
+            [name for name in _COMMANDS if name not in ("prepare", "demo", "serve")]
+        )
         argv = [command]
         if draw.random() < 0.8:
             argv += [draw.choice(("a.wav", "a.wav", "none.wav", "torgo", str(self.model)))]
