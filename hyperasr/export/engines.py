@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import CheckpointMismatch
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import quiet_transformers
-
-_SAMPLE_RATE = 16_000
 
 
 @contextmanager
@@ -53,7 +52,7 @@ def by_pipeline(
         model = str(whisper) if isinstance(whisper, Path) else whisper
         recognise: Any = pipeline("automatic-speech-recognition", model, device="cpu", **parts)
         return tuple(
-            recognise({"raw": clip, "sampling_rate": _SAMPLE_RATE}, generate_kwargs=dict(said))[
+            recognise({"raw": clip, "sampling_rate": SAMPLE_RATE}, generate_kwargs=dict(said))[
                 "text"
             ].strip()
             for clip in clips

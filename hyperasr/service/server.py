@@ -91,7 +91,7 @@ def build_app(
     app.include_router(own_routes(service))
     app.include_router(format_routes())
     app.include_router(live_routes(service, token))
-    app.mount("/", Page(), name="page")
+    app.router.default = Page()  # asked last: a route that takes another method says so
     return app
 
 

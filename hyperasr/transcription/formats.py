@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from hyperasr.errors import ConfigError
 from hyperasr.transcription.annotations import chat, csv_table, textgrid
 from hyperasr.transcription.disfluency import pieces
-from hyperasr.transcription.html_page import html_page
+from hyperasr.transcription.html_page import Rendered, html_page
 from hyperasr.transcription.recordings import Recording
 from hyperasr.types import Edit, Segment, Transcript, Unclear, Word
 
@@ -34,21 +34,6 @@ _SUFFIXES = {"textgrid": "TextGrid", "chat": "cha"}
 
 _LONGEST_NAME = 180  # bytes; file systems take 255, and a temporary name is longer
 _FORBIDDEN = '<>:"/\\|?*'  # on some system or other
-
-
-class Rendered(Protocol):
-    """What is written: a `hyperasr.transcription.transcript.Result`, which uses this module."""
-
-    @property
-    def recording(self) -> Recording: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def transcript(self) -> Transcript | None: ...
-    @property
-    def base(self) -> Transcript | None: ...
-    @property
-    def reference(self) -> str | None: ...
 
 
 def render(

@@ -31,7 +31,7 @@ _DOUBT = '<sup class="mark" role="img" aria-label=" (doubtful)">?</sup>'
 
 
 class Rendered(Protocol):
-    """What is written: a `hyperasr.transcription.transcript.Result`."""
+    """What is written: a `hyperasr.transcription.transcript.Result`, which uses this module."""
 
     @property
     def recording(self) -> Recording: ...

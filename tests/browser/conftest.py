@@ -48,7 +48,7 @@ def browser(microphone: Path) -> Iterator[Any]:
         chromium = playwright.chromium.launch(
             executable_path=path,
             args=[
-                "--no-sandbox",  # which needs more than root in a container has
+                "--no-sandbox",  # with its sandbox Chromium refuses to run as root
                 "--autoplay-policy=no-user-gesture-required",
                 "--use-fake-ui-for-media-stream",
                 "--use-fake-device-for-media-stream",

@@ -52,7 +52,7 @@ def client() -> Any:
     app = FastAPI()
     app.add_exception_handler(HyperASRError, on_error)
     app.include_router(format_routes())
-    app.mount("/", Page())
+    app.router.default = Page()
     return TestClient(app)
 
 
