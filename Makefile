@@ -22,10 +22,10 @@ docs: $(VENV)/.test
 # Every result file, the notebooks, the tables of the docs and the report, from models under runs/: what
 # is older than its program, its configuration, or a file or model that this names. One after the
 # other, because some measure time. `make -n reproduce` says what is left.
-# word_probability.yaml fits, and measures nothing.
-CONFIGS := $(filter-out %/word_probability.yaml,$(wildcard eval/configs/*.yaml))
+# fit_word_probability.yaml fits, and measures nothing.
+CONFIGS := $(filter-out %/fit_word_probability.yaml,$(wildcard eval/configs/*.yaml))
 RESULTS := $(CONFIGS:eval/configs/%.yaml=results/%.json) results/writing.json results/adapted_speed.json
-named = $(wildcard $(shell grep -oE '(runs|train)/[^], }]+' $(1)))
+named = $(wildcard $(shell grep -oE '(runs|train|hyperasr/assets)/[^], }]+' $(1)))
 evaluate = $(BIN)/python -m $(subst /,.,$(basename $<)) --config $(filter eval/configs/%,$^)
 
 reproduce: $(RESULTS) notebooks/04_uncertainty.ipynb results/report.html
@@ -39,6 +39,10 @@ results/%_sweep.json: eval/sweep.py eval/configs/%_sweep.yaml \
 	$(evaluate)
 
 results/beam.json results/unadapted.json: results/%.json: eval/zero_shot.py eval/configs/%.yaml \
+		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
+	$(evaluate)
+
+results/word_confidence.json: results/%.json: eval/calibration.py eval/configs/%.yaml \
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
 

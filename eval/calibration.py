@@ -1,14 +1,15 @@
 """Does the system know where it is wrong? Confidence of words on speakers nobody trained on.
 
     python -m eval.calibration --config eval/configs/calibration.yaml
-    python -m eval.calibration --config eval/configs/word_probability.yaml
+    python -m eval.calibration --config eval/configs/word_confidence.yaml
+    python -m eval.calibration --config eval/configs/fit_word_probability.yaml
 
-For every system: token probabilities as confidence. For systems with a distribution over factors
-also: disagreement among K posterior samples, both together, and the consensus transcript against
-the posterior mean's (error rows ``NAME``, ``NAME_consensus``, ``NAME_sample`` and their
-differences). What the kinds of confidence are: `eval.lib.confidence`.
+For every system: token probabilities as confidence, raw and as the model ships them. For systems
+with a distribution over factors also: disagreement among K posterior samples, both together, and
+the consensus transcript against the posterior mean's (error rows ``NAME``, ``NAME_consensus``,
+``NAME_sample`` and their differences). What the kinds of confidence are: `eval.lib.confidence`.
 
-The second configuration tests nothing: with `fit` it fits the probabilities of words on development
+The last configuration tests nothing: with `fit` it fits the probabilities of words on development
 speakers and writes them beside the adapters, where `hyperasr` reads them.
 """
 
@@ -36,7 +37,7 @@ from eval.lib.scores import Group, groups_of, targets
 from eval.lib.tables import confidence_table, print_lines, print_rows
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
-from hyperasr.metrics.calibration import CALIBRATION_FILE, expected_calibration_error
+from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling, expected_calibration_error
 from hyperasr.metrics.protocols import protocol
 from hyperasr.metrics.uncertainty import Consensus, consensus
 from train.loop.program import read_config, run_program
@@ -101,14 +102,16 @@ def hear(bench: Bench, name: str, n_samples: int) -> Heard:
     return Heard(rows, mean, samples, agreed)
 
 
-def confidence_rows(bench: Bench, heard: Heard, n_resamples: int) -> list[Row]:
+def confidence_rows(
+    bench: Bench, heard: Heard, n_resamples: int, shipped: PlattScaling | None = None
+) -> list[Row]:
     """Return the rows of the confidence of words, for everybody and each group of the headline."""
     references = [bench.protocol.normaliser(text) for text in _column(bench, "text", heard.rows)]
     samples = None
     if heard.samples is not None:
         samples = [[s.text for s in each] for each in heard.samples]
     speakers = [str(s) for s in _column(bench, "speaker", heard.rows)]
-    words = fitted(collect(heard.mean, references, samples, speakers))
+    words = fitted(collect(heard.mean, references, samples, speakers, shipped))
     groups = headline(bench, heard.rows)
     everybody = sorted({i for group in groups for i in group.chosen})
     places: list[tuple[Row, Sequence[int]]] = [({"cohort": EVERYBODY}, everybody)]
@@ -210,7 +213,8 @@ def main() -> None:
         log.info("%s", name)
         heard = hear(bench, name, config.n_samples)
         gaussian = heard.samples is not None
-        made = confidence_rows(bench, heard, config.n_resamples)
+        shipped = system.model.calibration if system.adapt else None
+        made = confidence_rows(bench, heard, config.n_resamples, shipped)
         about = {"system": name} | ({"n_samples": config.n_samples} if gaussian else {})
         rows += [{**about, **row} for row in made] + consensus_rows(bench, name, heard)
     bench.save("eval.calibration", config, rows)

@@ -6,7 +6,8 @@ Each speaker's list holds the rare words of their own recordings (words that the
 not have) among those of others, as somebody would list the names of their life. Rows, by cohort and
 ``measure``: of the occurrences of listed words, the share that is written (`recall`); listed words
 that nobody said (`invented`) and errors in all other words (`wer_others`), both as a share of the
-other words; for the systems ``without_list`` and ``with_list``, which search alike.
+other words; for the systems ``without_list`` and ``with_list_B`` (B is the bonus of a token of a
+listed word, in nats), which search alike.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jiwer
 
@@ -29,8 +31,10 @@ from hyperasr.cohorts.views import TYPICAL, plan_views, render_view
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR, load
 from hyperasr.metrics.normalisers import normaliser
+from hyperasr.transcription import recogniser
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import transcribe
+from hyperasr.transcription.recogniser import EXPECTED_BONUS
 from train.loop.program import read_config, run_program
 
 _FEWEST_LETTERS = 4
@@ -52,6 +56,8 @@ class ExpectedWordsConfig:
     """Recordings of each speaker, at least 1."""
     listed: int = 100
     """Words in each speaker's list, their own and others'."""
+    bonuses: tuple[float, ...] = (EXPECTED_BONUS,)
+    """Bonuses to try, in nats a token of a listed word."""
     beam_size: int = 5
     """Of the search with and without a list."""
     seed: int = 0
@@ -162,31 +168,29 @@ def main() -> None:
     common = (alike(row.text or "") for row in read_manifest(config.common))
     expected = lists(texts, common, config.listed, config.seed)
     model = load(config.model)
-    counts: dict[tuple[str, str, bool], Found] = {}
+    counts: dict[tuple[str, str, str], Found] = {}
     speakers: dict[tuple[str, str], set[str]] = {}
     for speaker, words in expected.items():
         own = [view for view in views if view.utterance.speaker == speaker]
         rendered = [render_view(view) for view in own]
-        for with_list in (False, True):
-            options = TranscribeOptions(
-                beam_size=config.beam_size, expect=", ".join(words) if with_list else ""
-            )
-            said = texts_of(model, [waveform for waveform, _ in rendered], options)
+        for bonus in (None, *config.bonuses):
+            system = "without_list" if bonus is None else f"with_list_{bonus:g}"
+            expect = "" if bonus is None else ", ".join(words)
+            options = TranscribeOptions(beam_size=config.beam_size, expect=expect)
+            # The bonus is no option of users, who have no way to choose it.
+            with mock.patch.object(recogniser, "EXPECTED_BONUS", bonus):
+                said = texts_of(model, [waveform for waveform, _ in rendered], options)
             for view, (_, text), hypothesis in zip(own, rendered, said, strict=True):
-                key = (view.cohort, view.domain, with_list)
+                key = (view.cohort, view.domain, system)
                 new = found_in(alike(text), alike(hypothesis), frozenset(words))
                 counts[key] = counts.get(key, Found()) + new
                 speakers.setdefault(key[:2], set()).add(speaker)
         print(f"{len(own)} recordings of one speaker, {len(words)} words", flush=True)
     measured = [
         row
-        for cohort, domain, with_list in sorted(counts)
+        for cohort, domain, system in counts
         for row in rows_of(
-            cohort,
-            domain,
-            with_list,
-            counts[cohort, domain, with_list],
-            len(speakers[cohort, domain]),
+            cohort, domain, system, counts[cohort, domain, system], len(speakers[cohort, domain])
         )
     ]
     results.save("eval.expected_words", config, measured, protocol="whisper", normaliser=alike)
@@ -201,15 +205,10 @@ def main() -> None:
 
 
 def rows_of(
-    cohort: str, domain: str, with_list: bool, found: Found, n_speakers: int
+    cohort: str, domain: str, system: str, found: Found, n_speakers: int
 ) -> list[dict[str, Any]]:
-    """Return the rows of a cohort with the list or without it."""
-    about = {
-        "system": "with_list" if with_list else "without_list",
-        "cohort": cohort,
-        "domain": domain,
-        "n_speakers": n_speakers,
-    }
+    """Return the rows of a cohort with a list or without it."""
+    about = {"system": system, "cohort": cohort, "domain": domain, "n_speakers": n_speakers}
     shares = {
         "recall": (found.written, found.said),
         "wer_others": (found.errors, found.words),

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hyperasr.adapters import HyperNet, SourceConfig, StaticLoRA
+from hyperasr.adapters.checkpoint import read_head
 from hyperasr.cohorts.cache import Cache, CacheConfig
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
@@ -130,13 +131,20 @@ def with_groups(source: SourceConfig, cache: Cache) -> SourceConfig:
     return replace(source, settings={**settings, "groups": sorted(set(cache.meta[settings["by"]]))})
 
 
-def start_from(model: HyperASR, model_folder: Path, backbone: Backbone) -> None:
+def trained_on(backbone: Backbone, model_folder: Path) -> HyperASR:
+    """Open a model that was trained on this Whisper, for whatever audio context."""
+    head = read_head(model_folder)
+    heard = Backbone(backbone.whisper, backbone.tokenizer, head["audio_context"], head["margin_s"])
+    return HyperASR.from_pretrained(model_folder, backbone=heard)
+
+
+def start_from(model: HyperASR, model_folder: Path) -> None:
     """Let a hypernetwork start as a trained model: a global LoRA, or a hypernetwork like itself.
 
     Raises:
         ConfigError: that model has other targets or another shape.
     """
-    trained = HyperASR.from_pretrained(model_folder, backbone=backbone)
+    trained = trained_on(model.backbone, model_folder)
     assert isinstance(model.source, HyperNet)
     if not isinstance(trained.source, HyperNet):
         start_from_static(model.source, trained, model_folder)
@@ -150,6 +158,9 @@ def start_from(model: HyperASR, model_folder: Path, backbone: Backbone) -> None:
         )
     if trained.source.scaling != model.source.scaling:
         raise ConfigError(f"{model_folder}: its alpha differs from the hypernetwork's")
+    if trained.backbone.fingerprint() != model.backbone.fingerprint():
+        # Embeddings of another audio context have a mean and deviations of their own.
+        other |= {name: own[name] for name in ("emb_mean", "emb_std")}
     model.source.load_state_dict(other)
     model.speaker.load_state_dict(trained.speaker.state_dict())
 
@@ -196,7 +207,7 @@ def global_lora(
 @torch.no_grad()
 def start_from_global(source: StaticLoRA, model_folder: Path, backbone: Backbone) -> None:
     """Let every group's factors be those of a trained global LoRA, on its targets."""
-    trained = HyperASR.from_pretrained(model_folder, backbone=backbone)
+    trained = trained_on(backbone, model_folder)
     for name, (a, b) in global_lora(trained, source, model_folder).items():
         key = source.key(name)
         source.A[key].copy_(a.expand_as(source.A[key]))
@@ -213,7 +224,7 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
         model.source.fit_embedding(cache.embedding_blocks())
     if config.init_from:
         if isinstance(model.source, HyperNet):
-            start_from(model, config.init_from, backbone)
+            start_from(model, config.init_from)
         elif isinstance(model.source, StaticLoRA):
             start_from_global(model.source, config.init_from, backbone)
         else:

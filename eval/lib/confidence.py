@@ -4,6 +4,8 @@ of it.
 Claims about the same words, those of the posterior mean's transcript:
 
 - ``token_logprob``: geometric mean probability of the word's tokens.
+- ``probability``: the same through the model's own calibration, where it ships one: what
+  `hyperasr transcribe` writes.
 - ``disagreement``: share of the K posterior samples that agree, smoothed: it is never 0 or 1.
 - ``combined``: logistic regression on the log odds of both; ``token_logprob_fitted`` and
   ``disagreement_fitted`` are the same with one of them, so that calibration compares like with
@@ -119,12 +121,14 @@ def collect(
     references: Sequence[str],
     samples: Sequence[Sequence[str]] | None,
     speakers: Sequence[str],
+    calibration: PlattScaling | None = None,
 ) -> Words:
     """Align transcripts with references, and with posterior samples where there are any.
 
     Args:
         transcripts, references, speakers: one an utterance; references are normalised.
         samples: normalised texts of each utterance's samples; None for a point source.
+        calibration: the model's own; None where it ships none.
     Raises:
         ConfigError: no word was written at all.
     """
@@ -142,6 +146,8 @@ def collect(
     if not utterance:
         raise ConfigError("no word was recognised in any utterance; there is nothing to calibrate")
     claims: dict[str, Floats] = {"token_logprob": np.array(probability)}
+    if calibration is not None:
+        claims["probability"] = calibration(probability)
     if samples is not None:
         claims["disagreement"] = np.array(agreement)
     rows = np.array(utterance)
@@ -161,7 +167,8 @@ def fitted(words: Words) -> Words:
     n_speakers = len(set(words.speaker))
     if n_speakers < 2 or words.correct.all() or not words.correct.any():
         return words
-    odds = {name: log_odds(values) for name, values in words.claims.items()}
+    fit = [name for name in words.claims if name != "probability"]
+    odds = {name: log_odds(words.claims[name]) for name in fit}
     claims = dict(words.claims)
     for name, column in odds.items():
         claims[f"{name}_fitted"] = _across_speakers(column[:, None], words)

@@ -37,7 +37,7 @@ from hyperasr.whisper.languages import language_code
 from hyperasr.whisper.search import SearchConfig, text_only
 
 _BEAMS_TO_EXPECT = 5
-_BONUS = 1.0  # nats for a token of an expected word; see docs/results.md
+EXPECTED_BONUS = 1.0  # nats for a token of an expected word; see docs/results.md
 _UNSURE = -1.0  # average log-probability under which tokens are drawn again; Whisper's own
 
 
@@ -354,7 +354,7 @@ def _search(backbone: Backbone, options: TranscribeOptions) -> SearchConfig:
     config = SearchConfig(
         beam_size=_BEAMS_TO_EXPECT if words and options.beam_size == 1 else options.beam_size,
         expected=tuple(tuple(backbone.text_ids(form)) for form in forms),
-        bonus=_BONUS,
+        bonus=EXPECTED_BONUS,
     )
     return text_only(config, backbone.eos, int(backbone.whisper.config.vocab_size))
 

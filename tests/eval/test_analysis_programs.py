@@ -180,4 +180,13 @@ def test_probabilities_are_fitted_on_development_speakers(
     assert "mine: calibration error" in capsys.readouterr().out
     notes = json.loads((folder / CALIBRATION_FILE).read_text())
     assert (notes["fitted_on"], notes["n_speakers"]) == ("test.jsonl", 3)
-    assert HyperASR.from_pretrained(folder).calibration is not None
+    calibration_of = HyperASR.from_pretrained(folder).calibration
+    assert calibration_of is not None
+    # On a test, what the model ships stands beside the raw probabilities.
+    opened = calibration.DevelopmentBench(bench)
+    heard = calibration.hear(opened, "mine", 2)
+    rows = calibration.confidence_rows(opened, heard, 20, calibration_of)
+    by = {(r["score"], r["measure"]): r["value"] for r in rows if r["cohort"] == "everybody"}
+    assert by["probability", "auroc"] == pytest.approx(by["token_logprob", "auroc"])
+    assert by["probability", "nll"] < by["token_logprob", "nll"]
+    assert not any(r["score"] == "probability_fitted" for r in rows)

@@ -38,6 +38,7 @@ PROGRAMS = {
     "calibration": CalibrationConfig,
     "comparison": ComparisonConfig,
     "expected_words": ExpectedWordsConfig,
+    "fit_word_probability": CalibrationConfig,
     "leave_one_cohort_out": LocoConfig,
     "matrix_sweep": SweepConfig,
     "repetition_loop": GuardEvalConfig,
@@ -49,7 +50,7 @@ PROGRAMS = {
     "subspace_angles": AnglesConfig,
     "unadapted": ZeroShotConfig,
     "vi_lora_sweep": SweepConfig,
-    "word_probability": CalibrationConfig,
+    "word_confidence": CalibrationConfig,
     "zero_shot": ZeroShotConfig,
 }
 
@@ -57,7 +58,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("path", sorted(ROOT.glob("eval/configs/*.yaml")), ids=lambda p: p.stem)
 def test_config_is_valid(path: Path) -> None:
     config: Any = parse(PROGRAMS[path.stem], ["--config", str(path)])
-    measures = path.stem != "word_probability"  # which fits and writes beside the adapters
+    measures = path.stem != "fit_word_probability"  # which fits and writes beside the adapters
     assert (config.out == Path(f"results/{path.stem}.json")) is measures
 
 

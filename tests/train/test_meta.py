@@ -82,6 +82,18 @@ def test_a_trained_hypernetwork_goes_on(
     before, after = (model.source.state_dict() for model in models)
     # The same in fp16 but for one step of a rate that moves nothing, statistics included.
     assert all(torch.equal(after[name], value) for name, value in before.items())
+    # Another audio context keeps the weights and has statistics of its own.
+    run(
+        *place,
+        tmp_path / "full",
+        source=ENCODER,
+        audio_context="full",
+        **start,
+        loop={"steps": 1, "lr": 1e-12},
+    )
+    heard_30s = HyperASR.from_pretrained(tmp_path / "full" / "best").source.state_dict()
+    differ = {name for name, value in before.items() if not torch.equal(heard_30s[name], value)}
+    assert differ == {"emb_mean", "emb_std"}
     other = {**ENCODER, "settings": {"rank": 2, "generate": "B"}}
     with pytest.raises(ConfigError, match="other sizes"):
         run(*place, tmp_path / "third", source=other, **start)
