@@ -19,7 +19,7 @@ from hyperasr.export.config import ExportConfig
 from hyperasr.service.config import ServeConfig
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.util.closest import did_you_mean
-from hyperasr.util.config import explained
+from hyperasr.util.config import PARSE_ERRORS, explained
 from hyperasr.util.program import FAILED, run
 from hyperasr.util.startup import import_late
 
@@ -256,7 +256,7 @@ def _run(argv: list[str]) -> int:
         args = parser.parse_args(argv)
     except SystemExit as stop:  # after --help and --version
         return int(stop.code or 0)
-    except (ArgumentError, TypeError, ValueError, OSError, RecursionError) as error:
+    except (ArgumentError, *PARSE_ERRORS) as error:
         if found := re.match(r"argument COMMAND: invalid choice: '(.*)' \(", str(error), re.DOTALL):
             known = did_you_mean(found[1], _COMMANDS)
             raise ConfigError(f"no command {found[1]!r}{known}") from error

@@ -19,6 +19,11 @@ from hyperasr.util.closest import did_you_mean
 T = TypeVar("T")
 
 
+PARSE_ERRORS = (AttributeError, OSError, RecursionError, TypeError, ValueError)
+"""What jsonargparse raises beside its own errors where arguments or a configuration are wrong;
+the first where a configuration holds ``config``."""
+
+
 def parse(kind: type[T], argv: list[str]) -> T:
     """Build a config from the command line: ``--config FILE`` and ``--dotted.key value``.
 
@@ -40,7 +45,7 @@ def parse(kind: type[T], argv: list[str]) -> T:
     try:
         namespace = parser.parse_args(argv)
         values = parser.instantiate(namespace)
-    except (ArgumentError, TypeError, ValueError, OSError, yaml.YAMLError, RecursionError) as error:
+    except (ArgumentError, yaml.YAMLError, *PARSE_ERRORS) as error:
         raise ConfigError(explained(error, parser, argv)) from error
     values.pop("config", None)
     return kind(**values.as_dict() if hasattr(values, "as_dict") else vars(values))
@@ -198,6 +203,8 @@ def explained(error: object, parser: Any, argv: Sequence[str]) -> str:
     if "must be a mapping, not" in message or "Unable to load config" in message:
         return "a group of settings is given as one value; give its settings by name"
     files = " ".join(config_files(argv))
+    if isinstance(error, AttributeError):
+        return f"configuration {files}: it names another one; take 'config' out of it"
     # Which of the two it is depends on how deep the stack was: Python shows a loop as [...].
     if isinstance(error, RecursionError) or "[...]" in message or "{...}" in message:
         return f"configuration {files}: it refers to itself, or is nested too deeply"

@@ -28,6 +28,7 @@ USUAL_VALUES = (
     *(*FORMATS, "kaldi", "peft", "a.wav", "stuttering", "both", "clean", "int8", "full", "trimmed"),
     *("1", "2", "0.5", "[1]", "[0.2]", "tiny.en", "cpu", "typical", "en", "true", "null", "go on"),
 )
+PLACES = ("out", "", "-", "a.wav", "a.wav/below")
 ODD_LINES = (
     *("batch_size: [", "- 1", "\t", "a: &a [*a]", "? :", "---", "x: *y", "mode: {", "3: 3", ": :"),
     *("beam_size: !!python/object:os.system x", "prompt: !!binary x", "<<: 3", "null: 1", "\x07"),
@@ -194,13 +195,15 @@ class Case:
             value = str(draw.choice(draw.choice((ODD_VALUES, USUAL_VALUES))))
             # No program can be given these.
             value = value.replace("\x00", "").encode("utf-8", "replace").decode()
-            if name == "out":  # where it may write is not for chance to say
-                value = draw.choice(("out", "", "-", "a.wav", "a.wav/below"))
+            if name == "out":
+                value = draw.choice(PLACES)
             forms = ([f"--{name}", value], [f"--{name}={value}"], [f"--{name}"], [value])
             argv += draw.choice(forms)
         if command == "export":  # other engines take their own time
             argv += ["--max-word-difference", "null"]
-        outs = [i for i, word in enumerate(argv) if word == "--out"]
+        outs = [i for i, word in enumerate(argv[:-1]) if word == "--out"]
+        for i in outs:  # where it may write is not for chance to say
+            argv[i + 1] = argv[i + 1] if argv[i + 1] in PLACES else "out"
         return [*argv, "--out", "out"] if not outs and draw.random() < 0.5 else argv
 
     def adapter(self) -> list[str]:

@@ -166,6 +166,9 @@ def test_files_that_are_no_configuration(yaml_file: Any, tmp_path: Path) -> None
     argv = yaml_file("loop: [1\nname: : x")
     assert argv[1] in fails(argv, "configuration")
     fails(yaml_file("name: &a [*a]"), "it refers to itself, or is nested too deeply")
+    for text in ("config: 3", "config: {config: 3}"):
+        argv = yaml_file(text)
+        assert argv[1] in fails(argv, "it names another one")
     missing = str(tmp_path / "none.yaml")
     assert missing in fails(["--config", missing], "File does not exist")
     assert missing in fails([f"--config={missing}"], "File does not exist")
