@@ -117,12 +117,20 @@ class TestSet:
     """How to score; None as the others."""
     apart: tuple[str, ...] = ()
     """Corpora that are not in the headline."""
+    unadapted: tuple[str, ...] | None = None
+    """Ways to run the frozen backbone alone; None as the others."""
 
 
 def sets_of(bench: BenchConfig, more: Mapping[str, TestSet]) -> list[BenchConfig]:
     """Return the settings of a test set and of further ones."""
     return [bench] + [
-        replace(bench, test=own.test, protocol=own.protocol or bench.protocol, apart=own.apart)
+        replace(
+            bench,
+            test=own.test,
+            protocol=own.protocol or bench.protocol,
+            apart=own.apart,
+            unadapted=own.unadapted or bench.unadapted,
+        )
         for own in more.values()
     ]
 
