@@ -88,7 +88,8 @@ Ask = Callable[[bytes], tuple[int, str]]
 
 def over_http(address: str, n_callers: int) -> Ask:
     """Return how a server with OpenAI's API is asked."""
-    limits = httpx.Limits(max_connections=n_callers)
+    # Given up sooner than by uvicorn (5 s): no call meets a connection that is just being closed.
+    limits = httpx.Limits(max_connections=n_callers, keepalive_expiry=3.0)
     client = httpx.Client(base_url=f"{address}v1/", timeout=300, limits=limits)
 
     def ask(content: bytes) -> tuple[int, str]:

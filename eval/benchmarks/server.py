@@ -17,8 +17,9 @@ Every server is a process of its own with as many threads; callers are threads o
   the Whisper as published in int8: wyoming-faster-whisper by its protocol (greedy like ours, and
   with the 5 beams that it takes by itself), and faster-whisper's batched pipeline over HTTP
   (`eval.benchmarks.faster_whisper_server`). All hear the recordings of the crowd, `n_callers` at
-  once; ``wer`` and ``peer_wer`` are of all these answers. A second row: one caller, one after the
-  other. The recordings are of speakers by whom our checkpoints were chosen, which flatters.
+  once; ``wer`` and ``peer_wer`` are of all these answers. A second row: one caller with the first
+  `n_callers` of them, one after the other. The recordings are of speakers by whom our checkpoints
+  were chosen, which flatters.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ def crowd(config: ServerConfig, waves: list[np.ndarray]) -> dict[str, Any]:
         callers.answers.clear()
         calls = [callers.pool.submit(callers.call, caller) for caller in range(config.queue)]
         waiting = n_done = 0
-        # Asked in this order: who is answered in between is missed, never counted twice.
+        # Asked in this order, who is answered in between is missed and not counted twice.
         while n_done + waiting < config.queue:
             n_done = sum(call.done() for call in calls)
             waiting = httpx.get(f"{address}health", timeout=300).json()["waiting"]
@@ -269,7 +270,7 @@ def compare(
     ]
     rows = []
     hear = f"ours {config.dtype}, {len(texts)} recordings of at most {config.longest_s:g} s"
-    hears = f"{hear}, {own.n_at_once} callers at once", f"{own.n_at_once} of them, one by one"
+    hears = f"{hear}, {own.n_at_once} callers at once", f"{hear}, {own.n_at_once} of them in turn"
     for pair, how in zip((times[:, :2], times[:, 2:]), hears, strict=True):
         setting = f"{config.model}, {how}, {config.threads} threads"
         row = ratio_row(name, pair, what, setting, config.seed)
