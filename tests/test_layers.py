@@ -43,12 +43,12 @@ HOMES = {
     "speechbrain": {"hyperasr.speaker.*"},
     "accelerate": {"train.*", "eval.*"},
     # The extra `serve`: a room of its own, which the command line imports late.
-    "fastapi": {"hyperasr.service.*"},
+    "fastapi": {"hyperasr.service.*", "eval.benchmarks.*"},
     "prometheus_client": {"hyperasr.service.*"},
     "pydantic": {"hyperasr.service.*"},
     "starlette": {"hyperasr.service.*"},
-    "uvicorn": {"hyperasr.service.*"},
-    "wyoming": {"hyperasr.service.*"},
+    "uvicorn": {"hyperasr.service.*", "eval.benchmarks.*"},
+    "wyoming": {"hyperasr.service.*", "eval.benchmarks.*"},
 }
 # Packages that come with an extra: only inside the function that needs them.
 OPTIONAL = {

@@ -2,45 +2,61 @@
 
     python -m eval.benchmarks.server --config eval/configs/server.yaml
 
-The server is a process of its own, its clients are threads of this one. In turn, all callers send
-an utterance each at once, and one caller sends the same utterances one after the other; the ratio
-is that of the medians' throughput, its interval a bootstrap over rounds. Every text is held against
-that of a lone call. Then the callers go on until the server has answered `requests`, and its memory
-before and after stands in the file. Last, utterances are spoken over the WebSocket at their own
-pace, and the time from their end to the final text is measured.
+Every server is a process of its own with as many threads; callers are threads of this one.
+
+- ``over_one_at_a_time``: in turn, all callers send an utterance each at once, and one caller sends
+  the same utterances one after the other. The ratio is that of the medians' throughput, its
+  interval a bootstrap over rounds. Every text is held against that of a lone call. Then the callers
+  go on until the server has answered `requests`; its memory before and after stands in the file.
+- ``live``: utterances are spoken over the WebSocket at their own pace. Seconds from their end to
+  the final text, and between partial texts, the first counted from the beginning.
+- ``crowd``: callers with a sentence of their own call again and again a server that lets `queue`
+  wait. Who is refused comes again after a second, as the server asks. In the end `queue` of them
+  call once more, and the server gets SIGTERM as soon as all of these wait or are answered.
+- ``over_wyoming_faster_whisper``, ``over_faster_whisper_batched``: ours over HTTP, adapted, against
+  the Whisper as published in int8: wyoming-faster-whisper by its protocol (greedy like ours, and
+  with the 5 beams that it takes by itself), and faster-whisper's batched pipeline over HTTP
+  (`eval.benchmarks.faster_whisper_server`). All hear the recordings of the crowd, `n_callers` at
+  once; ``wer`` and ``peer_wer`` are of all these answers. A second row: one caller with the first
+  `n_callers` of them, one after the other. The recordings are of speakers by whom our checkpoints
+  were chosen, which flatters.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
+import shutil
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import psutil
-import soundfile
-from websockets.sync.client import connect
 
-from eval.benchmarks.speed import interleaved, ratio_row
+from eval.benchmarks.callers import Answer, Callers, over_http, over_wyoming, serving, speak
+from eval.benchmarks.speed import ctranslate2_folder, interleaved, peer_version, ratio_row
 from eval.lib import results
 from eval.lib.tables import print_rows
+from hyperasr import hub
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError, MissingExtra
+from hyperasr.metrics.error_rates import EditCounts
+from hyperasr.metrics.protocols import protocol
+from hyperasr.whisper.backbone import Backbone
 from train.loop.program import read_config, run_program
 
-_FRAME_S = 0.1  # of sound in one message
+_END_S = 120.0  # that a server may take to end
+_WYOMING_BEAMS = (1, 5)  # greedy as ours is, and what it takes by itself
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,8 @@ class ServerConfig:
 
     model: str = "tiny.en"
     """As `hyperasr serve` takes it."""
+    dtype: str = "float32"
+    """Of our server's weights; on a CPU `hyperasr serve` takes float32 by itself."""
     clips: Path = Path("hyperasr/assets/demo/manifest.jsonl")
     """Manifest whose recordings are cut into utterances."""
     n_callers: int = 16
@@ -62,99 +80,35 @@ class ServerConfig:
     this is 0."""
     spoken: int = 10
     """Utterances spoken over the WebSocket."""
+    recordings: Path | None = None
+    """Manifest of recordings with texts, for the crowd and the peers; null leaves both out."""
+    longest_s: float = 4.0
+    """Of these recordings; longer ones are left out."""
+    crowd: int = 64
+    """Callers of the crowd, at least as many as `n_callers` and `queue`."""
+    crowd_s: float = 120.0
+    """Seconds for which they call."""
+    queue: int = 32
+    """Recordings that may wait meanwhile."""
+    peer_rounds: int = 5
+    """Timed rounds against each peer, at least 2."""
+    wyoming_faster_whisper: str | None = None
+    """Executable of that package, in an environment of its own; it is left out where this is null
+    or not there."""
     threads: int = 2
-    """Threads of the server."""
+    """Threads of each server."""
+    protocol: str = "whisper"
+    """Of the error rates."""
     out: Path = Path("results/server.json")
     """Result file."""
     seed: int = 0
     """Of the bootstrap."""
 
     def __post_init__(self) -> None:
-        if self.n_callers < 2 or self.rounds < 2:
-            raise ConfigError("n_callers and rounds must be at least 2")
-
-
-@contextmanager
-def serving(model: str, threads: int) -> Iterator[tuple[str, psutil.Process]]:
-    """Start `hyperasr serve` on a free port; gives its address and its process.
-
-    Raises:
-        HyperASRError: it does not start.
-    """
-    command = [sys.executable, "-m", "hyperasr.cli", "serve", "--port", "0", "--model", model]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline().split()
-            if not said:
-                raise HyperASRError("the server does not start; its own message stands above")
-            yield said[0], psutil.Process(process.pid)
-        finally:
-            process.terminate()
-
-
-class Callers:
-    """Callers of one server, each with its own utterance.
-
-    Args:
-        address: of the server.
-        waves: utterances, (n_samples,) float32, 16 kHz, one for each caller.
-    Attributes:
-        expected: text of a lone call of each.
-        n_answered, n_different: answers, and those whose text is not that of the lone call.
-        failed: statuses of answers that are none.
-    """
-
-    def __init__(self, address: str, waves: list[np.ndarray]) -> None:
-        self.client = httpx.Client(
-            base_url=f"{address}v1/", timeout=300, limits=httpx.Limits(max_connections=len(waves))
-        )
-        self.pool = ThreadPoolExecutor(len(waves))
-        self.contents = [_wav(wave) for wave in waves]
-        self.expected: list[str] = []
-        self.n_answered = self.n_different = 0
-        self.failed: list[int] = []
-        self.expected = [self._text(content) or "" for content in self.contents]
-
-    def at_once(self) -> None:
-        """All call at the same moment."""
-        self._count(list(self.pool.map(self._text, self.contents)))
-
-    def one_by_one(self) -> None:
-        """One calls with the utterance of each, one after the other."""
-        self._count([self._text(content) for content in self.contents])
-
-    def _text(self, content: bytes) -> str | None:
-        answer = self.client.post("audio/transcriptions", files={"file": ("a.wav", content)})
-        if answer.status_code != 200:
-            self.failed.append(answer.status_code)
-            return None
-        return str(answer.json()["text"])
-
-    def _count(self, texts: list[str | None]) -> None:
-        self.n_answered += len(texts)
-        pairs = zip(texts, self.expected, strict=True)
-        self.n_different += sum(text is not None and text != own for text, own in pairs)
-
-
-def end_to_final_s(address: str, wave: np.ndarray) -> float:
-    """Speak an utterance over the WebSocket as it was said; returns seconds from end to text."""
-    live = f"{address.replace('http', 'ws', 1)}v1/hyperasr/live"
-    samples = (np.clip(wave, -1, 1) * 32_767).astype("<i2")
-    n_frame = round(_FRAME_S * SAMPLE_RATE)
-    with connect(live, proxy=None) as socket:
-        socket.send('{"pause": "hold"}')
-        socket.recv()
-        for first in range(0, len(samples), n_frame):
-            frame = samples[first : first + n_frame]
-            time.sleep(len(frame) / SAMPLE_RATE)
-            socket.send(frame.tobytes())
-        ended = time.perf_counter()
-        socket.send('{"type": "end"}')
-        while json.loads(socket.recv())["type"] != "final":
-            pass
-        return time.perf_counter() - ended
+        if min(self.n_callers, self.rounds, self.peer_rounds) < 2:
+            raise ConfigError("n_callers, rounds and peer_rounds must be at least 2")
+        if self.crowd < max(self.n_callers, self.queue):
+            raise ConfigError("crowd must be at least n_callers and queue")
 
 
 def utterances(config: ServerConfig) -> list[np.ndarray]:
@@ -174,37 +128,173 @@ def utterances(config: ServerConfig) -> list[np.ndarray]:
     return cut[: config.n_callers]
 
 
-def measure(config: ServerConfig) -> tuple[list[results.Row], dict[str, Any]]:
-    """Return the rows, and what the file says beside them."""
+def short_recordings(config: ServerConfig) -> tuple[list[np.ndarray], list[str]]:
+    """Return a recording of typical speech for each of the crowd, and its text; no two are alike.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    assert config.recordings is not None
+    found: dict[str, np.ndarray] = {}
+    for row in read_manifest(config.recordings):
+        if row.cohort == TYPICAL and row.text and len(found) < config.crowd:
+            wave = load(row.path, start_s=row.start_s, end_s=row.end_s)
+            if len(wave) <= config.longest_s * SAMPLE_RATE:
+                found.setdefault(row.text, wave)
+    if len(found) < config.crowd:
+        raise ConfigError(
+            f"{config.recordings} has {len(found)} recordings of at most {config.longest_s:g} s, "
+            f"too few for a crowd of {config.crowd}"
+        )
+    return list(found.values()), list(found)
+
+
+def common_batches(config: ServerConfig) -> tuple[list[results.Row], dict[str, Any]]:
+    """Return the row against one caller at a time, and what else that server was seen to do."""
     waves = utterances(config)
-    with serving(config.model, config.threads) as (address, process):
-        callers = Callers(address, waves)
+    with serving(ours(config), config.threads) as (address, process):
+        callers = Callers(over_http(address, len(waves)), waves)
+        callers.call_alone()
         times = interleaved([callers.at_once, callers.one_by_one], config.rounds)
-        before = process.memory_info().rss
-        while callers.n_answered < config.requests:
+        memory = psutil.Process(process.pid).memory_info
+        before = memory().rss
+        while len(callers.answers) < config.requests:
             callers.at_once()
-        after = process.memory_info().rss
-        spoken = [end_to_final_s(address, wave) for wave in waves[: config.spoken]]
+        after = memory().rss
+        finals, gaps = zip(*(speak(address, w) for w in waves[: config.spoken]), strict=True)
     setting = (
-        f"{config.model}, {config.n_callers} callers, utterances of {config.seconds:g} s, "
-        f"{config.threads} threads"
+        f"{config.model}, {config.dtype}, {config.n_callers} callers, utterances of "
+        f"{config.seconds:g} s, {config.threads} threads"
     )
     row = ratio_row("over_one_at_a_time", times, "one caller after the other", setting, config.seed)
-    row |= {"seconds": np.median(times, axis=0).tolist(), "headline": True}
     about = {
-        "n_answered": callers.n_answered,
-        "n_different": callers.n_different,
-        "failed": callers.failed,
+        "answers": callers.outcomes(),
         "memory_mb": [round(before / 1e6, 1), round(after / 1e6, 1)],
-        "end_to_final_s": {"median": float(np.median(spoken)), "longest": max(spoken)},
+        "live": {"end_to_final_s": _spread(finals), "between_partial_s": _spread([*chain(*gaps)])},
     }
-    return [row], about
+    return [row | {"seconds": np.median(times, axis=0).tolist(), "headline": True}], about
 
 
-def _wav(wave: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return file.getvalue()
+def crowd(config: ServerConfig, waves: list[np.ndarray]) -> dict[str, Any]:
+    """Return what a crowd got, and what those got who were under way at SIGTERM."""
+    command = [*ours(config), "--queue", str(config.queue)]
+    with serving(command, config.threads) as (address, process):
+        callers = Callers(over_http(address, len(waves)), waves)
+        callers.call_alone()
+        callers.go_on(config.crowd_s)
+        seen = {"answers": callers.outcomes(), "n_texts": len(set(callers.expected))}
+        callers.answers.clear()
+        calls = [callers.pool.submit(callers.call, caller) for caller in range(config.queue)]
+        waiting = n_done = 0
+        # Asked in this order, who is answered in between is missed and not counted twice.
+        while n_done + waiting < config.queue:
+            n_done = sum(call.done() for call in calls)
+            waiting = httpx.get(f"{address}health", timeout=300).json()["waiting"]
+        process.terminate()
+        for call in calls:
+            call.result()
+        ended = {"in_flight": waiting, "exit": process.wait(_END_S)}
+        return seen | {"sigterm": ended | {"answers": callers.outcomes()}}
+
+
+def ours(config: ServerConfig) -> list[str]:
+    """Return the command of our server."""
+    command = [sys.executable, "-m", "hyperasr.cli", "serve", "--port", "0"]
+    return [*command, "--model", config.model, "--dtype", config.dtype]
+
+
+def wyoming_faster_whisper(config: ServerConfig, folder: Path, beam: int, port: int) -> list[str]:
+    """Return the command of that server, on a Whisper in CTranslate2's layout."""
+    command = [str(config.wyoming_faster_whisper), "--uri", f"tcp://127.0.0.1:{port}"]
+    command += ["--model", str(folder), "--data-dir", str(folder.parent), "--local-files-only"]
+    command += ["--stt-library", "faster-whisper", "--language", "en", "--compute-type", "int8"]
+    return [*command, "--beam-size", str(beam), "--cpu-threads", str(config.threads)]
+
+
+def against_peers(
+    config: ServerConfig, waves: list[np.ndarray], texts: list[str]
+) -> tuple[list[results.Row], dict[str, str]]:
+    """Return the rows against other servers, and which were left out, with the reason."""
+    try:
+        version = peer_version("faster-whisper")
+    except MissingExtra as error:
+        return [], {"peers": str(error)}
+    rows: list[results.Row] = []
+    skipped: dict[str, str] = {}
+    n, threads = config.n_callers, config.threads
+    with tempfile.TemporaryDirectory() as scratch, serving(ours(config), threads) as (address, _):
+        folder = published(config.model, Path(scratch))
+        own = Callers(over_http(address, n), waves, n)
+        executable = config.wyoming_faster_whisper
+        if executable is None or shutil.which(executable) is None:
+            skipped["over_wyoming_faster_whisper"] = f"there is no executable {executable}"
+        else:
+            called = [executable, "--version"]
+            name = subprocess.run(called, capture_output=True, text=True, check=True).stdout.strip()
+            for beam in _WYOMING_BEAMS:
+                with socket.create_server(("127.0.0.1", 0)) as free:
+                    port = free.getsockname()[1]
+                command = wyoming_faster_whisper(config, folder, beam, port)
+                with serving(command, threads, port):
+                    peer = Callers(over_wyoming(port), waves, n)
+                    what = f"wyoming-faster-whisper {name}, int8, beam {beam}"
+                    rows += compare("over_wyoming_faster_whisper", own, peer, what, texts, config)
+        module = "eval.benchmarks.faster_whisper_server"
+        command = [sys.executable, "-m", module, str(folder), str(threads)]
+        with serving(command, threads) as (peer_address, _):
+            peer = Callers(over_http(peer_address, n), waves, n)
+            what = f"{version}, batched, int8, beam 1"
+            rows += compare("over_faster_whisper_batched", own, peer, what, texts, config)
+    return rows, skipped
+
+
+def published(model: str, scratch: Path) -> Path:
+    """Write the Whisper of a model, unadapted, on 30 s, for CTranslate2; returns its folder."""
+    known = hub.load(model, device="cpu", dtype="float32").backbone
+    Backbone(known.whisper, known.tokenizer, "full").save_pretrained(scratch / "whisper")
+    return ctranslate2_folder(scratch / "whisper", "int8")
+
+
+def compare(
+    name: str, own: Callers, peer: Callers, what: str, texts: list[str], config: ServerConfig
+) -> list[results.Row]:
+    """Return a row for callers at once, with error rates, and one for them one by one."""
+    heard: tuple[list[Answer], list[Answer]] = ([], [])
+    jobs = [lambda: heard[0].extend(own.at_once()), lambda: heard[1].extend(peer.at_once())]
+    times = interleaved([*jobs, own.one_by_one, peer.one_by_one], config.peer_rounds)
+    rules = protocol(config.protocol)
+    # A call without an answer counts as one without a word.
+    of_words = [
+        sum(rules.score([a.text for a in said], [texts[a.caller] for a in said]), EditCounts())
+        for said in heard
+    ]
+    rows = []
+    hear = f"ours {config.dtype}, {len(texts)} recordings of at most {config.longest_s:g} s"
+    hears = f"{hear}, {own.n_at_once} callers at once", f"{hear}, {own.n_at_once} of them in turn"
+    for pair, how in zip((times[:, :2], times[:, 2:]), hears, strict=True):
+        setting = f"{config.model}, {how}, {config.threads} threads"
+        row = ratio_row(name, pair, what, setting, config.seed)
+        rows.append(row | {"seconds": np.median(pair, axis=0).tolist()})
+    rows[0] |= {"wer": of_words[0].rate, "peer_wer": of_words[1].rate} | rules.fields()
+    print(f"{name}, {what}: {rows[0]['ratio']:.2f}")
+    rows[0] |= {"n_failed": [sum(a.status != 200 for a in said) for said in heard]}
+    return rows
+
+
+def measure(config: ServerConfig) -> tuple[list[results.Row], dict[str, Any]]:
+    """Return the rows, and what the file says beside them."""
+    rows, about = common_batches(config)
+    if config.recordings is None:
+        return rows, about | {"skipped": {"crowd and peers": "recordings names no manifest"}}
+    waves, texts = short_recordings(config)
+    about["crowd"] = crowd(config, waves)
+    print(json.dumps(about))
+    more, about["skipped"] = against_peers(config, waves, texts)
+    return rows + more, about
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    return {"median": float(np.median(seconds)), "longest": max(seconds)}
 
 
 def main() -> None:

@@ -264,12 +264,7 @@ def engine_job(
         threads: of one decoding.
         compute: number format of weights and products: ``int8``, ``float32``.
     """
-    converted = folder.with_name(f"ctranslate2-{compute}")
-    if not (converted / "model.bin").exists():
-        from ctranslate2.converters import TransformersConverter
-
-        with quiet_transformers():
-            TransformersConverter(str(folder)).convert(str(converted), quantization=compute)
+    converted = ctranslate2_folder(folder, compute)
     whisper = load_whisper(folder, offline=True)[0]
     known = whisper.generation_config
     prompt = [known.decoder_start_token_id, known.no_timestamps_token_id]
@@ -277,6 +272,19 @@ def engine_job(
     arguments = (converted, mel, n_tokens, at_once, threads, compute, prompt, ends)
     pool = ProcessPoolExecutor(1, get_context("spawn"), _engine, arguments)
     return lambda: pool.submit(_engine_tokens).result()
+
+
+def ctranslate2_folder(folder: Path, compute: str) -> Path:
+    """Write a Whisper in CTranslate2's layout beside its folder, once; returns the new folder."""
+    converted = folder.with_name(f"ctranslate2-{compute}")
+    if not (converted / "model.bin").exists():
+        from ctranslate2.converters import TransformersConverter
+
+        # The engine does without a tokenizer, faster-whisper does not.
+        converter = TransformersConverter(str(folder), copy_files=["tokenizer.json"])
+        with quiet_transformers():
+            converter.convert(str(converted), quantization=compute)
+    return converted
 
 
 _job: list[Callable[[], Tokens]] = []  # in the engine's process
@@ -347,7 +355,7 @@ def transformers(bench: Bench) -> None:
     """Trimmed and adapted against transformers unadapted, which takes 30 s."""
     jobs: dict[tuple[str, str], Job] = {
         ("ours", ""): bench.ours(),
-        (f"{_peer('transformers')}, unadapted, 30 s", f"float32, {bench.work}"): generating(
+        (f"{peer_version('transformers')}, unadapted, 30 s", f"float32, {bench.work}"): generating(
             load_whisper(bench.folder, offline=True)[0].eval(), bench.mel, bench.config.n_tokens
         ),
     }
@@ -356,7 +364,7 @@ def transformers(bench: Bench) -> None:
 
 def peft(bench: Bench) -> None:
     """Trimmed and adapted against PEFT: a mixed batch, adapters swapped, adapters merged."""
-    name = _peer("peft")
+    name = peer_version("peft")
     made = peft_jobs(bench.folder, bench.mel, bench.config.n_tokens, bench.factors())
     setting = f"float32, {bench.config.n_utt} adapters, {bench.work}"
     for benchmark, kinds in (
@@ -370,7 +378,7 @@ def peft(bench: Bench) -> None:
 
 def faster_whisper(bench: Bench) -> None:
     """Trimmed, adapted and int8 against the engine of faster-whisper in int8, unadapted."""
-    name, c = _peer("ctranslate2"), bench.config
+    name, c = peer_version("ctranslate2"), bench.config
     all_of, one_of = bench.mel, bench.mel[:1]
     for dtype in ("int8", "float32"):
         for work, n_utt, kinds in (
@@ -396,7 +404,12 @@ BENCHMARKS: dict[str, Callable[[Bench], None]] = {
 """What can be measured, by the name that a configuration gives."""
 
 
-def _peer(package: str) -> str:
+def peer_version(package: str) -> str:
+    """Return name and version of a package that is compared with.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
         return f"{package} {version(package)}"
     except ImportError as error:

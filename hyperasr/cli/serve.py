@@ -33,6 +33,7 @@ def serve(args: Any) -> int:
     for line in model.warnings:
         complain(line, "hyperasr: warning")
     server = Server(model, args.model, config)
+    server.warm_up()  # before anybody is told where to call
     print(f"{server.address} (Ctrl-C stops it)")
     if server.wyoming_address is not None:
         print(f"{server.wyoming_address} for Home Assistant")

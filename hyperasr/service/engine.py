@@ -141,6 +141,20 @@ class Engine:
         with self._changed:
             self._decoder(replace(options, batch_size=self.batch_size))
 
+    def warm_up(self, options: TranscribeOptions) -> None:
+        """Decode a second of noise, so that nothing is loaded while the first caller waits.
+
+        Args:
+            options: that callers are expected to ask for.
+        Raises:
+            HyperASRError: the model cannot decode.
+        """
+        # It swells: steady noise is taken for silence, which is not decoded.
+        swelling = np.linspace(0.001, 0.05, SAMPLE_RATE)
+        noise = swelling * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
+        recording = Recording("noise", waveform=noise.astype(np.float32))
+        self.submit(recording, options).future.result()
+
     def close(self, timeout_s: float | None = None) -> None:
         """Take nothing more, finish what waits, and stop.
 

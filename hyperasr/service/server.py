@@ -35,6 +35,7 @@ from hyperasr.service.problems import on_error
 from hyperasr.service.rendering import format_routes
 from hyperasr.service.static import Page
 from hyperasr.service.wyoming_server import serving_wyoming
+from hyperasr.transcription.options import TranscribeOptions
 
 
 def build_app(
@@ -131,6 +132,7 @@ class Server:
         self.engine = Engine(model, most_waiting=config.queue, longest_s=limits.recording_s)
         metrics = Metrics(self.engine)
         service = Service(self.engine, model_id_of(name), limits, metrics, int(time.time()))
+        self._usual = TranscribeOptions(language=service.language(None))
         self._server = uvicorn.Server(
             uvicorn.Config(
                 build_app(service, config, token, wyoming),
@@ -144,6 +146,10 @@ class Server:
                 ws_max_size=MOST_MESSAGE_BYTES,
             )
         )
+
+    def warm_up(self) -> None:
+        """Decode once before anybody calls, or the first caller waits for what is loaded late."""
+        self.engine.warm_up(self._usual)
 
     def run(self) -> None:
         """Answer until SIGTERM, SIGINT or `stop`; requests under way are finished."""

@@ -67,6 +67,15 @@ def process(random_model_folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
+def test_a_batch_was_decoded_before_the_address_is_said(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[0]
+    counted = httpx.get(f"{address}metrics").text.splitlines()
+    assert "hyperasr_batches 1.0" in counted
+    assert "hyperasr_waiting 0.0" in counted
+
+
+@pytest.mark.slow
 def test_sigterm_lets_those_in_flight_finish(process: subprocess.Popen[str], voice: Voice) -> None:
     assert process.stdout is not None
     address = process.stdout.readline().split()[0]
