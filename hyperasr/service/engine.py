@@ -124,8 +124,10 @@ class Engine:
         options = replace(options, batch_size=self.batch_size)
         with self._changed:
             decoder = self._decoder(options)
-            if self._closing or len(self._jobs) >= self.most_waiting:
-                raise Busy(f"{len(self._jobs)} recordings wait already; try again in a moment")
+            # One that was just answered waits no longer; one that was given up may still be read.
+            jobs = [j for j in self._jobs if not j.future.done() or j.future.cancelled()]
+            if self._closing or len(jobs) >= self.most_waiting:
+                raise Busy(f"{len(jobs)} recordings wait already; try again in a moment")
             # A second more than is taken, which tells that it is longer.
             ends_s = self.longest_s + 1 if recording.waveform is None else None
             job = Job(decoder.pending(replace(recording, end_s=ends_s)), options, on_segment)

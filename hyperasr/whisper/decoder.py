@@ -224,6 +224,8 @@ class _CachedLayer:
             # Not before the first step, when whatever adapts these matrices is in its place.
             self.state_keys = attention.k_proj(self.states).unflatten(-1, heads).transpose(1, 2)
             self.state_values = attention.v_proj(self.states).unflatten(-1, heads).transpose(1, 2)
+            if self.heads:  # once: taking heads out of all keys at every step would copy them
+                self.watched_keys = self.state_keys[:, self.heads].mT.contiguous()
             self.states = None
         # The tokens of all rows of an utterance ask the same states: one query a token.
         query = attention.q_proj(x).view(self.n_utt, -1, *heads).transpose(1, 2)
@@ -241,7 +243,7 @@ class _CachedLayer:
 
     def _keep_weights(self, query: Tensor) -> None:
         """Keep what the watched heads look at, for scaled queries (n_utt, n_heads, n_rows, d)."""
-        scores = query[:, self.heads] @ self.state_keys[:, self.heads].mT
+        scores = query[:, self.heads] @ self.watched_keys
         if self.bias is not None:
             scores = scores + self.bias
         self.weights = scores.float().softmax(dim=-1).sum(1).flatten(0, 1)

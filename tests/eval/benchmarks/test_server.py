@@ -91,8 +91,8 @@ def test_a_text_of_somebody_else_is_counted(
 
 def test_who_is_refused_comes_again(random_model_folder: Path, waves: list[np.ndarray]) -> None:
     model = HyperASR.from_pretrained(random_model_folder, offline=True)
-    # A recording just answered may count as waiting for a moment: 1 would refuse a lone caller.
-    with running(model, queue=2) as served:
+    # A recording just answered waits no longer: not even a queue of one refuses a lone caller.
+    with running(model, queue=1) as served:
         callers = Callers(over_http(served.address, 12), waves * 6)
         callers.call_alone()
         callers.go_on(2.0)
