@@ -49,8 +49,8 @@ from hyperasr.whisper.weights import (
 )
 
 EMBEDDED = {
-    "tiny.en": ASSETS / "tiny.en" / "hypernet",
-    "tiny.en-encoder-decoder": ASSETS / "tiny.en" / "hypernet_encoder_decoder",
+    "tiny.en": ASSETS / "tiny.en" / "hypernet_encoder_decoder",
+    "tiny.en-decoder": ASSETS / "tiny.en" / "hypernet",
 }
 """Folders of the adapters inside the package by name, each that of the embedded Whisper that they
 adapt. Where a folder is not there, its name opens the plain Whisper."""

@@ -4,7 +4,7 @@
       --out results/adapted_speed.json
 
 The views of one corpus of the test set (its recordings, and the simulated ones made of them),
-sorted by length, are decoded in batches, each by both in turn: log-mel, encoder, embedding,
+sorted by length, are decoded in batches, each by all in turn: log-mel, encoder, embedding,
 hypernetwork and greedy search are counted, reading and simulating are not. A ratio is the peer's
 time over ours, summed over batches, its interval a bootstrap over batches; the word error rates of
 the very same decodings stand beside it (``wer``, ``peer_wer``). Run it on a machine that does
@@ -44,11 +44,11 @@ class AdaptedSpeedConfig:
     """What is timed."""
 
     bench: BenchConfig = field(default_factory=BenchConfig)
-    """Test set, backbone and the folder of `system`."""
+    """Test set, backbone and the folders of `systems`."""
     more: dict[str, Any] = field(default_factory=dict)
     """Further test sets of the same configuration file; they are not timed."""
-    system: str = "hypernet"
-    """The adapted system, by its name in `bench.systems`."""
+    systems: tuple[str, ...] = ("hypernet_encoder_decoder", "hypernet")
+    """The adapted systems, by their names in `bench.systems`; the first is the headline."""
     source: str = "librispeech-test-other"
     """Corpus of the test set whose views are timed."""
     short_s: float = 7.0
@@ -61,10 +61,10 @@ class AdaptedSpeedConfig:
     """Result file."""
 
     def __post_init__(self) -> None:
-        if self.system not in self.bench.systems:
-            raise ConfigError(
-                f"no system {self.system!r}; bench.systems has {', '.join(self.bench.systems)}"
-            )
+        for name in self.systems:
+            if name not in self.bench.systems:
+                known = ", ".join(self.bench.systems)
+                raise ConfigError(f"no system {name!r}; bench.systems has {known}")
 
 
 def heard(system: System, waveforms: list[np.ndarray]) -> list[str]:
@@ -107,8 +107,8 @@ def main() -> None:
     config = read_config(AdaptedSpeedConfig)
     torch.set_num_threads(config.threads)
     backbone = Backbone.from_pretrained(config.bench.backbone)
-    folder = config.bench.systems[config.system]
-    systems = (open_system(config.system, folder, backbone), open_unadapted("backbone", backbone))
+    systems = [open_system(n, config.bench.systems[n], backbone) for n in config.systems]
+    systems.append(open_unadapted("backbone", backbone))
     views = [v for v in fixed_views(config.bench) if v.utterance.source == config.source]
     if not views:
         raise ConfigError(f"{config.bench.test} has nothing of the corpus {config.source!r}")
@@ -119,11 +119,12 @@ def main() -> None:
     batches = [made[i : i + size] for i in range(0, len(made), size)]
     for system in systems:
         heard(system, [waveform for waveform, _ in batches[0]])  # warm up
-    times = np.zeros((len(batches), 2))
-    texts: list[list[str]] = [[], []]
+    times = np.zeros((len(batches), len(systems)))
+    texts: list[list[str]] = [[] for _ in systems]
+    order = range(len(systems))
     for number, batch in enumerate(track(batches, "decoding")):
         waveforms = [waveform for waveform, _ in batch]
-        for which in (0, 1) if number % 2 else (1, 0):
+        for which in order if number % 2 else reversed(order):
             started = time.perf_counter()
             texts[which] += heard(systems[which], waveforms)
             times[number, which] = time.perf_counter() - started
@@ -131,12 +132,16 @@ def main() -> None:
     counts = [score([text for _, text in made], own, rules, "wer") for own in texts]
     n_short = sum(len(batch[-1][0]) <= 16_000 * config.short_s for batch in batches)
     rows = []
-    for n_batches, what in ((len(batches), "all"), (n_short, f"up to {config.short_s:g} s")):
-        n_views = sum(map(len, batches[:n_batches]))
-        if n_batches:
-            setting = f"{config.source}, {what}, batches of {size}, {config.threads} threads"
-            own = [counts[which][:n_views] for which in (0, 1)]
-            rows.append(row_of(times[:n_batches], own, setting, config.bench.seed))
+    parts = ((len(batches), "all"), (n_short, f"up to {config.short_s:g} s"))
+    for which, name in enumerate(config.systems):
+        for n_batches, what in parts:
+            n_views = sum(map(len, batches[:n_batches]))
+            if n_batches:
+                setting = f"{config.source}, {what}, batches of {size}, {config.threads} threads"
+                pair = [which, len(systems) - 1]
+                own = [counts[i][:n_views] for i in pair]
+                row = row_of(times[:n_batches, pair], own, setting, config.bench.seed)
+                rows.append({**row, "system": name, "headline": which == 0})
     results.save(
         "eval.benchmarks.adapted_speed",
         config,
@@ -147,7 +152,7 @@ def main() -> None:
     )
     for row in rows:
         print(
-            f"{row['setting']}: {row['ratio']:.2f} times as fast "
+            f"{row['system']}, {row['setting']}: {row['ratio']:.2f} times as fast "
             f"({row['seconds']:.1f} s against {row['peer_seconds']:.1f} s), "
             f"{100 * row['wer']:.1f} % errors against {100 * row['peer_wer']:.1f} %"
         )

@@ -39,12 +39,13 @@ def test_from_manifest_to_result_file(
     model = HyperASR(backbone, SpeakerConfig(), SourceConfig(settings={"rank": 2}))
     model.save_pretrained(tmp_path / "hypernet", backbone=str(random_backbone_folder))
     bench = patients.config(
-        random_backbone_folder, {"hypernet": tmp_path / "hypernet"}, simulate=("stuttering",)
+        random_backbone_folder, dict.fromkeys("ab", tmp_path / "hypernet"), simulate=("stuttering",)
     )
     source = read_manifest(bench.test)[0].source
     config = AdaptedSpeedConfig(
         replace(bench, looks=tmp_path / "looks.jsonl"),
         source=source,
+        systems=("a", "b"),
         batch_size=2,
         threads=1,
         short_s=30.0,
@@ -53,14 +54,20 @@ def test_from_manifest_to_result_file(
     monkeypatch.setattr(sys, "argv", ["program"])
     monkeypatch.setattr(adapted_speed, "read_config", lambda kind: config)
     adapted_speed.main()
-    whole, short = results.read(tmp_path / "speed.json")["rows"]
-    assert whole["n_utterances"] == short["n_utterances"] > 0
-    assert whole["ratio"] > 0
-    assert whole["seconds"] > 0
+    rows = results.read(tmp_path / "speed.json")["rows"]
+    assert [(row["system"], row["headline"]) for row in rows] == [("a", True)] * 2 + [
+        ("b", False)
+    ] * 2
+    assert len({row["n_utterances"] for row in rows}) == 1
+    # Both are the same model: the same words, and times of their own.
+    assert len({(row["wer"], row["peer_wer"]) for row in rows}) == 1
+    assert len({row["seconds"] for row in rows}) == 2
+    assert len({row["peer_seconds"] for row in rows}) == 1
+    assert all(row["ratio"] == pytest.approx(row["peer_seconds"] / row["seconds"]) for row in rows)
     looks = (tmp_path / "looks.jsonl").read_text().splitlines()
-    assert json.loads(looks[0])["systems"] == ["hypernet", "backbone"]
+    assert json.loads(looks[0])["systems"] == ["a", "b", "backbone"]
     with pytest.raises(ConfigError, match="no system 'other'"):
-        replace(config, system="other")
+        replace(config, systems=("other",))
     monkeypatch.setattr(adapted_speed, "read_config", lambda kind: replace(config, source="x"))
     with pytest.raises(ConfigError, match="nothing of the corpus 'x'"):
         adapted_speed.main()
