@@ -32,6 +32,8 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
 Result = TypeVar("Result")
 
+_THREAD = threading.local()
+
 _FEED_FORWARD = ("fc1", "fc2")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -126,16 +128,67 @@ def using(model: nn.Module, factors: LoRAFactors) -> Iterator[dict[str, list[nn.
             multiple of n_utt.
     """
     targets = checked_targets(model, factors)
-    scaling = float(factors.scaling)
+    scaling, kept = float(factors.scaling), _Kept(factors.n_utt)
     hooks = {
         name: [
-            _make_hook(name, a_t, b_t, scaling)
+            _make_hook(name, a_t, b_t, scaling, kept)
             for a_t, b_t in _arrange(factors[name], linears[0].weight)
         ]
         for name, linears in targets.items()
     }
-    with hooked(targets, hooks):
+    with hooked(targets, hooks), kept:
         yield targets
+
+
+class _Kept:
+    """Which utterances of a block's factors are left in the batch; all until `keep` says so."""
+
+    def __init__(self, n_utt: int) -> None:
+        self.n_utt, self.version = n_utt, 0
+        self.index: Tensor | None = None
+
+    def __enter__(self) -> None:
+        _blocks().append(self)
+
+    def __exit__(self, *_: object) -> None:
+        _blocks().remove(self)
+
+    def choose(self, index: Tensor | None) -> None:
+        self.index, self.version = index, self.version + 1
+
+    def of(self, factor: Tensor) -> Tensor:
+        shared = self.index is None or factor.shape[0] == 1
+        return factor if shared else factor.index_select(0, self.index)
+
+
+def _blocks() -> list[_Kept]:
+    blocks: list[_Kept] = _THREAD.__dict__.setdefault("blocks", [])
+    return blocks
+
+
+@contextmanager
+def dropping_rows(n_rows: int) -> Iterator[Callable[[Tensor], None] | None]:
+    """Let a batch of `n_rows` lose rows inside the block, in this thread.
+
+    Yields:
+        What takes the rows that are left (n,) int64, counted among those that were left before; the
+        factors of `using` follow. None where factors have neither one row a row nor one for all.
+    """
+    blocks = _blocks()
+    if any(kept.n_utt not in (1, n_rows) for kept in blocks):
+        yield None
+        return
+    before = [kept.index for kept in blocks]
+
+    def keep(rows: Tensor) -> None:
+        for kept in blocks:
+            kept.choose(rows if kept.index is None else kept.index[rows])
+
+    try:
+        yield keep
+    finally:
+        for kept, index in zip(blocks, before, strict=True):
+            kept.choose(index)
 
 
 @contextmanager
@@ -255,16 +308,19 @@ def merged(model: nn.Module, factors: LoRAFactors) -> Iterator[None]:
                 linear.weight.copy_(weight)
 
 
-def _make_hook(name: str, a_t: Tensor, b_t: Tensor, scaling: float) -> Hook:
+def _make_hook(name: str, a_t: Tensor, b_t: Tensor, scaling: float, kept: _Kept) -> Hook:
     """Build the hook of one layer from A (n_utt, d_in, rank) and B (n_utt, rank, d_out).
 
     A decoder step of a small model lasts 2 ms, so the usual case is kept to two operations:
     float32 in and out, one row an utterance, no reshaping, the addition fused into the second.
     """
-    n_utt, dtype = a_t.shape[0], a_t.dtype
+    dtype, all_a, all_b, version = a_t.dtype, a_t, b_t, kept.version
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        x = args[0]
+        nonlocal a_t, b_t, version
+        if kept.version != version:
+            a_t, b_t, version = kept.of(all_a), kept.of(all_b), kept.version
+        x, n_utt = args[0], a_t.shape[0]
         x3, y3 = x, y
         if x.shape[0] != n_utt or x.dim() != 3:
             x3, y3 = by_utterance(name, x, n_utt), by_utterance(name, y, n_utt)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from hyperasr.adapters.lora import dropping_rows
 from hyperasr.audio.mel import (
     CHUNK_S,
     FRAMES_PER_SECOND,
@@ -509,7 +510,15 @@ class Backbone(nn.Module):
             stop = StopAfterSound(step.looked, self.piece, self.eos, n_sounding)
         how: dict[str, Any] = {"eos": self.eos, "config": config, "max_tokens": max_tokens}
         if k == 1:
-            return greedy(step, prompt, stop=stop, **how)
+            with dropping_rows(prompt.shape[0]) as follow:
+
+                def keep(rows: Tensor) -> None:
+                    step.keep(rows)
+                    assert follow is not None
+                    follow(rows)
+
+                drops = step.can_drop and follow is not None
+                return greedy(step, prompt, stop=stop, keep=keep if drops else None, **how)
         expected = None
         if config.expected:
             n_vocab = int(self.whisper.config.vocab_size)

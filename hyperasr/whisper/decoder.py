@@ -96,6 +96,16 @@ class DecoderStep:
         if self._cache is not None:
             self._cache.self_attention_cache.reorder_cache(cast(torch.LongTensor, rows))
 
+    @property
+    def can_drop(self) -> bool:
+        """Whether `keep` may be called: not where something hangs on a whole layer."""
+        return bool(self._layers)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the rows (n,) int64 alone, one an utterance."""
+        for layer in self._layers:
+            layer.keep(rows)
+
     def hidden(self, tokens: Tensor) -> Tensor:
         """Return the decoder's last states of the given tokens, which a cached step remembers.
 
@@ -190,6 +200,14 @@ class _CachedLayer:
         for kept in (self.keys, self.values):
             if kept is not None:
                 kept[:, :n_past] = kept[:, :n_past].index_select(0, rows)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone; not before the first step."""
+        self.n_utt = self.n_rows = len(rows)
+        names = ["keys", "values", "state_keys", "state_values"]
+        names += ["watched_keys"] * bool(self.heads) + ["bias"] * (self.bias is not None)
+        for name in names:
+            setattr(self, name, getattr(self, name).index_select(0, rows))
 
     def _to_tokens(self, x: Tensor, n_past: int, mask: Tensor | None) -> Tensor:
         attention = self.layer.self_attn

@@ -1,8 +1,9 @@
 """Greedy search, drawn tokens and beam search over a fixed batch of rows, for any step function.
 
-Nothing here knows of Whisper, audio or adapters. A row never leaves its place: finished rows are
-still fed (their output is ignored), and beams move only among the rows of their own utterance, so
-whatever the callee keeps for each row (a cache, adapted weights) stays with it.
+Nothing here knows of Whisper, audio or adapters. Rows keep their order, and beams move only among
+the rows of their own utterance, so that what the callee keeps for each row (a cache, adapted
+weights) stays with it. Finished rows are fed on, their output ignored; a greedy search drops them
+when they are half of all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ later one a token a row.
 
 Reorder = Callable[[Tensor], None]
 """Row indices (n_rows,) int64: row i goes on from what was row `indices[i]`, same utterance."""
+
+Keep = Callable[[Tensor], None]
+"""Row indices (n,) int64 in order: the next calls bring these rows alone."""
 
 _NONE = -1  # where a row holds no token
 
@@ -95,11 +99,12 @@ def greedy(
     config: SearchConfig,
     max_tokens: Tensor | None = None,
     stop: StopAfterSound | None = None,
+    keep: Keep | None = None,
 ) -> Decoded:
     """Take the most probable token of each row, or draw one, until all rows have ended.
 
     Args:
-        step: see `Step`; called with the same rows every time.
+        step: see `Step`; called with the same rows every time, but for `keep`.
         prompt: tokens given to each row (n_rows, n_prompt) int64.
         eos: id of the end of text.
         config: search settings; `beam_size` is not used. Log-probabilities are those of the model,
@@ -107,6 +112,7 @@ def greedy(
         max_tokens: a limit for each row (n_rows,), on top of the config's; 0 decodes nothing.
         stop: ends texts that begin again; such a row is finished, and its end of text has the
             log-probability that it had there.
+        keep: see `Keep`; called when half of the rows have ended. None goes on with all.
     Returns:
         Tokens, log-probabilities and scores of each row.
     Raises:
@@ -123,25 +129,34 @@ def greedy(
     done = limits < 1
     drawing = _Drawing(config, n_rows) if config.temperature else None
     new = _prefixed(prompt, config)
+    rows = torch.arange(n_rows, device=device)  # of the batch, that are still fed
     for index in range(n_steps):
         logits = allowed(step(new), first=index == 0)
         # Of the logits: rounding makes ties of log-probabilities.
         shown = logits if drawing is None else drawing(logits)
-        token = shown.argmax(dim=-1, keepdim=True)
-        tokens[:, index : index + 1] = token
+        new = shown.argmax(dim=-1, keepdim=True)
+        tokens[rows, index] = new[:, 0]
         known = logits.log_softmax(dim=-1)
-        logprobs[:, index : index + 1] = known.gather(1, token)
-        of_end[:, index] = known[:, eos]
-        ended = done | (token[:, 0] == eos) | (limits <= index + 1)
+        logprobs[rows, index] = known.gather(1, new)[:, 0]
+        of_end[rows, index] = known[:, eos]
+        ended = done[rows] | (new[:, 0] == eos) | (limits[rows] <= index + 1)
         if stop is not None:
             stop.look()
-            for row, end in stop.ends(tokens[:, : index + 1], skip=done).items():
+            for place, end in stop.ends(tokens[rows, : index + 1], skip=done[rows]).items():
+                row = rows[place]
                 tokens[row, end], logprobs[row, end] = eos, of_end[row, end]
-                ended[row] = True
-        done = ended
-        if bool(done.all()):
+                ended[place] = True
+        done[rows] = ended
+        left = (~ended).nonzero().flatten()
+        if not len(left):
             break
-        new = token
+        if keep is not None and 2 * len(left) <= len(rows):
+            keep(left)
+            rows, new, allowed.n_rows = rows[left], new[left], len(left)
+            if stop is not None:
+                stop.keep(left)
+            if drawing is not None:
+                drawing.keep(left)
     # Rows that had ended were written on: their first end of text, or their limit, is where.
     beyond = torch.arange(n_steps, device=device) >= limits[:, None]
     decoded = _decoded(tokens.masked_fill(beyond, _NONE), logprobs, eos)
@@ -320,6 +335,9 @@ class _Drawing:
             raise ShapeError(f"{len(config.seeds)} seeds do not fit {n_rows} rows; one a row")
         self.temperature = config.temperature
         self.generators = [torch.Generator().manual_seed(seed) for seed in config.seeds]
+
+    def keep(self, rows: Tensor) -> None:
+        self.generators = [self.generators[row] for row in rows.tolist()]
 
     def __call__(self, logits: Tensor) -> Tensor:
         # On the CPU, so that every device draws the same.

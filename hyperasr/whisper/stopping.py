@@ -86,6 +86,11 @@ class StopAfterSound:
         assert self.fronts is not None
         self.fronts = self.fronts.index_select(0, rows)
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the rows (n,) int64 alone."""
+        self.reorder(rows)
+        self.n_sounding = [self.n_sounding[row] for row in rows.tolist()]
+
     def ends(self, tokens: Tensor, skip: Tensor, of_row: Tensor | None = None) -> dict[int, int]:
         """Return how many tokens the text has, by place, of texts that begin again.
 

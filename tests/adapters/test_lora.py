@@ -529,3 +529,30 @@ class TestMerge:
         with pytest.raises(ConfigError, match=r"layer 1 .*not finite"):
             lora.merge(tiny_whisper, factors)
         assert all(torch.equal(v, before[k]) for k, v in tiny_whisper.state_dict().items())
+
+
+class TestDroppingRows:
+    def test_factors_follow_the_rows_that_are_left(
+        self, tiny_whisper: Any, decoder_batch: tuple[Tensor, Tensor]
+    ) -> None:
+        states, tokens = decoder_batch
+        own = random_factors(tiny_whisper, ("decoder.fc1", "decoder.cross_v_proj"), 4)
+        for_all = random_factors(tiny_whisper, ("decoder.fc2",), 1, seed=7)
+        with lora.using(tiny_whisper, own), lora.using(tiny_whisper, for_all):
+            whole = decoder_logits(tiny_whisper, states, tokens)
+            with lora.dropping_rows(4) as keep:
+                assert keep is not None
+                keep(torch.tensor([1, 2, 3]))
+                keep(torch.tensor([0, 2]))  # of the three that were left
+                left = decoder_logits(tiny_whisper, states[[1, 3]], tokens[[1, 3]])
+            again = decoder_logits(tiny_whisper, states, tokens)
+        torch.testing.assert_close(left, whole[[1, 3]])
+        assert torch.equal(again, whole)
+
+    def test_factors_of_several_rows_are_none_of_a_row(self, tiny_whisper: Any) -> None:
+        with lora.using(tiny_whisper, random_factors(tiny_whisper, ("decoder.fc1",), 2)):
+            with lora.dropping_rows(4) as keep:
+                assert keep is None
+        with lora.dropping_rows(4) as keep:  # nothing is adapted
+            assert keep is not None
+            keep(torch.tensor([0]))

@@ -89,6 +89,10 @@ class TableStep:
         pairs = zip(self.keys, self.prefixes, strict=True)
         return torch.stack([table(key, prefix, *self.options) for key, prefix in pairs])
 
+    def keep(self, rows: Tensor) -> None:
+        self.keys = [self.keys[i] for i in rows.tolist()]
+        self.prefixes = [self.prefixes[i] for i in rows.tolist()]
+
     def reorder(self, rows: Tensor) -> None:
         here = torch.arange(len(rows)) // self.rows_per_utt
         assert torch.equal(rows // self.rows_per_utt, here), "a beam left its utterance"
@@ -384,6 +388,22 @@ def test_batch_mates_and_their_order_change_nothing(beam_size: int) -> None:
     assert together.logprobs == backwards.logprobs[::-1]
     assert together.logprobs == tuple(one.logprobs[0] for one in alone)
     assert len({len(text) for text in together.tokens}) > 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_rows_that_have_ended_are_dropped(temperature: float) -> None:
+    keys, limits = range(24), torch.tensor([0, 1, 30, 4] * 6)
+    seeds = tuple(keys) if temperature else ()
+    config = SearchConfig(max_tokens=12, temperature=temperature, seeds=seeds)
+    prompt = torch.zeros(len(keys), 2, dtype=torch.int64)
+    fast, slow = TableStep(keys, 5), TableStep(keys, 5)
+    how: dict[str, Any] = {"eos": 1, "config": config, "max_tokens": limits}
+    assert greedy(fast, prompt, keep=fast.keep, **how) == greedy(slow, prompt, **how)
+    n_rows = [shape[0] for shape in fast.calls]
+    assert len(n_rows) == len(slow.calls)
+    assert n_rows == sorted(n_rows, reverse=True)
+    assert n_rows[0] == 24
+    assert 0 < n_rows[-1] <= 6
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
