@@ -141,7 +141,7 @@ def using(model: nn.Module, factors: LoRAFactors) -> Iterator[dict[str, list[nn.
 
 
 class _Kept:
-    """Which utterances of a block's factors are left in the batch; all until `keep` says so."""
+    """Which utterances of a block's factors are left in the batch; see `dropping_rows`."""
 
     def __init__(self, n_utt: int) -> None:
         self.n_utt, self.version = n_utt, 0
@@ -157,8 +157,9 @@ class _Kept:
         self.index, self.version = index, self.version + 1
 
     def of(self, factor: Tensor) -> Tensor:
-        shared = self.index is None or factor.shape[0] == 1
-        return factor if shared else factor.index_select(0, self.index)
+        if self.index is None or factor.shape[0] == 1:
+            return factor
+        return factor.index_select(0, self.index)
 
 
 def _blocks() -> list[_Kept]:
