@@ -40,7 +40,7 @@ from hyperasr.whisper.search import SearchConfig
 from train.loop.program import read_config, run_program
 
 WARM_UP = 2  # rounds that are not counted
-MODEL = "tiny.en"
+MODEL = "tiny.en-decoder"  # so that encoder states are the same for everybody
 Job = Callable[[], Any]
 Tokens = list[list[int]]
 

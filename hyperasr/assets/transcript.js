@@ -26,7 +26,7 @@
   const play = (one) => {
     makeStop(one);
     audio.currentTime = Number(one.dataset.t);
-    audio.play();
+    audio.play().catch(() => {}); // a pause that follows at once interrupts it
   };
   document.addEventListener("click", (event) => {
     const one = event.target.closest("[data-t]");

@@ -116,7 +116,9 @@ def test_recordings_become_files_with_the_changes(opened: Visit, tmp_path: Path)
     ours.first.click()
     page.get_by_label("Another word").fill("<b>Alack,</b>")
     page.get_by_role("button", name="Use it", exact=True).click()
-    assert card.locator(".verbatim [role=button]").first.inner_text() == "<b>Alack,</b>"
+    from playwright.sync_api import expect
+
+    expect(card.locator(".verbatim [role=button]").first).to_have_text("<b>Alack,</b>")
     for form, beginning in (
         ("text", "unadapted: "),
         ("subtitles (srt)", "1\n00:00:0"),

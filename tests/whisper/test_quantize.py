@@ -142,7 +142,7 @@ def test_the_adapter_itself_is_not_quantised(generator: torch.Generator) -> None
     layer = Int8Linear(linear)
     a, b = torch.randn(3, 2, 16, generator=generator), torch.randn(3, 12, 2, generator=generator)
     x = torch.randn(3, 5, 16, generator=generator)
-    hook = lora._make_hook("x", a.mT, b.mT.contiguous(), 0.5)
+    hook = lora._make_hook("x", a.mT, b.mT.contiguous(), 0.5, lora._Kept(3))
     with torch.no_grad():
         update = hook(layer, (x,), layer(x)) - layer(x)
     torch.testing.assert_close(update, 0.5 * x @ a.mT @ b.mT, rtol=1e-4, atol=1e-4)
