@@ -261,7 +261,7 @@ class MediaFile:
         """Yield frames as (n, channels) float32, from the sample `start` on."""
         from av import AudioResampler
 
-        convert = AudioResampler("flt", self._layout, self.samplerate)
+        convert, form = None, None
         counted = self._track.time_base * self.samplerate == 1  # durations are samples
         nothing = np.empty((0, self.channels), dtype=np.float32)
         block = nothing
@@ -273,9 +273,18 @@ class MediaFile:
             yield block[max(0, start - (position or 0)) :]
             if frame:
                 position = self._position(frame) if position is None else position + len(block)
+                if convert is None or form != _form(frame):
+                    # A stream may change in the middle; a resampler takes frames of one form.
+                    convert = AudioResampler("flt", self._layout, self.samplerate)
+                    form = _form(frame)
                 parts = [part.to_ndarray() for part in convert.resample(frame)]
                 block = np.concatenate([nothing, *(p.reshape(-1, self.channels) for p in parts)])
                 n_last = frame.duration if counted and frame.duration else None
+
+
+def _form(frame: Any) -> tuple[str, str, int]:
+    """Return what a resampler needs to know of a frame."""
+    return frame.format.name, frame.layout.name, frame.sample_rate
 
 
 RecordingFile = SoundFile | MediaFile

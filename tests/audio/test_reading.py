@@ -482,6 +482,20 @@ def test_an_mp3_behind_padding_and_junk_and_damaged_within(tmp_path, caplog):
     assert "damaged after 1.9" in message
 
 
+@pytest.mark.parametrize(("rate", "n_channels"), [(RATE, 2), (24_000, 1), (48_000, 2)])
+def test_an_mp3_that_changes_in_the_middle(tmp_path, rate, n_channels):
+    first = write(tmp_path / "a.mp3", syllables(2.0), format="MP3").read_bytes()
+    other = np.repeat(noise(2 * rate, -30.0)[:, None], n_channels, axis=1)
+    second = write(tmp_path / "b.mp3", other, rate, format="MP3").read_bytes()
+    path = tmp_path / "c.mp3"
+    path.write_bytes(bytes(745) + first + second)
+    heard = audio.load(path)
+    assert len(heard) == pytest.approx(4 * RATE, abs=RATE // 4)
+    # Louder where the first one is, and the second one as loud as it was written.
+    assert heard[: 2 * RATE].std() > 2 * heard[-RATE:].std()
+    assert heard[-RATE:].std() == pytest.approx(10 ** (-30 / 20), rel=0.4)
+
+
 # --- pipes -------------------------------------------------------------------------------------
 
 

@@ -197,6 +197,8 @@ class Case:
             value = value.replace("\x00", "").encode("utf-8", "replace").decode()
             if name == "out":
                 value = draw.choice(PLACES)
+            if value == "/":
+                value = "/dev/null"  # as a source it would be every recording of the machine
             forms = ([f"--{name}", value], [f"--{name}={value}"], [f"--{name}"], [value])
             argv += draw.choice(forms)
         if command == "export":  # other engines take their own time
