@@ -346,7 +346,7 @@ class HyperASR(AdaptedWhisper):
                 source_config = replace(source_config, settings=settings)
             try:
                 model = cls(backbone, speaker_config, source_config, fit_prior=False)
-            except (RuntimeError, OverflowError, MemoryError) as error:
+            except (RuntimeError, OverflowError, MemoryError, TypeError) as error:
                 raise CheckpointMismatch(
                     f"{where}: a size in it is impossible ({error})"
                 ) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperasr.errors import ConfigError
+from hyperasr.util.config import check_texts
 
 _SHORTEST_TOKEN = 16
 
@@ -39,6 +40,7 @@ class ServeConfig:
     """Recordings that may wait or be worked on; a caller beyond them is told to come again."""
 
     def __post_init__(self) -> None:
+        check_texts(self)
         for name, port in (("port", self.port), ("wyoming", self.wyoming)):
             if port is not None and not 0 <= port <= 65_535:
                 raise ConfigError(f"{name} is {port}; give 0 to 65535")

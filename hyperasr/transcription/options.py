@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from hyperasr.errors import ConfigError
 from hyperasr.util.closest import closest
-from hyperasr.util.config import check_literals
+from hyperasr.util.config import check_texts
 
 AUTO = "auto"
 """As a language: find out which one is spoken."""
@@ -93,7 +93,7 @@ class TranscribeOptions:
             raise ConfigError("compare sets the adapted model beside the other; it needs adapt")
         if self.samples and not self.adapt:
             raise ConfigError("samples are drawn of adapted weights; they need adapt")
-        check_literals(self)
+        check_texts(self)
         # A list would pass as well, but the options are to be hashable.
         object.__setattr__(self, "temperatures", tuple(self.temperatures))
         if not all(math.isfinite(t) and t > 0 for t in self.temperatures):

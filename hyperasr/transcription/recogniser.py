@@ -37,7 +37,7 @@ from hyperasr.whisper.languages import language_code
 from hyperasr.whisper.search import SearchConfig, text_only
 
 _BEAMS_TO_EXPECT = 5
-EXPECTED_BONUS = 1.0  # nats for a token of an expected word; see docs/results.md
+EXPECTED_BONUS = 2.0  # nats for a token of an expected word; see docs/results.md
 _UNSURE = -1.0  # average log-probability under which tokens are drawn again; Whisper's own
 
 

@@ -59,5 +59,5 @@ def test_the_program_on_real_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rows = json.loads(out.read_text())["rows"]
     assert {(row["cohort"], row["domain"]) for row in rows} == {("typical", "recorded")}
     recall = {row["system"]: row for row in rows if row["measure"] == "recall"}
-    assert recall["with_list_1"]["n"] == recall["without_list"]["n"] > 10
-    assert 0.7 < recall["without_list"]["value"] <= recall["with_list_1"]["value"] <= 1
+    assert recall["with_list_2"]["n"] == recall["without_list"]["n"] > 10
+    assert 0.7 < recall["without_list"]["value"] <= recall["with_list_2"]["value"] <= 1
