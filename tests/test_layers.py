@@ -44,6 +44,7 @@ HOMES = {
     "accelerate": {"train.*", "eval.*"},
     # The extra `serve`: a room of its own, which the command line imports late.
     "fastapi": {"hyperasr.service.*", "eval.benchmarks.*"},
+    "docx": {"hyperasr.service.*"},
     "prometheus_client": {"hyperasr.service.*"},
     "pydantic": {"hyperasr.service.*"},
     "starlette": {"hyperasr.service.*"},

@@ -12,6 +12,7 @@ from starlette.datastructures import UploadFile
 
 from hyperasr.errors import ConfigError
 from hyperasr.service.uploads import recording_of, shown_name
+from hyperasr.service.word_document import DOCX_TYPE, word_document
 from hyperasr.transcription.formats import FORMATS, render
 from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Result, from_dict
@@ -50,8 +51,9 @@ def check_format(name: str) -> str:
     Raises:
         ConfigError: there is none of this name.
     """
-    if name not in FORMATS:
-        raise ConfigError(f"response_format must be one of {', '.join(FORMATS)}")
+    known = (*FORMATS, "docx")
+    if name not in known:
+        raise ConfigError(f"response_format must be one of {', '.join(known)}")
     return name
 
 
@@ -61,9 +63,12 @@ async def rendered(result: Result, upload: UploadFile | None, form: str, mode: s
     Args:
         result: what is written.
         upload: its recording, which goes into a page of HTML; None makes one without sound.
-        form: one of `hyperasr.transcription.formats.FORMATS`.
+        form: one of `hyperasr.transcription.formats.FORMATS`, or ``docx``.
         mode: ``verbatim``, ``clean`` or ``both``.
     """
+    if form == "docx":
+        document = await asyncio.to_thread(word_document, result, mode)
+        return Response(document, media_type=DOCX_TYPE)
     kind = _TYPES.get(form, "text/plain")
     if form != "html" or upload is None:
         return PlainTextResponse(

@@ -25,8 +25,11 @@ from hyperasr.types import DOUBTFUL, Segment, Transcript, Word
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 # Characters that would not be shown but act: controls, halves of surrogate pairs, and the marks
-# that turn the order of writing, which could make a text read as another one.
-_ACTING = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# that turn the order of writing, which could make a text read as another one. XML takes none of
+# the first two, nor the last two.
+_ACTING = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 _DOUBT = '<sup class="mark" role="img" aria-label=" (doubtful)">?</sup>'
 
 
@@ -59,7 +62,7 @@ def html_page(result: Rendered, mode: str = "verbatim") -> str:
     assert transcript is not None
     sound, silent_because = _sound(result.recording)
     style, script = _asset("transcript.css"), _asset("transcript.js")
-    name = _escaped(_name(result.recording))
+    name = _escaped(bare_name(result.recording))
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
@@ -79,7 +82,7 @@ def html_page(result: Rendered, mode: str = "verbatim") -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _name(recording: Recording) -> str:
+def bare_name(recording: Recording) -> str:
     """Return the name of the file alone: where it lies is nobody's business who gets the page."""
     is_path = recording.path is not None and Path(recording.path) == Path(recording.id)
     return Path(recording.id).name if is_path else recording.id
@@ -92,7 +95,7 @@ def _sound(recording: Recording) -> tuple[bytes, list[str]]:
     try:
         return opus(samples_of(recording, lambda _: None)), []
     except HyperASRError as error:
-        reason = str(error).replace(str(recording.path), _name(recording))
+        reason = str(error).replace(str(recording.path), bare_name(recording))
         return b"", [f"This page has no sound: {reason}"]
 
 
@@ -106,9 +109,14 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
+def printable(text: str) -> str:
+    """Return text in which nothing acts but is not shown: controls and the like become �."""
+    return _ACTING.sub("\ufffd", text)
+
+
 def _escaped(text: str) -> str:
-    """Return text as it stands in a page, also in an attribute; what would act is shown as �."""
-    return html.escape(_ACTING.sub("\ufffd", text))
+    """Return printable text as it stands in a page, also in an attribute."""
+    return html.escape(printable(text))
 
 
 def _about(transcript: Transcript) -> str:

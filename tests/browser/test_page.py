@@ -125,11 +125,12 @@ def test_recordings_become_files_with_the_changes(opened: Visit, tmp_path: Path)
         ("subtitles (vtt)", "WEBVTT"),
         ("Praat (TextGrid)", "File type"),
         ("TalkBank (CHAT)", "@UTF8"),
+        ("Word (docx)", "PK"),
         ("page with sound", "<!doctype html>"),
     ):
         card.get_by_label("Format").select_option(form)
         button = card.get_by_role("button", name="Download", exact=True)
-        text = saved(page, button, tmp_path).read_text()
+        text = saved(page, button, tmp_path).read_bytes().decode(errors="replace")
         assert re.match(beginning, text)
     assert "data:audio/ogg;base64,T2dnUw" in text, "the sound is inside"
     assert "&lt;b&gt;Alack,&lt;/b&gt;" in text

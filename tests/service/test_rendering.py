@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Transcript, from_dict
 from hyperasr.types import Edit, Segment, Unclear, Word
 
+DOCX_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 CLIP = sorted((Path(__file__).parents[2] / "hyperasr/assets/demo").glob("10-*.ogg"))[0]
 WORDS = (
     Word("um", 0.9, 0.0, 0.4, 0.1),
@@ -83,6 +85,43 @@ def test_a_page_has_the_sound_that_comes_along(client: Any) -> None:
     assert "<title>a.wav: transcript</title>" in answer.text
     broken = post(client, to_dict(RESULT), b"no sound", response_format="html")
     assert "This page has no sound" in broken.text
+
+
+def test_a_document_of_word_has_both_texts_and_marks(client: Any) -> None:
+    document = opened(post(client, to_dict(RESULT), response_format="docx", mode="both"))
+    lines = [(p.style.name, p.text) for p in document.paragraphs]
+    assert lines == [
+        ("Heading 1", "a.wav"),
+        ("Normal", lines[1][1]),
+        ("Heading 2", "Unadapted, verbatim"),
+        ("Normal", "0:00:00  so"),
+        ("Heading 2", "Unadapted, clean"),
+        ("Normal", "0:00:00  so"),
+        ("Heading 2", "Personalised, verbatim"),
+        ("Normal", "0:00:00  um so[?] [unclear]"),
+        ("Heading 2", "Personalised, clean"),
+        ("Normal", "0:00:00  so[?] [unclear]"),
+    ]
+    assert "Words with [?] are doubtful" in lines[1][1]
+    assert [run.text for run in document.paragraphs[7].runs if run.font.underline] == ["so"]
+
+
+def test_a_document_of_word_takes_any_text(client: Any) -> None:
+    text = "a\x00\x0b\x0c\ufffe\x1b[31m\u202eb <w:t> & مرحبا"
+    segment = Segment(3725.9, 3727.0, text, -0.5)
+    said = Transcript(text, text, (segment,), 2.0)
+    answer = post(client, to_dict(Result(Recording(text), said)), response_format="docx")
+    title, _, line = opened(answer).paragraphs
+    assert line.text == "1:02:05  a\ufffd\ufffd\ufffd\ufffd\ufffd[31m\ufffdb <w:t> & مرحبا"
+    assert title.text
+
+
+def opened(answer: Any) -> Any:
+    from docx import Document
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == DOCX_TYPE
+    return Document(BytesIO(answer.content))
 
 
 @pytest.mark.parametrize(
