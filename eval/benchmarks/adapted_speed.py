@@ -7,14 +7,19 @@ The views of one corpus of the test set (its recordings, and the simulated ones 
 sorted by length, are decoded in batches, each by all in turn: log-mel, encoder, embedding,
 hypernetwork and greedy search are counted, reading and simulating are not. A ratio is the peer's
 time over ours, summed over batches, its interval a bootstrap over batches; the word error rates of
-the very same decodings stand beside it (``wer``, ``peer_wer``). Run it on a machine that does
-nothing else.
+the very same decodings stand beside it (``wer``, ``peer_wer``). Of every system there is a row of
+its error rates and its time for an hour of sound besides (``error_against_time``), and a figure of
+these. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +27,19 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from eval.benchmarks.speed import ctranslate2_folder
 from eval.lib import results
 from eval.lib.bench import BenchConfig
-from eval.lib.systems import System, open_system, open_unadapted
+from eval.lib.systems import (
+    BACKBONE,
+    TRIMMED_STOP,
+    System,
+    open_system,
+    open_unadapted,
+)
 from eval.lib.testset import fixed_views
-from hyperasr.cohorts.views import render_view
+from hyperasr.audio.mel import SAMPLE_RATE
+from hyperasr.cohorts.views import TYPICAL, View, render_view
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.error_rates import error_rate, score
@@ -37,6 +50,10 @@ from hyperasr.whisper.search import SearchConfig, text_only
 from train.loop.program import read_config, run_program
 
 BENCHMARK = "trimmed_adapted_over_unadapted"
+POINTS = "error_against_time"
+FASTER_WHISPER = "faster_whisper_int8"
+Heard = Callable[[list[np.ndarray]], list[str]]
+"""Texts of waveforms (n_samples,) float32, 16 kHz."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,15 @@ class AdaptedSpeedConfig:
     """Further test sets of the same configuration file; they are not timed."""
     systems: tuple[str, ...] = ("hypernet_encoder_decoder", "hypernet")
     """The adapted systems, by their names in `bench.systems`; the first is the headline."""
+    peers: tuple[str, ...] = (
+        f"tiny.en {TRIMMED_STOP}",
+        f"tiny.en {FASTER_WHISPER}",
+        f"base {BACKBONE}",
+        f"base {TRIMMED_STOP}",
+        f"base {FASTER_WHISPER}",
+    )
+    """Further systems, unadapted: a Whisper, and how it is run: ``backbone`` (30 s),
+    ``backbone_trimmed_stop``, ``faster_whisper_int8``."""
     source: str = "librispeech-test-other"
     """Corpus of the test set whose views are timed."""
     short_s: float = 7.0
@@ -59,21 +85,143 @@ class AdaptedSpeedConfig:
     """Threads of torch."""
     out: Path = Path("results/adapted_speed.json")
     """Result file."""
+    figure: Path = Path("docs/images/error-against-time.svg")
+    """Error against time."""
 
     def __post_init__(self) -> None:
         for name in self.systems:
             if name not in self.bench.systems:
                 known = ", ".join(self.bench.systems)
                 raise ConfigError(f"no system {name!r}; bench.systems has {known}")
+        ways = (BACKBONE, TRIMMED_STOP, FASTER_WHISPER)
+        if unknown := [peer for peer in self.peers if peer.rpartition(" ")[2] not in ways]:
+            raise ConfigError(
+                f"no peer {unknown[0]!r}; give a Whisper and one of {', '.join(ways)}"
+            )
 
 
-def heard(system: System, waveforms: list[np.ndarray]) -> list[str]:
-    """Return the texts of waveforms, from samples on."""
+def hears(system: System) -> Heard:
+    """Return the function that decodes by a system."""
+    return lambda waveforms: _texts(system, waveforms)
+
+
+def _texts(system: System, waveforms: list[np.ndarray]) -> list[str]:
     backbone = system.model.backbone
     mel, n_frames = backbone.features(waveforms)
     search = text_only(SearchConfig(), backbone.eos, int(backbone.whisper.config.vocab_size))
     found = decode(system.model, Batch(n_frames=n_frames, mel=mel), search, adapt=system.adapt)
     return [backbone.text(tokens) for tokens in found.tokens]
+
+
+def peer(spec: str, scratch: Path, threads: int) -> Heard:
+    """Open one of `AdaptedSpeedConfig.peers`.
+
+    Args:
+        spec: a Whisper and how it is run.
+        scratch: where faster-whisper's copy of it is written.
+        threads: of faster-whisper.
+    """
+    name, _, way = spec.rpartition(" ")
+    backbone = Backbone.from_pretrained(name)
+    if way != FASTER_WHISPER:
+        return hears(open_unadapted(way, backbone))
+    folder = scratch / Path(name).name
+    backbone.save_pretrained(folder)
+    # In a process of its own, since the engine's threads slow ours down.
+    pool = ProcessPoolExecutor(1, get_context("spawn"))
+    converted = ctranslate2_folder(folder, "int8")
+    pool.submit(_open_faster_whisper, str(converted), threads).result()
+    return lambda waveforms: pool.submit(_faster_whisper_texts, waveforms).result()
+
+
+_faster_whisper: list[Any] = []  # in its process
+
+
+def _open_faster_whisper(folder: str, threads: int) -> None:
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=threads)
+    _faster_whisper.append(model)
+
+
+def _faster_whisper_texts(waveforms: list[np.ndarray]) -> list[str]:
+    """Transcribe one by one, greedily: a list of recordings is nothing that it takes."""
+    how = {"language": "en", "beam_size": 1, "without_timestamps": True}
+    return [
+        "".join(segment.text for segment in _faster_whisper[0].transcribe(wave, **how)[0]).strip()
+        for wave in waveforms
+    ]
+
+
+def point_of(
+    name: str, seconds: float, views: Sequence[View], counts: Sequence[Any], audio_s: float
+) -> dict[str, Any]:
+    """Return a system's time for an hour of sound, and its error rates by cohort."""
+    cohorts = [view.cohort for view in views]
+    simulated = [c for c, cohort in zip(counts, cohorts, strict=True) if cohort != TYPICAL]
+    row = {
+        "benchmark": POINTS,
+        "system": name,
+        "seconds_an_hour": 3600 * seconds / audio_s,
+        "wer_simulated": error_rate(simulated),
+    }
+    for cohort in sorted(set(cohorts)):
+        own = [c for c, other in zip(counts, cohorts, strict=True) if other == cohort]
+        row[f"wer_{cohort}"] = error_rate(own)
+    return row
+
+
+def draw(points: Sequence[dict[str, Any]], adapted: Sequence[str], figure: Path) -> None:
+    """Write the figure of the rows of `point_of`; `adapted` are the names of our systems."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    axes: Any
+    shown = [("wer_simulated", "simulated cohorts"), (f"wer_{TYPICAL}", "typical speech")]
+    with pyplot.rc_context({"svg.hashsalt": "hyperasr", "font.size": 9, "svg.fonttype": "none"}):
+        drawing, axes = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
+        for ax, (key, title) in zip(axes, shown, strict=True):
+            for point in points:
+                ours = point["system"] in adapted
+                at = (point["seconds_an_hour"], 100 * point[key])
+                ax.plot(*at, "o" if ours else "x", color="#0072b2" if ours else "#5a5a5a")
+                ax.annotate(point["system"], at, (4, 4), textcoords="offset points", fontsize=7)
+            ax.set(xscale="log", title=title, xlabel="seconds for an hour of sound")
+            ax.set(ylabel="word error rate, %", ylim=(0, None))
+            ax.margins(x=0.3)
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        drawing.savefig(figure, metadata={"Date": None})
+        pyplot.close(drawing)
+
+
+def opened(config: AdaptedSpeedConfig, scratch: Path) -> dict[str, Heard]:
+    """Open the adapted systems, the backbone that they are compared with, and the peers."""
+    backbone = Backbone.from_pretrained(config.bench.backbone)
+    systems = {
+        name: hears(open_system(name, config.bench.systems[name], backbone))
+        for name in config.systems
+    }
+    systems[f"{config.bench.backbone} {BACKBONE}"] = hears(open_unadapted(BACKBONE, backbone))
+    return systems | {spec: peer(spec, scratch, config.threads) for spec in config.peers}
+
+
+def timed(
+    systems: Sequence[Heard], batches: Sequence[list[np.ndarray]]
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Decode batches by all systems in turn; returns seconds (n_batches, n_systems) and texts."""
+    for system in systems:
+        system(batches[0])  # warm up
+    times = np.zeros((len(batches), len(systems)))
+    texts: list[list[str]] = [[] for _ in systems]
+    order = range(len(systems))
+    for number, batch in enumerate(track(batches, "decoding")):
+        for which in order if number % 2 else reversed(order):
+            started = time.perf_counter()
+            texts[which] += systems[which](batch)
+            times[number, which] = time.perf_counter() - started
+    return times, texts
 
 
 def row_of(times: np.ndarray, counts: list[list[Any]], setting: str, seed: int) -> dict[str, Any]:
@@ -103,58 +251,66 @@ def row_of(times: np.ndarray, counts: list[list[Any]], setting: str, seed: int) 
 
 
 def main() -> None:
-    """Decode by both in turn, write the JSON, print the ratios."""
+    """Decode by all in turn, write the JSON and the figure, print the ratios."""
     config = read_config(AdaptedSpeedConfig)
     torch.set_num_threads(config.threads)
-    backbone = Backbone.from_pretrained(config.bench.backbone)
-    systems = [open_system(n, config.bench.systems[n], backbone) for n in config.systems]
-    systems.append(open_unadapted("backbone", backbone))
     views = [v for v in fixed_views(config.bench) if v.utterance.source == config.source]
     if not views:
         raise ConfigError(f"{config.bench.test} has nothing of the corpus {config.source!r}")
-    rows_tested = [view.utterance for view in views]
-    results.note_look(config.bench.looks, config.bench.test, rows_tested, [s.name for s in systems])
-    made = sorted((render_view(view) for view in views), key=lambda one: len(one[0]))
-    size = config.batch_size
-    batches = [made[i : i + size] for i in range(0, len(made), size)]
-    for system in systems:
-        heard(system, [waveform for waveform, _ in batches[0]])  # warm up
-    times = np.zeros((len(batches), len(systems)))
-    texts: list[list[str]] = [[] for _ in systems]
-    order = range(len(systems))
-    for number, batch in enumerate(track(batches, "decoding")):
-        waveforms = [waveform for waveform, _ in batch]
-        for which in order if number % 2 else reversed(order):
-            started = time.perf_counter()
-            texts[which] += heard(systems[which], waveforms)
-            times[number, which] = time.perf_counter() - started
+    made = [(*render_view(view), view) for view in views]
+    made.sort(key=lambda one: len(one[0]))
+    with tempfile.TemporaryDirectory() as scratch:
+        systems = opened(config, Path(scratch))
+        rows_tested = [view.utterance for view in views]
+        results.note_look(config.bench.looks, config.bench.test, rows_tested, list(systems))
+        batches = [
+            [waveform for waveform, *_ in made[i : i + config.batch_size]]
+            for i in range(0, len(made), config.batch_size)
+        ]
+        times, texts = timed(list(systems.values()), batches)
+    references, views = [text for _, text, _ in made], [view for *_, view in made]
     rules = protocol(config.bench.protocol).normaliser
-    counts = [score([text for _, text in made], own, rules, "wer") for own in texts]
-    n_short = sum(len(batch[-1][0]) <= 16_000 * config.short_s for batch in batches)
+    counts = [score(references, own, rules, "wer") for own in texts]
+    audio_s = sum(len(waveform) for waveform, *_ in made) / SAMPLE_RATE
+    n_short = sum(len(batch[-1]) <= SAMPLE_RATE * config.short_s for batch in batches)
     rows = []
     parts = ((len(batches), "all"), (n_short, f"up to {config.short_s:g} s"))
     for which, name in enumerate(config.systems):
         for n_batches, what in parts:
             n_views = sum(map(len, batches[:n_batches]))
             if n_batches:
-                setting = f"{config.source}, {what}, batches of {size}, {config.threads} threads"
-                pair = [which, len(systems) - 1]
+                setting = (
+                    f"{config.source}, {what}, batches of {config.batch_size}, "
+                    f"{config.threads} threads"
+                )
+                pair = [which, len(config.systems)]
                 own = [counts[i][:n_views] for i in pair]
                 row = row_of(times[:n_batches, pair], own, setting, config.bench.seed)
                 rows.append({**row, "system": name, "headline": which == 0})
+    points = [
+        point_of(name, float(seconds), views, own, audio_s)
+        for name, seconds, own in zip(systems, times.sum(axis=0), counts, strict=True)
+    ]
     results.save(
         "eval.benchmarks.adapted_speed",
         config,
-        rows,
+        [*rows, *points],
         seed=config.bench.seed,
         protocol="trimmed and adapted beside the unadapted backbone on 30 s, greedy",
         normaliser=rules,
     )
+    draw(points, config.systems, config.figure)
     for row in rows:
         print(
             f"{row['system']}, {row['setting']}: {row['ratio']:.2f} times as fast "
             f"({row['seconds']:.1f} s against {row['peer_seconds']:.1f} s), "
             f"{100 * row['wer']:.1f} % errors against {100 * row['peer_wer']:.1f} %"
+        )
+    for point in points:
+        print(
+            f"{point['system']}: {point['seconds_an_hour']:.0f} s for an hour of sound, "
+            f"{100 * point['wer_simulated']:.1f} % errors, "
+            f"typical {100 * point[f'wer_{TYPICAL}']:.1f} %"
         )
 
 

@@ -249,29 +249,41 @@ def peft_jobs(
     }
 
 
-def engine_job(
-    folder: Path, mel: Tensor, n_tokens: int, at_once: bool, threads: int, compute: str = "int8"
-) -> Callable[[], Tokens]:
-    """Return CTranslate2, the engine of faster-whisper, unadapted, in a process of its own.
+class Engine:
+    """CTranslate2, the engine of faster-whisper, unadapted, in a process of its own.
 
     With the engine in our process, our decoding of one utterance took twice as long from its first
-    call on; in use the two are not in one process either. The process ends with the job.
+    call on; in use the two are not in one process either. The process ends with the object.
 
     Args:
         folder: of the Whisper; the engine's own layout is written beside it.
-        mel, n_tokens: as `generating`.
-        at_once: all utterances in one batch, or one by one.
         threads: of one decoding.
-        compute: number format of weights and products: ``int8``, ``float32``.
     """
-    converted = ctranslate2_folder(folder, compute)
-    whisper = load_whisper(folder, offline=True)[0]
-    known = whisper.generation_config
-    prompt = [known.decoder_start_token_id, known.no_timestamps_token_id]
-    ends = list(range(known.eos_token_id, whisper.config.vocab_size))
-    arguments = (converted, mel, n_tokens, at_once, threads, compute, prompt, ends)
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _engine, arguments)
-    return lambda: pool.submit(_engine_tokens).result()
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.folder, self.threads = folder, threads
+        whisper = load_whisper(folder, offline=True)[0]
+        known = whisper.generation_config
+        self.prompt = [known.decoder_start_token_id, known.no_timestamps_token_id]
+        self.ends = list(range(known.eos_token_id, whisper.config.vocab_size))
+        self.n_jobs = 0
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"))
+
+    def job(
+        self, mel: Tensor, n_tokens: int, at_once: bool, compute: str = "int8"
+    ) -> Callable[[], Tokens]:
+        """Return a function that decodes.
+
+        Args:
+            mel, n_tokens: as `generating`.
+            at_once: all utterances in one batch, or one by one.
+            compute: number format of weights and products: ``int8``, ``float32``.
+        """
+        number, self.n_jobs = self.n_jobs, self.n_jobs + 1
+        converted = ctranslate2_folder(self.folder, compute)
+        fixed = (mel, n_tokens, at_once, self.threads, compute, self.prompt, self.ends)
+        self.pool.submit(_engine, number, converted, *fixed).result()
+        return lambda: self.pool.submit(_engine_tokens, number).result()
 
 
 def ctranslate2_folder(folder: Path, compute: str) -> Path:
@@ -287,10 +299,11 @@ def ctranslate2_folder(folder: Path, compute: str) -> Path:
     return converted
 
 
-_job: list[Callable[[], Tokens]] = []  # in the engine's process
+_jobs: dict[int, Callable[[], Tokens]] = {}  # in the engine's process
 
 
 def _engine(
+    number: int,
     folder: Path,
     mel: Tensor,
     n_tokens: int,
@@ -325,11 +338,11 @@ def _engine(
             tokens += [row.sequences_ids[0] for row in found]
         return tokens
 
-    _job.append(run)
+    _jobs[number] = run
 
 
-def _engine_tokens() -> Tokens:
-    return _job[0]()
+def _engine_tokens(number: int) -> Tokens:
+    return _jobs[number]()
 
 
 # Benchmarks
@@ -380,6 +393,7 @@ def faster_whisper(bench: Bench) -> None:
     """Trimmed, adapted and int8 against the engine of faster-whisper in int8, unadapted."""
     name, c = peer_version("ctranslate2"), bench.config
     all_of, one_of = bench.mel, bench.mel[:1]
+    engine = Engine(bench.folder, c.threads)
     for dtype in ("int8", "float32"):
         for work, n_utt, kinds in (
             (bench.work, None, {"batched, ": (all_of, True), "one by one, ": (all_of, False)}),
@@ -388,7 +402,7 @@ def faster_whisper(bench: Bench) -> None:
             setting = f"ours {dtype}, theirs int8, {work}"
             jobs: dict[tuple[str, str], Job] = {("ours", ""): bench.ours(dtype, n_utt)}
             for kind, (mel, at_once) in kinds.items():
-                job = engine_job(bench.folder, mel, c.n_tokens, at_once, c.threads)
+                job = engine.job(mel, c.n_tokens, at_once)
                 if (lengths := {len(tokens) for tokens in job()}) != {c.n_tokens}:
                     raise ConfigError(f"{name} decoded {lengths} tokens instead of {c.n_tokens}")
                 jobs[f"{name}, {kind}30 s", setting] = job

@@ -14,12 +14,14 @@ from eval.benchmarks import adapted_speed
 from eval.benchmarks.adapted_speed import AdaptedSpeedConfig, row_of
 from eval.lib import results
 from hyperasr.adapters import SourceConfig
+from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.weights import ASSETS
 
 
 def test_the_ratio_is_of_summed_times() -> None:
@@ -32,6 +34,14 @@ def test_the_ratio_is_of_summed_times() -> None:
     assert (row["wer"], row["peer_wer"], row["n_utterances"]) == (0.1, 0.2, 4)
 
 
+@pytest.mark.slow
+def test_faster_whisper_hears_the_words(tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper")
+    clip = sorted((ASSETS / "demo").glob("10-typical*"))[0]
+    (text,) = adapted_speed.peer("tiny.en faster_whisper_int8", tmp_path, 1)([load(clip)])
+    assert "indecision" in text
+
+
 def test_from_manifest_to_result_file(
     patients, random_backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,11 +51,13 @@ def test_from_manifest_to_result_file(
     bench = patients.config(
         random_backbone_folder, dict.fromkeys("ab", tmp_path / "hypernet"), simulate=("stuttering",)
     )
-    source = read_manifest(bench.test)[0].source
+    source = next(row.source for row in read_manifest(bench.test) if row.cohort == "typical")
     config = AdaptedSpeedConfig(
         replace(bench, looks=tmp_path / "looks.jsonl"),
         source=source,
         systems=("a", "b"),
+        peers=(f"{random_backbone_folder} backbone_trimmed_stop",),
+        figure=tmp_path / "figure.svg",
         batch_size=2,
         threads=1,
         short_s=30.0,
@@ -55,6 +67,12 @@ def test_from_manifest_to_result_file(
     monkeypatch.setattr(adapted_speed, "read_config", lambda kind: config)
     adapted_speed.main()
     rows = results.read(tmp_path / "speed.json")["rows"]
+    points = {row["system"]: row for row in rows if row["benchmark"] == "error_against_time"}
+    assert list(points) == ["a", "b", f"{random_backbone_folder} backbone", *config.peers]
+    assert {"wer_simulated", "wer_typical", "wer_stuttering"} <= set(points["a"])
+    assert all(point["seconds_an_hour"] > 0 for point in points.values())
+    assert (tmp_path / "figure.svg").read_text().count(config.peers[0]) == 2
+    rows = [row for row in rows if row["benchmark"] == adapted_speed.BENCHMARK]
     assert [(row["system"], row["headline"]) for row in rows] == [("a", True)] * 2 + [
         ("b", False)
     ] * 2
@@ -67,7 +85,9 @@ def test_from_manifest_to_result_file(
         row["ratio"] == pytest.approx(row["peer_seconds"] / row["seconds"], 1e-3) for row in rows
     )
     looks = (tmp_path / "looks.jsonl").read_text().splitlines()
-    assert json.loads(looks[0])["systems"] == ["a", "b", "backbone"]
+    assert json.loads(looks[0])["systems"] == list(points)
+    with pytest.raises(ConfigError, match="no peer 'tiny\\.en loud'"):
+        replace(config, peers=("tiny.en loud",))
     with pytest.raises(ConfigError, match="no system 'other'"):
         replace(config, systems=("other",))
     monkeypatch.setattr(adapted_speed, "read_config", lambda kind: replace(config, source="x"))

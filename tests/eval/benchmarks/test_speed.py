@@ -64,7 +64,7 @@ def test_peft_decodes_what_our_adapters_do(bench: Bench) -> None:
 @pytest.mark.parametrize("at_once", [True, False])
 def test_ctranslate2_decodes_what_our_backbone_does(bench: Bench, at_once: bool) -> None:
     pytest.importorskip("ctranslate2")
-    job = speed.engine_job(bench.folder, bench.mel, N_TOKENS, at_once, 1, "float32")
+    job = speed.Engine(bench.folder, 1).job(bench.mel, N_TOKENS, at_once, "float32")
     assert job() == ours(bench)
 
 
