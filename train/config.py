@@ -39,6 +39,9 @@ class MetaConfig:
     simulate: tuple[str, ...] = COHORTS
     """Cohorts to simulate on typical recordings, several joined by ``+`` for people with mixed
     traits; empty simulates nothing."""
+    writing: str = "intended"
+    """What simulated people's texts are: ``intended``, what they meant, or ``verbatim``, what is
+    heard: repetitions, part-words and fillers as well."""
     cache: Path = Path("runs/cache")
     """Folder of all caches."""
     out: Path = Path("runs/hypernet")
@@ -93,6 +96,8 @@ class MetaConfig:
                 f"teacher is {self.teacher} and objective.teacher {self.objective.teacher:g}; give "
                 "both or neither"
             )
+        if self.writing not in ("intended", "verbatim"):
+            raise ConfigError(f"writing is {self.writing!r}; it must be intended or verbatim")
         if self.dev_per_speaker < 0:
             raise ConfigError(f"dev_per_speaker is {self.dev_per_speaker}; it must be at least 0")
         if self.batch_size < 1:

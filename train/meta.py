@@ -29,7 +29,7 @@ from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
-from train.data.views import Views, cached, development_views, of_cohorts
+from train.data.views import Views, as_written, cached, development_views, of_cohorts
 from train.loop.batches import split_batch
 from train.loop.program import fit_and_report, read_config, run_program, start
 from train.loop.scoring import Judge, evaluate
@@ -74,7 +74,8 @@ def data_of(
         plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
         views = Views(config, backbone)
         dev = cached(config, [plan], backbone, CacheConfig(config.speaker, views.cache.keeps_mel))
-    return views, chosen_on(dev, views.cache, config)
+        dev = as_written(chosen_on(dev, views.cache, config), [plan], config)
+    return views, dev
 
 
 def judge_of(
@@ -92,7 +93,8 @@ def judge_of(
     plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
     with accelerator.main_process_first():
         rows = cached(config, [plan], whole, CacheConfig(SpeakerConfig()))
-    rows = of_cohorts(rows, sorted(set(dev.meta["cohort"])))
+        rows = of_cohorts(rows, sorted(set(dev.meta["cohort"])))
+        rows = as_written(rows, [plan], config)
     log.info("the unadapted recogniser on 30 s: %d development rows", len(rows))
     rates = evaluate(HyperASR.unadapted(whole), rows, adapt=False)
     return Judge({name: rate for name, rate in rates.items() if name != "score"})

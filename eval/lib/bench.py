@@ -36,7 +36,7 @@ from eval.lib.systems import (
     plain_tokens,
     view_of,
 )
-from eval.lib.testset import BenchConfig, Store, fixed_views, print_found, verbatim_text
+from eval.lib.testset import BenchConfig, Store, fixed_views, print_found
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.splits import check_leaks

@@ -18,7 +18,6 @@ from eval.lib.systems import BACKBONE, UNADAPTED
 from eval.lib.tables import print_lines
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.reading import load
-from hyperasr.cohorts.acoustics import change_speed
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS, check_simulated, simulate
 from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, render_view
@@ -226,26 +225,6 @@ def print_found(where: Path, found: Iterable[Found], simulate: Sequence[str] = (
     typical = any(cohort == TYPICAL for cohort, *_ in n)
     shown = ", ".join(simulate) if simulate and typical else ""
     print(f"{SIMULATED} on typical recordings: {shown or 'nothing'}")
-
-
-def verbatim_text(view: View) -> str:
-    """Return the verbatim transcript of a view: repetitions, part-words and fillers included.
-
-    Raises:
-        AudioError: the recording cannot be read.
-    """
-    u = view.utterance
-    if not view.simulates:
-        return u.text or u.text_clean or ""
-    waveform = load(u.path, start_s=u.start_s, end_s=u.end_s, channel=u.channel)
-    if view.speed != 1.0:
-        waveform = change_speed(waveform, view.speed)
-    assert view.severity is not None
-    meant = u.text_clean or u.text or ""
-    made = simulate(
-        waveform, meant, view.cohort, view.severity, seed=view.seed, speaker=view.person
-    )
-    return made.verbatim
 
 
 class Store:

@@ -16,7 +16,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -365,6 +365,13 @@ class Cache:
         part.n_frames = [self.n_frames[row] for row in chosen]
         return part
 
+    def with_texts(self, texts: Mapping[str, str]) -> Cache:
+        """Return a cache of the same rows over the same files, with other texts by view id."""
+        other = copy.copy(self)
+        pairs = zip(self.meta["id"], self.meta["text"], strict=True)
+        other.meta = {**self.meta, "text": [texts.get(name, text) for name, text in pairs]}
+        return other
+
     def __len__(self) -> int:
         return len(self.index)
 
@@ -408,7 +415,8 @@ class Cache:
             emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
             emb = emb.view(len(lengths), -1)
         prompt = self.backbone.prompt_ids()
-        ids = [[*prompt, *self.backbone.text_ids(t), self.backbone.eos] for t in rows["text"]]
+        texts = [self.meta["text"][i] for i in indices]
+        ids = [[*prompt, *self.backbone.text_ids(t), self.backbone.eos] for t in texts]
         tokens = torch.full((len(ids), max(map(len, ids))), self.backbone.eos)
         for target, values in zip(tokens, ids, strict=True):
             target[: len(values)] = torch.tensor(values)

@@ -187,21 +187,37 @@ def _varied(view: View, variety: Variety, seed: int, rng: random.Random) -> View
 
 def render_view(view: View) -> tuple[np.ndarray, str]:
     """Return the waveform (n_samples,) float32, 16 kHz, and the intended text of a view."""
+    waveform, text, _ = _performed(view)
+    if view.elsewhere:
+        seed = int.from_bytes(hashlib.sha256(view.id.encode()).digest()[:8], "big")
+        waveform = change_place(waveform, np.random.default_rng(seed))
+    return waveform, text
+
+
+def verbatim_text(view: View) -> str:
+    """Return the verbatim text of a view: repetitions, part-words and fillers included.
+
+    Raises:
+        AudioError: the recording cannot be read.
+    """
+    u = view.utterance
+    return _performed(view)[2] if view.simulates else u.text or u.text_clean or ""
+
+
+def _performed(view: View) -> tuple[np.ndarray, str, str]:
+    """Return the waveform of a view where it was recorded, and its intended and verbatim text."""
     u = view.utterance
     waveform = load(u.path, start_s=u.start_s, end_s=u.end_s, channel=u.channel)
     text = u.text_clean or u.text or ""
     if view.speed != 1.0:
         waveform = change_speed(waveform, view.speed)
-    if view.simulates:
-        assert view.severity is not None
-        simulated = simulate(
-            waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person
-        )
-        waveform, text = simulated.waveform, simulated.text
-    if view.elsewhere:
-        seed = int.from_bytes(hashlib.sha256(view.id.encode()).digest()[:8], "big")
-        waveform = change_place(waveform, np.random.default_rng(seed))
-    return waveform, text
+    if not view.simulates:
+        return waveform, text, text
+    assert view.severity is not None
+    simulated = simulate(
+        waveform, text, view.cohort, view.severity, seed=view.seed, speaker=view.person
+    )
+    return simulated.waveform, simulated.text, simulated.verbatim
 
 
 def plan_key(views: Sequence[View]) -> str:

@@ -30,6 +30,7 @@ def _caches_without_new_interpreters() -> Iterator[None]:
     """Build every cache in the test's own process: an interpreter takes seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hyperasr.cohorts.cache.WorkerPool", InThisProcess)
+        patch.setattr("train.data.views.WorkerPool", InThisProcess)
         yield
 
 

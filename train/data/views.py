@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ from hyperasr.audio.reading import duration_s
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.sampler import BalancedSampler
-from hyperasr.cohorts.views import TYPICAL, View, plan_views
+from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, verbatim_text
 from hyperasr.errors import ConfigError
 from hyperasr.types import Batch, Utterance
+from hyperasr.util.files import atomic_write_text
+from hyperasr.util.workers import WorkerPool
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
 from train.data.split import some_of_each
@@ -27,6 +30,7 @@ LONGEST_S = float(CHUNK_S)
 """Of a recording that is used as it is, in seconds."""
 LONGEST_SIMULATED_S = 20.0
 """Of one that is simulated on: leaves room in Whisper's 30 s for repetitions and pauses."""
+_AT_ONCE = 256  # verbatim texts that are made before they are kept
 _PEOPLE_PER_SPEAKER = 2  # simulated ones, who share a real voice in each cohort
 
 
@@ -97,6 +101,35 @@ def cached(
         for plan in plans
     ]
     return Cache(folders, backbone)
+
+
+def as_written(cache: Cache, plans: Sequence[Sequence[View]], config: MetaConfig) -> Cache:
+    """Return a cache whose texts are what `MetaConfig.writing` says.
+
+    What is heard of simulated people is made once and kept beside the caches.
+
+    Args:
+        cache: of views of `plans`, with what was meant.
+        plans: where the views are found.
+        config: of `train.meta`.
+    """
+    if config.writing == "intended":
+        return cache
+    wanted = set(cache.meta["id"])
+    views = [v for plan in plans for v in plan if v.simulates and v.id in wanted]
+    if not views:
+        return cache
+    path = config.cache / f"verbatim-{plan_key(views)}.json"
+    texts: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    missing = [view for view in views if view.id not in texts]
+    with WorkerPool(config.workers) as pool:
+        for start in range(0, len(missing), _AT_ONCE):
+            part = missing[start : start + _AT_ONCE]
+            made = {view.id: pool.submit(verbatim_text, view) for view in part}
+            texts |= {name: future.result() for name, future in made.items()}
+            atomic_write_text(path, json.dumps(texts, ensure_ascii=False))
+            log.info("verbatim texts: %d of %d", len(texts), len(views))
+    return cache.with_texts(texts)
 
 
 def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -> list[Utterance]:

@@ -22,6 +22,7 @@ from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 from hyperasr.whisper.backbone import Backbone
+from hyperasr.whisper.weights import ASSETS
 from train import individual, meta
 from train.config import MetaConfig
 from train.data.views import check_text, development_plan, trainable, training_plan
@@ -149,6 +150,33 @@ def test_plans_simulate_what_is_asked_for_and_on_typical_rows_alone() -> None:
     assert {v.cohort for v in development_plan(rows, COHORTS)} == {*COHORTS, TYPICAL, "als"}
     with pytest.raises(ConfigError, match="no cohort 'als' to simulate"):
         MetaConfig(simulate=("als",))
+
+
+def test_verbatim_texts_are_what_is_heard(
+    config: Callable[..., MetaConfig],
+    random_backbone: Backbone,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    clips = [c for c in read_manifest(ASSETS / "demo" / "manifest.jsonl") if c.cohort == TYPICAL]
+    write_manifest(tmp_path / "clips.jsonl", clips)
+    places = {name: tmp_path / "clips.jsonl" for name in ("train", "dev")}
+    intended = data_of(config(**places), random_backbone, Accelerator())
+    for _ in range(2):
+        caplog.clear()
+        verbatim = config(**places, writing="verbatim")
+        heard = data_of(verbatim, random_backbone, Accelerator())
+    assert "verbatim texts" not in caplog.text, "they are made once"
+    for before, after in ((intended[0].cache, heard[0].cache), (intended[1], heard[1])):
+        rows = list(zip(after.meta["cohort"], before.meta["text"], after.meta["text"], strict=True))
+        assert {cohort for cohort, meant, said in rows if meant != said} == {"stuttering"}
+        assert all(len(said.split()) >= len(meant.split()) for _, meant, said in rows)
+        tokens = after.batch([rows.index(row) for row in rows]).tokens
+        assert tokens is not None
+        assert [random_backbone.text(own) for own in tokens] == [said for *_, said in rows]
+    with pytest.raises(ConfigError, match="writing is 'loud'"):
+        config(writing="loud")
 
 
 def test_recorded_cohorts_are_trained_on_beside_simulated_ones(
