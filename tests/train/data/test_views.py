@@ -24,7 +24,13 @@ from hyperasr.types import Utterance
 from hyperasr.whisper.backbone import Backbone
 from train import individual, meta
 from train.config import MetaConfig
-from train.data.views import check_text, development_plan, trainable, training_plan
+from train.data.views import (
+    check_text,
+    development_plan,
+    trainable,
+    training_plan,
+    training_plans,
+)
 from train.loop.loop import LoopConfig
 from train.meta import data_of, judge_of, with_groups
 
@@ -149,6 +155,16 @@ def test_plans_simulate_what_is_asked_for_and_on_typical_rows_alone() -> None:
     assert {v.cohort for v in development_plan(rows, COHORTS)} == {*COHORTS, TYPICAL, "als"}
     with pytest.raises(ConfigError, match="no cohort 'als' to simulate"):
         MetaConfig(simulate=("als",))
+
+
+def test_people_with_mixed_traits_have_a_plan_of_their_own(tmp_path: Path) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    write_manifest(manifest, rows_of(typical=8, als=2))
+    mixture = "dysarthria+stuttering"
+    plain, mixed = training_plans(MetaConfig(simulate=("parkinson", mixture)), manifest)
+    assert [plain] == training_plans(MetaConfig(simulate=("parkinson",)), manifest)
+    assert {view.cohort for view in plain} == {TYPICAL, "als", "parkinson"}
+    assert [view.cohort for view in mixed] == [mixture] * 8
 
 
 def test_recorded_cohorts_are_trained_on_beside_simulated_ones(
