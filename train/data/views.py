@@ -47,18 +47,29 @@ class Views:
     """
 
     def __init__(self, config: MetaConfig, backbone: Backbone) -> None:
-        manifests = [config.train, *([config.words] if config.words else [])]
-        plans = [
-            training_plan(config, trainable(read_manifest(path), path, config.simulate))
-            for path in manifests
-        ]
+        plans = training_plans(config, config.train)
+        words = training_plans(config, config.words) if config.words else []
         self.config = config
         self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
         # What the unadapted Whisper makes of atypical recordings is not worth learning.
-        typical = (view for view in plans[0] if self.teacher and view.utterance.cohort == TYPICAL)
+        typical = (
+            view
+            for plan in plans
+            for view in plan
+            if self.teacher and view.utterance.cohort == TYPICAL
+        )
         self.recording = {view.id: view.utterance.id for view in typical}
         kept = CacheConfig(config.speaker, config.needs_mel)
-        self.cache = of_cohorts(cached(config, plans, backbone, kept), config.cohorts)
+        self.cache = of_cohorts(cached(config, [*plans, *words], backbone, kept), config.cohorts)
+        meant = dict(zip(self.cache.meta["id"], self.cache.meta["text"], strict=True))
+        self.cache = as_written(self.cache, [*plans, *words], config)
+        said = dict(zip(self.cache.meta["id"], self.cache.meta["text"], strict=True))
+        # The teacher was asked about what was meant.
+        self.recording = {
+            view: recording
+            for view, recording in self.recording.items()
+            if meant.get(view) == said.get(view)
+        }
         self.sampler = BalancedSampler(
             self.cache.meta["cohort"],
             [str(speaker) for speaker in self.cache.meta["speaker"]],
@@ -206,6 +217,23 @@ def usable(
 def seconds(row: Utterance) -> float:
     """Return the length of an utterance, by its recording's header where it has no end."""
     return (duration_s(row.path) if row.end_s is None else row.end_s) - row.start_s
+
+
+def training_plans(config: MetaConfig, manifest: Path) -> list[list[View]]:
+    """Return the views of a manifest's rows in plans, each of which has a cache of its own.
+
+    People with mixed traits are apart from all others, so that trying a mixture does not build the
+    others' cache again.
+    """
+    rows = trainable(read_manifest(manifest), manifest, config.simulate)
+    mixtures = [cohort for cohort in config.simulate if "+" in cohort]
+    plain = tuple(cohort for cohort in config.simulate if cohort not in mixtures)
+    plans = [training_plan(replace(config, simulate=plain), rows)]
+    typical = [row for row in rows if row.cohort == TYPICAL]
+    for mixture in mixtures:
+        views = training_plan(replace(config, simulate=(mixture,)), typical)
+        plans.append([view for view in views if view.simulates])
+    return plans
 
 
 def training_plan(config: MetaConfig, rows: Sequence[Utterance]) -> list[View]:

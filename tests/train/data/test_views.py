@@ -25,7 +25,13 @@ from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.weights import ASSETS
 from train import individual, meta
 from train.config import MetaConfig
-from train.data.views import check_text, development_plan, trainable, training_plan
+from train.data.views import (
+    check_text,
+    development_plan,
+    trainable,
+    training_plan,
+    training_plans,
+)
 from train.loop.loop import LoopConfig
 from train.meta import data_of, judge_of, with_groups
 
@@ -177,6 +183,16 @@ def test_verbatim_texts_are_what_is_heard(
         assert [random_backbone.text(own) for own in tokens] == [said for *_, said in rows]
     with pytest.raises(ConfigError, match="writing is 'loud'"):
         config(writing="loud")
+
+
+def test_people_with_mixed_traits_have_a_plan_of_their_own(tmp_path: Path) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    write_manifest(manifest, rows_of(typical=8, als=2))
+    mixture = "dysarthria+stuttering"
+    plain, mixed = training_plans(MetaConfig(simulate=("parkinson", mixture)), manifest)
+    assert [plain] == training_plans(MetaConfig(simulate=("parkinson",)), manifest)
+    assert {view.cohort for view in plain} == {TYPICAL, "als", "parkinson"}
+    assert [view.cohort for view in mixed] == [mixture] * 8
 
 
 def test_recorded_cohorts_are_trained_on_beside_simulated_ones(
