@@ -40,7 +40,7 @@ from eval.lib.testset import BenchConfig, Store, fixed_views, print_found
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.splits import check_leaks
-from hyperasr.cohorts.views import TYPICAL, plan_key
+from hyperasr.cohorts.views import TYPICAL, plan_key, verbatim_text
 from hyperasr.decode import decode_tokens
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.protocols import protocol

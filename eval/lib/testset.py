@@ -17,9 +17,8 @@ from eval.lib.scores import ATYPICAL, RECORDED, SIMULATED, in_order
 from eval.lib.systems import BACKBONE, UNADAPTED
 from eval.lib.tables import print_lines
 from hyperasr.audio.mel import SAMPLE_RATE
-from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.cohorts.simulate import COHORTS, check_simulated, simulate
+from hyperasr.cohorts.simulate import COHORTS, check_simulated
 from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views, render_view
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.protocols import protocol
