@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -26,6 +28,13 @@ def test_notebook_runs_and_says_what_it_said(path) -> None:
             continue
         assert old.outputs, f"not executed: {old.source[:60]!r}"
         assert {o.output_type for o in old.outputs} <= {o.output_type for o in new.outputs}
+        texts = [texts_of(old), texts_of(new)]
+        # Digits may differ between machines.
+        assert SequenceMatcher(None, *texts).ratio() > 0.9, "run: python -m eval.notebooks"
+
+
+def texts_of(cell: Any) -> str:
+    return "".join(o.text for o in cell.outputs if o.get("name") == "stdout")
 
 
 def test_there_are_notebooks() -> None:
