@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,7 @@ from hyperasr.whisper.pooling import frame_weights, moments
 from hyperasr.whisper.quantize import quantize_linears
 from hyperasr.whisper.search import SearchConfig, beam, greedy
 from hyperasr.whisper.stopping import StopAfterSound
+from hyperasr.whisper.vocabulary import ScreenedLogits, can_screen
 
 MARGIN_S = 2.5
 """Seconds of silence that a published Whisper hears after an utterance when its context is trimmed.
@@ -98,6 +99,7 @@ class Backbone(nn.Module):
         self.margin_frames: int = frames if self.audio_context == "trimmed" else 0
         self.dtype = "float32"
         self._pieces: dict[int, str] = {}
+        self._screened: tuple[list[tuple[int, int]], ScreenedLogits] | None = None
         self._full_precision: Any = None  # digest and size from before a reduction of precision
 
     @classmethod
@@ -499,7 +501,9 @@ class Backbone(nn.Module):
         config = replace(config, max_tokens=min(config.max_tokens, n_most))
         watched = alignment_heads(self.whisper) if config.stop and self.margin_frames else None
         k = config.beam_size
-        step = DecoderStep(self.whisper, encoded, rows_per_utt=k, watched=watched)
+        greedily = k == 1 and not config.temperature
+        screen = self._screen(config.suppress) if greedily else None
+        step = DecoderStep(self.whisper, encoded, rows_per_utt=k, watched=watched, screen=screen)
         stop = None
         if step.watches:
             n_sounding = encoded.sounding
@@ -525,6 +529,19 @@ class Backbone(nn.Module):
             starts = word_starts(self.vocabulary, self.eos, n_vocab)
             expected = ExpectedWords(config.expected, starts, config.bonus)
         return beam(step, step.reorder, prompt, stop=stop, expected=expected, **how)
+
+    def _screen(self, suppress: Sequence[int]) -> Callable[[Tensor], Tensor] | None:
+        """Return what computes logits in a greedy search; None is the whole product."""
+        if not can_screen(self.whisper):
+            return None
+        weights = (self.whisper.proj_out.weight, self.whisper.model.decoder.layer_norm.weight)
+        # Weights that were trained on in between are others.
+        state = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+        known = self._screened
+        if known is None or known[0] != state:
+            known = self._screened = (state, ScreenedLogits(*weights))
+        logits, ruled_out = known[1], torch.tensor(suppress, dtype=torch.int64)
+        return lambda states: logits(states, ruled_out)
 
     def piece(self, token: int) -> str:
         """Return the text of one token, with the blank before it."""

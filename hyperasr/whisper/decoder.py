@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -30,6 +30,8 @@ class DecoderStep:
         cached: keep keys and values between calls; such steps have no gradients and no dropout.
         watched: heads of cross-attention by layer whose place `looked` tells; None for none.
             Only with a cache, and where nothing hangs on a whole layer (see `watches`).
+        screen: computes the logits of all calls but the first from the last states
+            (n_rows, d_model); None is the whole product with the vocabulary.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class DecoderStep:
         cached: bool = True,
         *,
         watched: Mapping[int, Sequence[int]] | None = None,
+        screen: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.whisper = whisper
+        self.whisper, self.screen = whisper, screen
         self.decoder = whisper.model.decoder
         self.n_past = 0
         self.cached = cached
@@ -85,7 +88,10 @@ class DecoderStep:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return the logits (n_rows, n_vocab) after the last of the tokens (n_rows, n_new)."""
-        logits: Tensor = self.whisper.proj_out(self.hidden(tokens)[:, -1])
+        logits_of = self.whisper.proj_out
+        if self.screen is not None and self.n_past:
+            logits_of = self.screen
+        logits: Tensor = logits_of(self.hidden(tokens)[:, -1])
         return logits
 
     def reorder(self, rows: Tensor) -> None:

@@ -14,7 +14,12 @@ from hyperasr.adapters import lora
 from hyperasr.errors import ConfigError
 from hyperasr.types import EncoderOutput, LayerFactors, LoRAFactors
 from hyperasr.whisper.backbone import Backbone
-from hyperasr.whisper.quantize import Int8Linear, join_linears, quantize_linears
+from hyperasr.whisper.quantize import (
+    Int8Linear,
+    input_levels,
+    join_linears,
+    quantize_linears,
+)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -25,7 +30,7 @@ def test_every_output_is_within_the_rounding(bias: bool, generator: torch.Genera
     assert found.shape == expected.shape
     # Half a level of each factor in each of 48 products, and both at once.
     level_w = linear.weight.abs().amax(1) / 127
-    level_x = x.abs().amax(-1, keepdim=True) / 127
+    level_x = x.abs().amax(-1, keepdim=True) / (input_levels() or 127)
     bound = 48 * (
         linear.weight.abs().amax(1) * level_x / 2
         + x.abs().amax(-1, keepdim=True) * level_w / 2
@@ -48,24 +53,22 @@ def test_a_single_row_gives_what_it_gives_among_others(
 ) -> None:
     layer = Int8Linear(nn.Linear(96, 40, bias=bias))
     x = torch.randn(64, 96, generator=generator) * torch.logspace(-4, 4, 64)[:, None]
-    among = layer(x)
-    for row, expected in zip(x, among, strict=True):
-        # Ties and last bits may be rounded to the other of two neighbouring levels.
-        level = float(row.abs().max()) / 127 * float(layer.scale.max()) * 127
+    for row, expected in zip(x, layer(x), strict=True):
         for shape in ((96,), (1, 96), (1, 1, 96)):
             found = layer(row.view(shape))
             assert found.shape == (*shape[:-1], 40)
-            assert float((found.flatten() - expected).abs().max()) <= 1.01 * level
+            assert torch.equal(found.flatten(), expected)
 
 
-def test_a_single_row_is_served_without_the_fused_kernel(
-    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_rows_are_served_without_the_fused_kernel(
+    n_rows: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
-    linear, x = nn.Linear(96, 40), torch.randn(1, 96, generator=generator)
+    linear, x = nn.Linear(96, 40), torch.randn(n_rows, 96, generator=generator)
     fused = Int8Linear(linear)(x)
-    monkeypatch.setattr("hyperasr.whisper.quantize._fused_exact", lambda: False)
+    monkeypatch.setattr("hyperasr.whisper.quantize.input_levels", lambda: 0)
     slow = Int8Linear(linear)
-    assert torch.allclose(slow(x), fused, rtol=0, atol=0.02 * float(fused.abs().max()))
+    assert torch.allclose(slow(x), fused, rtol=0, atol=0.04 * float(fused.abs().max()))
     assert torch.equal(slow(x)[0], slow(torch.cat([x, x]))[0])
 
 
