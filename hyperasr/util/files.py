@@ -71,16 +71,16 @@ def atomic_text(path: str | Path) -> Iterator[TextIO]:
 @contextmanager
 def _replacing(path: str | Path, mode: str, **how: Any) -> Iterator[Any]:
     """Give a file under a temporary name, which takes the name `path` when the block ends well."""
-    with _told(path):
+    with writing(path):
         descriptor = _descriptor(path)
     if descriptor is not None:
-        with _told(path), open(descriptor, mode.replace("x", "w"), **how) as file:
+        with writing(path), open(descriptor, mode.replace("x", "w"), **how) as file:
             yield file
         return
     target = Path(os.path.realpath(path))
     temporary = _sibling(target, "tmp")
     try:
-        with _told(path, temporary):
+        with writing(path, temporary):
             if target.is_dir():
                 raise IsADirectoryError(21, "it is a folder", str(target))
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +200,7 @@ def atomic_folder(
             )
     temporary = _sibling(target, "tmp")
     try:
-        with _told(path, temporary):
+        with writing(path, temporary):
             temporary.mkdir(parents=True)
             with _held(temporary):
                 others = _clear(target.parent, glob.escape(_stem(target)))
@@ -253,7 +253,7 @@ def alone_in(folder: str | Path) -> Iterator[None]:
     Raises:
         ConfigError: another run writes there, or the folder cannot be made.
     """
-    with _told(folder):
+    with writing(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     with _held(Path(folder)) as free:
         if free is False:
@@ -318,7 +318,7 @@ def _clear(folder: Path, stem: str = "*") -> list[Path]:
 
 
 @contextmanager
-def _told(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
+def writing(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
     """Raise what the system refuses as a `ConfigError` in one line.
 
     Errors about other files than these pass: they arose in the block of whoever writes.

@@ -4,7 +4,7 @@
 
 A command runs in a fork of this process, where everything is imported, as the leader of a process
 group of its own, which SIGKILL ends: every other time at a random moment of the command's length,
-else at a random one of its changes of a file's name. After each kill, whatever has a final name must
+else at a random one of its changes of a name. After each kill, whatever has a final name must
 be what an uninterrupted run writes there. After at most three in a row the command is let go on to
 its end, and all files must be those of the uninterrupted run, byte for byte, with nothing beside
 them. Each start's clock is a day behind that of the start before.

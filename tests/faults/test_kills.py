@@ -51,8 +51,6 @@ def counted_on() -> None:
     ("run", "failure"),
     [(written_in_place, "text is not whole after a kill"), (counted_on, "count has other content")],
 )
-def test_what_is_not_whole_or_not_the_same_is_found(
-    tmp_path: Path, run: Any, failure: str
-) -> None:
+def test_what_is_not_whole_or_not_the_same_is_found(tmp_path: Path, run: Any, failure: str) -> None:
     tally = kill_command(run, 12, random.Random(0), tmp_path)
     assert any(failure in line for line in tally.failures), tally

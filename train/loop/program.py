@@ -124,6 +124,8 @@ def start(
     if accelerator.is_main_process:
         _RUN.close()  # of the training before, where one process makes several
         _RUN.enter_context(alone_in(folder))
+        # A full disk must not turn every line of the log into a traceback.
+        logging.raiseExceptions = False
         handlers = [logging.StreamHandler(), logging.FileHandler(folder / "log.txt")]
         logging.basicConfig(
             level=logging.INFO,
