@@ -361,7 +361,7 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
 
     with monkeypatch.context() as patch:
         patch.setattr(Dataset, "save_to_disk", fills_up)
-        with pytest.raises(ConfigError, match=r"part-00001: No space left on device; make room"):
+        with pytest.raises(ConfigError, match=r"part-0000[12]: No space left on device; make room"):
             build(views)
     (folder,) = (tmp_path / "cache").iterdir()
     with pytest.raises(ConfigError, match="2 of 3 parts are missing: its build was interrupted"):

@@ -82,7 +82,7 @@ def kill_command(
             after_s = draw.uniform(0, tally.seconds) if by_clock and not last else None
             at = draw.randrange(n_changes) if not by_clock and not last else None
             status = _start(run, folder, attempt, after_s=after_s, at_change=at)
-            if status != -signal.SIGKILL:  # it came to its end
+            if last or status != -signal.SIGKILL:  # it came to its end
                 n_misses += not last
                 if status:
                     said = (folder / "said").read_text(errors="replace")[-1_000:]
@@ -109,13 +109,14 @@ def _uninterrupted(run: Callable[[], object], folder: Path, notes: Path) -> tupl
     started = time.monotonic()
     status = _start(lambda: _noted(run, notes), folder, 0)
     seconds = time.monotonic() - started
-    if status:
-        raise RuntimeError((folder / "said").read_text(errors="replace")[-3_000:])
+    if status or not _final(folder):
+        said = (folder / "said").read_text(errors="replace")[-3_000:]
+        raise RuntimeError(f"uninterrupted, it ended with status {status}: {said}")
     wrote, n_changes = json.loads(notes.read_text())
     return wrote, n_changes, seconds
 
 
-def _noted(run: Callable[[], object], notes: Path) -> None:
+def _noted(run: Callable[[], object], notes: Path) -> object:
     """Run, and note every file that took a final name, and how many changes there were."""
     wrote: Digests = {}
     here, real_swap, real_replace = Path.cwd(), files._swap, os.replace
@@ -136,8 +137,9 @@ def _noted(run: Callable[[], object], notes: Path) -> None:
         note(target)
 
     files._swap, os.replace = swap, replace  # type: ignore[assignment]
-    run()
+    result = run()
     notes.write_text(json.dumps([wrote, changes.n]))
+    return result
 
 
 class _Changes:
