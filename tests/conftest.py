@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import hyperasr  # noqa: F401  (before transformers: it makes torchaudio importable)
-from tests.random_whisper import random_whisper
+from tests.random_whisper import write_backbone, write_hypernet
 
 LOCAL_HOSTS = {"", "localhost"}
 
@@ -103,16 +103,7 @@ def shared_data() -> Path:
 def random_backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random backbone with a tokenizer: 2 + 2 layers, d_model 32, trimmed context."""
     folder = tmp_path_factory.mktemp("models") / "backbone"
-    backbone = random_whisper()
-    with torch.random.fork_rng(devices=[]):
-        # Large enough that the decoded text depends on the audio.
-        torch.manual_seed(0)
-        for name, weight in backbone.whisper.named_parameters():
-            if weight.dim() > 1 and "embed_positions" not in name:
-                weight.data.normal_(0, 0.3)
-        # Texts of letters and words that end: neither single bytes nor markers.
-        backbone.whisper.model.decoder.embed_tokens.weight.data[256:321] *= 2.0
-    backbone.save_pretrained(folder)
+    write_backbone(folder)
     return folder
 
 
@@ -126,21 +117,10 @@ def random_backbone(random_backbone_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def random_model_folder(random_backbone: Any, random_backbone_folder: Path) -> Path:
+def random_model_folder(random_backbone_folder: Path) -> Path:
     """Folder of a `HyperASR` on `random_backbone` whose random hypernetwork does adapt."""
-    from hyperasr.adapters import SourceConfig
-    from hyperasr.hub import HyperASR
-    from hyperasr.speaker.encoder import SpeakerConfig
-
-    settings = {"rank": 2, "d_hidden": 16, "d_layer_emb": 4, "n_hidden": 1}
-    model = HyperASR(random_backbone, SpeakerConfig(), SourceConfig(settings=settings))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in [*model.source.heads.parameters(), *model.source.bias_B.parameters()]:
-            weight.normal_(0, 0.5, generator=generator)
     folder = random_backbone_folder.parent / "hypernet"
-    # Relative to the folder, so that both can be moved together.
-    model.save_pretrained(folder, backbone="../backbone", training={"note": "random weights"})
+    write_hypernet(folder, random_backbone_folder)
     return folder
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from hyperasr.transcription.pipeline import transcribe as results_of
 from hyperasr.transcription.recordings import Recording, find_recordings
 from hyperasr.transcription.wer_summary import WERSummary, counts_of, percent
 from hyperasr.types import DOUBTFUL
-from hyperasr.util.files import atomic_write_text, keep_inputs
+from hyperasr.util.files import alone_in, atomic_write_text, keep_inputs
 from hyperasr.util.program import one_line
 from hyperasr.whisper.weights import ASSETS
 
@@ -62,7 +63,7 @@ def transcribe(args: Any) -> int:
     model = open_for(args)
     options = resolved(model, options)
     tally, errors = WERSummary(options), []
-    with Reporter() as reporter:
+    with nullcontext() if out is None else alone_in(out), Reporter() as reporter:
         reporter.say("warning", model.warnings)
         reporter.say("note", passed_over)
         several = len(recordings) > 1

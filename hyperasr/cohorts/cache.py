@@ -10,7 +10,6 @@ fingerprint: what is cut short or of another backbone is refused.
 from __future__ import annotations
 
 import copy
-import errno
 import hashlib
 import json
 import logging
@@ -38,7 +37,7 @@ from hyperasr.speaker.encoder import (
 )
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.util.config import to_dict
-from hyperasr.util.files import atomic_folder, atomic_write_text
+from hyperasr.util.files import alone_in, atomic_folder, atomic_write_text
 from hyperasr.util.workers import WorkerPool
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import checked_device
@@ -49,6 +48,7 @@ _ONCE = 512  # views a part before caches said how many
 _EMBEDDINGS = 512  # read at a time
 _BATCH = 16
 _SORTED = 64  # views that are sorted by length together, so that little is padding
+_HEAD = "cache.json"
 _SUMS = "sums.json"
 _LAYOUT = 3  # of the columns; a cache of another layout has another folder
 _META = ("speaker", "person", "cohort", "domain", "severity", "text", "source", "id")
@@ -124,46 +124,50 @@ def build_cache(
     Raises:
         AudioError: a recording cannot be read.
         ConfigError: no such device.
-        HyperASRError: the disk is too small or full; the parts that are done stay.
+        HyperASRError: the disk is too small or full, or another run is building it; the parts that
+            are done stay.
     """
     checked_device(device)
     backbone = backbone or Backbone.from_pretrained(backbone_name)
     folder = cache_folder(root, views, backbone, config)
-    size = _part_size(folder)
-    starts = range(0, len(views), size)
-    todo = [s for s in starts if not _part(folder, s // size).exists()]
-    if progress:
-        progress(len(starts) - len(todo), len(starts))
-    if not todo:
+    starts, missing = _parts(folder, len(views))
+    if not missing:
+        if progress:
+            progress(len(starts), len(starts))
         return folder
-    n_todo = sum(min(size, len(views) - s) for s in todo)
-    _check_space(folder, estimate_bytes(views, backbone, config) * n_todo // len(views), n_todo)
-    head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views)}
-    head |= {"layout": _layout(backbone), "part_views": size}
-    atomic_write_text(folder / "cache.json", json.dumps({**head, "config": to_dict(config)}) + "\n")
-    worker = (str(backbone_name), config, backbone.audio_context, backbone.margin_s, device)
-    with WorkerPool(workers, _start_worker, worker) as pool:
-        jobs = [
-            pool.submit(_write_part, list(views[s : s + size]), str(_part(folder, s // size)))
-            for s in todo
-        ]
-        n_long = 0
-        try:
-            for count, job in enumerate(as_completed(jobs), start=len(starts) - len(todo) + 1):
+    n_bytes = estimate_bytes(views, backbone, config)
+    with alone_in(folder):
+        starts, missing = _parts(folder, len(views))  # another build may just have ended
+        size = starts.step
+        if progress:
+            progress(len(starts) - len(missing), len(starts))
+        n_missing = sum(min(size, len(views) - s) for s in missing)
+        _check_space(folder, n_bytes * n_missing // len(views), n_missing)
+        head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views)}
+        head |= {"layout": _layout(backbone), "part_views": size, "config": to_dict(config)}
+        atomic_write_text(folder / _HEAD, json.dumps(head) + "\n")
+        worker = (str(backbone_name), config, backbone.audio_context, backbone.margin_s, device)
+        with WorkerPool(workers, _start_worker, worker) as pool:
+            jobs = [
+                pool.submit(_write_part, list(views[s : s + size]), str(_part(folder, s // size)))
+                for s in missing
+            ]
+            n_long = 0
+            for count, job in enumerate(as_completed(jobs), start=len(starts) - len(missing) + 1):
                 n_long += job.result()
                 if progress:
                     progress(count, len(starts))
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            done = sum(_part(folder, s // size).exists() for s in starts)
-            raise HyperASRError(
-                f"the disk of {folder} is full; {done} of {len(starts)} parts are done and "
-                "stay: make room and start again"
-            ) from error
     if n_long:
-        log.warning("%d of %d views last more than %d s and are left out", n_long, n_todo, CHUNK_S)
+        log.warning(
+            "%d of %d views last more than %d s and are left out", n_long, n_missing, CHUNK_S
+        )
     return folder
+
+
+def _parts(folder: Path, n_views: int) -> tuple[range, list[int]]:
+    """Return the first view of each part, and of each part that is not there."""
+    starts = range(0, n_views, _part_size(folder))
+    return starts, [s for s in starts if not _part(folder, s // starts.step).exists()]
 
 
 def _layout(backbone: Backbone) -> str:
@@ -186,7 +190,7 @@ def _check_space(folder: Path, n_bytes: int, n_views: int) -> None:
 def _part_size(folder: Path) -> int:
     """Return how many views a part has: in a cache that was begun, as many as it began with."""
     try:
-        return int(json.loads((folder / "cache.json").read_text()).get("part_views", _ONCE))
+        return int(json.loads((folder / _HEAD).read_text()).get("part_views", _ONCE))
     except FileNotFoundError:
         return _PART
 
@@ -324,7 +328,7 @@ class Cache:
         folders: as `build_cache` returned them.
         backbone: which they must have been made with.
     Raises:
-        ConfigError: no rows, or a part that is cut short.
+        ConfigError: no rows, or a part that is missing or cut short.
         CheckpointMismatch: the states are of another backbone.
     """
 
@@ -466,8 +470,8 @@ def _tensor(data: bytes, *shape: int) -> torch.Tensor:
 
 def _check_head(folder: Path, backbone: Backbone) -> None:
     try:
-        head = json.loads((folder / "cache.json").read_text())
-        fingerprint = head["fingerprint"]
+        head = json.loads((folder / _HEAD).read_text())
+        fingerprint, n_rows = head["fingerprint"], int(head["n_rows"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"{folder} is no cache of this version (no cache.json); build it again"
@@ -476,4 +480,10 @@ def _check_head(folder: Path, backbone: Backbone) -> None:
         raise CheckpointMismatch(
             f"{folder} holds states of the backbone {fingerprint}, this one is "
             f"{backbone.fingerprint()}; build the cache again"
+        )
+    starts, missing = _parts(folder, n_rows)
+    if missing:
+        raise ConfigError(
+            f"{folder} is not complete, {len(missing)} of {len(starts)} parts are missing: its "
+            "build was interrupted; start that again"
         )

@@ -26,7 +26,7 @@ from hyperasr.cohorts.simulate import COHORTS, VERSION, check_simulated, simulat
 from hyperasr.cohorts.views import TYPICAL, View, plan_views
 from hyperasr.errors import HyperASRError, ManifestError
 from hyperasr.types import Utterance
-from hyperasr.util.files import atomic_write_bytes, atomic_write_text, keep_inputs
+from hyperasr.util.files import alone_in, atomic_write_bytes, atomic_write_text, keep_inputs
 from hyperasr.util.workers import WorkerPool
 
 
@@ -70,7 +70,7 @@ def simulate_corpus(
         workers: processes.
         progress: called with recordings done and recordings in all.
     Raises:
-        ConfigError: an unknown cohort or an impossible severity.
+        ConfigError: an unknown cohort or an impossible severity; another run is writing into `out`.
         ManifestError: not one recording could be made.
         ConfigError: a recording of the manifest would be replaced.
     """
@@ -97,21 +97,22 @@ def simulate_corpus(
     keep_inputs([*written, out / "manifest.jsonl"], (u.path for u in utterances))
     if progress:
         progress(n_kept, len(views))
-    for view, labels, error in _made(todo, out, workers):
-        if labels is not None:
-            done[view.id] = labels
-        else:
-            failed.append((view.utterance.id, error))
-        if progress:
-            progress(len(done) + len(failed), len(views))
-    if not done:
-        raise ManifestError(
-            f"no recording could be simulated; the first is {failed[0][0]}: {failed[0][1]}"
-            if failed
-            else "the manifest has no recording to simulate"
-        )
-    rows = [_row(view, done[view.id]) for view in views if view.id in done]
-    write_manifest(out / "manifest.jsonl", rows)
+    with alone_in(out):
+        for view, labels, error in _made(todo, out, workers):
+            if labels is not None:
+                done[view.id] = labels
+            else:
+                failed.append((view.utterance.id, error))
+            if progress:
+                progress(len(done) + len(failed), len(views))
+        if not done:
+            raise ManifestError(
+                f"no recording could be simulated; the first is {failed[0][0]}: {failed[0][1]}"
+                if failed
+                else "the manifest has no recording to simulate"
+            )
+        rows = [_row(view, done[view.id]) for view in views if view.id in done]
+        write_manifest(out / "manifest.jsonl", rows)
     return CorpusMade(
         manifest=out / "manifest.jsonl",
         n_written=len(done) - n_kept,
@@ -163,6 +164,8 @@ def _make(view: View, out: Path) -> tuple[dict[str, Any] | None, str]:
     flac = io.BytesIO()
     soundfile.write(flac, simulated.waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     path = out / _name(view)
+    # Killed after the recording, labels of an earlier run with another seed would pass for its.
+    path.with_suffix(".json").unlink(missing_ok=True)
     atomic_write_bytes(path.with_suffix(".flac"), flac.getvalue())
     atomic_write_text(path.with_suffix(".json"), json.dumps(labels, ensure_ascii=False) + "\n")
     return labels, ""

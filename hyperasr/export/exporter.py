@@ -83,13 +83,13 @@ def export(
     if backbone.dtype != "float32":
         raise ConfigError(f"weights in {backbone.dtype} cannot be exported; load them in float32")
     _require(config)
-    adapter = build_static_adapter(
-        model, waveforms, method=config.method, rank=config.rank, group=config.group
-    )
-    checked = list(waveforms[:_CHECKED_CLIPS])
-    reference = Reference.of(backbone, adapter.factors, checked, config.language)
-    own = _dynamic(model, checked, config)
     with atomic_folder(out) as folder:
+        adapter = build_static_adapter(
+            model, waveforms, method=config.method, rank=config.rank, group=config.group
+        )
+        checked = list(waveforms[:_CHECKED_CLIPS])
+        reference = Reference.of(backbone, adapter.factors, checked, config.language)
+        own = _dynamic(model, checked, config)
         heard = checked if config.max_word_difference is not None else ()
         agreed, elsewhere = _write(
             backbone, adapter.factors, folder, config, base, reference, heard
@@ -137,13 +137,13 @@ def _write(
         agreed = parity(Backbone.from_pretrained(folder, offline=True), reference)
         return agreed, by_pipeline(folder, backbone, clips, config.language)
     if config.to == "ggml":
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as merged:
+        with tempfile.TemporaryDirectory(dir=folder) as merged:
             write_merged(backbone, factors, Path(merged), config.dtype)
             rounded = Backbone.from_pretrained(merged, offline=True)
         agreed = parity(rounded, reference)  # of what the file holds; whisper.cpp gives no logits
         write_ggml(rounded, folder / GGML_FILE)
         return agreed, by_whisper_cpp(folder / GGML_FILE, backbone, clips, config.language)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as merged:
+    with tempfile.TemporaryDirectory(dir=folder) as merged:
         write_merged(backbone, factors, Path(merged), "float32")
         _convert(Path(merged), folder, config.dtype)
     agreed = ctranslate2_parity(folder, backbone, reference)
@@ -210,8 +210,11 @@ def _convert(merged: Path, folder: Path, dtype: str) -> None:
     files = [p.name for p in merged.iterdir() if p.suffix in (".json", ".txt")]
     files = [name for name in files if name not in ("config.json", "generation_config.json")]
     converter = TransformersConverter(str(merged), copy_files=sorted(files))
+    converted = merged / "converted"  # the converter wants to make its folder itself
     with quiet_transformers():
-        converter.convert(str(folder), quantization=dtype, force=True)
+        converter.convert(str(converted), quantization=dtype)
+    for path in converted.iterdir():
+        path.rename(folder / path.name)
 
 
 def _require(config: ExportConfig) -> None:

@@ -126,10 +126,12 @@ class SpeechBrainEncoder(nn.Module):
         """Load a checkpoint folder: hyperparams.yaml and the .ckpt files it names.
 
         Never touches the network: files named by a hub address are looked for in the folder.
-        SpeechBrain's hyperparams.yaml can run code; load only what you trust.
+        A hyperparams.yaml can name any code to run; one that names other than SpeechBrain's own
+        speaker encoders and features is refused.
 
         Raises:
-            ConfigError: a file is missing, damaged or for another model, or not for 16 kHz.
+            ConfigError: a file is missing, damaged or for another model, not for 16 kHz, or names
+                other code.
         """
         folder = Path(folder)
         if not (folder / "hyperparams.yaml").is_file():

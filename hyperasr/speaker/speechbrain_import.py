@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,14 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import ConfigError
 
 _LOCAL = threading.local()
+# What the published hyperparams.yaml name; any other tag of HyperPyYAML could run code.
+_SAFE_TAG = re.compile(
+    r"!(?:ref|copy|tuple|name:torch\.nn\.(?:LeakyReLU|ReLU)|new:speechbrain\.(?:"
+    r"lobes\.features\.(?:Fbank|MFCC)|processing\.features\.InputNormalization|"
+    r"lobes\.models\.(?:ECAPA_TDNN\.(?:ECAPA_TDNN|Classifier)|Xvector\.(?:Xvector|Classifier)|"
+    r"ResNet\.(?:ResNet|Classifier))|"
+    r"dataio\.encoder\.CategoricalEncoder|utils\.parameter_transfer\.Pretrainer))"
+)
 
 
 def _masks() -> dict[int, Tensor | None]:
@@ -121,17 +130,23 @@ def load_classifier(folder: Path) -> Any:
     """Load a checkpoint folder into an EncoderClassifier, from its own files alone.
 
     Raises:
-        ConfigError: it is no speaker encoder, not for 16 kHz, or lacks a file; damaged files
-            raise whatever SpeechBrain raises.
+        ConfigError: it is no speaker encoder, not for 16 kHz, lacks a file, or its yaml names
+            what no published encoder does; damaged files raise whatever SpeechBrain raises.
     """
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    for tag in re.findall(r"!\S+", text):
+        if not _SAFE_TAG.fullmatch(tag):
+            raise ConfigError(
+                f"{folder / 'hyperparams.yaml'} has {tag!r}, which could run code and which no "
+                "published speaker encoder has; give the published folder"
+            )
     with speechbrain_import():
         from speechbrain.inference.classifiers import EncoderClassifier
         from speechbrain.nnet.pooling import StatisticsPooling
         from speechbrain.utils.checkpoints import torch_recovery
     from hyperpyyaml import load_hyperpyyaml
 
-    with open(folder / "hyperparams.yaml", encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file)
+    hparams = load_hyperpyyaml(text)
     if not {"modules", "pretrainer"} <= set(hparams) or "embedding_model" not in hparams["modules"]:
         raise ConfigError(
             f"{folder / 'hyperparams.yaml'} describes no speaker encoder: it needs pretrainer and "

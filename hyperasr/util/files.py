@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import shutil
 import stat
 import sys
@@ -14,6 +16,11 @@ from typing import Any, TextIO
 
 from hyperasr.errors import ConfigError
 
+try:
+    import fcntl
+except ImportError:  # a system without them
+    fcntl = None  # type: ignore[assignment]
+
 # What tells a folder that a program wrote from a folder that is somebody's own.
 WRITTEN_BY_PROGRAMS = (
     "config.json",
@@ -23,6 +30,7 @@ WRITTEN_BY_PROGRAMS = (
     "*.safetensors",
     "*.arrow",
 )
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.(tmp|old)")  # as `_sibling` names them
 _FULL = ("No space left on device", "File too large", "Disk quota exceeded")
 
 
@@ -63,20 +71,21 @@ def atomic_text(path: str | Path) -> Iterator[TextIO]:
 @contextmanager
 def _replacing(path: str | Path, mode: str, **how: Any) -> Iterator[Any]:
     """Give a file under a temporary name, which takes the name `path` when the block ends well."""
-    with _told(path):
+    with writing(path):
         descriptor = _descriptor(path)
     if descriptor is not None:
-        with _told(path), open(descriptor, mode.replace("x", "w"), **how) as file:
+        with writing(path), open(descriptor, mode.replace("x", "w"), **how) as file:
             yield file
         return
     target = Path(os.path.realpath(path))
     temporary = _sibling(target, "tmp")
     try:
-        with _told(path, temporary):
+        with writing(path, temporary):
             if target.is_dir():
                 raise IsADirectoryError(21, "it is a folder", str(target))
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, mode, **how) as file:
+                _lock(file.fileno())
                 yield file
                 file.flush()
                 # Without it a power cut can leave the new name on an empty file.
@@ -168,13 +177,15 @@ def atomic_folder(
     is replaced as a whole, so one is accepted only if it is empty or holds a file that matches
     `replaces`: `with atomic_folder("/home/me")` must not be the end of a home. This is checked
     before the block, so that no work is lost. Between the two renames that swap the folders there
-    is an instant with none; killed there, the old one is left beside as ``.NAME.*.old``.
+    is an instant with none; killed there, the old one is left beside as ``.NAME.*.old``, and who
+    writes there next puts it back and clears up.
 
     Args:
         path: the folder to be.
         replaces: file names or patterns (glob) that mark a folder as replaceable.
     Raises:
-        ConfigError: the folder cannot be written there, or what is there is not to be replaced.
+        ConfigError: the folder cannot be written there, another process is writing it, or what is
+            there is not to be replaced.
     """
     target = Path(os.path.realpath(path))
     if target.exists():
@@ -189,10 +200,16 @@ def atomic_folder(
             )
     temporary = _sibling(target, "tmp")
     try:
-        with _told(path, temporary):
+        with writing(path, temporary):
             temporary.mkdir(parents=True)
-            yield temporary
-            _swap(temporary, target)
+            with _held(temporary):
+                others = _clear(target.parent, glob.escape(_stem(target)))
+                if any(other != temporary for other in others):
+                    raise ConfigError(
+                        f"another process is writing {path}; wait for its end, or choose another"
+                    )
+                yield temporary
+                _swap(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -217,13 +234,91 @@ def _sibling(target: Path, ending: str) -> Path:
 
     The mode of the file is left to the umask, which `tempfile` would not do.
     """
+    return target.with_name(f".{_stem(target)}.{uuid.uuid4().hex[:12]}.{ending}")
+
+
+def _stem(target: Path) -> str:
     # A name may have 255 bytes; the cut leaves room for what is added.
-    stem = os.fsdecode(os.fsencode(target.name)[:200].decode("utf-8", "ignore").encode())
-    return target.with_name(f".{stem}.{uuid.uuid4().hex[:12]}.{ending}")
+    return os.fsdecode(os.fsencode(target.name)[:200].decode("utf-8", "ignore").encode())
 
 
 @contextmanager
-def _told(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Let no other run write into a folder during the block; the folder is made where it is not.
+
+    The lock is the system's (flock), on the folder itself: it leaves no file and ends with the
+    process, also with one that is killed. What killed writers left in the folder is cleared up.
+    On a disk that knows no such locks, as some of a network do not, nobody is refused.
+
+    Raises:
+        ConfigError: another run writes there, or the folder cannot be made.
+    """
+    with writing(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    with _held(Path(folder)) as free:
+        if free is False:
+            raise ConfigError(
+                f"another run is writing into {folder}; wait for its end, or choose another folder"
+            )
+        _clear(Path(folder))
+        yield
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool | None]:
+    """Lock a file or folder for the block; gives what `_lock` says."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # gone meanwhile, or a system that opens no folders
+        yield None
+        return
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock what is open until it is closed; False: somebody else has, None: there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _clear(folder: Path, stem: str = "*") -> list[Path]:
+    """Remove what killed writers left, putting back an old folder that has no successor.
+
+    Args:
+        folder: where they wrote.
+        stem: of the names they wrote to, as a pattern (glob).
+    Returns:
+        What others are writing.
+    """
+    others = []
+    for path in folder.glob(f".{stem}.*"):
+        if (found := _TEMPORARY.fullmatch(path.name)) is None:
+            continue
+        with _held(path) as free, suppress(OSError):
+            if free is False:
+                others.append(path)
+            elif free and path.is_dir():
+                if found[2] == "old" and not path.with_name(found[1]).exists():
+                    os.rename(path, path.with_name(found[1]))
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+            elif free:
+                path.unlink()
+    return others
+
+
+@contextmanager
+def writing(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
     """Raise what the system refuses as a `ConfigError` in one line.
 
     Errors about other files than these pass: they arose in the block of whoever writes.
@@ -236,9 +331,10 @@ def _told(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
         if error.filename is not None and not _concerns(Path(str(error.filename)), path, temporary):
             raise
         reason = error.strerror or str(error) or type(error).__name__
-        raise ConfigError(
-            f"cannot write {path}: {reason}; choose a place where you may write"
-        ) from error
+        advice = "choose a place where you may write"
+        if any(sign in reason for sign in _FULL):
+            advice = "make room, or choose another"
+        raise ConfigError(f"cannot write {path}: {reason}; {advice}") from error
     except Exception as error:
         # Libraries that write have errors of their own, or none but RuntimeError.
         said = [sign for sign in _FULL if sign in str(error)]

@@ -69,6 +69,7 @@ def _load_huggingface(weights: Weights, offline: bool) -> tuple[Any, Any, dict[s
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported by the caller, readably
+                use_safetensors=True,  # the other format, pytorch_model.bin, is pickle
                 **options,
             )
             whisper, report = loaded
@@ -152,7 +153,7 @@ def _check_folder(folder: Path, name: str) -> None:
         raise ConfigError(f"{cannot} it is an adapter; as a backbone give the Whisper it adapts")
     if kind != "whisper":
         raise ConfigError(f"{cannot} its config.json says {kind or 'nothing of a model'}")
-    if not any(any(folder.glob(p)) for p in ("*.safetensors", "pytorch_model*.bin")):
+    if not any(folder.glob("*.safetensors")):
         raise ConfigError(f"{cannot} it has no weights (model.safetensors)")
     slow = all((folder / n).is_file() for n in ("vocab.json", "merges.txt"))
     if not slow and not (folder / "tokenizer.json").is_file():

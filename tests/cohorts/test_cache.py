@@ -349,18 +349,23 @@ def test_a_disk_that_is_too_small_is_said_before_and_one_that_fills_up_keeps_the
         with pytest.raises(HyperASRError, match="make room or choose another folder"):
             build(views)
     assert not list(tmp_path.rglob("part-*"))
-    write, written = module._write_part, []
+    from datasets import Dataset
 
-    def fills_up(chosen: list[View], folder: str) -> int:
+    save, written = Dataset.save_to_disk, []
+
+    def fills_up(rows: Dataset, folder: str) -> None:
         if written:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(folder)
-        return write(chosen, folder)
+        save(rows, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write_part", fills_up)
-        with pytest.raises(HyperASRError, match=r"is full; 1 of 3 parts are done and stay"):
+        patch.setattr(Dataset, "save_to_disk", fills_up)
+        with pytest.raises(ConfigError, match=r"part-0000[12]: No space left on device; make room"):
             build(views)
+    (folder,) = (tmp_path / "cache").iterdir()
+    with pytest.raises(ConfigError, match="2 of 3 parts are missing: its build was interrupted"):
+        Cache([folder], random_backbone)
     assert len(Cache([build(views)], random_backbone)) == 9, "goes on, and is whole"
 
 

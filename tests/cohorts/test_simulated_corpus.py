@@ -87,6 +87,23 @@ def test_interrupted_runs_go_on_and_end_alike(
     assert whole.n_written == 6
 
 
+def test_labels_of_an_earlier_run_do_not_pass_for_those_of_a_new_recording(
+    typical: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*_: object) -> Path:
+        raise KeyboardInterrupt
+
+    kept = simulate_corpus(typical, tmp_path, cohorts=("stuttering",), seed=1) and content(tmp_path)
+    changed = [replace(row, text="music and music") for row in typical]
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "atomic_write_text", stops)  # after the recording
+        with pytest.raises(KeyboardInterrupt):
+            simulate_corpus(changed, tmp_path, cohorts=("stuttering",), seed=1)
+    assert content(tmp_path) != kept
+    simulate_corpus(typical, tmp_path, cohorts=("stuttering",), seed=1)
+    assert content(tmp_path) == kept
+
+
 @pytest.mark.slow
 def test_processes_make_the_same(typical: list[Utterance], tmp_path: Path) -> None:
     for workers in (1, 2):

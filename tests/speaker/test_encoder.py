@@ -386,6 +386,33 @@ def test_bad_folders_give_one_clear_line(tmp_path: Path) -> None:
         SpeechBrainEncoder.from_folder(slow)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x: !apply:os.system ['touch ran']",
+        "x: !new:speechbrain.utils.superpowers.subprocess.Popen [[touch, ran]]",
+        "x: !name:os.system",
+        "x: !include:other.yaml",
+        "x: !!python/object/apply:os.system ['touch ran']",
+        "x: !<!apply:os.system> ['touch ran']",
+        "x: !new:speechbrain.lobes.features.Fbank.os.system",
+        "x: {y: !apply:os.system ['touch ran']}",
+        "x: [!ref <n_mels>,!apply:os.system ['touch ran']]",
+    ],
+)
+def test_a_yaml_that_could_run_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_folder(tmp_path / "foreign", "ecapa")
+    with (folder / "hyperparams.yaml").open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ConfigError, match="could run code") as error:
+        SpeechBrainEncoder.from_folder(folder)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_waveforms_are_checked(folder: Path) -> None:
     encoder = SpeechBrainEncoder.from_folder(folder)
     with pytest.raises(ShapeError, match="needs the waveforms"):

@@ -23,7 +23,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
-from hyperasr.util.files import atomic_write_text
+from hyperasr.util.files import atomic_write_text, writing
 from train.loop.memory import PeakMemory, return_freed
 from train.loop.state import (
     check_settings,
@@ -369,7 +369,8 @@ def _report(
     accelerator.log({f"train/{k}": v for k, v in values.items()}, step=step)
     if accelerator.is_main_process:
         log.info("step %d: %s", step, _line(values))
-        with (folder / "log.jsonl").open("a") as file:
+        path = folder / "log.jsonl"
+        with writing(path), path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
 

@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,7 +20,7 @@ from torch import nn
 
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.util.config import config_files, parse, to_dict
-from hyperasr.util.files import atomic_write_text, keep_inputs
+from hyperasr.util.files import alone_in, atomic_write_text, keep_inputs
 from hyperasr.util.program import run
 from train.loop.loop import LoopConfig, fit
 from train.loop.scoring import Judge, NotWorthIt
@@ -28,6 +29,7 @@ from train.loop.step import Split
 T = TypeVar("T")
 WORTH_FILE = "worth.json"
 """In a run folder: word error rates of the development rows, unadapted and with the best model."""
+_RUN = ExitStack()  # the lock on the run folder of this process
 # Others wait while one builds a cache; in training the watchdog ends such waits.
 _PATIENCE = timedelta(hours=12)
 
@@ -100,7 +102,7 @@ def start(
         mixed_precision: ``no`` or ``bf16``.
         tracker: one that Accelerate knows, such as ``tensorboard`` or ``wandb``, or ``none``.
     Raises:
-        ConfigError: no such tracker.
+        ConfigError: no such tracker, or another process trains in this folder.
         MissingExtra: the tracker is not installed.
     """
     _check_tracker(tracker)
@@ -120,6 +122,10 @@ def start(
         ],
     )
     if accelerator.is_main_process:
+        _RUN.close()  # of the training before, where one process makes several
+        _RUN.enter_context(alone_in(folder))
+        # A full disk must not turn every line of the log into a traceback.
+        logging.raiseExceptions = False
         handlers = [logging.StreamHandler(), logging.FileHandler(folder / "log.txt")]
         logging.basicConfig(
             level=logging.INFO,
