@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pytest
 import soundfile
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.hub import HyperASR
 from hyperasr.transcription import cluster
 from hyperasr.transcription.cluster import TranscriptFolder
 from hyperasr.transcription.options import TranscribeOptions
@@ -170,7 +173,8 @@ def test_mistakes_in_what_is_read_and_written(cli: Cli, clips: Path, tmp_path: P
     row = clips.read_text().splitlines()[0] + "\n"
     (tmp_path / "twice.jsonl").write_text(row * 2)
     fails(cli(*in_one(tmp_path / "twice.jsonl", out)), "line 2: id 'clip-0' was already used")
-    fails(cli(*in_one(clips, out, clips)), "the id clip-0 comes twice")
+    both = ["transcribe", clips, clips, "--format", "jsonl", "--out", out]
+    fails(cli(*both), "the id clip-0 comes twice")
     fails(cli(*in_one(clips, clips)), "is a file; give a folder")
     fails(cli(*in_one(clips, Path("/proc/none/out"))), "cannot write /proc/none/out/settings.json")
     fails(cli(*in_one(clips, out, "--cluster", "--device", "cuda:1")), "give cpu or cuda")
@@ -199,6 +203,26 @@ def test_an_address_where_no_ray_answers(
     outcome = cli(*in_one(clips, tmp_path / "out", "--cluster", address))
     fails(outcome, f"no Ray answers at {address}; give the HOST:PORT that ray start printed")
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("long_s", [600.0, 0.55])
+def test_what_ray_calls_gives_the_rows_of_one_process(
+    clips: Path, model: HyperASR, monkeypatch: pytest.MonkeyPatch, long_s: float
+) -> None:
+    # Under 0.55 s only some are read beforehand; the others are left to who decodes.
+    monkeypatch.setattr(cluster, "_LONG_S", long_s)
+    recordings, options = cluster.recordings_of([str(clips)]), TranscribeOptions(word_times=True)
+    expected = [row for rows in cluster.in_this_process(model, recordings, options) for row in rows]
+    packed = pa.table({"recording": [pickle.dumps(one) for one in recordings]})
+    heard = list(cluster._read(packed, 10.0, options))
+    left = [pickle.loads(one["heard"][0].as_py()).segments is None for one in heard]
+    assert any(left) == (long_s < 600)
+    assert not all(left)
+    worker = cluster._Worker(lambda device: model, "cuda", options)  # which leaves threads alone
+    rows = worker(pa.concat_tables(heard))["row"].to_pylist()
+    found = {row["id"]: row for row in map(json.loads, rows)}
+    assert len(rows) == len(recordings)
+    assert found == {row["id"]: row for row in expected}
 
 
 def test_object_storage_is_read_and_written(
