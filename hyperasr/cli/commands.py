@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from hyperasr.cli.terminal import (
     marked_segment,
     output,
 )
+from hyperasr.cohorts.manifest import is_address
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR, load
+from hyperasr.transcription import cluster
 from hyperasr.transcription.formats import TIMED_FORMATS, file_names, labelled, render, to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, iter_transcribe, resolved
 from hyperasr.transcription.pipeline import transcribe as results_of
 from hyperasr.transcription.recordings import Recording, find_recordings
+from hyperasr.transcription.transcript import from_dict
 from hyperasr.transcription.wer_summary import WERSummary, counts_of, percent
 from hyperasr.types import DOUBTFUL
 from hyperasr.util.files import alone_in, atomic_write_text, keep_inputs
@@ -45,7 +49,14 @@ def transcribe(args: Any) -> int:
     Raises:
         HyperASRError: the call or the model is wrong, or no recording could be transcribed.
     """
+    if args.format is None:
+        args.format = "txt" if args.cluster is None else "jsonl"
     options = _options(args)
+    if args.format == "jsonl" or args.cluster is not None:
+        return _transcribe_into_one(args, options)
+    for name in (*args.sources, args.out or ""):
+        if is_address(name):
+            raise ConfigError(f"{name} is an address; only --cluster reads and writes those")
     passed_over: list[str] = []
     recordings = find_recordings(args.sources, passed_over.append)
     out = None if args.out in (None, "-") else Path(args.out)
@@ -96,6 +107,76 @@ def transcribe(args: Any) -> int:
             raise errors[0]
         raise ConfigError(f"none of {len(recordings)} recordings could be transcribed")
     return 1 if errors else 0
+
+
+def _transcribe_into_one(args: Any, options: TranscribeOptions) -> int:
+    """Transcribe into one JSONL file, and return as `transcribe` does; goes on with an earlier run.
+
+    Raises:
+        HyperASRError: as `transcribe`, and where Ray cannot be used.
+    """
+    if args.format != "jsonl":
+        raise ConfigError(f"--cluster writes jsonl, not {args.format}; leave --format out")
+    if args.out in (None, "-"):
+        raise ConfigError("one jsonl file and its blocks go into a folder; give --out FOLDER")
+    named = [args.out, *args.sources]
+    if args.cluster is None and (stored := [name for name in named if is_address(name)]):
+        raise ConfigError(f"{stored[0]} is an address; only --cluster reads and writes those")
+    recordings = cluster.recordings_of(args.sources)
+    if len(recordings) == 1 and recordings[0].error is not None:
+        raise recordings[0].error
+    if not is_address(args.out):
+        if Path(args.out).exists() and not Path(args.out).is_dir():
+            raise ConfigError(f"--out {args.out} is a file; give a folder")
+        written = [Path(args.out) / name for name in cluster.FILES]
+        keep_inputs(written, inputs_of(args, recordings))
+    with nullcontext() if is_address(args.out) else alone_in(args.out):
+        return _go_on(args, options, recordings)
+
+
+def _go_on(args: Any, options: TranscribeOptions, recordings: list[Recording]) -> int:
+    """Transcribe what the folder `args.out` has no transcript of, and merge."""
+    settings = {name: args[name] for name in ("model", "dtype", "audio_context")}
+    settings |= dataclasses.asdict(options)
+    del settings["batch_size"]  # no text depends on it
+    folder = cluster.TranscriptFolder(args.out, settings)
+    done = folder.done()
+    waiting = [recording for recording in recordings if recording.id not in done]
+    with Reporter() as reporter:
+        if len(waiting) < len(recordings):
+            there = len(recordings) - len(waiting)
+            reporter.say("note", [f"{there} of {len(recordings)} were transcribed before"])
+        if waiting:
+            opened = partial(load, args.model, offline=args.offline, dtype=args.dtype)
+            opened = partial(opened, audio_context=args.audio_context)
+            model = opened(device="cpu" if args.cluster is not None else args.device)
+            reporter.say("warning", model.warnings)
+            how = resolved(model, options)
+            blocks = cluster.in_this_process(model, waiting, how)
+            if args.cluster is not None:
+                where = {"address": args.cluster, "device": args.device}
+                blocks = cluster.on_ray(model, opened, waiting, how, **where)
+            n_done, heard_s = 0, 0.0
+            for rows in blocks:
+                folder.add(rows)
+                n_done += len(rows)
+                heard_s += sum(row.get("duration_s", 0.0) for row in rows)
+                reporter.progress(n_done, len(waiting), heard_s)
+            folder.merge([recording.id for recording in recordings])
+        tally, failed = WERSummary(options), []
+        known = {recording.id: recording for recording in recordings}
+        for row in folder.rows():
+            recording = known.get(row["id"])
+            if recording is not None and "error" in row:
+                failed.append(f"{row['id']}: {row['error']}")
+            elif recording is not None:
+                tally.add(from_dict(row, recording))
+        reporter.say("error", failed)
+    if tally.n_scored:
+        print(tally.total(), file=sys.stderr)
+    if len(failed) == len(recordings):
+        raise ConfigError(f"none of {len(recordings)} recordings could be transcribed")
+    return 1 if failed else 0
 
 
 def demo(args: Any) -> int:
@@ -194,8 +275,8 @@ def open_for(args: Any) -> HyperASR:
 
 def _options(args: Any) -> TranscribeOptions:
     names = [field.name for field in dataclasses.fields(TranscribeOptions)]
-    options = TranscribeOptions(**{name: args[name] for name in names})
-    timed = options.word_times or args.format in TIMED_FORMATS
+    options = TranscribeOptions(**{name: args[name] for name in names if name in args})
+    timed = options.word_times or args.format in (*TIMED_FORMATS, "jsonl")
     return dataclasses.replace(options, word_times=timed)
 
 

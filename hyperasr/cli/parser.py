@@ -54,21 +54,23 @@ def _transcribe() -> Any:
     parser.add_argument(
         "sources",
         nargs="+",
-        type=_name_of("file"),
+        type=_name_of("file", stored=True),
         metavar="SOURCE",
         help="recordings, videos, folders (searched for them), manifests (.jsonl), - for a pipe",
     )
     _add_model(parser)
     parser.add_argument(
         "--format",
-        type=Literal["txt", "json", "srt", "vtt", "csv", "textgrid", "chat", "html"],
-        default="txt",
-        help="of the output; json, csv, textgrid (Praat), chat (TalkBank), html hold word times, "
-        "and html the sound as well: one page whose words play",
+        type=Literal["txt", "json", "jsonl", "srt", "vtt", "csv", "textgrid", "chat", "html"]
+        | None,
+        default=None,
+        help="of the output, txt without this option, jsonl with --cluster: one file of all, "
+        "which an interrupted run goes on with; json, csv, textgrid (Praat), chat (TalkBank), html "
+        "hold word times, and html the sound as well: one page whose words play",
     )
     parser.add_argument(
         "--out",
-        type=_name_of("file"),
+        type=_name_of("file", stored=True),
         default=None,
         metavar="FOLDER",
         help="write a file for each recording there, replacing older ones but never what is read; "
@@ -80,7 +82,18 @@ def _transcribe() -> Any:
         help="txt and srt: write doubtful words as [?word]; a terminal always shows them so, and "
         "the other formats mark them in their own way",
     )
-    _add_dataclass(parser, TranscribeOptions)
+    parser.add_argument(
+        "--cluster",
+        nargs="?",
+        type=str,
+        const="local",
+        default=None,
+        metavar="ADDRESS",
+        help="transcribe by Ray: on the cluster at HOST:PORT, auto for the one that this machine "
+        "is a node of, or without an address on this machine; needs the extra cluster",
+    )
+    # Nobody would change the seed here; Python takes it.
+    _add_dataclass(parser, TranscribeOptions, leave_out=("seed",))
     return parser
 
 
@@ -279,19 +292,23 @@ def _run(argv: list[str]) -> int:
 
 
 @cache
-def _name_of(what: Literal["file", "folder"]) -> Any:
-    """Return the type of an argument that names files or folders of this machine."""
+def _name_of(what: Literal["file", "folder"], stored: bool = False) -> Any:
+    """Return the type of an argument that names files or folders of this machine.
+
+    `stored` lets pass what may be an address of object storage; the command says whether it may.
+    """
     from jsonargparse.typing import extend_base_type
 
     def check(_: type, text: str) -> None:
         if not text.strip():
             raise ConfigError(f"a name is empty; give a {what}")
-        if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
+        allowed = stored and not re.match("https?:", text, re.IGNORECASE)
+        if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) and not allowed:
             raise ConfigError(f"{text} is an address, and nothing is fetched; give a {what}")
         if what == "folder" and text == "-":
             raise ConfigError("- is standard output, but a folder is written; name one")
 
-    return extend_base_type(what, str, check)
+    return extend_base_type(f"stored_{what}" if stored else what, str, check)
 
 
 def _parser(description: str, **options: Any) -> Any:
@@ -333,7 +350,7 @@ def _add_model(parser: Any, *, frozen: bool = True) -> None:
     )
 
 
-def _add_dataclass(parser: Any, kind: type[Any]) -> None:
+def _add_dataclass(parser: Any, kind: type[Any], leave_out: Sequence[str] = ()) -> None:
     """Add an option for each field, with the docstring under it as its help, and ``--config``."""
     from docstring_parser import parse_from_object
     from jsonargparse import ActionYesNo
@@ -342,6 +359,8 @@ def _add_dataclass(parser: Any, kind: type[Any]) -> None:
     helps = {param.arg_name: param.description for param in parse_from_object(kind).params}
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
+        if field.name in leave_out:
+            continue
         flag = f"--{field.name.replace('_', '-')}"
         options = {"default": field.default, "help": " ".join((helps[field.name] or "").split())}
         if hints[field.name] is bool:

@@ -25,7 +25,13 @@ _DOMAINS = ("recorded", "simulated")
 _shown = reprlib.Repr()  # a value in a message, whatever its length and depth
 _shown.maxstring = 80
 _LARGEST = 1e9  # in seconds thirty years
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+
+def is_address(name: str) -> bool:
+    """Say whether a name is an address, such as ``s3://bucket/a.wav``, and no path of a disk."""
+    return _ADDRESS.match(name) is not None
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
@@ -36,16 +42,33 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     """
     path = Path(path)
     try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read as a manifest ({error})") from error
+    return parse_manifest(content, str(path), str(path.parent))
+
+
+def parse_manifest(content: bytes, path: str, folder: str) -> list[Utterance]:
+    """Return the rows of a manifest that was read, from a disk or from object storage.
+
+    Args:
+        content: of the file.
+        path: its name, for messages.
+        folder: relative audio paths are taken from there; addresses (``s3://...``) stay.
+    Raises:
+        ManifestError: as `read_manifest`.
+    """
+    try:
         # Not splitlines(), which also splits at U+0085 and U+2028 inside a text.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: cannot be read as a manifest ({error})") from error
     rows: list[Utterance] = []
     seen: dict[str, tuple[int, str]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        row = _row(line, f"{path}, line {number}", path.parent)
+        row = _row(line, f"{path}, line {number}", folder)
         if row.id in seen:
             first, speaker = seen[row.id]
             other = "" if speaker == row.speaker else f", by another speaker ({speaker!r})"
@@ -77,7 +100,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Utterance]) -> N
             file.write(line)
 
 
-def _row(line: str, where: str, folder: Path) -> Utterance:
+def _row(line: str, where: str, folder: str) -> Utterance:
     try:
         values = from_json(line)
     except ValueError as error:
@@ -95,7 +118,11 @@ def _row(line: str, where: str, folder: Path) -> Utterance:
     end_s = values.get("end_s")
     if end_s is not None and end_s <= values.get("start_s", 0.0):
         raise ManifestError(f"{where}: end_s {end_s} is not after start_s")
-    return Utterance(**{**values, "path": str(folder / values["path"])})
+    audio = values["path"]
+    if not is_address(audio):
+        # Path would make one slash of the two of an address.
+        audio = f"{folder}/{audio}" if is_address(folder) else str(Path(folder) / audio)
+    return Utterance(**{**values, "path": audio})
 
 
 def _fault(name: str, value: Any) -> str | None:
