@@ -213,8 +213,10 @@ def _convert(merged: Path, folder: Path, dtype: str) -> None:
     converted = merged / "converted"  # the converter wants to make its folder itself
     with quiet_transformers():
         converter.convert(str(converted), quantization=dtype)
-    for path in converted.iterdir():
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in list(converted.iterdir()):
         path.rename(folder / path.name)
+    converted.rmdir()
 
 
 def _require(config: ExportConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eval import comparison, retention
+from eval.benchmarks.cluster import ClusterConfig
 from eval.benchmarks.repetition_loop import GuardEvalConfig
 from eval.benchmarks.server import ServerConfig
 from eval.benchmarks.speed import SpeedConfig
@@ -26,6 +27,7 @@ from eval.severity import SeverityConfig
 from eval.sparsity import SparsityConfig
 from eval.subspace_angles import AnglesConfig
 from eval.sweep import SweepConfig
+from eval.verbatim import VerbatimConfig
 from eval.zero_shot import ZeroShotConfig
 from hyperasr.errors import ConfigError
 from hyperasr.util.config import parse
@@ -36,6 +38,7 @@ PROGRAMS = {
     "beam": ZeroShotConfig,
     "blora_sweep": SweepConfig,
     "calibration": CalibrationConfig,
+    "cluster": ClusterConfig,
     "comparison": ComparisonConfig,
     "expected_words": ExpectedWordsConfig,
     "fit_word_probability": CalibrationConfig,
@@ -49,6 +52,7 @@ PROGRAMS = {
     "speed": SpeedConfig,
     "subspace_angles": AnglesConfig,
     "unadapted": ZeroShotConfig,
+    "verbatim": VerbatimConfig,
     "vi_lora_sweep": SweepConfig,
     "word_confidence": CalibrationConfig,
     "zero_shot": ZeroShotConfig,
