@@ -295,13 +295,12 @@ def short_folder() -> Iterator[Path]:
 
 @dataclass
 class Seen:
-    """What two runs left behind and let be seen."""
+    """What a run in one process that was killed, and one on Ray after it, let be seen."""
 
     manifest: Path
     out: Path
-    kept: set[str] = field(default_factory=set)  # ids after the driver was killed
-    processes: list[psutil.Process] = field(default_factory=list)
-    left: list[Path] = field(default_factory=list)  # temporary folders after the kill
+    kept: set[str] = field(default_factory=set)  # ids after the first run was killed
+    processes: list[psutil.Process] = field(default_factory=list)  # of Ray
     killed: int = 0
     modes: set[int] = field(default_factory=set)
     logs: dict[Path, bytes] = field(default_factory=dict)
@@ -348,28 +347,26 @@ def seen(
     found = Seen(written_clips(folder, voice, N_CLIPS), folder / "out")
     short = Path(tempfile.mkdtemp(prefix="hx", dir="/tmp"))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(short)}
-    argv = [sys.executable, "-m", "hyperasr.cli", "transcribe", found.manifest, "--cluster"]
-    argv += ["--out", found.out, "--model", random_model_folder, "--batch-size", "1", "--offline"]
+    argv = [sys.executable, "-m", "hyperasr.cli", "transcribe", found.manifest, "--out", found.out]
+    argv += ["--model", random_model_folder, "--batch-size", "1", "--offline"]
 
-    def started() -> subprocess.Popen[str]:
-        command = list(map(str, argv))
+    def started(*more: str) -> subprocess.Popen[str]:
+        command = [*map(str, argv), *more]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, env=environment, text=True, cwd=folder, **pipes)
 
     runs = []
     try:
-        runs.append(run := started())
+        runs.append(run := started("--format", "jsonl"))
         until(lambda: ids_in(found.out), run)
-        found.processes = family(run)
-        found.left = list(short.iterdir())
         run.kill()
         run.wait()
         found.kept = ids_in(found.out)
-        psutil.wait_procs(found.processes, timeout=60)
 
-        runs.append(run := started())
+        runs.append(run := started("--cluster"))  # Ray takes most of a minute to start
         until(lambda: len(ids_in(found.out)) > len(found.kept), run)
-        workers = [p for p in family(run) if p.name().startswith("ray::MapWorker")]
+        found.processes = family(run)
+        workers = [p for p in found.processes if p.name().startswith("ray::MapWorker")]
         workers[0].kill()
         found.killed = len(workers)
         while run.poll() is None:
@@ -393,6 +390,7 @@ def seen(
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(500)  # on a busy machine Ray takes minutes to start
 def test_ray_writes_what_one_process_writes_whatever_was_killed(
     seen: Seen, cli: Cli, tmp_path: Path, random_model_folder: Path
 ) -> None:
@@ -408,13 +406,12 @@ def test_ray_writes_what_one_process_writes_whatever_was_killed(
 
 @needs_ray
 @pytest.mark.slow
-def test_a_killed_run_leaves_blocks_no_processes_and_nothing_to_do_twice(seen: Seen) -> None:
+def test_nothing_is_done_twice_and_nothing_of_ray_is_left(seen: Seen) -> None:
     assert 0 < len(seen.kept) < N_CLIPS
     assert f"note: {len(seen.kept)} of {N_CLIPS + 1} were transcribed before" in seen.said
     assert len(seen.processes) > 3
     assert not [process for process in seen.processes if is_running(process)]
-    assert len(seen.left) == 1
-    assert seen.temporary == [], "the folder of the killed run as well"
+    assert seen.temporary == []
 
 
 @needs_ray
