@@ -52,7 +52,6 @@ FILES = (TRANSCRIPTS, _SETTINGS, _BLOCKS)
 """What a folder holds; blocks only until they are merged."""
 _WINDOW_BATCHES = 4  # batches sorted by length together, as `transcribe` does
 _LONG_S = 600.0  # of speech; longer recordings are read by who decodes them, piece by piece
-_LOST = 3  # times that a block is tried again after its worker was lost
 _ANSWER_S = 10.0
 # Ray's sockets lie 64 characters below its folder, and their names may have 107.
 _LONGEST_FOLDER = 40
@@ -282,8 +281,6 @@ def on_ray(
             _Worker,
             fn_constructor_args=(open_model, device, options),
             compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
-            max_restarts=-1,
-            max_task_retries=_LOST,
             **how,
             **decodes,
         )
