@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 import tempfile
