@@ -14,6 +14,7 @@ these. Run it on a machine that does nothing else.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -125,7 +126,7 @@ def peer(spec: str, scratch: Path, threads: int) -> Heard:
     backbone = Backbone.from_pretrained(name)
     if way != FASTER_WHISPER:
         return hears(open_unadapted(way, backbone))
-    folder = scratch / Path(name).name
+    folder = scratch / Path(name).name / "whisper"  # its conversion lies beside it
     backbone.save_pretrained(folder)
     # In a process of its own, since the engine's threads slow ours down.
     pool = ProcessPoolExecutor(1, get_context("spawn"))
@@ -176,21 +177,26 @@ def draw(points: Sequence[dict[str, Any]], adapted: Sequence[str], figure: Path)
     import matplotlib
 
     matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     axes: Any
     shown = [("wer_simulated", "simulated cohorts"), (f"wer_{TYPICAL}", "typical speech")]
     with pyplot.rc_context({"svg.hashsalt": "hyperasr", "font.size": 9, "svg.fonttype": "none"}):
-        drawing, axes = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
+        drawing, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
         for ax, (key, title) in zip(axes, shown, strict=True):
-            for point in points:
-                ours = point["system"] in adapted
+            for point, shape in zip(points, itertools.cycle("osD^v<>PX*"), strict=False):
+                colour = "#0072b2" if point["system"] in adapted else "none"
+                edge = "#0072b2" if point["system"] in adapted else "#404040"
+                how = {"marker": shape, "facecolor": colour, "edgecolor": edge, "s": 50}
                 at = (point["seconds_an_hour"], 100 * point[key])
-                ax.plot(*at, "o" if ours else "x", color="#0072b2" if ours else "#5a5a5a")
-                ax.annotate(point["system"], at, (4, 4), textcoords="offset points", fontsize=7)
+                ax.scatter(*at, label=point["system"], **how)
             ax.set(xscale="log", title=title, xlabel="seconds for an hour of sound")
             ax.set(ylabel="word error rate, %", ylim=(0, None))
-            ax.margins(x=0.3)
+            ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(ticker.ScalarFormatter())
+            ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+            ax.margins(x=0.15)
+        drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
         figure.parent.mkdir(parents=True, exist_ok=True)
         drawing.savefig(figure, metadata={"Date": None})
         pyplot.close(drawing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.benchmarks import adapted_speed
+from eval.benchmarks import adapted_speed, speed
 from eval.benchmarks.adapted_speed import AdaptedSpeedConfig, row_of
 from eval.lib import results
 from hyperasr.adapters import SourceConfig
@@ -42,6 +43,24 @@ def test_faster_whisper_hears_the_words(tmp_path: Path) -> None:
     assert "indecision" in text
 
 
+def test_each_whisper_has_a_conversion_of_its_own(
+    random_backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+
+    def converted(folder: Path, compute: str) -> Path:
+        folders.append(speed.ctranslate2_folder(folder, compute))
+        raise InterruptedError  # before faster-whisper would open it
+
+    monkeypatch.setattr(speed, "ctranslate2_folder", lambda folder, _: folder.with_name("int8"))
+    monkeypatch.setattr(adapted_speed, "ctranslate2_folder", converted)
+    other = shutil.copytree(random_backbone_folder, tmp_path / "other")
+    for whisper in (random_backbone_folder, other):
+        with pytest.raises(InterruptedError):
+            adapted_speed.peer(f"{whisper} faster_whisper_int8", tmp_path / "scratch", 1)
+    assert len(set(folders)) == 2
+
+
 def test_from_manifest_to_result_file(
     patients, random_backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +90,7 @@ def test_from_manifest_to_result_file(
     assert list(points) == ["a", "b", f"{random_backbone_folder} backbone", *config.peers]
     assert {"wer_simulated", "wer_typical", "wer_stuttering"} <= set(points["a"])
     assert all(point["seconds_an_hour"] > 0 for point in points.values())
-    assert (tmp_path / "figure.svg").read_text().count(config.peers[0]) == 2
+    assert (tmp_path / "figure.svg").read_text().count(config.peers[0]) == 1
     rows = [row for row in rows if row["benchmark"] == adapted_speed.BENCHMARK]
     assert [(row["system"], row["headline"]) for row in rows] == [("a", True)] * 2 + [
         ("b", False)

@@ -38,7 +38,7 @@ def test_from_clips_to_the_result_file(
         return in_this_process(model, recordings, options)
 
     called: list[tuple[int, int]] = []
-    config = ClusterConfig(str(random_model_folder), minutes=6.0, out=tmp_path / "c.json", rounds=1)
+    config = ClusterConfig(str(random_model_folder), minutes=2.0, out=tmp_path / "c.json", rounds=1)
     monkeypatch.setattr(cluster, "on_ray", on_ray)
     monkeypatch.setattr(cluster, "peer_version", lambda name: f"{name} 1")
     monkeypatch.setattr(cluster, "read_config", lambda kind: config)

@@ -104,6 +104,7 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> dict[
     (folder / "speed.yaml").write_text(json.dumps({**values, "out": str(folder / "speed.json")}))
     command = ["speed", "--config", str(folder / "speed.yaml"), *arguments]
     monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(speed, "WARM_UP", 0)
     before = torch.get_num_threads()
     speed.main()
     torch.set_num_threads(before)
