@@ -264,6 +264,8 @@ class HyperASR(AdaptedWhisper):
     ) -> None:
         """Write source and speaker encoder: config.json and model.safetensors (fp16).
 
+        Where the probabilities of words were calibrated, calibration.json as well.
+
         Args:
             folder: replaced in one rename.
             backbone: how to find the backbone on loading, as for `Backbone.from_pretrained`.
@@ -285,6 +287,8 @@ class HyperASR(AdaptedWhisper):
             tensors = {n: stored(t, half=n in trained) for n, t in weights.items()}
             save_file(tensors, temporary / "model.safetensors")
             (temporary / "config.json").write_text(json.dumps(head, indent=2) + "\n")
+            if self.calibration is not None:
+                self.calibration.write(temporary / CALIBRATION_FILE, {})
 
     @classmethod
     def from_pretrained(

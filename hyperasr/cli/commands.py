@@ -256,7 +256,7 @@ def inputs_of(args: Any, recordings: Sequence[Recording]) -> list[str | Path]:
         recordings: what the sources are.
     """
     model = Path(args.model)
-    config = [str(getattr(path, "absolute", path)) for path in args.config or []]
+    config = [str(getattr(path, "absolute", path)) for path in args.get("config") or []]
     sources = [source for source in args.sources if not Path(source).is_dir()]
     audio = [r.path for r in recordings if r.path is not None]
     return [*sources, *audio, *config, *(model.iterdir() if model.is_dir() else [])]

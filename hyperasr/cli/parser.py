@@ -211,6 +211,25 @@ def _export() -> Any:
     return parser
 
 
+def _enrol() -> Any:
+    parser = _parser(
+        "Train a model of one person's voice from a few clips, each with what was said in a text "
+        "file of its name where there is one. It is checked on clips held back, and not written "
+        "where it is worth nothing. The clips stay on this machine."
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        type=_name_of("file"),
+        metavar="CLIP",
+        help="recordings of one person of up to 30 s (what was said in a.wav is in a.txt), "
+        "folders, manifests (.jsonl)",
+    )
+    _add_folder(parser, "of the model, for --model of the other commands")
+    _add_model(parser, frozen=False)
+    return parser
+
+
 def _demo() -> Any:
     parser = _parser("Transcribe the bundled clips with the unadapted and the personalised model.")
     parser.add_argument(
@@ -226,7 +245,7 @@ def _demo() -> Any:
 def _serve() -> Any:
     parser = _parser(
         "Serve a model to other programs of this machine: OpenAI's audio API, live transcription, "
-        "Wyoming, and a page. Nothing that is sent here is kept."
+        "Wyoming, and a page. Nothing that is sent here is kept, save voices with --voices."
     )
     _add_model(parser)
     _add_dataclass(parser, ServeConfig)
@@ -246,6 +265,7 @@ _COMMANDS = {
     "transcribe": (_transcribe, "commands", "transcribe recordings, folders and manifests"),
     "demo": (_demo, "commands", "transcribe the bundled clips, unadapted beside personalised"),
     "export": (_export, "export", "write a static adapter for another program"),
+    "enrol": (_enrol, "enrol", "train a model of one person's voice from a few clips"),
     "serve": (_serve, "serve", "serve a model to other programs, and a page"),
     "simulate": (
         _simulate,

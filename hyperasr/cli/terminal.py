@@ -95,10 +95,12 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
 
-    def progress(self, done: int, total: int, seconds: float) -> None:
+    def progress(self, done: int, total: int, seconds: float | None = None) -> None:
         """Show how far it is; the `progress` of `hyperasr.transcription.pipeline.transcribe`."""
         if self._bar is not None:
-            heard = f"{int(seconds) // 60}:{int(seconds) % 60:02d} of speech"
+            heard = ""
+            if seconds is not None:
+                heard = f"{int(seconds) // 60}:{int(seconds) % 60:02d} of speech"
             self._bar.update(self._task, completed=done, total=total, heard=heard)
 
     @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from hyperasr.cli import commands, export
+from hyperasr.cli import commands, enrol, export
 from hyperasr.cli.parser import main
 from hyperasr.hub import HyperASR, load
 from tests.cli.calling import RATE, Cli, Outcome, Voice
@@ -22,6 +22,7 @@ def model(random_model_folder: Path) -> HyperASR:
 @pytest.fixture
 def cli(
     model: HyperASR,
+    random_model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Cli:
@@ -34,6 +35,9 @@ def cli(
 
     monkeypatch.setattr(commands, "load", opened)
     monkeypatch.setattr(export, "load", opened)
+    # Enrolling trains its model, so it gets one of its own.
+    own = {"tiny.en": random_model_folder}
+    monkeypatch.setattr(enrol, "load", lambda name, **how: load(own.get(name, name), **how))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(*argv: Any) -> Outcome:

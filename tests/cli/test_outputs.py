@@ -18,6 +18,7 @@ from typing import IO, Any
 import pytest
 
 from hyperasr.cohorts.manifest import read_manifest
+from hyperasr.transcription import enrolment
 from tests.cli.calling import ROOT, Cli, Outcome, fails
 
 Make = Callable[[Path, Path], list[str]]
@@ -95,6 +96,12 @@ def exported_onto_the_clips(folder: Path, good: Path) -> list[str]:
     return ["export", str(folder), "--to", "merged", "--out", str(folder)]
 
 
+def enrolled_onto_the_clips(folder: Path, good: Path) -> list[str]:
+    shutil.copy(good, folder / "a.wav")
+    (folder / "config.json").write_text("{}")
+    return ["enrol", str(folder), "--out", str(folder)]
+
+
 def prepared_onto_a_recording(folder: Path, good: Path) -> list[str]:
     root = corpus(folder / "LibriSpeech", good)
     return ["prepare", "librispeech", str(root), "--out", str(root / "84" / "1" / "84-1-0000.flac")]
@@ -118,6 +125,7 @@ def prepared_onto_a_table(folder: Path, good: Path) -> list[str]:
         onto_the_model,
         converted_onto_itself,
         exported_onto_the_clips,
+        enrolled_onto_the_clips,
         prepared_onto_a_recording,
         prepared_onto_a_table,
     ],
@@ -172,8 +180,10 @@ def test_a_manifest_on_standard_output(tmp_path: Path, good: Path, out: str) -> 
 
 
 @pytest.fixture
-def calls(tmp_path: Path, good: Path) -> dict[str, list[str]]:
+def calls(tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """A call of each command that succeeds, and ends with its --out where it has one."""
+    monkeypatch.setattr(enrolment, "STEPS", 1)
+    monkeypatch.setattr(enrolment, "_BEAMS", 1)
     root, source = corpus(tmp_path / "LibriSpeech", good), rows(tmp_path / "t.jsonl", "good.wav")
     out = str(tmp_path / "out")
     return {
@@ -184,13 +194,14 @@ def calls(tmp_path: Path, good: Path) -> dict[str, list[str]]:
         "dataset": ["convert", str(source), "--to", "dataset", "--out", out],
         "lhotse": ["convert", str(source), "--to", "lhotse", "--out", out],
         "export": ["export", str(good), "--to", "merged", "--out", out],
+        "enrol": ["enrol", str(good), "--out", out],
         "corpora": ["corpora"],
         "inspect": ["inspect"],
         "doctor": ["doctor"],
     }
 
 
-WRITING = ["transcribe", "simulate", "corpus", "prepare", "dataset", "lhotse", "export"]
+WRITING = ["transcribe", "simulate", "corpus", "prepare", "dataset", "lhotse", "export", "enrol"]
 
 
 def refused(outcome: Outcome, *parts: str) -> None:

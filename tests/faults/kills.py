@@ -264,7 +264,7 @@ def commands() -> Iterator[dict[str, Callable[[], object]]]:
     import torch
 
     import hyperasr.cohorts.cache as cache
-    from hyperasr.cli import commands, export  # noqa: F401  (imported before the forks)
+    from hyperasr.cli import commands, enrol, export  # noqa: F401  (imported before the forks)
     from hyperasr.cli.parser import main
     from hyperasr.cohorts.manifest import read_manifest
     from hyperasr.cohorts.views import plan_views
@@ -281,6 +281,8 @@ def commands() -> Iterator[dict[str, Callable[[], object]]]:
         write_backbone(backbone)
         write_hypernet(model, backbone)
         manifest = speech(clips)
+        (root / "few").mkdir()
+        few = speech(root / "few", n_clips=3)  # too few for a check, which they would not pass
         with_model = ["--model", str(model), "--offline"]
 
         def train() -> None:
@@ -327,12 +329,15 @@ def commands() -> Iterator[dict[str, Callable[[], object]]]:
                 for to in ("peft", "ctranslate2")
             )
 
-        # Enrolment belongs here as soon as there is a command for it.
+        def enrol_voice() -> int:
+            return main(["enrol", str(few), *with_model, "--out", "voice"])
+
         made: dict[str, Callable[[], object]] = {
             "training": train,
             "caching": build_cache,
             "transcription": transcribe,
             "export": write_export,
+            "enrolment": enrol_voice,
         }
         (root / "warm").mkdir()
         _start(train, root / "warm", 0)  # what trainings share, a cache, is none of theirs

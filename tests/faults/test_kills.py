@@ -26,7 +26,8 @@ def test_two_kills_of_each_command(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
     rows = json.loads(out.read_text())["rows"]
-    assert [row["command"] for row in rows] == ["training", "caching", "transcription", "export"]
+    names = ["training", "caching", "transcription", "export", "enrolment"]
+    assert [row["command"] for row in rows] == names
     assert all(row["kills"] == 2 and row["compared"] for row in rows)
 
 

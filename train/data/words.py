@@ -31,10 +31,11 @@ from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.model import AdaptedWhisper
+from hyperasr.transcription.enrolment import sentence
 from hyperasr.transcription.words import attend, fit_to_sound, word_times, words_of
 from hyperasr.types import Batch, Utterance
 from hyperasr.whisper.backbone import Backbone
-from train.data.writing import lines_beside, sentence
+from train.data.writing import lines_beside
 from train.loop.program import read_config, run_program
 
 SOURCE = "words"

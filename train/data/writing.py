@@ -41,6 +41,7 @@ from hyperasr.decode import token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.error_rates import word_edits
 from hyperasr.metrics.normalisers import normaliser
+from hyperasr.transcription.enrolment import sentence
 from hyperasr.types import EncoderOutput, Utterance
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.decoder import DecoderStep
@@ -106,13 +107,6 @@ def own_writing(reference: str, hypothesis: str) -> str | None:
         ("" if p.glued and i else " ") + p.form for i, p in enumerate(written_pieces)
     ).strip()
     return text[:1].upper() + text[1:] if hypothesis[:1].isupper() else text
-
-
-def sentence(reference: str) -> str:
-    """Return the words of a reference as one sentence: a capital first, a full stop last."""
-    text = re.sub(r"\bi\b(?!-)", "I", " ".join(reference.split()))
-    text = text[:1].upper() + text[1:]
-    return text if not text or text[-1] in ".?!" else f"{text}."
 
 
 def _key(word: str) -> str:

@@ -14,9 +14,10 @@ import soundfile as sf
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.normalisers import normaliser
+from hyperasr.transcription.enrolment import sentence
 from hyperasr.types import Utterance
 from train.data import writing
-from train.data.writing import own_writing, sentence
+from train.data.writing import own_writing
 
 PAIRS = [
     (

@@ -1,0 +1,223 @@
+"""A model of one person's voice: an adapter goes on learning from a few of their recordings.
+
+What all utterances share in an adapter is trained on the person's clips: the biases of a
+hypernetwork's output, or the factors of a static LoRA. Everything else stays, so that each
+utterance still gets weights of its own. The texts are the person's corrections where there are any,
+else what the model itself writes by beam search (self-training; Kahn et al., arXiv 1909.09116).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hyperasr.adapters.objective import ObjectiveConfig
+from hyperasr.decode import decode
+from hyperasr.errors import AudioError, ConfigError
+from hyperasr.metrics.error_rates import EditCounts, score
+from hyperasr.metrics.normalisers import normaliser
+from hyperasr.model import AdaptedWhisper
+from hyperasr.types import Batch
+from hyperasr.whisper.search import SearchConfig, text_only
+
+STEPS = 40
+LEARNING_RATE = 1e-3
+FEWEST_CHECKED = 4
+"""Clips with texts from which on it can be told what the training is worth."""
+_SHARED = ("bias_A", "bias_B", "A", "B")
+_BATCH = 16  # clips a step
+_BEAMS = 5  # of the search for texts
+_NEGATIVES = 4096  # tokens of the vocabulary a step
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One utterance of the person.
+
+    Attributes:
+        waveform: (n_samples,) float32, 16 kHz, at most 30 s.
+        text: what was said, as Whisper would write it; empty lets the model write it.
+    """
+
+    waveform: np.ndarray
+    text: str = ""
+
+
+def sentence(text: str) -> str:
+    """Return words as one sentence: a capital first, a full stop last."""
+    text = re.sub(r"\bi\b(?!-)", "I", " ".join(text.split()))
+    text = text[:1].upper() + text[1:]
+    return text if not text or text[-1] in ".?!" else f"{text}."
+
+
+def enrol(
+    model: AdaptedWhisper,
+    clips: Sequence[Clip],
+    *,
+    steps: int | None = None,
+    lr: float = LEARNING_RATE,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Go on training an adapter on clips of one person, in place.
+
+    Args:
+        model: with an adapter, in float32; nothing else may use it meanwhile.
+        clips: at least one.
+        steps: of Adam, at least 1 (None: `STEPS`); its rate falls to 0 over them.
+        lr: rate of the first step.
+        seed: of dropout and of what else is drawn.
+        progress: called with steps done and steps in all.
+    Returns:
+        The texts that were learned from, one a clip; empty where nothing was heard.
+    Raises:
+        AudioError: no clip has a text, nor is anything heard in one; or a text is too long.
+        ConfigError: a plain Whisper, or an adapter whose utterances share nothing.
+    """
+    steps = STEPS if steps is None else steps
+    shared = shared_parameters(model)
+    order = sorted(range(len(clips)), key=lambda i: len(clips[i].waveform))  # little padding
+    texts, batches = [""] * len(clips), []
+    for start in range(0, len(clips), _BATCH):
+        places = order[start : start + _BATCH]
+        batch, written = _batch(model, [clips[i] for i in places])
+        for i, text in zip(places, written, strict=True):
+            texts[i] = text
+        if batch is not None:
+            batches.append(batch)
+    if not batches:
+        raise AudioError("nothing is heard in any of the clips, and none has a text")
+    before = model.objective
+    model.objective = ObjectiveConfig(negatives=_NEGATIVES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.requires_grad_(False).train()
+        for parameter in shared:
+            parameter.requires_grad_(True)
+        optimiser = torch.optim.Adam(shared, lr=lr)
+        falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 1.0 / steps, steps)
+        for step in range(steps):
+            optimiser.zero_grad()
+            model(batches[step % len(batches)]).total.backward()
+            nn.utils.clip_grad_norm_(shared, 1.0)
+            optimiser.step()
+            falling.step()
+            if progress is not None:
+                progress(step + 1, steps)
+    model.objective = before
+    model.requires_grad_(False).eval()
+    return texts
+
+
+def checked(
+    model: AdaptedWhisper, clips: Sequence[Clip], *, progress: Progress | None = None
+) -> tuple[EditCounts, EditCounts] | None:
+    """Measure what enrolling would be worth: each half of the clips with texts is held back once.
+
+    The model is afterwards what it was.
+
+    Args:
+        model, clips: as for `enrol`.
+        progress: as for `enrol`, over both halves.
+    Returns:
+        Word errors of the clips held back, before and after (by Whisper's own normaliser); None
+        with fewer than `FEWEST_CHECKED` clips that have texts.
+    """
+    told = [i for i, clip in enumerate(clips) if clip.text]
+    if len(told) < FEWEST_CHECKED:
+        return None
+    shared = shared_parameters(model)
+    start = [parameter.detach().clone() for parameter in shared]
+    before = after = EditCounts()
+    for half in (0, 1):
+        held = told[half::2]
+        before += _errors(model, [clips[i] for i in held])
+        others = [clip for i, clip in enumerate(clips) if i not in held]
+        done = None if progress is None else _in_half(progress, half)
+        enrol(model, others, progress=done)
+        after += _errors(model, [clips[i] for i in held])
+        with torch.no_grad():
+            for parameter, values in zip(shared, start, strict=True):
+                parameter.copy_(values)
+    return before, after
+
+
+def shared_parameters(model: AdaptedWhisper) -> list[nn.Parameter]:
+    """Return the parameters of an adapter that every utterance shares.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    named = model.source.named_parameters()
+    shared = [p for name, p in named if name.partition(".")[0] in _SHARED]
+    if not (model.adapts and shared):
+        kind = model.source_config.kind if model.adapts else "plain Whisper"
+        raise ConfigError(f"a {kind} learns no voice; give a hypernetwork or a static LoRA")
+    return shared
+
+
+def _in_half(progress: Progress, half: int) -> Progress:
+    return lambda done, total: progress(half * total + done, 2 * total)
+
+
+def _errors(model: AdaptedWhisper, clips: Sequence[Clip]) -> EditCounts:
+    hypotheses: list[str] = []
+    for start in range(0, len(clips), _BATCH):
+        part = clips[start : start + _BATCH]
+        hypotheses += _written(model, _heard(model, part), SearchConfig())
+    counts = score([clip.text for clip in clips], hypotheses, normaliser("whisper"), "wer")
+    return sum(counts, EditCounts())
+
+
+def _heard(model: AdaptedWhisper, clips: Sequence[Clip]) -> Batch:
+    waveforms = tuple(clip.waveform for clip in clips)
+    mel, n_frames = model.backbone.features(waveforms)
+    batch = Batch(n_frames=n_frames, mel=mel, waveforms=waveforms)
+    with torch.no_grad():
+        emb, encoded = model.embed(batch)
+    return replace(batch, encoded=encoded, speaker_emb=emb)
+
+
+def _batch(model: AdaptedWhisper, clips: Sequence[Clip]) -> tuple[Batch | None, list[str]]:
+    """Return the clips that have a text as a batch with tokens, and the texts of all."""
+    batch = _heard(model, clips)
+    texts = [clip.text.strip() for clip in clips]
+    if not all(texts):
+        own = _written(model, batch, SearchConfig(beam_size=_BEAMS))
+        texts = [text or made for text, made in zip(texts, own, strict=True)]
+    rows = [i for i, text in enumerate(texts) if text]
+    if not rows:
+        return None, texts
+    return _with_tokens(model, batch.select(rows), [texts[i] for i in rows]), texts
+
+
+def _written(model: AdaptedWhisper, batch: Batch, search: SearchConfig) -> list[str]:
+    """Return what the model writes for each utterance."""
+    backbone = model.backbone
+    n_vocab = int(backbone.whisper.config.vocab_size)
+    with torch.inference_mode():
+        decoded = decode(model, batch, text_only(search, backbone.eos, n_vocab))
+    return [backbone.text(tokens) for tokens in decoded.tokens]
+
+
+def _with_tokens(model: AdaptedWhisper, batch: Batch, texts: Sequence[str]) -> Batch:
+    """Return a batch with targets: prompt, text, end."""
+    backbone = model.backbone
+    prompt = backbone.prompt_ids()
+    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for text in texts]
+    longest = int(backbone.whisper.config.max_target_positions)
+    for text, own in zip(texts, ids, strict=True):
+        if len(own) > longest:
+            raise AudioError(f"the text {text[:40]!r}... is too long; cut the clip and its text")
+    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos, device=backbone.device)
+    for row, values in zip(tokens, ids, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    n_tokens: Tensor = torch.tensor([len(values) for values in ids], device=backbone.device)
+    return replace(batch, tokens=tokens, n_tokens=n_tokens, n_prompt=len(prompt))
