@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -26,9 +26,12 @@ from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Result
 from hyperasr.types import Segment
 
+if TYPE_CHECKING:
+    from hyperasr.service.voices import Voices
+
 OPENAI_NAME = "whisper-1"
 """OpenAI's name of its Whisper, which many programs send without asking; it means our model."""
-_CLIENT_LEFT = 499  # nginx's; nobody reads it
+CLIENT_LEFT = 499  # nginx's; nobody reads it
 
 SegmentEvent = Callable[[Segment, bool], dict[str, Any]]
 """A segment, and whether it is the first one with text -> the event that tells of it."""
@@ -43,6 +46,7 @@ class Service:
         model_id: name of its model.
         limits: of one client.
         metrics: where all is counted.
+        voices: of single people, saved by name; None where none are.
         created: when the server started, in seconds since 1970.
     """
 
@@ -51,19 +55,28 @@ class Service:
     limits: Limits
     metrics: Metrics
     created: int
+    voices: Voices | None = None
 
     @property
     def model(self) -> AdaptedWhisper:
         """The model."""
         return self.engine.model
 
-    def require_model(self, name: str) -> None:
-        """Raise `UnknownModel` unless a client asks for the model that is here."""
-        if name not in (self.model_id, OPENAI_NAME):
-            raise UnknownModel(
-                f"this server has no model {name[:100]!r}; it has {self.model_id!r}, which "
-                f"{OPENAI_NAME!r} means as well"
-            )
+    async def model_named(self, name: str) -> AdaptedWhisper:
+        """Return the model that a client asks for: the served one, or that of a voice.
+
+        Raises:
+            UnknownModel: there is none of this name.
+            HyperASRError: a voice cannot be opened.
+        """
+        if name in (self.model_id, OPENAI_NAME):
+            return self.model
+        if self.voices is not None and name in self.voices.names():
+            return await asyncio.to_thread(self.voices.open, name)
+        raise UnknownModel(
+            f"this server has no model {name[:100]!r}; it has {self.model_id!r}, which "
+            f"{OPENAI_NAME!r} means as well"
+        )
 
     def language(self, asked: str | None) -> str:
         """Return the language of a request: found out where it is not said, and may be several."""
@@ -74,9 +87,10 @@ class Service:
         recording: Recording,
         options: TranscribeOptions,
         on_segment: Callable[[Segment], None] | None = None,
+        model: AdaptedWhisper | None = None,
     ) -> Job:
         """Queue a recording; as `Engine.submit`, without holding up the event loop."""
-        return await asyncio.to_thread(self.engine.submit, recording, options, on_segment)
+        return await asyncio.to_thread(self.engine.submit, recording, options, on_segment, model)
 
     async def result(self, job: Job) -> Result:
         """Wait for a job and count it; who is cancelled here cancels the job.
@@ -91,7 +105,11 @@ class Service:
 
 
 async def answer(
-    service: Service, request: Request, upload: UploadFile, options: TranscribeOptions
+    service: Service,
+    request: Request,
+    upload: UploadFile,
+    options: TranscribeOptions,
+    model: AdaptedWhisper,
 ) -> Result:
     """Return the result of an upload.
 
@@ -100,9 +118,9 @@ async def answer(
         HyperASRError: there is no transcript.
     """
     async with recording_of(upload) as recording:
-        job = await service.submit(recording, options)
+        job = await service.submit(recording, options, model=model)
         result = asyncio.ensure_future(service.result(job))
-        gone = asyncio.ensure_future(_gone(request))
+        gone = asyncio.ensure_future(gone_of(request))
         try:
             await asyncio.wait(
                 {result, gone},
@@ -112,7 +130,7 @@ async def answer(
             if result.done():
                 return result.result()
             if gone.done():
-                raise HTTPException(_CLIENT_LEFT, "the client left")
+                raise HTTPException(CLIENT_LEFT, "the client left")
             raise _timeout(service)
         finally:
             gone.cancel()
@@ -123,6 +141,7 @@ async def stream(
     service: Service,
     upload: UploadFile,
     options: TranscribeOptions,
+    model: AdaptedWhisper,
     on_segment: SegmentEvent,
     on_result: Callable[[Result], dict[str, Any]],
 ) -> StreamingResponse:
@@ -130,7 +149,7 @@ async def stream(
 
     What fails before the first event is an ordinary error; later it is an event ``{"error": ...}``.
     """
-    events = _events(service, upload, options, on_segment, on_result)
+    events = _events(service, upload, options, model, on_segment, on_result)
     first = await anext(events)
 
     async def lines() -> AsyncIterator[str]:
@@ -155,6 +174,7 @@ async def _events(
     service: Service,
     upload: UploadFile,
     options: TranscribeOptions,
+    model: AdaptedWhisper,
     on_segment: SegmentEvent,
     on_result: Callable[[Result], dict[str, Any]],
 ) -> Any:
@@ -165,7 +185,7 @@ async def _events(
         loop.call_soon_threadsafe(queue.put_nowait, segment)
 
     async with recording_of(upload) as recording:
-        job = await service.submit(recording, options, put)
+        job = await service.submit(recording, options, put, model)
         result = asyncio.ensure_future(service.result(job))
         result.add_done_callback(lambda _: queue.put_nowait(None))
         ends = loop.time() + service.limits.answer_s
@@ -189,7 +209,8 @@ async def _by(
         raise _timeout(service) from None
 
 
-async def _gone(request: Request) -> None:
+async def gone_of(request: Request) -> None:
+    """Wait until the client leaves; its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -36,6 +36,10 @@ class ServeConfig:
     """Port for the Wyoming protocol of Home Assistant; at this machine's own address alone, since
     the protocol knows no token."""
 
+    voices: str | None = None
+    """Folder in which models of single voices are kept by name; clients may train them from their
+    clips, use them and delete them. Nothing of this without it."""
+
     queue: int = 32
     """Recordings that may wait or be worked on; a caller beyond them is told to come again."""
 

@@ -1,9 +1,9 @@
 """Recordings of many callers, their segments decoded in common batches, each with own weights.
 
 One thread decodes. While it is busy, callers queue up; at its next turn it takes segments of all
-who asked for the same options, in turn, up to a batch. A long recording therefore never keeps the
-others waiting for longer than one batch, and a transcript does not depend on who else called. Each
-recording is read in a thread of its own, no further ahead than decoding needs.
+who asked for the same model and options, in turn, up to a batch. A long recording therefore never
+keeps the others waiting for longer than one batch, and a transcript does not depend on who else
+called. Each recording is read in a thread of its own, no further ahead than decoding needs.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Job:
     Attributes:
         pending: what is known of it so far.
         options: how it is transcribed.
+        model: by which.
         on_segment: called in the engine's thread with each segment, in order of time.
         future: of the result, which holds a transcript; a `HyperASRError` where there is none.
             Who cancels it gives up: what was not decoded yet never is.
@@ -60,6 +61,7 @@ class Job:
 
     pending: Pending
     options: TranscribeOptions
+    model: AdaptedWhisper
     on_segment: Callable[[Segment], None] | None = None
     future: Future[Result] = field(default_factory=Future)
     ready: deque[tuple[float, np.ndarray]] = field(default_factory=deque)
@@ -94,7 +96,7 @@ class Engine:
         self.n_segments = self.n_batches = 0
         self._jobs: list[Job] = []
         self._n_come = 0  # recordings and segments
-        self._decoders: dict[TranscribeOptions, BatchDecoder] = {}
+        self._decoders: dict[tuple[AdaptedWhisper, TranscribeOptions], BatchDecoder] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="hyperasr-engine", daemon=True)
@@ -110,6 +112,7 @@ class Engine:
         recording: Recording,
         options: TranscribeOptions,
         on_segment: Callable[[Segment], None] | None = None,
+        model: AdaptedWhisper | None = None,
     ) -> Job:
         """Queue a recording.
 
@@ -117,20 +120,22 @@ class Engine:
             recording: what is to be transcribed; a file must stay until the job is done.
             options: how; its batch size is the engine's.
             on_segment: see `Job`.
+            model: of the same Whisper; None is the engine's own.
         Raises:
             Busy: too many wait, or the engine is closing.
             ConfigError: options that the model cannot follow.
         """
         options = replace(options, batch_size=self.batch_size)
+        model = model or self.model
         with self._changed:
-            decoder = self._decoder(options)
+            decoder = self._decoder(model, options)
             # One that was just answered waits no longer; one that was given up may still be read.
             jobs = [j for j in self._jobs if not j.future.done() or j.future.cancelled()]
             if self._closing or len(jobs) >= self.most_waiting:
                 raise Busy(f"{len(jobs)} recordings wait already; try again in a moment")
             # A second more than is taken, which tells that it is longer.
             ends_s = self.longest_s + 1 if recording.waveform is None else None
-            job = Job(decoder.pending(replace(recording, end_s=ends_s)), options, on_segment)
+            job = Job(decoder.pending(replace(recording, end_s=ends_s)), options, model, on_segment)
             self._jobs.append(job)
             self._n_come += 1
             self._changed.notify_all()
@@ -141,7 +146,7 @@ class Engine:
     def check(self, options: TranscribeOptions) -> None:
         """Raise `ConfigError` for options that the model cannot follow."""
         with self._changed:
-            self._decoder(replace(options, batch_size=self.batch_size))
+            self._decoder(self.model, replace(options, batch_size=self.batch_size))
 
     def warm_up(self, options: TranscribeOptions) -> None:
         """Decode a second of noise, so that nothing is loaded while the first caller waits.
@@ -172,15 +177,15 @@ class Engine:
         with self._changed:
             self._changed.notify_all()
 
-    def _decoder(self, options: TranscribeOptions) -> BatchDecoder:
+    def _decoder(self, model: AdaptedWhisper, options: TranscribeOptions) -> BatchDecoder:
         if options.vad == "silero":
             raise ConfigError("recordings that are read side by side cannot share vad silero")
-        if options not in self._decoders:
-            made = BatchDecoder(self.model, options)
+        if (model, options) not in self._decoders:
+            made = BatchDecoder(model, options)
             if len(self._decoders) >= _MOST_DECODERS:
                 self._decoders.pop(next(iter(self._decoders)))
-            self._decoders[options] = made
-        return self._decoders[options]
+            self._decoders[model, options] = made
+        return self._decoders[model, options]
 
     def _read(self, job: Job) -> None:
         """Read a recording, in a thread of its own."""
@@ -260,9 +265,9 @@ class Engine:
         return self._closing and not self._jobs
 
     def _next_jobs(self) -> list[Job]:
-        """Return the jobs of the first in the queue with something to do, and of its options."""
+        """Return the jobs of the first in the queue with something to do, and of its kind."""
         able = [job for job in self._jobs if job.ready or job.ended or job.future.done()]
-        return [job for job in able if job.options == able[0].options]
+        return [job for job in able if (job.model, job.options) == (able[0].model, able[0].options)]
 
     def _is_full(self) -> bool:
         return sum(len(job.ready) for job in self._next_jobs()) >= self.batch_size
@@ -284,7 +289,7 @@ class Engine:
         if not jobs:
             return
         with self._changed:
-            decoder = self._decoder(jobs[0].options)
+            decoder = self._decoder(jobs[0].model, jobs[0].options)
         waiting: list[Waiting] = []
         for job, start_s, waveform in taken:
             try:

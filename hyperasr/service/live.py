@@ -13,6 +13,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.vad import Speech, silero
 from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.model import AdaptedWhisper
 from hyperasr.service.answers import Service
 from hyperasr.service.engine import Busy, Job
 from hyperasr.service.guard import right_token
@@ -66,8 +67,9 @@ async def _serve(websocket: WebSocket, service: Service, token: str | None) -> N
         raise Busy(f"{service.metrics.n_live} live connections are open; try again later")
     with service.metrics.live_session():
         asked = _Asked(service, message)
+        model = await service.model_named(asked.model_name)
         speech = await asyncio.to_thread(asked.prepare, service)
-        await Session(websocket, service, asked, speech).run()
+        await Session(websocket, service, asked, model, speech).run()
 
 
 class _Asked:
@@ -80,7 +82,7 @@ class _Asked:
     def __init__(self, service: Service, message: dict[str, Any]) -> None:
         self.pause = _choice("pause", message.pop("pause", "typical"), tuple(PAUSES_S))
         self.form = _choice("format", message.pop("format", "pcm"), FORMATS)
-        service.require_model(str(message.pop("model", service.model_id)))
+        self.model_name = str(message.pop("model", service.model_id))
         message["language"] = service.language(message.get("language"))
         if self.pause != "hold":
             message.setdefault("pauses", self.pause)
@@ -105,13 +107,19 @@ class Session:
         websocket: accepted.
         service: what the routes share.
         asked: what the first message asks for.
+        model: that it names.
         speech: tells speech from silence.
     """
 
     def __init__(
-        self, websocket: WebSocket, service: Service, asked: _Asked, speech: Speech | None
+        self,
+        websocket: WebSocket,
+        service: Service,
+        asked: _Asked,
+        model: AdaptedWhisper,
+        speech: Speech | None,
     ) -> None:
-        self.websocket, self.service = websocket, service
+        self.websocket, self.service, self.model = websocket, service, model
         self.form, self.options = asked.form, asked.options
         self.partial_options = TranscribeOptions(
             language=self.options.language, task=self.options.task, pauses=self.options.pauses
@@ -213,7 +221,7 @@ class Session:
         ends = self.loop.time() + self.service.limits.answer_s
         while True:
             try:
-                return await self.service.submit(recording, self.options)
+                return await self.service.submit(recording, self.options, model=self.model)
             except Busy:
                 if self.loop.time() > ends:
                     raise
@@ -256,7 +264,9 @@ class Partial:
         number = session.n_utterances + 1
         recording = Recording(f"utterance {number}", waveform=waveform[self._first :])
         try:
-            job = await session.service.submit(recording, session.partial_options)
+            job = await session.service.submit(
+                recording, session.partial_options, model=session.model
+            )
             transcript = (await asyncio.wrap_future(job.future)).transcript
         except HyperASRError:
             return  # the next one may fare better, and the final text tells what is wrong

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from hyperasr.model import AdaptedWhisper
 from hyperasr.service.answers import OPENAI_NAME, Service, answer, stream
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.transcript import Result, Transcript
@@ -28,12 +29,13 @@ def openai_routes(service: Service) -> APIRouter:
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
-        names = dict.fromkeys((service.model_id, OPENAI_NAME))
+        voices = service.voices.names() if service.voices is not None else []
+        names = dict.fromkeys((service.model_id, OPENAI_NAME, *voices))
         return {"object": "list", "data": [card(name) for name in names]}
 
     @router.get("/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        service.require_model(name)
+        await service.model_named(name)
         return card(name)
 
     @router.post("/audio/transcriptions")
@@ -50,7 +52,7 @@ def openai_routes(service: Service) -> APIRouter:
             list[Granularity] | None, Form(alias="timestamp_granularities[]")
         ] = None,
     ) -> Response:
-        service.require_model(model)
+        asked = await service.model_named(model)
         options = TranscribeOptions(
             language=service.language(language),
             prompt=prompt,
@@ -58,8 +60,8 @@ def openai_routes(service: Service) -> APIRouter:
             word_times="word" in (granularities or ()),
         )
         if stream:
-            return await _streamed(service, file, options)
-        result = await answer(service, request, file, options)
+            return await _streamed(service, file, options, asked)
+        result = await answer(service, request, file, options, asked)
         return _response(result, response_format, options.task, granularities or ["segment"])
 
     @router.post("/audio/translations")
@@ -71,24 +73,27 @@ def openai_routes(service: Service) -> APIRouter:
         response_format: Annotated[Form_, Form()] = "json",
         temperature: Annotated[float, Form(ge=0, le=1)] = 0.0,
     ) -> Response:
-        service.require_model(model)
+        asked = await service.model_named(model)
         options = TranscribeOptions(
             language=service.language(None),
             task="translate",
             prompt=prompt,
             temperatures=(temperature,) if temperature else (),
         )
-        result = await answer(service, request, file, options)
+        result = await answer(service, request, file, options, asked)
         return _response(result, response_format, options.task, ["segment"])
 
     return router
 
 
-async def _streamed(service: Service, file: UploadFile, options: TranscribeOptions) -> Response:
+async def _streamed(
+    service: Service, file: UploadFile, options: TranscribeOptions, model: AdaptedWhisper
+) -> Response:
     return await stream(
         service,
         file,
         options,
+        model,
         lambda segment, is_first: {
             "type": "transcript.text.delta",
             "delta": segment.text if is_first or not segment.text else f" {segment.text}",

@@ -37,7 +37,7 @@ def own_routes(service: Service) -> APIRouter:
             if not isinstance(upload, UploadFile):
                 raise AudioError("file is missing: send a recording as multipart/form-data")
             texts = _texts(form)
-            service.require_model(texts.pop("model", service.model_id))
+            model = await service.model_named(texts.pop("model", service.model_id))
             response_format = texts.pop("response_format", "json")
             check_format(response_format)
             is_stream = _value("stream", bool, texts.pop("stream", "false"))
@@ -48,10 +48,11 @@ def own_routes(service: Service) -> APIRouter:
                     service,
                     upload,
                     options,
+                    model,
                     lambda segment, _: {"type": "segment", "segment": segment_to_dict(segment)},
                     lambda result: {"type": "done", "transcript": to_dict(result)},
                 )
-            result = await answer(service, request, upload, options)
+            result = await answer(service, request, upload, options, model)
             if response_format == "json":
                 return JSONResponse(to_dict(result))
             return await rendered(result, upload, response_format, options.mode)

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from hyperasr import __version__
 from hyperasr.errors import ConfigError, HyperASRError
-from hyperasr.model import AdaptedWhisper
+from hyperasr.hub import HyperASR
 from hyperasr.service.answers import Service
 from hyperasr.service.config import Limits, ServeConfig
 from hyperasr.service.connections import Http
@@ -34,6 +34,7 @@ from hyperasr.service.own_api import own_routes
 from hyperasr.service.problems import on_error
 from hyperasr.service.rendering import format_routes
 from hyperasr.service.static import Page
+from hyperasr.service.voices import Voices, voice_routes
 from hyperasr.service.wyoming_server import serving_wyoming
 from hyperasr.transcription.options import TranscribeOptions
 
@@ -82,6 +83,8 @@ def build_app(
             "model": service.model_id,
             "adapts": service.model.adapts,
             "waiting": service.engine.n_waiting,
+            "voices": service.voices is not None,
+            "token": token is not None,
         }
 
     @app.get("/metrics")
@@ -90,6 +93,8 @@ def build_app(
 
     app.include_router(openai_routes(service))
     app.include_router(own_routes(service))
+    if service.voices is not None:
+        app.include_router(voice_routes(service.voices))
     app.include_router(format_routes())
     app.include_router(live_routes(service, token))
     app.router.default = Page()  # asked last: a route that takes another method says so
@@ -117,7 +122,7 @@ class Server:
     """
 
     def __init__(
-        self, model: AdaptedWhisper, name: str, config: ServeConfig, limits: Limits | None = None
+        self, model: HyperASR, name: str, config: ServeConfig, limits: Limits | None = None
     ) -> None:
         token, tls = config.token(), _tls(config)
         self._listening = _listening(config.host, config.port)
@@ -131,7 +136,11 @@ class Server:
         limits = limits or Limits()
         self.engine = Engine(model, most_waiting=config.queue, longest_s=limits.recording_s)
         metrics = Metrics(self.engine)
-        service = Service(self.engine, model_id_of(name), limits, metrics, int(time.time()))
+        voices = None
+        if config.voices is not None:
+            voices = Voices(Path(config.voices), model, name)
+        model_id = model_id_of(name)
+        service = Service(self.engine, model_id, limits, metrics, int(time.time()), voices)
         self._usual = TranscribeOptions(language=service.language(None))
         self._server = uvicorn.Server(
             uvicorn.Config(

@@ -65,9 +65,12 @@ TOKEN = "a-token-of-the-tests-0123456789"
 @pytest.fixture(scope="session")
 def server(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a running server with the embedded model, which asks for `TOKEN`."""
-    token = tmp_path_factory.mktemp("server") / "token.txt"
+    folder = tmp_path_factory.mktemp("server")
+    token = folder / "token.txt"
     token.write_text(TOKEN)
     argv = [sys.executable, "-m", "hyperasr.cli", "serve", "--port=0", f"--token-file={token}"]
+    (folder / "voices").mkdir()
+    argv.append(f"--voices={folder / 'voices'}")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stdout is not None

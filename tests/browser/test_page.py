@@ -162,6 +162,34 @@ def test_a_doubtful_word_gives_others(opened: Visit, visit: Visit, tmp_path: Pat
     picture(made, "transcript", clip={"x": 0, "y": 0, "width": 1280, "height": 400})
 
 
+def test_a_model_of_ones_own_voice(opened: Visit) -> None:
+    page = opened()
+    page.reload()  # with the token
+    page.set_input_files("#files", [CLIP])
+    until(page, f"{N_CARDS} == 1")
+    page.get_by_role("button", name="Yes, keep it").click()
+    page.get_by_label("Name, of small letters").fill("anna")
+    page.get_by_role("button", name="Train it").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    page.get_by_text("anna is used from now on").wait_for(timeout=240_000)
+    assert page.locator("#voice").input_value() == "anna"
+    assert_accessible(page)
+    page.evaluate(
+        "() => { const append = FormData.prototype.append; window.sent = [];"
+        "FormData.prototype.append = function (...all) {"
+        "sent.push(all.slice(0, 2).join('=')); append.apply(this, all); } }"
+    )
+    page.set_input_files("#files", [CLIP])
+    until(page, f"{N_CARDS} == 2")
+    assert "model=anna" in page.evaluate("window.sent")
+    page.reload()
+    until(page, "document.getElementById('voice').value == 'anna'")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete the voice anna").click()
+    page.get_by_text("anna is deleted").wait_for()
+    until(page, "document.getElementById('voice-row').hidden")
+
+
 def test_what_does_not_work_is_said(visit: Visit, server: str, browser: Any) -> None:
     context = browser.new_context()
     page = context.new_page()

@@ -21,9 +21,11 @@ Start = Callable[..., Server]
 
 
 @contextmanager
-def running(model: Any, limits: Limits | None = None, **config: Any) -> Iterator[Server]:
+def running(
+    model: Any, limits: Limits | None = None, name: str = "random", **config: Any
+) -> Iterator[Server]:
     """Serve on free ports for the length of the block."""
-    server = Server(model, "random", ServeConfig(port=0, **config), limits)
+    server = Server(model, name, ServeConfig(port=0, **config), limits)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

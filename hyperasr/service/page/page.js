@@ -5,6 +5,7 @@ import { alternatives, clock, focusWord, make, replaceWord, show } from "./texts
 
 const $ = (id) => document.getElementById(id);
 const TAIL_MS = 200; // heard after the button is released: the end of a word is not to be cut off
+let takesVoices = false; // whether the server keeps models of single voices
 const LONGEST_CLIP_S = 30; // Whisper hears no more at once, and trains on no more
 
 // ---------------------------------------------------------------- settings, and the token
@@ -38,20 +39,23 @@ $("login").addEventListener("submit", (event) => {
   sessionStorage.setItem("token", $("token").value.trim());
   $("login").hidden = true;
   say("Try again now.");
+  showVoices();
 });
 function askForToken() {
   $("login").hidden = false;
   $("token").focus();
 }
 
-async function call(path, fields) {
-  const body = new FormData();
-  for (const [name, value, file] of fields) body.append(name, value, ...(file ? [file] : []));
+async function call(path, fields, how = {}) {
+  const body = fields && new FormData();
+  for (const [name, value, file] of fields || []) body.append(name, value, ...(file ? [file] : []));
   const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
   let answer;
   try {
-    answer = await fetch(`/v1/hyperasr/${path}`, { method: "POST", body, headers });
-  } catch {
+    const method = fields ? "POST" : "GET";
+    answer = await fetch(`/v1/hyperasr/${path}`, { method, body, headers, ...how });
+  } catch (error) {
+    if (error.name === "AbortError") throw new Error("it was stopped");
     throw new Error("the server does not answer; is it running?");
   }
   if (answer.ok) return answer;
@@ -112,6 +116,7 @@ async function start() {
   const pause = holding() || $("ends").value === "again" ? "hold" : $("ends").value;
   const settings = { pause, format: "pcm" };
   if ($("compare").checked) settings.compare = true;
+  if ($("voice").value) settings.model = $("voice").value;
   if (token()) settings.token = token();
   const one = new Turn(settings, {
     partial: (text) => turn === one && ($("partial").textContent = text),
@@ -243,6 +248,7 @@ async function transcribe(card) {
   try {
     const fields = [["file", card.blob, card.name], ["stream", "true"]];
     if ($("compare").checked) fields.push(["compare", "true"]);
+    if ($("voice").value) fields.push(["model", $("voice").value]);
     const answer = await call("transcriptions", fields);
     for await (const event of events(answer)) {
       if (event.error) throw new Error(event.error.message);
@@ -447,6 +453,7 @@ async function showOthers(card, word) {
 /** What a wider search and the unadapted recogniser make of a recording. */
 async function hearAgain(card) {
   const fields = [["file", card.blob, card.name], ["compare", "true"], ["beam_size", "5"]];
+  if ($("voice").value) fields.push(["model", $("voice").value]);
   try {
     const wide = await (await call("transcriptions", fields)).json();
     return [wide, wide.base];
@@ -524,6 +531,7 @@ async function showKept() {
   );
   $("nothing-kept").hidden = clips.length > 0;
   $("kept-buttons").hidden = !clips.length;
+  $("voice-form").hidden = !(takesVoices && clips.length);
 }
 
 $("download-kept").addEventListener("click", async () => {
@@ -542,4 +550,73 @@ $("delete-kept").addEventListener("click", async () => {
   $("kept-title").focus();
 });
 
+// ---------------------------------------------------------------- models of one voice
+
+async function showVoices() {
+  const about = await (await fetch("/health")).json();
+  takesVoices = about.voices;
+  if (takesVoices && (token() || !about.token)) {
+    const { voices } = await (await call("voices")).json();
+    const chosen = $("voice").value || localStorage.getItem("voice");
+    const options = voices.map((name) => new Option(name, name, false, name === chosen));
+    $("voice").replaceChildren($("voice").options[0], ...options);
+    $("voice-row").hidden = !voices.length;
+  }
+  showDelete();
+  await showKept();
+}
+function showDelete() {
+  const name = $("voice").value;
+  $("voice-delete").hidden = !name;
+  $("voice-delete").textContent = `Delete the voice ${name}`;
+}
+$("voice").addEventListener("change", () => {
+  localStorage.setItem("voice", $("voice").value);
+  showDelete();
+});
+
+let training = null;
+const told = (text) => ($("voice-told").textContent = text);
+
+$("voice-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (training) return;
+  training = new AbortController();
+  $("voice-train").hidden = true;
+  $("voice-stop").hidden = false;
+  const name = $("voice-name").value;
+  told(`The voice ${name} is trained. You can go on speaking meanwhile.`);
+  try {
+    const clips = await kept.all();
+    const fields = clips.flatMap(({ wav, text }, i) => [["clips", wav, `${i}.wav`], ["texts", text]]);
+    const answer = await call(`voices/${name}`, fields, { signal: training.signal });
+    const made = await answer.json();
+    if (made.written) localStorage.setItem("voice", name);
+    await showVoices();
+    if (made.written) $("voice").value = name;
+    showDelete();
+    told(`${made.told.join(". ")}. ${made.written ? `${name} is used from now on.` : ""}`);
+  } catch (error) {
+    told(`It did not work: ${error.message}`);
+  }
+  training = null;
+  $("voice-train").hidden = false;
+  $("voice-stop").hidden = true;
+});
+$("voice-stop").addEventListener("click", () => training?.abort());
+$("voice-delete").addEventListener("click", async () => {
+  const name = $("voice").value;
+  if (!confirm(`Delete the voice ${name} from the server?`)) return;
+  try {
+    await call(`voices/${name}`, null, { method: "DELETE" });
+    localStorage.removeItem("voice");
+    $("voice").value = "";
+    told(`${name} is deleted.`);
+    await showVoices();
+  } catch (error) {
+    told(`It did not work: ${error.message}`);
+  }
+});
+
+showVoices().catch(() => {}); // a server that does not answer is told of when it is needed
 showKept().catch(() => ($("nothing-kept").textContent = "This browser keeps nothing here."));
