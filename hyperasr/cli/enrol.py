@@ -38,20 +38,24 @@ def enrol(args: Any) -> int:
     with Reporter("steps") as reporter:
         clips, errors = clips_of(recordings, texts, reporter)
         model = load(args.model, offline=args.offline, device=args.device, dtype="float32")
-        counts = enrolment.checked(model, clips, progress=reporter.progress)
+        worth = enrolment.checked(model, clips, progress=reporter.progress)
         n_told = sum(bool(clip.text) for clip in clips)
         lines = [f"{len(clips)} clip{'s' * (len(clips) > 1)}, {n_told} with a text"]
-        if counts is None:
+        if worth is None:
             lines.append(f"not checked, which takes {FEWEST_CHECKED} clips with a text")
         else:
-            before, after = counts
-            rates = f"{100 * before.rate:.1f} -> {100 * after.rate:.1f} %"
-            lines.append(f"word errors on clips that were held back: {rates}")
-            if after.errors >= before.errors:
+            rates = [f"{100 * c.rate:.1f} %" for c in (worth.before, *worth.after.values())]
+            tried = " or ".join(map(str, worth.after))
+            lines.append(
+                f"word errors on clips that were held back: {rates[0]}, after {tried} steps "
+                f"{' or '.join(rates[1:])}"
+            )
+            if not worth.steps:
                 lines.append("no better than before, so nothing is written; give more clips")
                 print("\n".join(lines))
                 return 1
-        enrolment.enrol(model, clips, progress=reporter.progress)
+        steps = worth.steps if worth is not None else None
+        enrolment.enrol(model, clips, steps=steps, progress=reporter.progress)
         assert model.folder is not None
         head = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
         notes = head["training"] | {"enrolment": {"clips": len(clips), "with_text": n_told}}

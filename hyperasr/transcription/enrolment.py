@@ -25,10 +25,11 @@ from hyperasr.model import AdaptedWhisper
 from hyperasr.types import Batch
 from hyperasr.whisper.search import SearchConfig, text_only
 
-STEPS = 40
-LEARNING_RATE = 1e-3
+STEPS = (10, 20, 40)
+"""Lengths of a training, among which clips held back choose; without a choice the first."""
+LEARNING_RATE = 5e-4
 FEWEST_CHECKED = 4
-"""Clips with texts from which on it can be told what the training is worth."""
+"""Clips with texts from which on it can be told what a training is worth."""
 _SHARED = ("bias_A", "bias_B", "A", "B")
 _BATCH = 16  # clips a step
 _BEAMS = 5  # of the search for texts
@@ -65,23 +66,25 @@ def enrol(
     lr: float = LEARNING_RATE,
     seed: int = 0,
     progress: Progress | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Go on training an adapter on clips of one person, in place.
 
     Args:
         model: with an adapter, in float32; nothing else may use it meanwhile.
         clips: at least one.
-        steps: of Adam, at least 1 (None: `STEPS`); its rate falls to 0 over them.
-        lr: rate of the first step.
+        steps: of Adam, at least 1; None is the first of `STEPS`.
+        lr: its rate.
         seed: of dropout and of what else is drawn.
         progress: called with steps done and steps in all.
+        after: called with the number of steps done; it may decode with the model.
     Returns:
         The texts that were learned from, one a clip; empty where nothing was heard.
     Raises:
         AudioError: no clip has a text, nor is anything heard in one; or a text is too long.
         ConfigError: a plain Whisper, or an adapter whose utterances share nothing.
     """
-    steps = STEPS if steps is None else steps
+    steps = STEPS[0] if steps is None else steps
     shared = shared_parameters(model)
     order = sorted(range(len(clips)), key=lambda i: len(clips[i].waveform))  # little padding
     texts, batches = [""] * len(clips), []
@@ -102,23 +105,44 @@ def enrol(
         for parameter in shared:
             parameter.requires_grad_(True)
         optimiser = torch.optim.Adam(shared, lr=lr)
-        falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 1.0 / steps, steps)
         for step in range(steps):
             optimiser.zero_grad()
             model(batches[step % len(batches)]).total.backward()
             nn.utils.clip_grad_norm_(shared, 1.0)
             optimiser.step()
-            falling.step()
             if progress is not None:
                 progress(step + 1, steps)
+            if after is not None:
+                with torch.random.fork_rng(devices=[]):
+                    after(step + 1)
+                model.train()
     model.objective = before
     model.requires_grad_(False).eval()
     return texts
 
 
+@dataclass(frozen=True)
+class Worth:
+    """What trainings of some lengths are worth on clips that were held back.
+
+    Attributes:
+        before: word errors without a training (by Whisper's own normaliser).
+        after: the same by the number of steps.
+    """
+
+    before: EditCounts
+    after: dict[int, EditCounts]
+
+    @property
+    def steps(self) -> int:
+        """The length with the fewest errors, the shortest of several; 0 where none helps."""
+        best = min(self.after, key=lambda steps: (self.after[steps].errors, steps))
+        return best if self.after[best].errors < self.before.errors else 0
+
+
 def checked(
     model: AdaptedWhisper, clips: Sequence[Clip], *, progress: Progress | None = None
-) -> tuple[EditCounts, EditCounts] | None:
+) -> Worth | None:
     """Measure what enrolling would be worth: each half of the clips with texts is held back once.
 
     The model is afterwards what it was.
@@ -127,26 +151,30 @@ def checked(
         model, clips: as for `enrol`.
         progress: as for `enrol`, over both halves.
     Returns:
-        Word errors of the clips held back, before and after (by Whisper's own normaliser); None
-        with fewer than `FEWEST_CHECKED` clips that have texts.
+        What each of `STEPS` is worth; None with fewer than `FEWEST_CHECKED` clips that have texts.
     """
     told = [i for i, clip in enumerate(clips) if clip.text]
     if len(told) < FEWEST_CHECKED:
         return None
     shared = shared_parameters(model)
     start = [parameter.detach().clone() for parameter in shared]
-    before = after = EditCounts()
+    before = EditCounts()
+    after = dict.fromkeys(STEPS, EditCounts())
     for half in (0, 1):
-        held = told[half::2]
-        before += _errors(model, [clips[i] for i in held])
-        others = [clip for i, clip in enumerate(clips) if i not in held]
+        held = [clips[i] for i in told[half::2]]
+        others = [clip for i, clip in enumerate(clips) if i not in told[half::2]]
+        before += errors_of(model, held)
+
+        def note(steps: int, held: Sequence[Clip] = held) -> None:
+            if steps in after:
+                after[steps] += errors_of(model, held)
+
         done = None if progress is None else _in_half(progress, half)
-        enrol(model, others, progress=done)
-        after += _errors(model, [clips[i] for i in held])
+        enrol(model, others, steps=max(STEPS), progress=done, after=note)
         with torch.no_grad():
             for parameter, values in zip(shared, start, strict=True):
                 parameter.copy_(values)
-    return before, after
+    return Worth(before, after)
 
 
 def shared_parameters(model: AdaptedWhisper) -> list[nn.Parameter]:
@@ -167,7 +195,9 @@ def _in_half(progress: Progress, half: int) -> Progress:
     return lambda done, total: progress(half * total + done, 2 * total)
 
 
-def _errors(model: AdaptedWhisper, clips: Sequence[Clip]) -> EditCounts:
+def errors_of(model: AdaptedWhisper, clips: Sequence[Clip]) -> EditCounts:
+    """Return the word errors of clips with texts."""
+    model.eval()
     hypotheses: list[str] = []
     for start in range(0, len(clips), _BATCH):
         part = clips[start : start + _BATCH]

@@ -13,6 +13,7 @@ from hyperasr.hub import load
 from hyperasr.metrics.calibration import PlattScaling
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.transcription import enrolment
+from hyperasr.transcription.enrolment import Worth
 from tests.cli.calling import RATE, Cli, Voice, fails
 
 
@@ -36,7 +37,7 @@ def test_a_voice_is_a_model_like_others(
     train = enrolment.enrol
 
     def noting(*arguments, **options):
-        learned.extend(train(*arguments, steps=1, lr=0.1, **options))
+        learned.extend(train(*arguments, **(options | {"steps": 1, "lr": 0.1})))
 
     monkeypatch.setattr(enrolment, "enrol", noting)
     models = shutil.copytree(random_model_folder.parent, tmp_path / "models")
@@ -62,12 +63,11 @@ def test_a_voice_is_a_model_like_others(
 def test_a_voice_that_is_worth_nothing_is_not_written(
     cli: Cli, clips: Path, tmp_path: Path, random_model_folder: Path, monkeypatch, after, status
 ) -> None:
-    counts = EditCounts(2, 2), EditCounts(4 - after, after)
-    monkeypatch.setattr(enrolment, "checked", lambda *_, **__: counts)
-    monkeypatch.setattr(enrolment, "STEPS", 1)
+    worth = Worth(EditCounts(2, 2), {1: EditCounts(4 - after, after)})
+    monkeypatch.setattr(enrolment, "checked", lambda *_, **__: worth)
     outcome = cli("enrol", clips, "--out", tmp_path / "v", "--model", random_model_folder)
     assert outcome.status == status
-    rates = f"50.0 -> {25 * after:.1f} %"
+    rates = f"50.0 %, after 1 steps {25 * after:.1f} %"
     assert f"word errors on clips that were held back: {rates}" in outcome.out
     assert ("so nothing is written" in outcome.out) == (status == 1)
     assert (tmp_path / "v").exists() == (status == 0)
@@ -95,7 +95,7 @@ def test_mistakes_are_one_line(
 def test_one_bad_clip_leaves_the_others(
     cli: Cli, clips: Path, tmp_path: Path, random_model_folder: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(enrolment, "STEPS", 1)
+    monkeypatch.setattr(enrolment, "STEPS", (1,))
     (clips / "bad.wav").write_bytes(b"RIFF")
     outcome = cli("enrol", clips, "--out", tmp_path / "v", "--model", random_model_folder)
     assert outcome.status == 1

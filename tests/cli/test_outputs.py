@@ -182,7 +182,7 @@ def test_a_manifest_on_standard_output(tmp_path: Path, good: Path, out: str) -> 
 @pytest.fixture
 def calls(tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """A call of each command that succeeds, and ends with its --out where it has one."""
-    monkeypatch.setattr(enrolment, "STEPS", 1)
+    monkeypatch.setattr(enrolment, "STEPS", (1,))
     monkeypatch.setattr(enrolment, "_BEAMS", 1)
     root, source = corpus(tmp_path / "LibriSpeech", good), rows(tmp_path / "t.jsonl", "good.wav")
     out = str(tmp_path / "out")

@@ -142,7 +142,7 @@ def run(n: int, seed: int, model: Path) -> Iterator[Found]:
         return load(model if name == "tiny.en" else name, **options)
 
     commands.load = export.load = open_once  # type: ignore[assignment]
-    enrol.load, enrolment.STEPS = open_anew, 2  # type: ignore[assignment]
+    enrol.load, enrolment.STEPS = open_anew, (2,)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as scratch:
         base = recordings(Path(scratch))
     start = 0

@@ -13,8 +13,16 @@ import torch
 from hyperasr.audio.loudness import normalise_loudness
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.hub import HyperASR
+from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.transcription import enrolment
-from hyperasr.transcription.enrolment import Clip, checked, enrol, sentence, shared_parameters
+from hyperasr.transcription.enrolment import (
+    Clip,
+    Worth,
+    checked,
+    enrol,
+    sentence,
+    shared_parameters,
+)
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
 
@@ -87,15 +95,36 @@ def test_without_a_text_the_model_writes_one(
 
 
 def test_what_it_is_worth_is_measured_on_clips_held_back(
-    model: HyperASR, clips: list[Clip]
+    model: HyperASR, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = [p.clone() for p in shared_parameters(model)]
-    counts = checked(model, clips)
-    assert counts is not None
-    assert [side.n_reference for side in counts] == [16, 16]  # each of four clips once
+    monkeypatch.setattr(enrolment, "STEPS", (1, 3))
+    worth = checked(model, clips)
+    assert worth is not None
+    assert list(worth.after) == [1, 3]
+    # Each of four clips once.
+    assert {side.n_reference for side in (worth.before, *worth.after.values())} == {16}
     for parameter, values in zip(shared_parameters(model), start, strict=True):
         assert torch.equal(parameter, values)
     assert checked(model, [*clips[:3], replace(clips[3], text="")]) is None
+
+
+@pytest.mark.parametrize(("errors", "steps"), [((9, 8), 0), ((7, 7), 10), ((7, 6), 20)])
+def test_the_length_is_chosen_by_errors(errors: tuple[int, int], steps: int) -> None:
+    after = {n: EditCounts(10, count) for n, count in zip((10, 20), errors, strict=True)}
+    assert Worth(EditCounts(10, 8), after).steps == steps
+
+
+def test_decoding_between_steps_changes_nothing(
+    random_model_folder: Path, clips: list[Clip]
+) -> None:
+    voices = []
+    for look in (None, lambda _: torch.rand(3)):
+        model = HyperASR.from_pretrained(random_model_folder, offline=True)
+        enrol(model, clips, steps=2, after=look)
+        voices.append([p.clone() for p in shared_parameters(model)])
+    for one, other in zip(*voices, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_what_cannot_be_enrolled_is_one_line(

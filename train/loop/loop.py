@@ -32,6 +32,7 @@ from train.loop.state import (
     last_good,
     load_state,
     read_head,
+    remove_older,
     save_state,
 )
 from train.loop.step import Split, Stepper, TrainingStopped
@@ -230,6 +231,7 @@ class _Run:
         self.parts = max(config.parts, head.get("parts", 1))
         self.start, self.best = load_state(folder, model, self.optimizer, self.average)
         if accelerator.is_main_process:
+            remove_older(folder)
             _trim_log(folder / "log.jsonl", self.start)
             if self.start and head.get("settings") not in (None, self.settings):
                 log.info("going on from step %d with settings that differ", self.start)

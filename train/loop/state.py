@@ -69,8 +69,6 @@ def save_state(
             tensors[f"optimizer.{index}.{name}"] = full_tensor(torch.as_tensor(value))
     if not writes:
         return
-    # Older states, and what a run that was killed while writing one has left.
-    old = [*folder.glob("state*"), *folder.glob(".state-*")]
     new = folder / f"state-{step:08d}"
     with atomic_folder(new) as temporary:
         # Cloned, because safetensors refuses tensors that share memory.
@@ -83,8 +81,14 @@ def save_state(
         for path in (*temporary.iterdir(), temporary):
             _to_disk(path)
     _to_disk(folder)
-    for path in old:
-        if path != new:
+    remove_older(folder)
+
+
+def remove_older(folder: Path) -> None:
+    """Remove all states but the newest, and what a run that was killed at one has left."""
+    newest = last_state(folder)
+    for path in (*folder.glob("state*"), *folder.glob(".state-*")):
+        if path != newest:
             shutil.rmtree(path, ignore_errors=True)
 
 

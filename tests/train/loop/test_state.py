@@ -19,6 +19,7 @@ from train.loop.state import (
     flat_settings,
     last_state,
     read_head,
+    remove_older,
     save_state,
 )
 
@@ -131,6 +132,18 @@ def test_content_is_on_the_disk_before_its_name(
     assert {"state.json", "state.safetensors"} <= set(events[:at])
     assert events[at + 1 :] == [tmp_path.name]
     assert json.loads((tmp_path / "state-00000007" / "state.json").read_text())["step"] == 7
+
+
+def test_what_a_kill_left_of_an_older_state_goes(tmp_path: Path) -> None:
+    saved(tmp_path)
+    for name, part in (("state-00000006", "state.safetensors"), (".state-00000008.x", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / part).write_bytes(b"half")
+    (tmp_path / "state-00000005").mkdir()
+    (tmp_path / "state-00000005" / "state.json").write_text('{"step": 5}')
+    remove_older(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["state-00000007"]
+    assert last_state(tmp_path) == tmp_path / "state-00000007"
 
 
 def test_processes_that_do_not_write_leave_nothing(tmp_path: Path) -> None:
