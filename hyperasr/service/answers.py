@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -15,22 +15,18 @@ from starlette.exceptions import HTTPException
 
 from hyperasr.errors import HyperASRError
 from hyperasr.model import AdaptedWhisper
-from hyperasr.service.config import Limits
+from hyperasr.service.config import OPENAI_NAME, Limits
 from hyperasr.service.engine import Engine, Job
 from hyperasr.service.failures import log_failure
 from hyperasr.service.metrics import Metrics
 from hyperasr.service.problems import UnknownModel, body_of, status_of
 from hyperasr.service.uploads import recording_of
+from hyperasr.service.voices import Voices
 from hyperasr.transcription.options import AUTO, TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Result
 from hyperasr.types import Segment
 
-if TYPE_CHECKING:
-    from hyperasr.service.voices import Voices
-
-OPENAI_NAME = "whisper-1"
-"""OpenAI's name of its Whisper, which many programs send without asking; it means our model."""
 CLIENT_LEFT = 499  # nginx's; nobody reads it
 
 SegmentEvent = Callable[[Segment, bool], dict[str, Any]]

@@ -9,6 +9,8 @@ from pathlib import Path
 from hyperasr.errors import ConfigError
 from hyperasr.util.config import check_texts
 
+OPENAI_NAME = "whisper-1"
+"""OpenAI's name of its Whisper, which many programs send without asking; it means our model."""
 _SHORTEST_TOKEN = 16
 
 

@@ -9,7 +9,8 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from hyperasr.model import AdaptedWhisper
-from hyperasr.service.answers import OPENAI_NAME, Service, answer, stream
+from hyperasr.service.answers import Service, answer, stream
+from hyperasr.service.config import OPENAI_NAME
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.transcript import Result, Transcript
 from hyperasr.types import Segment

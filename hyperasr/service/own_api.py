@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import fields
 from typing import Any, get_type_hints
 
@@ -9,10 +10,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from hyperasr.errors import AudioError, ConfigError
-from hyperasr.service.answers import Service, answer, stream
+from hyperasr.service.answers import CLIENT_LEFT, Service, answer, gone_of, stream
 from hyperasr.service.rendering import check_format, rendered
+from hyperasr.service.voices import Voices
 from hyperasr.transcription.formats import segment_to_dict, to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.util.closest import closest
@@ -23,6 +26,7 @@ _NAMES = [f.name for f in fields(TranscribeOptions) if f.name not in _NOT_OFFERE
 _HINTS = get_type_hints(TranscribeOptions)
 _MOST = {"beam_size": 10, "samples": 32}
 _OTHERS = ("model", "response_format", "stream")
+_MOST_CLIPS = 200  # of a voice
 _DEFAULTS: dict[str, Any] = {"mode": "both", "word_times": True}
 
 
@@ -56,6 +60,46 @@ def own_routes(service: Service) -> APIRouter:
             if response_format == "json":
                 return JSONResponse(to_dict(result))
             return await rendered(result, upload, response_format, options.mode)
+
+    return router
+
+
+def voice_routes(voices: Voices) -> APIRouter:
+    """Return ``/v1/hyperasr/voices``: list, train, delete."""
+    router = APIRouter(prefix="/v1/hyperasr/voices")
+
+    @router.get("")
+    async def names() -> dict[str, Any]:
+        return {"voices": voices.names()}
+
+    @router.post("/{name}")
+    async def train(name: str, request: Request) -> dict[str, Any]:
+        async with request.form(max_files=_MOST_CLIPS, max_fields=_MOST_CLIPS) as form:
+            files, texts = form.getlist("clips"), form.getlist("texts")
+            if not files or len(texts) not in (0, len(files)):
+                raise AudioError("send clips, and with each a field of texts, or none at all")
+            texts = texts or [""] * len(files)
+            clips = [
+                (await file.read(), str(text))
+                for file, text in zip(files, texts, strict=True)
+                if isinstance(file, UploadFile)
+            ]
+        training = asyncio.ensure_future(voices.train(name, clips))
+        gone = asyncio.ensure_future(gone_of(request))
+        try:
+            await asyncio.wait({training, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not training.done():
+                raise HTTPException(CLIENT_LEFT, "the client left")
+            return training.result()
+        finally:
+            gone.cancel()
+            training.cancel()
+            await asyncio.gather(training, return_exceptions=True)
+
+    @router.delete("/{name}")
+    async def remove(name: str) -> dict[str, Any]:
+        await asyncio.to_thread(voices.remove, name)
+        return {"voices": voices.names()}
 
     return router
 

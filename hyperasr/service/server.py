@@ -30,11 +30,11 @@ from hyperasr.service.guard import Guard
 from hyperasr.service.live import MOST_MESSAGE_BYTES, live_routes
 from hyperasr.service.metrics import Metrics
 from hyperasr.service.openai_api import openai_routes
-from hyperasr.service.own_api import own_routes
+from hyperasr.service.own_api import own_routes, voice_routes
 from hyperasr.service.problems import on_error
 from hyperasr.service.rendering import format_routes
 from hyperasr.service.static import Page
-from hyperasr.service.voices import Voices, voice_routes
+from hyperasr.service.voices import Voices
 from hyperasr.service.wyoming_server import serving_wyoming
 from hyperasr.transcription.options import TranscribeOptions
 

@@ -20,19 +20,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.hub import HyperASR
-from hyperasr.service.answers import CLIENT_LEFT, OPENAI_NAME, gone_of
+from hyperasr.service.config import OPENAI_NAME
 from hyperasr.service.engine import Busy
 from hyperasr.service.problems import UnknownModel
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _MOST_OPEN = 4  # voices in memory
-_MOST_CLIPS = 200
 _NICENESS = 10  # of a training beside those who wait for texts
 _CONFIG = "config.json"
 
@@ -166,43 +161,3 @@ async def _run(arguments: Sequence[str]) -> tuple[int, str, str]:
                 process.kill()
             await process.wait()
     return process.returncode or 0, said.decode(), errors.decode()
-
-
-def voice_routes(voices: Voices) -> APIRouter:
-    """Return ``/v1/hyperasr/voices``: list, train, delete."""
-    router = APIRouter(prefix="/v1/hyperasr/voices")
-
-    @router.get("")
-    async def names() -> dict[str, Any]:
-        return {"voices": voices.names()}
-
-    @router.post("/{name}")
-    async def train(name: str, request: Request) -> dict[str, Any]:
-        async with request.form(max_files=_MOST_CLIPS, max_fields=_MOST_CLIPS) as form:
-            files, texts = form.getlist("clips"), form.getlist("texts")
-            if not files or len(texts) not in (0, len(files)):
-                raise AudioError("send clips, and with each a field of texts, or none at all")
-            texts = texts or [""] * len(files)
-            clips = [
-                (await file.read(), str(text))
-                for file, text in zip(files, texts, strict=True)
-                if isinstance(file, UploadFile)
-            ]
-        training = asyncio.ensure_future(voices.train(name, clips))
-        gone = asyncio.ensure_future(gone_of(request))
-        try:
-            await asyncio.wait({training, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not training.done():
-                raise HTTPException(CLIENT_LEFT, "the client left")
-            return training.result()
-        finally:
-            gone.cancel()
-            training.cancel()
-            await asyncio.gather(training, return_exceptions=True)
-
-    @router.delete("/{name}")
-    async def remove(name: str) -> dict[str, Any]:
-        await asyncio.to_thread(voices.remove, name)
-        return {"voices": voices.names()}
-
-    return router

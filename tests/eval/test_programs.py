@@ -16,7 +16,9 @@ from eval.benchmarks.server import ServerConfig
 from eval.benchmarks.speed import SpeedConfig
 from eval.calibration import CalibrationConfig
 from eval.comparison import ComparisonConfig, cost_row
+from eval.development import DevelopmentConfig
 from eval.docs import table
+from eval.enrolment import EnrolmentConfig
 from eval.expected_words import ExpectedWordsConfig
 from eval.leave_one_cohort_out import LocoConfig
 from eval.lib import results
@@ -40,6 +42,8 @@ PROGRAMS = {
     "calibration": CalibrationConfig,
     "cluster": ClusterConfig,
     "comparison": ComparisonConfig,
+    "development": DevelopmentConfig,
+    "enrolment": EnrolmentConfig,
     "expected_words": ExpectedWordsConfig,
     "fit_word_probability": CalibrationConfig,
     "leave_one_cohort_out": LocoConfig,
