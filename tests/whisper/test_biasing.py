@@ -47,6 +47,11 @@ def test_the_bonus_of_a_text_is_that_of_its_words() -> None:
                 assert added == slow_total(text), text
 
 
+def test_a_phrase_may_be_longer_than_python_recurses() -> None:
+    expected = ExpectedWords([(A, *[C] * 5_000)], STARTS, bonus=1.0)
+    assert float(expected(torch.tensor([[A]]))[0, C]) == 1.0
+
+
 def test_the_bonus_is_per_token_and_in_nats() -> None:
     expected = ExpectedWords([(A, C, D)], STARTS, bonus=0.5)
     assert expected(torch.tensor([[B, A, C]]))[0].tolist() == [-1.0, -0.5, -1.0, -1.0, 0.5]
