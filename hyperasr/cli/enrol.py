@@ -51,7 +51,7 @@ def enrol(args: Any) -> int:
                 f"{' or '.join(rates[1:])}"
             )
             if not worth.steps:
-                lines.append("no better than before, so nothing is written; give more clips")
+                lines.append("not clearly better, so nothing is written; give more clips")
                 print("\n".join(lines))
                 return 1
         steps = worth.steps if worth is not None else None

@@ -28,6 +28,8 @@ from hyperasr.whisper.search import SearchConfig, text_only
 STEPS = (10, 20, 40)
 """Lengths of a training, among which clips held back choose; without a choice the first."""
 LEARNING_RATE = 5e-4
+GAIN = 0.1
+"""Share of the errors in clips held back that a training must take away; less may be chance."""
 FEWEST_CHECKED = 4
 """Clips with texts from which on it can be told what a training is worth."""
 _SHARED = ("bias_A", "bias_B", "A", "B")
@@ -135,9 +137,10 @@ class Worth:
 
     @property
     def steps(self) -> int:
-        """The length with the fewest errors, the shortest of several; 0 where none helps."""
+        """The length with the fewest errors, the shortest of several; 0 where none gains `GAIN`."""
         best = min(self.after, key=lambda steps: (self.after[steps].errors, steps))
-        return best if self.after[best].errors < self.before.errors else 0
+        enough = (1 - GAIN) * self.before.errors
+        return best if self.after[best].errors < min(self.before.errors, enough) else 0
 
 
 def checked(

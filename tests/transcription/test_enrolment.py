@@ -109,10 +109,13 @@ def test_what_it_is_worth_is_measured_on_clips_held_back(
     assert checked(model, [*clips[:3], replace(clips[3], text="")]) is None
 
 
-@pytest.mark.parametrize(("errors", "steps"), [((9, 8), 0), ((7, 7), 10), ((7, 6), 20)])
-def test_the_length_is_chosen_by_errors(errors: tuple[int, int], steps: int) -> None:
+@pytest.mark.parametrize(
+    ("errors", "steps"), [((9, 8), 0), ((7, 7), 10), ((7, 6), 20), ((8, 7.5), 0)]
+)
+def test_the_length_is_chosen_by_errors(errors: tuple[float, float], steps: int) -> None:
     after = {n: EditCounts(10, count) for n, count in zip((10, 20), errors, strict=True)}
     assert Worth(EditCounts(10, 8), after).steps == steps
+    assert Worth(EditCounts(10), {10: EditCounts(10)}).steps == 0
 
 
 def test_decoding_between_steps_changes_nothing(
