@@ -21,6 +21,7 @@ from rich.progress import track
 from eval.lib import results
 from eval.lib.tables import print_rows
 from hyperasr.audio.loudness import normalise_loudness
+from hyperasr.audio.reading import duration_s
 from hyperasr.audio.reading import load as read
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.errors import ConfigError
@@ -61,14 +62,15 @@ class EnrolmentConfig:
 
 
 def people(config: EnrolmentConfig) -> dict[str, list[Clip]]:
-    """Return each person's recordings in an order drawn from person and seed.
+    """Return each person's recordings of up to 30 s in an order drawn from person and seed.
 
     Raises:
         ConfigError: nobody has enough.
     """
     own: dict[str, list[Utterance]] = {}
     for row in read_manifest(config.manifest):
-        if row.cohort == config.cohort and row.text:
+        ends_s = duration_s(row.path) if row.end_s is None else row.end_s
+        if row.cohort == config.cohort and row.text and ends_s - row.start_s <= 30:
             own.setdefault(row.speaker, []).append(row)
     needed = max(config.clips) + config.held_out
     enough = {name: rows for name, rows in sorted(own.items()) if len(rows) >= needed}

@@ -215,7 +215,7 @@ def _enrol() -> Any:
     parser = _parser(
         "Train a model of one person's voice from a few clips, each with what was said in a text "
         "file of its name where there is one. It is checked on clips held back, and not written "
-        "where it is worth nothing. The clips stay on this machine."
+        "where it is worth nothing. Of a few clips expect little. They stay on this machine."
     )
     parser.add_argument(
         "sources",
