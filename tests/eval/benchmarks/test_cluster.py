@@ -14,6 +14,7 @@ from eval.benchmarks import cluster
 from eval.benchmarks.cluster import ClusterConfig, throughput
 from eval.lib import results
 from hyperasr.errors import ConfigError
+from hyperasr.transcription import cluster as bulk
 from hyperasr.transcription.cluster import in_this_process
 
 
@@ -39,6 +40,7 @@ def test_from_clips_to_the_result_file(
 
     called: list[tuple[int, int]] = []
     config = ClusterConfig(str(random_model_folder), minutes=2.0, out=tmp_path / "c.json", rounds=1)
+    monkeypatch.setattr(bulk, "_WINDOW_BATCHES", 1)  # several blocks in two minutes
     monkeypatch.setattr(cluster, "on_ray", on_ray)
     monkeypatch.setattr(cluster, "peer_version", lambda name: f"{name} 1")
     monkeypatch.setattr(cluster, "read_config", lambda kind: config)
