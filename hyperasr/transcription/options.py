@@ -67,7 +67,8 @@ class TranscribeOptions:
     """Of drawn tokens and samples, 0 or more; a segment draws the same in every batch."""
 
     prompt: str = ""
-    """Text that comes before, such as names to expect; for models that were trained with it."""
+    """Text that comes before. The embedded adapters were trained without one and err a little more
+    with it; for names use `expect`."""
 
     expect: str = ""
     """Words or names to expect, separated by commas: they are favoured where the sound leaves them
