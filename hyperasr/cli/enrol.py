@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hyperasr.audio.loudness import is_silent, normalise_loudness
-from hyperasr.audio.mel import MIN_SAMPLES, N_SAMPLES
+from hyperasr.audio.mel import MIN_SAMPLES, N_SAMPLES, SAMPLE_RATE
 from hyperasr.cli.commands import inputs_of
 from hyperasr.cli.terminal import Reporter
 from hyperasr.errors import AudioError, HyperASRError
@@ -20,7 +20,7 @@ from hyperasr.transcription import enrolment
 from hyperasr.transcription.enrolment import FEWEST_CHECKED, Clip, sentence
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Reading, Recording, find_recordings, samples_of
-from hyperasr.util.files import keep_inputs
+from hyperasr.util.files import check_replaceable, keep_inputs
 from hyperasr.whisper.weights import EMBEDDED_WHISPERS
 
 
@@ -35,6 +35,7 @@ def enrol(args: Any) -> int:
     recordings = find_recordings(args.sources)
     texts = [_text_file(recording) for recording in recordings]
     keep_inputs([args.out], [*inputs_of(args, recordings), *filter(None, texts)])
+    check_replaceable(args.out, ("config.json",))
     with Reporter("steps") as reporter:
         clips, errors = clips_of(recordings, texts, reporter)
         model = load(args.model, offline=args.offline, device=args.device, dtype="float32")
@@ -99,7 +100,7 @@ def clips_of(
 def _clips(recording: Recording, text: str, reporter: Reporter) -> list[Clip]:
     options = TranscribeOptions()
     if not text:
-        reading = Reading(recording, N_SAMPLES / 16_000, options)
+        reading = Reading(recording, N_SAMPLES / SAMPLE_RATE, options)
         clips = [Clip(waveform) for _, waveform in reading.segments()]
         reporter.say("warning", [f"{recording.id}: {line}" for line in reading.warnings])
         return clips

@@ -65,7 +65,6 @@ class Job:
     on_segment: Callable[[Segment], None] | None = None
     future: Future[Result] = field(default_factory=Future)
     ready: deque[tuple[float, np.ndarray]] = field(default_factory=deque)
-    begun: bool = False  # a segment of it has been decoded
     ended: bool = False
     error: HyperASRError | None = None
 
@@ -252,18 +251,12 @@ class Engine:
                 self._changed.notify_all()
 
     def _gather(self) -> None:
-        """Wait for a full batch, as long as callers and segments keep coming, or are due."""
+        """Wait for a full batch, as long as callers and segments keep coming."""
         ends = time.monotonic() + _MOST_GATHERS * self.gather_s
         while not self._is_full() and time.monotonic() < ends:
             comes = partial(self._come_since, self._n_come)
-            if not self._changed.wait_for(comes, self.gather_s) and not self._is_first_due():
+            if not self._changed.wait_for(comes, self.gather_s):
                 return
-
-    def _is_first_due(self) -> bool:
-        """Whether the first segment of a recording is still being read."""
-        return any(
-            not (job.begun or job.ready or job.ended or job.future.done()) for job in self._jobs
-        )
 
     def _come_since(self, n: int) -> bool:
         return self._n_come > n
@@ -287,7 +280,6 @@ class Engine:
             if not ready:
                 break
             for job in ready[: self.batch_size - len(taken)]:
-                job.begun = True
                 taken.append((job, *job.ready.popleft()))
         self._changed.notify_all()
         return taken

@@ -167,6 +167,27 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if lasting else None
 
 
+def check_replaceable(path: str | Path, replaces: Sequence[str] = WRITTEN_BY_PROGRAMS) -> None:
+    """Refuse a folder that `atomic_folder` would not replace; for who works long before it.
+
+    Args:
+        path, replaces: as for `atomic_folder`.
+    Raises:
+        ConfigError: it is a file, or holds what this program did not write.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists():
+        if not target.is_dir():
+            raise ConfigError(
+                f"cannot write the folder {path}: a file has this name; choose another"
+            )
+        if any(target.iterdir()) and not any(any(target.glob(pattern)) for pattern in replaces):
+            raise ConfigError(
+                f"will not replace {path}: it holds files that this program did not write; "
+                "choose a new or an empty folder"
+            )
+
+
 @contextmanager
 def atomic_folder(
     path: str | Path, *, replaces: Sequence[str] = WRITTEN_BY_PROGRAMS
@@ -187,17 +208,8 @@ def atomic_folder(
         ConfigError: the folder cannot be written there, another process is writing it, or what is
             there is not to be replaced.
     """
+    check_replaceable(path, replaces)
     target = Path(os.path.realpath(path))
-    if target.exists():
-        if not target.is_dir():
-            raise ConfigError(
-                f"cannot write the folder {path}: a file has this name; choose another"
-            )
-        if any(target.iterdir()) and not any(any(target.glob(pattern)) for pattern in replaces):
-            raise ConfigError(
-                f"will not replace {path}: it holds files that this program did not write; "
-                "choose a new or an empty folder"
-            )
     temporary = _sibling(target, "tmp")
     try:
         with writing(path, temporary):

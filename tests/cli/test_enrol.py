@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from hyperasr.cli import enrol as command
 from hyperasr.hub import load
 from hyperasr.metrics.calibration import PlattScaling
 from hyperasr.metrics.error_rates import EditCounts
@@ -90,6 +91,17 @@ def test_mistakes_are_one_line(
     fails(call(clips / "a.wav", random_model_folder), "will not write", "holds the input")
     fails(call(clips / "gone.wav"), "gone.wav; check the name")
     assert not (tmp_path / "v").exists()
+
+
+def test_a_folder_of_others_is_refused_before_any_work(
+    cli: Cli, clips: Path, tmp_path: Path, random_model_folder: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(command, "clips_of", lambda *_: pytest.fail("it works already"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes").write_text("mine")
+    for name, said in (("foreign", "will not replace"), ("file", "a file has this name")):
+        fails(cli("enrol", clips, "--out", tmp_path / name, "--model", random_model_folder), said)
 
 
 def test_one_bad_clip_leaves_the_others(

@@ -23,7 +23,7 @@ from hyperasr.service.failures import InternalError
 from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import BatchDecoder, transcribe
-from hyperasr.transcription.recordings import Reading, Recording
+from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Result
 from tests.service.serving import RATE, Voice
 
@@ -53,25 +53,6 @@ def comparable(result: Result) -> dict[str, Any]:
     """Return the JSON; probabilities to the precision of float32."""
     plain = json.dumps(to_dict(result))
     return dict(json.loads(plain, parse_float=lambda text: round(float(text), 3)))
-
-
-def test_a_batch_waits_for_those_that_are_being_read(
-    make: Make, voice: Voice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = Reading.segments
-
-    def slowly(self: Reading) -> Any:
-        if self.recording.id != "first":
-            time.sleep(0.2)  # longer than a pause between callers
-        yield from read(self)
-
-    monkeypatch.setattr(Reading, "segments", slowly)
-    engine = make(batch_size=4, gather_s=0.1)
-    names = ("first", "b", "c", "d")
-    jobs = [engine.submit(Recording(n, waveform=voice(0.5)), TranscribeOptions()) for n in names]
-    for job in jobs:
-        job.future.result(120)
-    assert (engine.n_batches, engine.n_segments) == (1, 4)
 
 
 def test_texts_are_those_of_lone_calls(model: HyperASR, make: Make, voice: Voice) -> None:

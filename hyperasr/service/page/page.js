@@ -531,7 +531,7 @@ async function showKept() {
   );
   $("nothing-kept").hidden = clips.length > 0;
   $("kept-buttons").hidden = !clips.length;
-  $("voice-form").hidden = !(takesVoices && clips.length);
+  $("voice-form").hidden = !(takesVoices && (clips.length || $("voice").value));
 }
 
 $("download-kept").addEventListener("click", async () => {
@@ -573,6 +573,7 @@ function showDelete() {
 $("voice").addEventListener("change", () => {
   localStorage.setItem("voice", $("voice").value);
   showDelete();
+  showKept(); // without clips the form is there to delete the chosen voice
 });
 
 let training = null;
