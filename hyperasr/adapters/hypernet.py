@@ -21,6 +21,7 @@ from hyperasr.adapters.lora import TargetShape
 from hyperasr.adapters.posterior import GaussianFactors
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LoRAFactors
+from hyperasr.util.uninitialised import Uninitialised
 
 
 @dataclass(frozen=True)
@@ -282,14 +283,16 @@ def _head(config: HyperNetConfig, n_out: int, generator: torch.Generator) -> nn.
 
 def zero_linear(d_in: int, d_out: int) -> nn.Linear:
     """Build a linear layer without bias whose weights are zero."""
-    linear = nn.Linear(d_in, d_out, bias=False, device="meta").to_empty(device="cpu")
+    with Uninitialised():
+        linear = nn.Linear(d_in, d_out, bias=False)
     nn.init.zeros_(linear.weight)
     return linear
 
 
 def _linear(d_in: int, d_out: int, generator: torch.Generator) -> nn.Linear:
     """Build a linear layer without touching torch's global random state."""
-    linear = nn.Linear(d_in, d_out, device="meta").to_empty(device="cpu")
+    with Uninitialised():
+        linear = nn.Linear(d_in, d_out)
     nn.init.kaiming_uniform_(linear.weight, a=5**0.5, generator=generator)
     nn.init.zeros_(linear.bias)
     return linear

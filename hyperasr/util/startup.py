@@ -60,7 +60,6 @@ def import_late(name: str, *, transcribes: bool) -> ModuleType:
 
 
 def _import_whisper() -> None:
-    torch: Any = importlib.import_module("torch")
     homes = [importlib.import_module(f"transformers.utils{end}") for end in ("", ".import_utils")]
     places = [(home, name) for home in homes for name in _UNAVAILABLE if hasattr(home, name)]
     real = {(home, name): getattr(home, name) for home, name in places}
@@ -69,8 +68,6 @@ def _import_whisper() -> None:
             setattr(home, name, lambda *_: False)
         sys.modules.update({name: _Unneeded(name) for name in _UNNEEDED})
         importlib.import_module(_WHISPER)
-        with torch.device("meta"):
-            torch.nn.Embedding(1, 1)  # the first one asks for torch._dynamo, and keeps what it got
     finally:
         for name in _UNNEEDED:
             del sys.modules[name]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hyperasr.errors import ConfigError
+from hyperasr.util.uninitialised import Uninitialised
 from hyperasr.whisper.languages import MULTILINGUAL_VOCABULARY, language_tokens
 from hyperasr.whisper.weights import Weights
 
@@ -151,7 +152,7 @@ def _whisper(
         max_target_positions=shapes["model.decoder.embed_positions.weight"][0],
         **generation,
     )
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         whisper: Any = WhisperForConditionalGeneration(shape)
     whisper.load_state_dict(state, strict=True, assign=True)
     whisper.tie_weights()

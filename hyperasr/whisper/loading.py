@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from hyperasr.errors import ConfigError
+from hyperasr.util.uninitialised import Uninitialised
 from hyperasr.whisper.ctranslate2_weights import load_ctranslate2
 from hyperasr.whisper.weights import Weights, find_weights, kind_of_folder
 
@@ -63,7 +64,7 @@ def _load_huggingface(weights: Weights, offline: bool) -> tuple[Any, Any, dict[s
         _check_folder(Path(weights.where), weights.name)
     options: dict[str, Any] = {"local_files_only": offline or local}
     try:
-        with quiet_transformers():
+        with quiet_transformers(), Uninitialised():
             loaded: Any = WhisperForConditionalGeneration.from_pretrained(
                 weights.where,
                 dtype=torch.float32,

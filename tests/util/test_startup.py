@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import soundfile as sf
 import torch  # noqa: F401  (is what the first test is about)
 
 from hyperasr.util.startup import import_late
@@ -23,11 +26,19 @@ except ImportError:
 runs.clear()
 name = import_late("hyperasr.cli.commands", transcribes=True).__name__
 print(name, len(runs), gc.isenabled(), gc.get_freeze_count() > 10_000)
-print([heavy for heavy in ("torch._dynamo", "scipy", "accelerate", "datasets", "speechbrain")
-       if heavy in sys.modules])
+print([heavy for heavy in ("torch._dynamo", "scipy", "sympy", "accelerate", "datasets",
+       "speechbrain") if heavy in sys.modules])
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from transformers.loss.loss_utils import LOSS_MAPPING
 print(TransformGetItemToIndex.__module__, "ForCausalLM" in LOSS_MAPPING)
+"""
+
+TRANSCRIBES = """
+import sys
+from hyperasr.cli.parser import main
+assert main(["transcribe", *sys.argv[1:], "--offline"]) == 0
+print([heavy for heavy in ("torch._dynamo", "scipy", "sympy", "accelerate", "datasets",
+       "speechbrain") if heavy in sys.modules])
 """
 
 
@@ -48,3 +59,13 @@ def test_a_fresh_process_imports_what_transcribing_needs() -> None:
         # What was stood in for is there for everybody who asks later.
         "torch._dynamo._trace_wrapped_higher_order_op True",
     ], done.stderr
+
+
+def test_transcribing_imports_nothing_heavy(
+    random_model_folder: Path, voice: Any, tmp_path: Path
+) -> None:
+    sf.write(tmp_path / "a.wav", voice(0.7), 16_000)
+    command = [sys.executable, "-c", TRANSCRIBES, str(tmp_path / "a.wav")]
+    command += ["--model", str(random_model_folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
