@@ -224,14 +224,9 @@ class Bench:
     def find(self, name: str) -> tuple[System, str | None]:
         """Return the system and the control (or None) that a name such as ``hypernet_mean`` means.
 
-        ``NAME@COHORT`` is a source by cohort held to one cohort's factors.
-
         Raises:
             ConfigError: there is no such system, or it has no such control.
         """
-        name, _, group = name.partition("@")
-        if group:
-            return self.find(name)[0].of_group(group), None
         if name in self.systems:
             return self.systems[name], None
         for control in CONTROLS:

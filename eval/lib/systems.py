@@ -15,7 +15,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,6 @@ class System:
     recognised: frozenset[str] | None = None
     """Of a source by person: ids of the rows it may recognise, because nobody enrolled with them;
     None for every other system."""
-    group: str | None = None
-    """The cohort whose factors serve every utterance, where a source has them by cohort."""
     from_audio: bool = False
     """Features are computed from the audio instead of read from the cache, which has those of
     another audio context."""
@@ -86,27 +84,6 @@ class System:
     def conditioned(self) -> bool:
         """Whether it listens to the speaker embedding, so that controls mean something."""
         return self.adapt and bool(self.model.source.conditioned)
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Cohorts that have factors of their own; empty for every other source."""
-        settings = self.model.source_config.settings or {}
-        by_cohort = self.adapt and settings.get("by") == "cohort"
-        return tuple(settings.get("groups", ())) if by_cohort else ()
-
-    def of_group(self, group: str) -> System:
-        """Return the same system with the factors of one cohort for everybody.
-
-        Raises:
-            ConfigError: the source has no factors for this cohort.
-        """
-        if group not in self.groups:
-            known = ", ".join(self.groups) or "none"
-            raise ConfigError(
-                f"{self.name} has no factors of its own for {group!r}; it has {known}"
-            )
-        digest = _hash(f"{self.fingerprint}/{group}".encode())
-        return replace(self, name=f"{self.name}@{group}", group=group, fingerprint=digest)
 
 
 def open_unadapted(name: str, backbone: Backbone) -> System:
@@ -181,7 +158,7 @@ def view_of(system: System, rows: Any, views: Sequence[View] = ()) -> Any:
     """Return a cache's rows as this system must see them.
 
     A system with an encoder of its own gets no encoder states; a source by person is told who
-    speaks; a system held to one cohort's factors is told that everybody is of that cohort.
+    speaks.
 
     Args:
         system: which.
@@ -193,10 +170,6 @@ def view_of(system: System, rows: Any, views: Sequence[View] = ()) -> Any:
     if system.own_encoder:
         return MelOnly(rows)
 
-    def of_group(indices: Sequence[int]) -> Batch:
-        batch: Batch = rows.batch(indices)
-        return replace(batch, cohorts=(str(system.group),) * batch.n_utt)
-
     def from_audio(indices: Sequence[int]) -> Batch:
         waveforms = [render_view(views[i])[0] for i in indices]
         mel, n_frames = system.model.backbone.features(waveforms)
@@ -204,7 +177,7 @@ def view_of(system: System, rows: Any, views: Sequence[View] = ()) -> Any:
 
     if system.from_audio:
         return _Rows(rows.n_frames, from_audio)
-    return rows if system.group is None else _Rows(rows.n_frames, of_group)
+    return rows
 
 
 @dataclass(frozen=True)

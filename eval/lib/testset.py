@@ -34,7 +34,7 @@ TEST_SEED = 9_000  # no training or development set of views uses it
 _SURELY_FITS_S = LONGEST_S / 5  # the most that simulating was seen to make of a second is 3.5
 _LENGTHS = "simulated_s"
 _SAVED_TOGETHER = 100
-_RESERVED = (ATYPICAL, "all", "everybody", "other_cohorts")  # in tables these are several cohorts
+_RESERVED = (ATYPICAL, "all", "everybody")  # in tables these are several cohorts
 
 Found = tuple[str, str, str, str]  # cohort, domain, corpus, speaker of a recording
 
@@ -98,7 +98,7 @@ class BenchConfig:
             )
         for cohort in self.simulate:
             check_simulated(cohort)
-        reserved = sorted(n for n in self.systems if n in UNADAPTED or "@" in n)
+        reserved = sorted(n for n in self.systems if n in UNADAPTED)
         if reserved:
             raise ConfigError(f"a system cannot be called {reserved[0]!r}; choose another name")
 

@@ -16,8 +16,6 @@ from eval import (
     calibration,
     comparison,
     report,
-    retention,
-    severity,
     subspace_angles,
     zero_shot,
 )
@@ -123,39 +121,6 @@ def test_comparison(run) -> None:
     # In the corpus with the people of als alone nobody is typical.
     assert found == {(m, "recorded", corpus) for m in measures for corpus in (None, "home")}
     assert "forgetting" in printed
-
-
-def test_retention(run) -> None:
-    rows, printed = run(retention, folds=None)
-    flags = of(rows, "system", "cohort", "trained_for", corpus=None, metric="wer")
-    # The notes of the LoRA name a manifest of typical speech alone, and simulated cohorts.
-    assert ("global_lora", "als", False) in flags
-    assert ("global_lora", "typical", True) in flags
-    others = [r for r in rows if r["cohort"] == "other_cohorts" and r["metric"] == "wer"]
-    cohorts = {(r["system"], r["domain"], tuple(r["cohorts"])) for r in others if "corpus" not in r}
-    assert ("global_lora", "recorded", ("als", "cerebral_palsy")) in cohorts
-    assert "cohorts it was not trained for" in printed
-
-
-def test_severity(run, caplog) -> None:
-    rows, _ = run(severity, n_resamples=20)
-    levels = of([r for r in rows if r.get("severity") is not None], "cohort", "severity")
-    assert levels == {(c, s) for c in ("als", "atypical") for s in (0.25, 0.75)}
-    assert of(rows, "cohort", measure="slope") == {("als",), ("atypical",)}
-    assert of(rows, "n_groups", measure="gap") == {(3,)}
-    assert of(rows, "low", "reason", measure="gap", grouping="cohort") == {
-        (None, "cerebral_palsy has one speaker: no interval")
-    }
-
-
-def test_no_severities_at_all(run, patients, tmp_path, caplog) -> None:
-    manifest = tmp_path / "unknown.jsonl"
-    rows = [replace(u, severity=None) for u in read_manifest(patients.test)]
-    write_manifest(manifest, [replace(u, path=str(Path(u.path).resolve())) for u in rows])
-    made, _ = run(severity, n_resamples=20, **{"bench.test": str(manifest)})
-    assert not any(r.get("severity") for r in made)
-    assert any(r.get("measure") == "gap" for r in made)
-    assert "says nothing about severity" in caplog.text
 
 
 def test_calibration(run) -> None:
@@ -294,13 +259,13 @@ def test_only_atypical_rows_are_a_warning_and_go_on(
     rows = [replace(u, path=str(Path(u.path).resolve())) for u in rows]
     manifest = tmp_path / "als.jsonl"
     write_manifest(manifest, [*rows, replace(rows[0], id="silent", text=None)])
-    for program, values in ((comparison, {}), (retention, {"folds": None}), (zero_shot, {})):
+    for program in (comparison, zero_shot):
         caplog.clear()
-        made, printed = run(program, ("stuttering",), **values, **{"bench.test": str(manifest)})
+        made, printed = run(program, ("stuttering",), **{"bench.test": str(manifest)})
         warned = [m for m in caplog.messages if "has no typical speech" in m]
         assert len(warned) == 1
         assert any("1 recordings without text are left out" in m for m in caplog.messages)
-        assert of(made, "cohort", metric="wer") - {("other_cohorts",)} == {("als",)}
+        assert of(made, "cohort", metric="wer") == {("als",)}
         assert "simulated on typical recordings: nothing" in printed
 
 

@@ -14,9 +14,7 @@ import pytest
 from eval.docs import pages
 
 ROOT = Path(__file__).parents[2]
-# Of micro, and made by nothing that is still there, or by a program under another name.
-PAST = ("repetition_loop", "trimming")
-RESULTS = sorted(p for p in (ROOT / "results").glob("*.json") if p.stem not in PAST)
+RESULTS = sorted((ROOT / "results").glob("*.json"))
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -42,7 +40,7 @@ def test_every_result_is_made_by_its_own_command() -> None:
     assert programs >= {"docs", "notebooks", "report"}
     text = "".join(page.read_text(encoding="utf-8") for page in pages())
     shown = {Path(name).stem for name in re.findall(r"<!-- table: (\S+)", text)}
-    assert shown <= {*made, *PAST}
+    assert shown <= set(made)
 
 
 def test_a_result_is_made_again_where_something_is_newer(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Comparison, retention and configurations: every program to its result file."""
+"""Comparison and configurations: every program to its result file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from eval import comparison, retention
+from eval import comparison
 from eval.benchmarks.cluster import ClusterConfig
-from eval.benchmarks.repetition_loop import GuardEvalConfig
 from eval.benchmarks.server import ServerConfig
 from eval.benchmarks.speed import SpeedConfig
 from eval.calibration import CalibrationConfig
@@ -23,9 +22,6 @@ from eval.expected_words import ExpectedWordsConfig
 from eval.leave_one_cohort_out import LocoConfig
 from eval.lib import results
 from eval.lib.bench import Bench
-from eval.lib.embedding_controls import CONTROLS
-from eval.retention import RetentionConfig, fold_systems, trained_for
-from eval.severity import SeverityConfig
 from eval.sparsity import SparsityConfig
 from eval.subspace_angles import AnglesConfig
 from eval.sweep import SweepConfig
@@ -48,10 +44,7 @@ PROGRAMS = {
     "fit_word_probability": CalibrationConfig,
     "leave_one_cohort_out": LocoConfig,
     "matrix_sweep": SweepConfig,
-    "repetition_loop": GuardEvalConfig,
-    "retention": RetentionConfig,
     "server": ServerConfig,
-    "severity": SeverityConfig,
     "sparsity": SparsityConfig,
     "speed": SpeedConfig,
     "subspace_angles": AnglesConfig,
@@ -146,68 +139,6 @@ def test_people_who_enrolled_have_rows_of_their_own(bench, random_backbone, tmp_
     assert ("individual_k0", "individual_k1") not in sizes
     same = [r for r in made if r.get("against") == "backbone" and r["subset"] == "individual_k0"]
     assert all(r["value"] == 0 for r in same)  # nothing was trained
-
-
-@pytest.mark.slow
-def test_retention(run, bench, systems, tmp_path) -> None:
-    import shutil
-
-    fold = tmp_path / "loco" / "stuttering" / "global_lora" / "best"
-    shutil.copytree(systems["global_lora"], fold)
-    head = json.loads((fold / "config.json").read_text())
-    head["training"] = {"config": {"cohorts": ["dysarthria", "parkinson", "typical"]}}
-    (fold / "config.json").write_text(json.dumps(head))
-    content, printed = run(retention, ["cohort_lora"], folds=str(tmp_path / "loco"))
-    rows = [r for r in content["rows"] if r.get("metric") == "wer" and "corpus" not in r]
-    flags = {(r["system"], r["cohort"]): r["trained_for"] for r in rows if "errors" in r}
-    name = "global_lora:without-stuttering"
-    assert not flags[name, "stuttering"]
-    assert flags[name, "parkinson"]
-    assert flags["cohort_lora@parkinson", "parkinson"]
-    assert not flags["cohort_lora@parkinson", "typical"]
-    assert flags["cohort_lora", "stuttering"]
-    assert not flags["backbone", "typical"]
-    others = {r["system"]: r["cohorts"] for r in rows if r["cohort"] == "other_cohorts"}
-    assert others[name] == ["stuttering"]
-    assert others["cohort_lora@typical"] == ["stuttering", "dysarthria", "parkinson"]
-    assert "cohort_lora" not in others
-    # After minus before, by hand.
-    pair = [bench.scores([s]) for s in ("backbone", "cohort_lora@parkinson")]
-    typical = pair[0].pick(cohort="typical")
-    values = [s.rows(typical, "typical", "recorded")[0]["value"] for s in pair]
-    (difference,) = [
-        r
-        for r in rows
-        if r["system"] == "cohort_lora@parkinson" and "against" in r and r["cohort"] == "typical"
-    ]
-    assert difference["value"] == pytest.approx(values[1] - values[0], abs=1e-6)
-    assert "cohorts it was not trained for" in printed
-
-
-@pytest.mark.slow
-def test_retention_of_controls_but_not_of_those_of_folds(bench, systems) -> None:
-    own = Bench(replace(bench.config, controls_of=("hypernet",)), bench.backbone)
-    own = own.beside({"hypernet:without-stuttering": systems["hypernet"]})
-    names = retention.names_of(own)
-    assert [n for n in names if n.startswith("hypernet")] == [
-        "hypernet",
-        *(f"hypernet_{control}" for control in CONTROLS),
-        "hypernet:without-stuttering",
-    ]
-    assert "cohort_lora@typical" in names
-
-
-def test_no_folds_are_no_error(tmp_path, caplog) -> None:
-    assert fold_systems(None) == {}
-    assert fold_systems(tmp_path) == {}
-    assert "no folds in" in caplog.text
-
-
-@pytest.mark.slow
-def test_what_a_system_was_trained_for(bench) -> None:
-    assert trained_for(bench.systems["backbone"]) == ()
-    assert len(trained_for(bench.systems["global_lora"])) == 4
-    assert trained_for(bench.find("cohort_lora@typical")[0]) == ("typical",)
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@
   (speechocean762) and, to train on, AN4.
 - ``test.jsonl``: prose, in two sources: ``librispeech-test-other`` and ``librispeech-dev-clean``.
 - ``test_nonnative.jsonl``: five recordings of each test speaker of speechocean762.
+- ``test_small.jsonl``: ten recordings of each speaker of ``test.jsonl``, and those five: for
+  evaluations of many systems.
 - ``dev_an4.jsonl``, ``test_an4.jsonl``: AN4's speakers, to be scored by the protocol ``spelled``.
 
 Who is where stands in ``splits.json``:
@@ -44,9 +46,11 @@ from hyperasr.cohorts.splits import check_leaks
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
+from train.data.split import some_of_each
 from train.loop.program import read_config, run_program
 
 SPLITS = ("train", "dev", "test")
+_PER_SPEAKER = 10  # recordings in the small test
 PROSE = ("librispeech", "ljspeech")
 
 
@@ -232,6 +236,7 @@ def build(root: Path) -> Built:
         "dev": rows("dev", *PROSE, "speechocean762"),
         "test": rows("test", *PROSE),
         "test_nonnative": nonnative,
+        "test_small": [*some_of_each(rows("test", *PROSE), _PER_SPEAKER), *nonnative],
         "dev_an4": rows("dev", "an4"),
         "test_an4": rows("test", "an4"),
     }

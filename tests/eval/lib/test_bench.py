@@ -115,7 +115,7 @@ def test_what_was_decoded_is_not_decoded_again(bench, monkeypatch, tmp_path) -> 
     assert bench.decoded("global_lora", [3, 5]) == samples
     assert len(samples.logprobs[0]) == len(samples.tokens[0])
     with pytest.raises(AssertionError, match="decoded again"):
-        bench.decode("cohort_lora@parkinson", [0])
+        bench.decode("cohort_lora", [0])
 
 
 def test_an_interrupted_evaluation_goes_on(world, bench, monkeypatch, tmp_path) -> None:
@@ -191,17 +191,6 @@ def test_controls_change_what_the_hypernetwork_hears_and_nothing_else(bench) -> 
         bench.decode("global_lora_mean")
     with pytest.raises(ConfigError, match="no system is called 'hypernett'"):
         bench.decode("hypernett")
-
-
-def test_one_cohorts_factors_for_everybody(bench) -> None:
-    own = bench.decode("cohort_lora")
-    held = bench.decode("cohort_lora@stuttering")
-    is_own = [view.cohort == "stuttering" for view in bench.views]
-    same = [a == b for a, b in zip(own, held, strict=True)]
-    assert all(s for s, own_cohort in zip(same, is_own, strict=True) if own_cohort)
-    assert not all(s for s, own_cohort in zip(same, is_own, strict=True) if not own_cohort)
-    with pytest.raises(ConfigError, match="no factors of its own for 'stuttering'"):
-        bench.find("global_lora@stuttering")
 
 
 def test_scores_are_those_of_scoring_by_hand(bench) -> None:
