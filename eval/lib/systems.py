@@ -85,6 +85,13 @@ class System:
         """Whether it listens to the speaker embedding, so that controls mean something."""
         return self.adapt and bool(self.model.source.conditioned)
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Cohorts that have factors of their own; empty for every other source."""
+        settings = self.model.source_config.settings or {}
+        by_cohort = self.adapt and settings.get("by") == "cohort"
+        return tuple(settings.get("groups", ())) if by_cohort else ()
+
 
 def open_unadapted(name: str, backbone: Backbone) -> System:
     """Open a way to run the frozen backbone alone, one of `UNADAPTED`."""
