@@ -20,7 +20,7 @@ if [ ! -f $HALF.jsonl ]; then
   "$PYTHON" -m train.data.writing --manifest runs/data/half.jsonl --out $HALF.jsonl
 fi
 
-DATA="train=$HALF.jsonl teacher=$HALF.lines.jsonl dev_per_speaker=4 batch_size=16 must_help=false"
+DATA="train=$HALF.jsonl teacher=$HALF.lines.jsonl dev_per_speaker=4 batch_size=16 keep_mel=true must_help=false"
 LOOP="steps=300 cooldown=0.5 ema=0.99 eval_every=300 save_every=100 log_every=25 tracker=none"
 
 # Options of a program: those of all, each name with what precedes it there.
@@ -36,9 +36,11 @@ train() { # PROGRAM NAME [options]
   echo
 }
 
+run() { xargs -P "$1" -I{} sh -c '{} >&2'; }
+
 alone="--init_from null --words null"
+train meta global_lora | run 1  # which makes the cache that all of them share
 {
-  train meta global_lora
   train meta hypernet $alone
   train baselines peft_reference
   train meta cohort_lora $alone
@@ -54,11 +56,11 @@ alone="--init_from null --words null"
   train meta global_lora_encoder_decoder $alone
   train meta hypernet_encoder_decoder $alone
   train baselines full_ft
-} | xargs -P "${JOBS:-2}" -I{} sh -c '{} >&2'
+} | run "${JOBS:-2}"
 
 # People of the small test set enrol with k of their own recordings; others of theirs are tested.
 for k in 1 5; do
   for name in individual individual_vi_lora; do
     echo "$PYTHON -m train.individual --config train/configs/$name.yaml --k $k --out $RUNS/$name"
   done
-done | xargs -P "${JOBS:-2}" -I{} sh -c '{} >&2'
+done | run "${JOBS:-2}"
