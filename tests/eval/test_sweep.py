@@ -78,18 +78,18 @@ def test_the_weight_of_the_divergence_is_taken_from_the_cross_entropy(monkeypatc
     monkeypatch.chdir(ROOT)
     argv = ["--config", "eval/configs/vi_lora_sweep.yaml"]
     trials = plan(parse(SweepConfig, argv))
-    assert len(trials) == 1 + 2 * 4
+    assert len(trials) == 1 + 4
     found = {
         (t.run.config.source.settings["prior"], t.run.config.objective.beta): t.run.config
         for t in trials[1:]
     }
-    assert set(found) == {(p, w) for p in ("dual", "single") for w in (0, 0.05, 0.1, 0.15)}
-    assert found["single", 0.1].objective.nll_weight == 0.9
-    assert found["single", 0].objective.nll_weight == 1
+    assert set(found) == {("dual", w) for w in (0, 0.05, 0.1, 0.15)}
+    assert found["dual", 0.1].objective.nll_weight == 0.9
+    assert found["dual", 0].objective.nll_weight == 1
     lora = trials[0].run.config.source
-    assert lora.targets == found["single", 0].source.targets
+    assert lora.targets == found["dual", 0].source.targets
     for name in ("rank", "alpha"):
-        assert lora.settings[name] == found["single", 0].source.settings[name]
+        assert lora.settings[name] == found["dual", 0].source.settings[name]
 
 
 def test_table_by_hand(rows, monkeypatch) -> None:
