@@ -57,7 +57,10 @@ def is_silent(waveform: np.ndarray, threshold_dbfs: float = SILENCE_DBFS) -> boo
         waveform: (n_samples,) float32, 16 kHz.
         threshold_dbfs: in decibels under full scale (RMS of a full-scale square wave: 0).
     """
-    levels = _whole_frame_levels(waveform)
+    return _is_silent(waveform, _whole_frame_levels(waveform), threshold_dbfs)
+
+
+def _is_silent(waveform: np.ndarray, levels: np.ndarray, threshold_dbfs: float) -> bool:
     if len(levels) == 0 or float(levels.max()) < threshold_dbfs:
         return True
     return _is_steady_noise(waveform, levels)
@@ -74,7 +77,11 @@ def active_level_dbfs(waveform: np.ndarray) -> float:
     Returns:
         Decibels under full scale; -200 for digital silence or no samples.
     """
-    levels = np.sort(_whole_frame_levels(waveform))[::-1]
+    return _active_level_dbfs(_whole_frame_levels(waveform))
+
+
+def _active_level_dbfs(levels: np.ndarray) -> float:
+    levels = np.sort(levels)[::-1]
     if len(levels) == 0:
         return float(10 * np.log10(_TINY_POWER))
     sustained = levels[min(_SUSTAINED_FRAMES, len(levels) // 4)]
@@ -97,11 +104,22 @@ def normalise_loudness(
     Returns:
         (n_samples,) float32, within [-0.99, 0.99]; a silent waveform comes back as it is.
     """
-    if is_silent(waveform):
-        return waveform
-    gain_db = min(target_dbfs - active_level_dbfs(waveform), max_gain_db)
-    raised = waveform.astype(np.float32) * np.float32(10 ** (gain_db / 20))
-    return _limit(raised)
+    raised = audible(waveform, target_dbfs, max_gain_db)
+    return waveform if raised is None else raised
+
+
+def audible(
+    waveform: np.ndarray, target_dbfs: float = -23.0, max_gain_db: float = 40.0
+) -> np.ndarray | None:
+    """Do the same as `normalise_loudness`, but return None where `is_silent` says so.
+
+    Both measure the level; here it is measured once.
+    """
+    levels = _whole_frame_levels(waveform)
+    if _is_silent(waveform, levels, SILENCE_DBFS):
+        return None
+    gain_db = min(target_dbfs - _active_level_dbfs(levels), max_gain_db)
+    return _limit(waveform.astype(np.float32) * np.float32(10 ** (gain_db / 20)))
 
 
 class LevelMeter:

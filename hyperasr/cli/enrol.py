@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperasr.audio.loudness import is_silent, normalise_loudness
+from hyperasr.audio.loudness import audible
 from hyperasr.audio.mel import MIN_SAMPLES, N_SAMPLES, SAMPLE_RATE
 from hyperasr.cli.commands import inputs_of
 from hyperasr.cli.terminal import Reporter
@@ -109,9 +109,10 @@ def _clips(recording: Recording, text: str, reporter: Reporter) -> list[Clip]:
     reporter.say("warning", [f"{recording.id}: {line}" for line in warnings])
     if len(waveform) > N_SAMPLES:
         raise AudioError(f"{recording.id} has a text and is longer than 30 s; cut both at a pause")
-    if len(waveform) < MIN_SAMPLES or is_silent(waveform):
+    raised = audible(waveform) if len(waveform) >= MIN_SAMPLES else None
+    if raised is None:
         raise AudioError(f"{recording.id} has a text, but nobody speaks in it; record it again")
-    return [Clip(normalise_loudness(waveform), text)]
+    return [Clip(raised, text)]
 
 
 def _as_written(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hyperasr.audio.container import Warn, read_pipe
-from hyperasr.audio.loudness import is_silent, normalise_loudness
+from hyperasr.audio.loudness import audible
 from hyperasr.audio.mel import MIN_SAMPLES, SAMPLE_RATE
 from hyperasr.audio.reading import find_audio, stream
 from hyperasr.audio.segments import PAUSES, cut_at_pauses
@@ -98,13 +98,14 @@ class Reading:
         pieces = self._pieces() if silencer is None else silencer(self._pieces())
         n_segments = 0
         for start, waveform in cut_at_pauses(pieces, self.longest_s, PAUSES[self.options.pauses]):
-            if len(waveform) < MIN_SAMPLES or is_silent(waveform):
+            raised = audible(waveform) if len(waveform) >= MIN_SAMPLES else None
+            if raised is None:
                 continue
             n_segments += 1
             self.n_kept += len(waveform)
             if silencer is not None:
                 self.n_kept -= silencer.n_silenced(start, start + len(waveform))
-            yield start / SAMPLE_RATE, normalise_loudness(waveform)
+            yield start / SAMPLE_RATE, raised
         if self.n_samples < MIN_SAMPLES:
             ms = 1000 * self.n_samples / SAMPLE_RATE
             self.warnings.append(f"it lasts {ms:.0f} ms, too short for speech: empty transcript")
