@@ -6,7 +6,7 @@
   (speechocean762) and, to train on, AN4.
 - ``test.jsonl``: prose, in two sources: ``librispeech-test-other`` and ``librispeech-dev-clean``.
 - ``test_nonnative.jsonl``: five recordings of each test speaker of speechocean762.
-- ``test_small.jsonl``: ten recordings of each speaker of ``test.jsonl``, and those five: for
+- ``test_small.jsonl``: six recordings of each speaker of ``test.jsonl``, and those five: for
   evaluations of many systems.
 - ``dev_an4.jsonl``, ``test_an4.jsonl``: AN4's speakers, to be scored by the protocol ``spelled``.
 
@@ -50,7 +50,7 @@ from train.data.split import some_of_each
 from train.loop.program import read_config, run_program
 
 SPLITS = ("train", "dev", "test")
-_PER_SPEAKER = 10  # recordings in the small test
+_PER_SPEAKER = 6  # recordings in the small test
 PROSE = ("librispeech", "ljspeech")
 
 

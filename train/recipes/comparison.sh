@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Every system of eval/configs/comparison.yaml, all trained alike: the same half of the recordings,
-# 300 steps of 16 utterances from the unadapted Whisper, no choice of a checkpoint. Then people who
-# enrol.
+# 300 steps of 16 utterances from the unadapted Whisper, no choice of a checkpoint.
 #
 #   bash train/recipes/comparison.sh
 #
@@ -57,10 +56,3 @@ train meta global_lora | run 1  # which makes the cache that all of them share
   train meta hypernet_encoder_decoder $alone
   train baselines full_ft
 } | run "${JOBS:-2}"
-
-# People of the small test set enrol with k of their own recordings; others of theirs are tested.
-for k in 1 5; do
-  for name in individual individual_vi_lora; do
-    echo "$PYTHON -m train.individual --config train/configs/$name.yaml --k $k --out $RUNS/$name"
-  done
-done | run "${JOBS:-2}"
