@@ -27,6 +27,9 @@ COMMITTED = {
     ("test", "librispeech-test-other", "typical"): (100, 10, 12.8),
     ("test", "librispeech-dev-clean", "typical"): (370, 6, 45.5),
     ("test_nonnative", "speechocean762", "nonnative"): (305, 61, 21.4),
+    ("test_small", "librispeech-test-other", "typical"): (60, 10, 7.2),
+    ("test_small", "librispeech-dev-clean", "typical"): (36, 6, 4.4),
+    ("test_small", "speechocean762", "nonnative"): (305, 61, 21.4),
     ("dev_an4", "an4", "typical"): (79, 6, 3.5),
     ("test_an4", "an4", "typical"): (150, 12, 6.4),
 }
