@@ -27,7 +27,7 @@ LOG_SIGMA_RANGE = (-12.0, 2.0)
 """Least and largest log standard deviation of a factor: sigma from 6e-6 to 7.4."""
 
 # Of the variance of all layers together: a component is at least a tenth as wide as the whole.
-_LEAST_VARIANCE = 1e-2
+LEAST_VARIANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _components(values: np.ndarray, seed: int) -> np.ndarray:
             "'single' or 'fixed'"
         ) from error
     data = ((values - values.mean()) / spread)[:, None]
-    mixture = GaussianMixture(2, reg_covar=_LEAST_VARIANCE, n_init=5, random_state=seed)
+    mixture = GaussianMixture(2, reg_covar=LEAST_VARIANCE, n_init=5, random_state=seed)
     labels = mixture.fit(data).predict(data)
     return labels if len(set(labels)) == 2 else one
 

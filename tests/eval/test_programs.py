@@ -26,6 +26,7 @@ from eval.sparsity import SparsityConfig
 from eval.subspace_angles import AnglesConfig
 from eval.sweep import SweepConfig
 from eval.verbatim import VerbatimConfig
+from eval.weight_spread import SpreadConfig
 from eval.zero_shot import ZeroShotConfig
 from hyperasr.errors import ConfigError
 from hyperasr.util.config import parse
@@ -51,6 +52,7 @@ PROGRAMS = {
     "unadapted": ZeroShotConfig,
     "verbatim": VerbatimConfig,
     "vi_lora_sweep": SweepConfig,
+    "weight_spread": SpreadConfig,
     "word_confidence": CalibrationConfig,
     "zero_shot": ZeroShotConfig,
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every system of eval/configs/comparison.yaml, all trained alike: the same half of the recordings,
-# 300 steps of 16 utterances from the unadapted Whisper, no choice of a checkpoint.
+# 300 steps of 8 utterances from the unadapted Whisper, no choice of a checkpoint.
 #
 #   bash train/recipes/comparison.sh
 #
@@ -19,7 +19,7 @@ if [ ! -f $HALF.jsonl ]; then
   "$PYTHON" -m train.data.writing --manifest runs/data/half.jsonl --out $HALF.jsonl
 fi
 
-DATA="train=$HALF.jsonl teacher=$HALF.lines.jsonl dev_per_speaker=4 batch_size=16 keep_mel=true must_help=false"
+DATA="train=$HALF.jsonl teacher=$HALF.lines.jsonl dev_per_speaker=4 batch_size=8 keep_mel=true must_help=false"
 LOOP="steps=300 cooldown=0.5 ema=0.99 eval_every=300 save_every=100 log_every=25 tracker=none"
 
 # Options of a program: those of all, each name with what precedes it there.
