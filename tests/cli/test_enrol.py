@@ -100,7 +100,11 @@ def test_a_folder_of_others_is_refused_before_any_work(
     (tmp_path / "file").write_text("mine")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes").write_text("mine")
-    for name, said in (("foreign", "will not replace"), ("file", "a file has this name")):
+    for name, said in (
+        ("foreign", "will not replace"),
+        ("file", "a file has this name"),
+        ("file/below", "cannot write"),
+    ):
         fails(cli("enrol", clips, "--out", tmp_path / name, "--model", random_model_folder), said)
 
 
