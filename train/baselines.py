@@ -14,6 +14,7 @@ layers takes part, and a global LoRA of ours with the same settings must come to
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -32,7 +33,7 @@ from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.hub import HyperASR
 from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
-from hyperasr.util.files import atomic_folder
+from hyperasr.util.files import atomic_folder, atomic_write_text
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
 from train.loop.batches import split_batch
@@ -42,6 +43,8 @@ from train.loop.scoring import MelOnly, evaluate
 from train.meta import data_of, frozen, judge_of
 
 log = logging.getLogger("train.baselines")
+TRAINING_FILE = "training.json"
+"""In the folder of a recogniser that has no other place for it: how it was trained."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,8 @@ def saver(config: FineTuneConfig) -> Callable[[nn.Module], None]:
                 adapter.save_pretrained(str(temporary))
             if not objective.peft:
                 objective.backbone.save_pretrained(temporary)
+            notes = json.dumps({"training": {"config": to_dict(config)}}, indent=1)
+            atomic_write_text(temporary / TRAINING_FILE, f"{notes}\n")
 
     return save_best
 

@@ -127,8 +127,11 @@ class Bench:
 
         Systems that do not listen share the rows of the first one that does.
         """
-        # A fine-tuned Whisper reads what the frozen one heard, or log-mel.
-        backbone = system.model.backbone if system.adapt else self.backbone
+        backbone = system.model.backbone
+        if not system.adapt:
+            # A fine-tuned Whisper reads what the frozen one heard, or log-mel.
+            heard = self.backbone if system.folder is None else backbone
+            backbone = heard.around(self.backbone.whisper)
         config = self._speaker_of(system, backbone)
         key = f"{config!r}, {backbone.audio_context}, {backbone.margin_s}"
         if key not in self._caches:

@@ -33,6 +33,7 @@ from hyperasr.hub import HyperASR
 from hyperasr.types import Batch, Decoded
 from hyperasr.whisper.backbone import MARGIN_S, Backbone
 from hyperasr.whisper.loading import quiet_transformers
+from train.baselines import TRAINING_FILE
 from train.individual import People
 from train.loop.scoring import MelOnly
 
@@ -128,12 +129,12 @@ def open_system(name: str, folder: Path, backbone: Backbone) -> System:
     folder = Path(folder)
     kind = _kind(name, folder)
     digest = _fingerprint(folder, backbone)
+    head = read_head(folder) if kind == "adapter" else _trained_to_hear(folder)
+    # The same weights, hearing what this system was trained to hear.
+    heard = [head[name] for name in ("audio_context", "margin_s") if head.get(name) is not None]
+    if heard and heard != [backbone.audio_context, backbone.margin_s]:
+        backbone = Backbone(backbone.whisper, backbone.tokenizer, *heard)
     if kind == "adapter":
-        head = read_head(folder)
-        # The same weights, hearing what this adapter was trained to hear.
-        heard = (head["audio_context"], head["margin_s"])
-        if heard != (backbone.audio_context, backbone.margin_s):
-            backbone = Backbone(backbone.whisper, backbone.tokenizer, *heard)
         model = HyperASR.from_pretrained(folder, backbone=backbone)
         budget = model.source.budget(backbone.n_parameters)
         n_speaker = sum(p.numel() for p in model.speaker.parameters() if p.requires_grad)
@@ -305,12 +306,22 @@ def _changed(name: str, tuned: Backbone, backbone: Backbone) -> dict[str, Tensor
 
 
 def _notes(folder: Path) -> dict[str, Any]:
-    """Return a program's notes: kept in the model's config.json where there is a place for them."""
-    try:
-        notes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("training")
-    except (OSError, ValueError, AttributeError):
-        return {}
-    return dict(notes) if isinstance(notes, dict) else {}
+    """Return a program's notes: in the model's config.json where there is a place, or beside it."""
+    for name in ("config.json", TRAINING_FILE):
+        try:
+            notes = json.loads((folder / name).read_text(encoding="utf-8")).get("training")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(notes, dict):
+            return notes
+    return {}
+
+
+def _trained_to_hear(folder: Path) -> dict[str, Any]:
+    """Return ``audio_context`` and ``margin_s`` of a baseline's training; nothing if unknown."""
+    config = _notes(folder).get("config", {})
+    data = config.get("data", {})
+    return {name: data.get(name) for name in ("audio_context", "margin_s")}
 
 
 def _fingerprint(folder: Path | None, backbone: Backbone) -> str:
