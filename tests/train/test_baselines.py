@@ -98,6 +98,8 @@ def test_every_method_trains_its_own_weights_and_loads_again(
         ResidualAdapters.from_pretrained(tmp_path / "best", loaded).attach(loaded.whisper)
     else:
         loaded = Backbone.from_pretrained(tmp_path / "best", offline=True)
+        notes = json.loads((tmp_path / "best" / baselines.TRAINING_FILE).read_text())
+        assert notes["training"]["config"]["method"] == config.method
     rows: Any = MelOnly(cache) if config.adapts_encoder else cache
     texts = []
     for backbone, context in ((objective.backbone, objective.adapted()), (loaded, None)):

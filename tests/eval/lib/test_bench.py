@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
+from train.baselines import TRAINING_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +62,24 @@ def test_every_system_decodes_as_it_does_alone(bench, systems, random_backbone) 
     for name, texts in alone.items():
         assert bench.decode(name) == texts, name
     assert len({tuple(texts) for texts in alone.values()}) == len(alone), "two systems say the same"
+
+
+def test_a_baseline_hears_what_it_was_trained_to_hear(bench, systems, tmp_path) -> None:
+    backbone = bench.backbone
+    margin_s = backbone.margin_s + 0.5
+    folder = shutil.copytree(systems["decoder_ft"], tmp_path / "best")
+    data = {"audio_context": "trimmed", "margin_s": margin_s}
+    notes = {"training": {"config": {"data": data}}}
+    (folder / TRAINING_FILE).write_text(json.dumps(notes))
+    config = replace(bench.config, cache=tmp_path / "cache", store=tmp_path / "store")
+    own = Bench(config, backbone).beside({"longer": folder})
+    system = own.systems["longer"]
+    assert system.training == notes["training"]
+    assert system.model.backbone.margin_s == margin_s
+    rows = own.cache_of(system)
+    heard, before = (cache.batch([0]).encoded.lengths for cache in (rows, own.rows))
+    assert (heard != before).all()
+    assert own.decode("longer") == decode_rows(system.model, rows, adapt=False)
 
 
 def test_residual_adapters_are_attached_to_a_copy(bench, random_backbone) -> None:
