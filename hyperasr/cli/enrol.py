@@ -20,7 +20,7 @@ from hyperasr.transcription import enrolment
 from hyperasr.transcription.enrolment import FEWEST_CHECKED, Clip, sentence
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Reading, Recording, find_recordings, samples_of
-from hyperasr.util.files import check_replaceable, keep_inputs
+from hyperasr.util.files import check_writable, keep_inputs
 from hyperasr.whisper.weights import EMBEDDED_WHISPERS
 
 
@@ -35,7 +35,7 @@ def enrol(args: Any) -> int:
     recordings = find_recordings(args.sources)
     texts = [_text_file(recording) for recording in recordings]
     keep_inputs([args.out], [*inputs_of(args, recordings), *filter(None, texts)])
-    check_replaceable(args.out, ("config.json",))
+    check_writable(args.out, ("config.json",))
     with Reporter("steps") as reporter:
         clips, errors = clips_of(recordings, texts, reporter)
         model = load(args.model, offline=args.offline, device=args.device, dtype="float32")

@@ -75,7 +75,7 @@ class PlattScaling:
     def __call__(self, probability: ArrayLike) -> Floats:
         """Return calibrated probabilities of others, of the same shape; both in [0, 1]."""
         odds = self.slope * log_odds(probability) + self.intercept
-        # The logistic function; scipy.special has it too, and takes 0.2 s to import.
+        # The logistic function, without scipy.special, which is slow to import.
         return np.asarray((1 + np.tanh(odds / 2)) / 2)
 
     @classmethod

@@ -168,13 +168,12 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
 
 
 def check_replaceable(path: str | Path, replaces: Sequence[str] = WRITTEN_BY_PROGRAMS) -> None:
-    """Refuse a folder that `atomic_folder` could not write; for who works long before it.
+    """Refuse a folder that `atomic_folder` would not replace.
 
     Args:
         path, replaces: as for `atomic_folder`.
     Raises:
-        ConfigError: it is a file, or holds what this program did not write, or nothing can be
-            written there.
+        ConfigError: it is a file, or holds what this program did not write.
     """
     target = Path(os.path.realpath(path))
     if target.exists():
@@ -187,6 +186,18 @@ def check_replaceable(path: str | Path, replaces: Sequence[str] = WRITTEN_BY_PRO
                 f"will not replace {path}: it holds files that this program did not write; "
                 "choose a new or an empty folder"
             )
+
+
+def check_writable(path: str | Path, replaces: Sequence[str] = WRITTEN_BY_PROGRAMS) -> None:
+    """Refuse a folder that `atomic_folder` could not write; for who works long before it.
+
+    Args:
+        path, replaces: as for `atomic_folder`.
+    Raises:
+        ConfigError: nothing can be written there, or what is there is not to be replaced.
+    """
+    check_replaceable(path, replaces)
+    target = Path(os.path.realpath(path))
     place = next(folder for folder in target.parents if folder.exists())
     trial = _sibling(place / target.name, "tmp")
     with writing(path, trial):

@@ -15,7 +15,7 @@ from hyperasr.util.files import (
     atomic_text,
     atomic_write_bytes,
     atomic_write_text,
-    check_replaceable,
+    check_writable,
 )
 
 
@@ -49,12 +49,12 @@ def test_files_and_folders_do_not_take_each_others_place(tmp_path: Path) -> None
 
 
 def test_whether_a_folder_can_be_written_is_known_before(tmp_path: Path) -> None:
-    check_replaceable(tmp_path / "a" / "b")
+    check_writable(tmp_path / "a" / "b")
     assert names(tmp_path) == []
     (tmp_path / "file").write_text("text")
     for place, said in (("file/below/x", "cannot write"), ("file", "a file has this name")):
         with pytest.raises(ConfigError, match=said):
-            check_replaceable(tmp_path / place)
+            check_writable(tmp_path / place)
 
 
 def test_failed_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
