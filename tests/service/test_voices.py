@@ -43,8 +43,14 @@ def train(server: Server, name: str, clips: list[bytes], texts: list[str], **how
 
 
 def trainings() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "enrol" in child.cmdline()]
+    return [child for child in psutil.Process().children(recursive=True) if is_training(child)]
+
+
+def is_training(process: psutil.Process) -> bool:
+    try:
+        return "enrol" in process.cmdline()
+    except psutil.NoSuchProcess:  # it ended meanwhile (`ZombieProcess` is one of these)
+        return False
 
 
 @pytest.mark.slow
