@@ -82,6 +82,13 @@ class AdaptedWhisper(nn.Module):
         return any(name.startswith("encoder.") for name in self.source_config.targets)
 
     @property
+    def _passes_share_attention(self) -> bool:
+        """Whether the adapted pass of the encoder can go on behind the first layer's attention."""
+        in_encoder = {t for t in self.source_config.targets if t.startswith("encoder.")}
+        half = self.backbone.whisper.dtype == torch.float16  # there layers also clamp
+        return bool(in_encoder) and in_encoder <= {"encoder.fc1", "encoder.fc2"} and not half
+
+    @property
     def is_gaussian(self) -> bool:
         """Whether the source gives a distribution, of which samples can be drawn."""
         return isinstance(self.source, GAUSSIAN_SOURCES)
@@ -112,7 +119,9 @@ class AdaptedWhisper(nn.Module):
         if batch.mel is None:
             raise ShapeError("a batch needs encoder states or mel; it has neither")
         with torch.no_grad():
-            return self.backbone.encode(batch.mel, batch.n_frames, pool_layers)
+            return self.backbone.encode(
+                batch.mel, batch.n_frames, pool_layers, keep_attended=self._passes_share_attention
+            )
 
     def embed(self, batch: Batch) -> tuple[Tensor, EncoderOutput]:
         """Return speaker embeddings (n_utt, d_spk) and the unadapted encoder states.
@@ -262,7 +271,9 @@ class AdaptedWhisper(nn.Module):
             return EncoderOutput(states, lengths)
         if batch.mel is None:
             raise ShapeError("encoder targets need mel in the batch; cached states do not serve")
-        return self.backbone.encode(_rows(batch.mel, n_samples), _rows(batch.n_frames, n_samples))
+        attended = None if encoded.attended is None else _rows(encoded.attended, n_samples)
+        mel, n_frames = _rows(batch.mel, n_samples), _rows(batch.n_frames, n_samples)
+        return self.backbone.encode(mel, n_frames, attended=attended)
 
     def forward(self, batch: Batch) -> ELBO:
         """Score a batch with its own weights; everything trainable goes through here.

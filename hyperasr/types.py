@@ -75,12 +75,15 @@ class EncoderOutput:
             hidden layers asked for, by index: 0 is the convolutional stem, i the output of encoder
             layer i (1-based).
         sounding: states up to the end of each utterance's sound (n_utt,) int64, where it is known.
+        attended: what the first layer's feed-forward part got (n_utt, n_states, d_model), where a
+            second, adapted pass is to go on from it.
     """
 
     states: Tensor
     lengths: Tensor
     moments: Mapping[int, Tensor] = field(default_factory=dict)
     sounding: Tensor | None = None
+    attended: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.states.dim() != 3 or self.lengths.shape != self.states.shape[:1]:
@@ -93,16 +96,20 @@ class EncoderOutput:
     def to(self, device: torch.device) -> EncoderOutput:
         """Return the same on another device."""
         moments = {index: rows.to(device) for index, rows in self.moments.items()}
-        sounding = None if self.sounding is None else self.sounding.to(device)
-        return EncoderOutput(self.states.to(device), self.lengths.to(device), moments, sounding)
+        moved = {
+            name: None if value is None else value.to(device)
+            for name, value in (("sounding", self.sounding), ("attended", self.attended))
+        }
+        return EncoderOutput(self.states.to(device), self.lengths.to(device), moments, **moved)
 
     def select(self, index: Tensor) -> EncoderOutput:
         """Return the utterances `index` (n,) int64, without padding that only others needed."""
         lengths = self.lengths[index]
-        states = self.states[index, : int(lengths.max())]
+        n = int(lengths.max())
         moments = {layer: values[index] for layer, values in self.moments.items()}
         sounding = None if self.sounding is None else self.sounding[index]
-        return EncoderOutput(states, lengths, moments, sounding)
+        attended = None if self.attended is None else self.attended[index, :n]
+        return EncoderOutput(self.states[index, :n], lengths, moments, sounding, attended)
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,39 @@ def test_encoder_targets_change_the_states(random_backbone: Backbone, batch: Bat
     assert not torch.allclose(adapted.states, encoded.states, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("targets", "shares"),
+    [
+        (("encoder.fc1",), True),
+        (("encoder.fc2", "decoder.fc1"), True),
+        (("encoder.fc1", "encoder.v_proj"), False),
+        (("decoder.fc1",), False),
+    ],
+)
+def test_the_second_pass_goes_on_behind_what_it_shares_with_the_first(
+    targets: tuple[str, ...], shares: bool, random_backbone: Backbone, batch: Batch
+) -> None:
+    source = SourceConfig("hypernet", targets, {"rank": 2})
+    model = stir(HyperASR(random_backbone, SpeakerConfig(), source))
+    with torch.no_grad():
+        emb, encoded = model.embed(batch)
+        assert (encoded.attended is not None) == shares
+        assert batch.mel is not None
+        plain = random_backbone.encode(batch.mel, batch.n_frames)
+        assert torch.equal(encoded.states, plain.states)
+        with lora.using(random_backbone.whisper, model.factors(emb)):
+            twice = random_backbone.encode(batch.mel, batch.n_frames)
+        with model.adapted_with(model.factors(emb), batch, encoded) as adapted:
+            expected = twice if model.adapts_encoder else plain
+            assert torch.equal(adapted.states, expected.states)
+        # A part of the batch, as where memory does not suffice for all.
+        rows = [2, 0]
+        part = replace(batch, encoded=encoded, speaker_emb=emb).select(rows)
+        with model.adapted(part) as chosen:
+            n = chosen.states.shape[1]
+            torch.testing.assert_close(chosen.states, expected.states[rows, :n])
+
+
 @pytest.mark.parametrize("use", [lambda m, b: m(b), decode], ids=["forward", "decode"])
 def test_encoder_targets_refuse_cached_states(
     use: Callable[[HyperASR, Batch], Any], random_backbone: Backbone, batch: Batch

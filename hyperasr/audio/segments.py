@@ -79,18 +79,22 @@ def cut_at_pauses(
     source = iter(pieces)
     buffer, start, whole, ended = np.zeros(0, dtype=np.float32), 0, True, False
     meter, levels, loudest = LevelMeter(), np.zeros(0), -np.inf
+    unmeasured: list[np.ndarray] = []  # what fits as it is needs no levels
     while True:
         while not ended and len(buffer) <= (longest + _TAIL) * LEVEL_SAMPLES:
             piece = next(source, None)
             ended = piece is None
             piece = buffer[:0] if piece is None else piece
             buffer = np.concatenate([buffer, piece]) if len(buffer) else piece
-            levels = np.append(levels, meter(piece, last=ended))
+            unmeasured.append(piece)
         if whole and len(buffer) <= max_segment_s * SAMPLE_RATE:
             if len(buffer):
                 yield start, buffer
             return
         whole = False
+        if unmeasured:
+            levels = np.append(levels, meter(np.concatenate(unmeasured), last=ended))
+            unmeasured = []
         ahead = levels[: longest + _TAIL]
         loudest = max(loudest, ahead.max())
         silence = _silence_dbfs(ahead, loudest)

@@ -34,7 +34,7 @@ from hyperasr.types import Segment
 logger = logging.getLogger(__name__)
 
 _MOST_DECODERS = 8  # of different options, kept for callers to come
-_MOST_GATHERS = 10  # times the seconds of one, however many keep coming
+_LONGEST_GATHER_S = 0.2  # however many keep coming, and however slowly they are read
 _BATCHES_AHEAD = 2  # read of all recordings together, beside one segment of each
 
 
@@ -251,15 +251,24 @@ class Engine:
                 self._changed.notify_all()
 
     def _gather(self) -> None:
-        """Wait for a full batch, as long as callers and segments keep coming."""
-        ends = time.monotonic() + _MOST_GATHERS * self.gather_s
-        while not self._is_full() and time.monotonic() < ends:
-            comes = partial(self._come_since, self._n_come)
-            if not self._changed.wait_for(comes, self.gather_s):
+        """Wait for a full batch, as long as callers and segments keep coming.
+
+        Recordings that came at once are read side by side. Whoever is ready first waits for the
+        others: a batch of one and another of the rest take longer than one of all.
+        """
+        ends = time.monotonic() + _LONGEST_GATHER_S
+        while not self._is_full() and (left := ends - time.monotonic()) > 0:
+            n_read = self._n_being_read()
+            comes = partial(self._has_changed, self._n_come, n_read)
+            if not self._changed.wait_for(comes, left if n_read else self.gather_s):
                 return
 
-    def _come_since(self, n: int) -> bool:
-        return self._n_come > n
+    def _n_being_read(self) -> int:
+        """Return how many recordings have nothing to decode yet."""
+        return sum(not (job.ready or job.ended or job.future.done()) for job in self._jobs)
+
+    def _has_changed(self, n_come: int, n_read: int) -> bool:
+        return self._n_come > n_come or self._n_being_read() != n_read
 
     def _is_over(self) -> bool:
         return self._closing and not self._jobs

@@ -300,7 +300,13 @@ class Backbone(nn.Module):
         return np.pad(waveform, (0, n)) if n > 0 and len(waveform) else waveform
 
     def encode(
-        self, mel: Tensor, n_frames: Tensor, pool_layers: Sequence[int] = ()
+        self,
+        mel: Tensor,
+        n_frames: Tensor,
+        pool_layers: Sequence[int] = (),
+        *,
+        keep_attended: bool = False,
+        attended: Tensor | None = None,
     ) -> EncoderOutput:
         """Run the encoder.
 
@@ -309,6 +315,10 @@ class Backbone(nn.Module):
             n_frames: real frames of each utterance (n_utt,), at least 1.
             pool_layers: hidden layers whose mean and deviation over the real frames are returned
                 as well; 0 is the convolutional stem.
+            keep_attended: return also what the first layer's feed-forward part gets, from which a
+                second pass can go on whose weights differ in W1 and W2 alone. Nothing may hang on
+                the first layer as a whole.
+            attended: of an earlier pass over the same input; the second pass begins there.
         Returns:
             States of 20 ms each. With trimmed context those of the margin count too; padding is
             masked everywhere and never changes a state. With full context all 1,500 states count,
@@ -337,22 +347,35 @@ class Backbone(nn.Module):
         if not trimmed:
             n_frames = torch.full_like(n_frames, limit)
             lengths = n_frames // FRAMES_PER_STATE
-        dtype = encoder.conv1.weight.dtype
-        hidden = F.gelu(encoder.conv1(zero_padding(mel.to(dtype), n_frames, dim=-1)))
-        hidden = F.gelu(encoder.conv2(zero_padding(hidden, n_frames, dim=-1)))
-        hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight[: hidden.shape[-1]]
-        hidden = F.dropout(hidden, p=encoder.dropout, training=encoder.training)
+        hidden = self._stem(mel, n_frames) if attended is None else attended
         bias = attention_bias(lengths, hidden.shape[1], hidden.dtype)
         weights = frame_weights(real, hidden.shape[:2]) if pool_layers else None
         pooled = {}
         for index in range(self.n_encoder_layers + 1):
-            if index:
+            if index == 1 and (keep_attended or attended is not None):
+                layer = encoder.layers[0]
+                if attended is None:
+                    normed = layer.self_attn_layer_norm(hidden)
+                    attended = hidden + layer.self_attn(normed, attention_mask=bias)[0]
+                wide = layer.activation_fn(layer.fc1(layer.final_layer_norm(attended)))
+                hidden = attended + layer.fc2(wide)
+            elif index:
                 hidden = encoder.layers[index - 1](hidden, bias)
             # Pooled while it is at hand: no layer waits in memory for the last one.
             if weights is not None and index in pool_layers:
                 pooled[index] = moments(hidden, weights)
         states = zero_padding(encoder.layer_norm(hidden), lengths, dim=1)
-        return EncoderOutput(states, lengths, pooled, self.sounding(mel, real * FRAMES_PER_STATE))
+        sounding = self.sounding(mel, real * FRAMES_PER_STATE)
+        return EncoderOutput(states, lengths, pooled, sounding, attended)
+
+    def _stem(self, mel: Tensor, n_frames: Tensor) -> Tensor:
+        """Return what the first layer gets (n_utt, n_states, d_model)."""
+        encoder = self.whisper.model.encoder
+        dtype = encoder.conv1.weight.dtype
+        hidden = F.gelu(encoder.conv1(zero_padding(mel.to(dtype), n_frames, dim=-1)))
+        hidden = F.gelu(encoder.conv2(zero_padding(hidden, n_frames, dim=-1)))
+        hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight[: hidden.shape[-1]]
+        return F.dropout(hidden, p=encoder.dropout, training=encoder.training)
 
     def sounding(self, mel: Tensor, n_frames: Tensor) -> Tensor | None:
         """Return the states up to the end of each utterance's sound (n_utt,); None without margin.

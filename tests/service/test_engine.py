@@ -23,7 +23,7 @@ from hyperasr.service.failures import InternalError
 from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import BatchDecoder, transcribe
-from hyperasr.transcription.recordings import Recording
+from hyperasr.transcription.recordings import Reading, Recording
 from hyperasr.transcription.transcript import Result
 from tests.service.serving import RATE, Voice
 
@@ -79,6 +79,23 @@ def test_texts_are_those_of_lone_calls(model: HyperASR, make: Make, voice: Voice
     assert len({values["text"] for values in expected.values()}) > 4, "else no mix-up could be seen"
     assert engine.n_batches < engine.n_segments, "nobody was decoded together"
     assert engine.n_waiting == 0
+
+
+def test_who_is_read_first_waits_for_those_who_came_with_it(
+    model: HyperASR, make: Make, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Reading.segments
+
+    def slowly(self: Reading) -> Iterator[tuple[float, np.ndarray]]:
+        time.sleep(0.02 * int(self.recording.id))
+        yield from read(self)
+
+    monkeypatch.setattr(Reading, "segments", slowly)
+    engine = make(batch_size=16)
+    options = TranscribeOptions()
+    jobs = [engine.submit(Recording(f"{i}", waveform=voice(0.5)), options) for i in range(5)]
+    assert all(job.future.result(60).transcript for job in jobs)
+    assert (engine.n_segments, engine.n_batches) == (5, 1)
 
 
 def test_a_long_recording_does_not_keep_others_waiting(make: Make, voice: Voice) -> None:
