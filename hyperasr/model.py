@@ -223,6 +223,8 @@ class AdaptedWhisper(nn.Module):
             return
         emb, encoded = self.embed(batch)
         factors = self.factors(emb, self.groups(batch), n_samples=n_samples, generator=generator)
+        if n_samples is not None:
+            batch = replace(batch, adapted=None)  # which is by the mean
         with self.adapted_with(factors, batch, encoded, n_samples or 1) as states:
             yield states
 
@@ -269,6 +271,8 @@ class AdaptedWhisper(nn.Module):
                 return encoded
             states, lengths = (_rows(t, n_samples) for t in (encoded.states, encoded.lengths))
             return EncoderOutput(states, lengths)
+        if batch.adapted is not None:
+            return batch.adapted
         if batch.mel is None:
             raise ShapeError("encoder targets need mel in the batch; cached states do not serve")
         attended = None if encoded.attended is None else _rows(encoded.attended, n_samples)

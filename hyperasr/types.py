@@ -144,6 +144,7 @@ class Batch:
 
     Attributes:
         encoded: encoder states, or None when `mel` is to be encoded.
+        adapted: states of the adapted pass, where the encoder is a target and they are used again.
         mel: log-mel (n_utt, n_mels, n_frames), 10 ms a frame, or None.
         n_frames: real mel frames (n_utt,).
         speaker_emb: embeddings (n_utt, d_spk), or None to compute them.
@@ -162,6 +163,7 @@ class Batch:
 
     n_frames: Tensor
     encoded: EncoderOutput | None = None
+    adapted: EncoderOutput | None = None
     mel: Tensor | None = None
     speaker_emb: Tensor | None = None
     waveforms: tuple[Any, ...] | None = None

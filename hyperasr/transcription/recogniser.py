@@ -180,7 +180,11 @@ class Recogniser:
         if not self.options.adapt:
             return replace(batch, encoded=self.model.encode(batch))
         emb, encoded = self.model.embed(batch)
-        return replace(batch, encoded=encoded, speaker_emb=emb)
+        batch = replace(batch, encoded=encoded, speaker_emb=emb)
+        if self.model.adapts_encoder:  # once, however often it is decoded and looked at
+            with self.model.adapted(batch) as states:
+                batch = replace(batch, adapted=states)
+        return batch
 
     def _rows(self, part: _Part) -> list[_Row]:
         rows = self._decoded(part, self.search)

@@ -373,6 +373,41 @@ def test_plain_text_pays_for_no_attention(
     assert n_rows == [4]
 
 
+def test_an_adapted_encoder_hears_once_however_often_it_is_looked_at(
+    random_backbone: Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SourceConfig("bayes_hypernet", ("encoder.fc1", "decoder.fc1"), {"rank": 2})
+    adapting = HyperASR(random_backbone, SpeakerConfig(), source).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in adapting.source.parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.3)
+    options: dict[str, Any] = {"word_times": True, "samples": 2, "temperatures": (0.5,)}
+    passes: list[int] = []
+    encode = Backbone.encode
+    monkeypatch.setattr(
+        Backbone, "encode", lambda *args, **kw: (passes.append(1), encode(*args, **kw))[1]
+    )
+    once = segments(run(adapting, folder, **options))
+    n_once = len(passes)
+
+    # The twin: whoever needs adapted states makes them.
+    states = HyperASR._states
+    monkeypatch.setattr(
+        HyperASR,
+        "_states",
+        lambda self, batch, *rest: states(self, replace(batch, adapted=None), *rest),
+    )
+    again = segments(run(adapting, folder, **options))
+    assert [s.text for s in again] == [s.text for s in once]
+    for one, other in zip(once, again, strict=True):
+        assert np.allclose(times_of(one), times_of(other), atol=0.021)
+        assert [w.uncertainty for w in one.words] == [w.uncertainty for w in other.words]
+    # Embedding, adapting, and the samples.
+    assert n_once == 3
+    assert len(passes) - n_once > 3
+
+
 def test_segments_come_as_they_are_decoded(
     model: HyperASR, voice: Voice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
