@@ -22,6 +22,7 @@ from hyperasr.errors import ConfigError
 _LEVELS = 127  # int8 without -128, so that it is symmetric
 _FEWER = 63  # of the input, where sums of two products saturate
 _TINY = 1e-12
+ROWS = 2_048  # of a vocabulary at once: several passes over all of it would leave the cache
 _SMALL = 512  # width of a model; wider products take longer than what surrounds them
 
 
@@ -40,12 +41,9 @@ class Int8Linear(nn.Linear):
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)  # without nn.Linear's own weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight = linear.weight.detach().float()
-        if not bool(torch.isfinite(weight).all()):
-            raise ConfigError("weights that are not finite cannot be quantised")
-        scale = weight.abs().amax(dim=1).clamp_min(_TINY) / _LEVELS
-        self.register_buffer("int8", (weight / scale[:, None]).round().to(torch.int8))
-        self.register_buffer("scale", scale)
+        parts = [_rounded(part) for part in torch.split(linear.weight.detach(), ROWS)]
+        for name, rows in zip(("int8", "scale"), zip(*parts, strict=True), strict=True):
+            self.register_buffer(name, torch.cat(rows))
         bias = None if linear.bias is None else linear.bias.detach().float()
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
@@ -85,6 +83,20 @@ class Int8Linear(nn.Linear):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy starts from: without what can be made again."""
         return {k: v for k, v in self.__dict__.items() if k not in ("packed", "joined_with")}
+
+
+def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weights (n_out, n_in) as whole numbers int8, and the scale of each output (n_out,).
+
+    Raises:
+        ConfigError: they are not finite.
+    """
+    weight = weight.float()
+    largest = weight.abs().amax(dim=1)
+    if not bool(torch.isfinite(largest).all()):
+        raise ConfigError("weights that are not finite cannot be quantised")
+    scale = largest.clamp_min(_TINY) / _LEVELS
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
 
 
 def join_linears(linears: Sequence[nn.Linear]) -> Int8Linear | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperasr.whisper.quantize import Int8Linear, input_levels
+from hyperasr.whisper.quantize import ROWS, Int8Linear, input_levels
 
 _N_EXACT = 32  # tokens of a row that are computed in float32
 _DEVIATIONS = 10.0
@@ -40,9 +40,13 @@ class ScreenedLogits:
         linear = nn.Linear(d_model, n_vocab, bias=False, device="meta")
         linear.weight = nn.Parameter(self.weight * self.smooth, requires_grad=False)
         self.rough = Int8Linear(linear)
-        rounded = (self.rough.weight - linear.weight).square().mean()
         # Mean squares of the weights and of what rounding adds to them.
-        self.squares = float(linear.weight.square().mean()), float(rounded)
+        of_weights = of_errors = 0.0
+        tensors = (linear.weight, self.rough.int8, self.rough.scale)
+        for weights, rows, scale in zip(*(torch.split(t, ROWS) for t in tensors), strict=True):
+            of_weights += float(weights.square().sum())
+            of_errors += float((rows * scale[:, None] - weights).square().sum())
+        self.squares = of_weights / weight.numel(), of_errors / weight.numel()
 
     def __call__(self, states: Tensor, ruled_out: Tensor) -> Tensor:
         """Return logits (n_rows, n_vocab) of states (n_rows, d_model).
