@@ -63,10 +63,16 @@ def _load_huggingface(weights: Weights, offline: bool) -> tuple[Any, Any, dict[s
     if local:
         _check_folder(Path(weights.where), weights.name)
     options: dict[str, Any] = {"local_files_only": offline or local}
+    where = weights.where
     try:
+        if offline and not local:
+            from huggingface_hub import snapshot_download
+
+            # By its name, transformers asks the hub for adapters whatever local_files_only says.
+            where = snapshot_download(str(where), local_files_only=True)
         with quiet_transformers(), Uninitialised():
             loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-                weights.where,
+                where,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported by the caller, readably
@@ -74,7 +80,7 @@ def _load_huggingface(weights: Weights, offline: bool) -> tuple[Any, Any, dict[s
                 **options,
             )
             whisper, report = loaded
-            tokenizer = WhisperTokenizer.from_pretrained(weights.where, **options)
+            tokenizer = WhisperTokenizer.from_pretrained(where, **options)
     except Exception as error:  # transformers and safetensors raise of every kind
         hint = "give 'tiny.en', a folder with a Whisper, or a hub name"
         if offline and not local:
