@@ -6,40 +6,58 @@ Everybody decodes the same utterances of tiny.en, from log-mel made beforehand, 
 number of tokens; adapting (embedding, hypernetwork, factors) is counted on our side. transformers,
 PEFT and CTranslate2 (the engine of faster-whisper) take 30 s of features, whatever was said: none
 of them can run on less. PEFT's adapters hold the factors of ours and are registered beforehand.
+A step of meta-training reads encoder states that were cached on disk, or encodes its batch anew.
 Rounds are interleaved; a ratio is that of the medians' throughput, its interval a bootstrap over
-rounds. Beside the rows the file has ``skipped``: benchmarks whose peer is not installed.
+rounds. Beside the rows the file has ``skipped``: benchmarks whose peer is not installed; and
+``memory_mib``: the most that `hyperasr transcribe` (the default model) took for one long recording,
+and in its first minute for a manifest of many rows.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eval.lib import results
 from eval.lib.tables import print_rows
-from hyperasr.adapters import lora
+from hyperasr.adapters import SourceConfig, lora
+from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.audio.mel import SAMPLE_RATE
+from hyperasr.audio.reading import load as read_audio
+from hyperasr.cohorts.manifest import read_manifest, write_manifest
+from hyperasr.cohorts.views import TYPICAL
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.hub import HyperASR, load
-from hyperasr.types import Batch, LoRAFactors
+from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.types import Batch, EncoderOutput, LoRAFactors
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import load_whisper, quiet_transformers
 from hyperasr.whisper.search import SearchConfig
 from train.loop.program import read_config, run_program
 
 WARM_UP = 2  # rounds that are not counted
+CLIPS = Path("hyperasr/assets/demo/manifest.jsonl")
+MANY_ROWS = 100_000
 MODEL = "tiny.en-decoder"  # so that encoder states are the same for everybody
 Job = Callable[[], Any]
 Tokens = list[list[int]]
@@ -61,6 +79,8 @@ class SpeedConfig:
     """Timed rounds, at least 2, of what takes less than a second; a quarter of them elsewhere."""
     threads: int = 2
     """Threads of torch and of CTranslate2."""
+    long_minutes: float = 30.0
+    """Of the long recording, for the memory that it takes; 0 leaves memory out."""
     out: Path = Path("results/speed.json")
     """Result file."""
     seed: int = 0
@@ -409,13 +429,95 @@ def faster_whisper(bench: Bench) -> None:
             bench.compare("over_faster_whisper_int8", jobs, c.rounds if n_utt else bench.few)
 
 
+def training(bench: Bench) -> None:
+    """A step with the decoder's W1 as target: states from the cache, and encoded anew."""
+    c, folder = bench.config, bench.scratch
+    for backbone in (bench.whole, bench.model.backbone):
+        source = SourceConfig("hypernet", settings={"rank": 8})
+        objective = ObjectiveConfig(negatives=4_096)
+        model = HyperASR(backbone, SpeakerConfig(), source, objective=objective).train()
+        mel, n_frames = backbone.features(bench.waves)
+        prompt = torch.tensor(backbone.prompt_ids())
+        text = torch.randint(1_000, (c.n_utt, c.n_tokens))
+        tokens = torch.cat([prompt.expand(c.n_utt, -1), text], dim=1)
+        batch = Batch(
+            n_frames=n_frames,
+            mel=mel,
+            tokens=tokens,
+            n_tokens=torch.full((c.n_utt,), tokens.shape[1]),
+            n_prompt=len(prompt),
+        )
+        emb, encoded = model.embed(batch)
+        path = folder / f"{backbone.audio_context}.safetensors"
+        save_file({"states": encoded.states.half(), "emb": emb}, path)
+        from_cache = partial(cached, batch, encoded, path)
+        jobs: dict[tuple[str, str], Job] = {
+            ("ours", ""): training_step(model, from_cache),
+            (
+                "encoding each batch anew",
+                f"{backbone.audio_context} context, float32, {bench.work}, decoder W1",
+            ): training_step(model, lambda batch=batch: batch),
+        }
+        bench.compare("cached_over_uncached_training", jobs, bench.few)
+
+
+def cached(batch: Batch, encoded: EncoderOutput, path: Path) -> Batch:
+    """Return a batch as a training reads it: float16 states and embeddings from a file."""
+    read = load_file(path)
+    states = replace(encoded, states=read["states"].float())
+    return replace(batch, mel=None, encoded=states, speaker_emb=read["emb"])
+
+
+def training_step(model: HyperASR, read: Callable[[], Batch]) -> Job:
+    """Return a function that trains for one step."""
+    optimiser = torch.optim.AdamW(model.source.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        model(read()).total.backward()
+        optimiser.step()
+
+    return step
+
+
 BENCHMARKS: dict[str, Callable[[Bench], None]] = {
     "adaptation": adaptation,
+    "training": training,
     "transformers": transformers,
     "peft": peft,
     "faster_whisper": faster_whisper,
 }
 """What can be measured, by the name that a configuration gives."""
+
+
+def memory_mib(config: SpeedConfig, scratch: Path) -> dict[str, float]:
+    """Return the most memory that the command took, in MiB, by what it transcribed."""
+    clips = [row for row in read_manifest(CLIPS) if row.cohort == TYPICAL]
+    sound = np.concatenate([read_audio(row.path) for row in clips])
+    n_repeats = int(np.ceil(config.long_minutes * 60 * SAMPLE_RATE / len(sound)))
+    long, manifest = scratch / "long.wav", scratch / "many.jsonl"
+    soundfile.write(long, np.tile(sound, n_repeats), SAMPLE_RATE)
+    rows = (replace(clips[0], id=str(number)) for number in range(MANY_ROWS))
+    write_manifest(manifest, rows)
+    minute = min(60.0, 60 * config.long_minutes)
+    return {
+        f"a recording of {config.long_minutes:g} minutes": peak_mib(long),
+        f"a manifest of {MANY_ROWS:,} rows": peak_mib(manifest, minute),
+    }
+
+
+def peak_mib(source: Path, seconds: float | None = None) -> float:
+    """Transcribe and return the most memory taken, in MiB; end it after some seconds, if given."""
+    command = [sys.executable, "-m", "hyperasr.cli", "transcribe", str(source), "--format", "jsonl"]
+    peak, started = 0, time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            with suppress(psutil.Error):
+                peak = max(peak, psutil.Process(process.pid).memory_info().rss)
+            if seconds is not None and time.monotonic() - started > seconds:
+                process.terminate()
+            time.sleep(0.1)
+    return peak / 2**20
 
 
 def peer_version(package: str) -> str:
@@ -430,8 +532,8 @@ def peer_version(package: str) -> str:
         raise MissingExtra(f"{package} is not installed: pip install 'hyperasr[dev]'") from error
 
 
-def measure(config: SpeedConfig) -> tuple[list[results.Row], dict[str, str]]:
-    """Run the chosen benchmarks; returns the rows, and which were left out, with the reason."""
+def measure(config: SpeedConfig) -> tuple[list[results.Row], dict[str, Any]]:
+    """Run the chosen benchmarks; returns the rows, and what the file says beside them."""
     torch.set_num_threads(config.threads)
     skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -443,16 +545,19 @@ def measure(config: SpeedConfig) -> tuple[list[results.Row], dict[str, str]]:
             except MissingExtra as error:
                 skipped[name] = str(error)
             print(f"{name}: {skipped.get(name, f'{time.perf_counter() - started:.0f} s')}")
-    return bench.rows, skipped
+        about: dict[str, Any] = {"skipped": skipped}
+        if config.long_minutes:
+            about["memory_mib"] = memory_mib(config, bench.scratch)
+    return bench.rows, about
 
 
 def main() -> None:
     """Measure, write the JSON, print the table."""
     config = read_config(SpeedConfig)
-    rows, skipped = measure(config)
-    about = {"seed": config.seed, "protocol": "speed", "skipped": skipped}
-    results.save("eval.benchmarks.speed", config, rows, **about)
+    rows, about = measure(config)
+    results.save("eval.benchmarks.speed", config, rows, seed=config.seed, protocol="speed", **about)
     print_rows(rows, title="speed")
+    print(json.dumps(about))
 
 
 if __name__ == "__main__":
