@@ -42,6 +42,10 @@ results/beam.json results/unadapted.json: results/%.json: eval/zero_shot.py eval
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
 
+results/ceiling.json: results/%.json: eval/development.py eval/configs/%.yaml \
+		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
+	$(evaluate)
+
 results/word_confidence.json: results/%.json: eval/calibration.py eval/configs/%.yaml \
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)

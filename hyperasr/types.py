@@ -276,12 +276,6 @@ class LoRAFactors:
             },
         )
 
-    def repeat_rows(self, k: int) -> LoRAFactors:
-        """Return factors of n_utt * k rows, copies of one utterance adjacent; shared ones stay."""
-        if self.shared or k == 1:
-            return self
-        return self.map(lambda t: t.repeat_interleave(k, dim=1))
-
 
 @dataclass(frozen=True)
 class Decoded:

@@ -8,21 +8,15 @@ PEFT and CTranslate2 (the engine of faster-whisper) take 30 s of features, whate
 of them can run on less. PEFT's adapters hold the factors of ours and are registered beforehand.
 A step of meta-training reads encoder states that were cached on disk, or encodes its batch anew.
 Rounds are interleaved; a ratio is that of the medians' throughput, its interval a bootstrap over
-rounds. Beside the rows the file has ``skipped``: benchmarks whose peer is not installed; and
-``memory_mib``: the most that `hyperasr transcribe` (the default model) took for one long recording,
-and in its first minute for a manifest of many rows.
+rounds. Beside the rows the file has ``skipped``: benchmarks whose peer is not installed.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -31,8 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -42,9 +34,6 @@ from eval.lib.tables import print_rows
 from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.audio.mel import SAMPLE_RATE
-from hyperasr.audio.reading import load as read_audio
-from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.cohorts.views import TYPICAL
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.hub import HyperASR, load
@@ -56,8 +45,6 @@ from hyperasr.whisper.search import SearchConfig
 from train.loop.program import read_config, run_program
 
 WARM_UP = 2  # rounds that are not counted
-CLIPS = Path("hyperasr/assets/demo/manifest.jsonl")
-MANY_ROWS = 100_000
 MODEL = "tiny.en-decoder"  # so that encoder states are the same for everybody
 Job = Callable[[], Any]
 Tokens = list[list[int]]
@@ -79,8 +66,6 @@ class SpeedConfig:
     """Timed rounds, at least 2, of what takes less than a second; a quarter of them elsewhere."""
     threads: int = 2
     """Threads of torch and of CTranslate2."""
-    long_minutes: float = 30.0
-    """Of the long recording, for the memory that it takes; 0 leaves memory out."""
     out: Path = Path("results/speed.json")
     """Result file."""
     seed: int = 0
@@ -490,36 +475,6 @@ BENCHMARKS: dict[str, Callable[[Bench], None]] = {
 """What can be measured, by the name that a configuration gives."""
 
 
-def memory_mib(config: SpeedConfig, scratch: Path) -> dict[str, float]:
-    """Return the most memory that the command took, in MiB, by what it transcribed."""
-    clips = [row for row in read_manifest(CLIPS) if row.cohort == TYPICAL]
-    sound = np.concatenate([read_audio(row.path) for row in clips])
-    n_repeats = int(np.ceil(config.long_minutes * 60 * SAMPLE_RATE / len(sound)))
-    long, manifest = scratch / "long.wav", scratch / "many.jsonl"
-    soundfile.write(long, np.tile(sound, n_repeats), SAMPLE_RATE)
-    rows = (replace(clips[0], id=str(number)) for number in range(MANY_ROWS))
-    write_manifest(manifest, rows)
-    minute = min(60.0, 60 * config.long_minutes)
-    return {
-        f"a recording of {config.long_minutes:g} minutes": peak_mib(long),
-        f"a manifest of {MANY_ROWS:,} rows": peak_mib(manifest, minute),
-    }
-
-
-def peak_mib(source: Path, seconds: float | None = None) -> float:
-    """Transcribe and return the most memory taken, in MiB; end it after some seconds, if given."""
-    command = [sys.executable, "-m", "hyperasr.cli", "transcribe", str(source), "--format", "jsonl"]
-    peak, started = 0, time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            with suppress(psutil.Error):
-                peak = max(peak, psutil.Process(process.pid).memory_info().rss)
-            if seconds is not None and time.monotonic() - started > seconds:
-                process.terminate()
-            time.sleep(0.1)
-    return peak / 2**20
-
-
 def peer_version(package: str) -> str:
     """Return name and version of a package that is compared with.
 
@@ -532,8 +487,8 @@ def peer_version(package: str) -> str:
         raise MissingExtra(f"{package} is not installed: pip install 'hyperasr[dev]'") from error
 
 
-def measure(config: SpeedConfig) -> tuple[list[results.Row], dict[str, Any]]:
-    """Run the chosen benchmarks; returns the rows, and what the file says beside them."""
+def measure(config: SpeedConfig) -> tuple[list[results.Row], dict[str, str]]:
+    """Run the chosen benchmarks; returns the rows, and which were left out, with the reason."""
     torch.set_num_threads(config.threads)
     skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -545,10 +500,7 @@ def measure(config: SpeedConfig) -> tuple[list[results.Row], dict[str, Any]]:
             except MissingExtra as error:
                 skipped[name] = str(error)
             print(f"{name}: {skipped.get(name, f'{time.perf_counter() - started:.0f} s')}")
-        about: dict[str, Any] = {"skipped": skipped}
-        if config.long_minutes:
-            about["memory_mib"] = memory_mib(config, bench.scratch)
-    return bench.rows, about
+    return bench.rows, skipped
 
 
 def main() -> None:

@@ -138,11 +138,6 @@ def mel_filters(n_mels: int) -> np.ndarray:
     return filters
 
 
-def mel_centres(n_mels: int) -> np.ndarray:
-    """Return the frequency in Hz at which each of the mel filters is highest, (n_mels,)."""
-    return _edges(n_mels)[1:-1]
-
-
 def _edges(n_mels: int) -> np.ndarray:
     return _mel_to_hz(np.linspace(0.0, _hz_to_mel(MAX_FREQUENCY_HZ), n_mels + 2))
 

@@ -151,7 +151,7 @@ class TestParity:
         factors = random_factors(tiny_whisper, ("decoder.fc1", "decoder.fc2"), 2)
         with lora.using(tiny_whisper, factors):
             beams = decoder_logits(tiny_whisper, states, tokens)
-        with lora.using(tiny_whisper, factors.repeat_rows(2)):
+        with lora.using(tiny_whisper, factors.map(lambda t: t.repeat_interleave(2, dim=1))):
             repeated = decoder_logits(tiny_whisper, states, tokens)
         torch.testing.assert_close(beams, repeated, atol=1e-5, rtol=1e-5)
         swapped = factors.map(lambda t: t.flip(1))
