@@ -2,9 +2,9 @@
 
     python -m eval.benchmarks.memory --config eval/configs/memory.yaml
 
-The command runs as its users run it, by the default model: once over a recording of `minutes`, to its
-end; once over a manifest of `rows` recordings, for its first `seconds`. A row is the most that the
-process held in memory, looked at ten times a second.
+The command runs as its users run it, by the default model: once over a recording of `minutes`, to
+its end; once over a manifest of `rows` recordings, for its first `seconds`. A row is the most that
+the process held in memory, looked at ten times a second.
 """
 
 from __future__ import annotations

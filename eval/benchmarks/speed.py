@@ -506,10 +506,10 @@ def measure(config: SpeedConfig) -> tuple[list[results.Row], dict[str, str]]:
 def main() -> None:
     """Measure, write the JSON, print the table."""
     config = read_config(SpeedConfig)
-    rows, about = measure(config)
-    results.save("eval.benchmarks.speed", config, rows, seed=config.seed, protocol="speed", **about)
+    rows, skipped = measure(config)
+    about = {"seed": config.seed, "protocol": "speed", "skipped": skipped}
+    results.save("eval.benchmarks.speed", config, rows, **about)
     print_rows(rows, title="speed")
-    print(json.dumps(about))
 
 
 if __name__ == "__main__":
