@@ -11,6 +11,7 @@ import pytest
 
 from eval import comparison
 from eval.benchmarks.cluster import ClusterConfig
+from eval.benchmarks.memory import MemoryConfig
 from eval.benchmarks.server import ServerConfig
 from eval.benchmarks.speed import SpeedConfig
 from eval.calibration import CalibrationConfig
@@ -37,6 +38,7 @@ PROGRAMS = {
     "beam": ZeroShotConfig,
     "blora_sweep": SweepConfig,
     "calibration": CalibrationConfig,
+    "ceiling": DevelopmentConfig,
     "cluster": ClusterConfig,
     "comparison": ComparisonConfig,
     "development": DevelopmentConfig,
@@ -45,6 +47,7 @@ PROGRAMS = {
     "fit_word_probability": CalibrationConfig,
     "leave_one_cohort_out": LocoConfig,
     "matrix_sweep": SweepConfig,
+    "memory": MemoryConfig,
     "server": ServerConfig,
     "sparsity": SparsityConfig,
     "speed": SpeedConfig,
