@@ -80,7 +80,11 @@ def peak_mib(source: Path, seconds: float | None) -> float:
     command = [sys.executable, "-m", "hyperasr.cli", "transcribe", str(source)]
     command += ["--format", "jsonl", "--out", str(out)]
     peak, started, ended = 0, time.monotonic(), False
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # A file, because a pipe that nobody empties would stop who writes much.
+    with (
+        tempfile.TemporaryFile("w+") as messages,
+        subprocess.Popen(command, stderr=messages) as process,
+    ):
         while process.poll() is None:
             with suppress(psutil.Error):
                 peak = max(peak, psutil.Process(process.pid).memory_info().rss)
@@ -88,8 +92,8 @@ def peak_mib(source: Path, seconds: float | None) -> float:
                 process.terminate()
                 ended = True
             time.sleep(0.1)
-        assert process.stderr is not None
-        said = process.stderr.read().strip()
+        messages.seek(0)
+        said = messages.read().strip()
     if ended != (seconds is not None) or (not ended and process.returncode):
         raise HyperASRError(f"{' '.join(command)} ended with {process.returncode}: {said[-500:]}")
     return peak / 2**20

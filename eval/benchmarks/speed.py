@@ -423,7 +423,8 @@ def training(bench: Bench) -> None:
         model = HyperASR(backbone, SpeakerConfig(), source, objective=objective).train()
         mel, n_frames = backbone.features(bench.waves)
         prompt = torch.tensor(backbone.prompt_ids())
-        text = torch.randint(1_000, (c.n_utt, c.n_tokens))
+        drawn = torch.Generator().manual_seed(c.seed)
+        text = torch.randint(1_000, (c.n_utt, c.n_tokens), generator=drawn)
         tokens = torch.cat([prompt.expand(c.n_utt, -1), text], dim=1)
         batch = Batch(
             n_frames=n_frames,

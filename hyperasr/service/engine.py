@@ -76,7 +76,8 @@ class Engine:
         model: the model; nothing else may move or change it meanwhile.
         batch_size: segments decoded together, at least 1.
         most_waiting: recordings that wait or are worked on, at least 1; more are refused.
-        gather_s: seconds without a newcomer after which a batch with room left is decoded.
+        gather_s: seconds without a newcomer after which a batch with room left is decoded; where
+            recordings are still read, it waits for them, but for no longer than 0.2 s.
         longest_s: of a recording, in seconds.
     Attributes:
         n_segments, n_batches: decoded so far.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every system of eval/configs/comparison.yaml, all trained alike: the same half of the recordings,
 # 300 steps of 8 utterances from the unadapted Whisper, no choice of a checkpoint. Beside them full_ft,
-# which trains the encoder too and takes ten times as long.
+# which trains the encoder too and takes several times as long.
 #
 #   bash train/recipes/comparison.sh
 #
