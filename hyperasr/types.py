@@ -22,7 +22,7 @@ def real_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a manifest may have millions of them
 class Utterance:
     """What was said, by whom, in which cohort: one row of a manifest.
 

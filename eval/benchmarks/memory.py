@@ -54,6 +54,7 @@ def measure(config: MemoryConfig) -> list[results.Row]:
         scratch = Path(name)
         long, manifest = scratch / "long.wav", scratch / "many.jsonl"
         soundfile.write(long, np.tile(sound, n_repeats), SAMPLE_RATE)
+        clips = [replace(row, path=str(Path(row.path).resolve())) for row in clips]
         many = (replace(clips[i % len(clips)], id=str(i)) for i in range(config.rows))
         write_manifest(manifest, many)
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -58,25 +59,25 @@ def parse_manifest(content: bytes, path: str, folder: str) -> list[Utterance]:
     Raises:
         ManifestError: as `read_manifest`.
     """
+    # Line by line, of which a manifest may have millions. Lines end at \n, \r\n and \r; not at the
+    # U+0085 and U+2028 of splitlines(), which may stand inside a text.
+    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig")
+    rows: list[Utterance] = []
+    seen: dict[str, int] = {}
     try:
-        # Not splitlines(), which also splits at U+0085 and U+2028 inside a text.
-        lines = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            row = _row(line, f"{path}, line {number}", folder)
+            if row.id in seen:
+                speaker = next(r.speaker for r in rows if r.id == row.id)
+                other = "" if speaker == row.speaker else f", by another speaker ({speaker!r})"
+                first = f"id {row.id!r} was already used in line {seen[row.id]}"
+                raise ManifestError(f"{path}, line {number}: {first}{other}")
+            seen[row.id] = number
+            rows.append(row)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: cannot be read as a manifest ({error})") from error
-    rows: list[Utterance] = []
-    seen: dict[str, tuple[int, str]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = _row(line, f"{path}, line {number}", folder)
-        if row.id in seen:
-            first, speaker = seen[row.id]
-            other = "" if speaker == row.speaker else f", by another speaker ({speaker!r})"
-            raise ManifestError(
-                f"{path}, line {number}: id {row.id!r} was already used in line {first}{other}"
-            )
-        seen[row.id] = number, row.speaker
-        rows.append(row)
     if not rows:
         raise ManifestError(f"{path}: the manifest has no row")
     return rows

@@ -23,7 +23,8 @@ class TranscribeOptions:
     """How recordings are transcribed."""
 
     batch_size: int = 16
-    """Segments decoded together, at least 1; the text does not depend on it."""
+    """Segments decoded together, at least 1, on a processor no more than three minutes of them; the
+    text does not depend on it."""
 
     beam_size: int = 1
     """Hypotheses kept for each segment, at least 1; 1 is greedy."""

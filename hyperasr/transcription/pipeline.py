@@ -24,8 +24,11 @@ from hyperasr.util.memory import out_of_memory, too_large
 Progress = Callable[[int, int, float], None]
 """Recordings done, recordings in all (0 where that is not known before), seconds heard so far."""
 
-_WINDOW_S = 600.0  # of audio held at once: 38 MB
+_WINDOW_S = 300.0  # of audio held at once: 19 MB
 _WINDOW_BATCHES = 4  # batches sorted by length together
+_BATCH_S = 90.0
+"""Seconds of audio decoded at once on a processor. In tiny.en keys and values of the decoder's
+attention to them take 0.6 MB a second; batches of more long segments are hardly faster."""
 _SURE = 0.5  # probability of a language that was found; under it the reader is told
 
 
@@ -248,9 +251,20 @@ class BatchDecoder:
             one.n_waiting -= 1
         waiting.sort(key=lambda pair: len(pair[1].waveform))
         while waiting:  # the batch size may shrink on the way
-            n = self.batch_size
+            n = self._n_together(waiting)
             self._decode_batch(waiting[:n])
             waiting = waiting[n:]
+
+    def _n_together(self, waiting: Sequence[Waiting]) -> int:
+        """Return how many of the first segments are decoded at once, at least 1."""
+        if self._recognisers[0].model.backbone.device.type != "cpu":
+            return self.batch_size
+        n_most, n_samples = int(_BATCH_S * SAMPLE_RATE), 0
+        for n, (_, segment) in enumerate(waiting[: self.batch_size]):
+            n_samples += len(segment.waveform)
+            if n and n_samples > n_most:
+                return n
+        return self.batch_size
 
     def result(self, one: Pending) -> Result:
         """Return what came of a recording that is done."""

@@ -184,6 +184,8 @@ class Recogniser:
         if self.model.adapts_encoder:  # once, however often it is decoded and looked at
             with self.model.adapted(batch) as states:
                 batch = replace(batch, adapted=states)
+            if not self.options.samples:  # nobody goes on from there again
+                batch = replace(batch, encoded=replace(encoded, attended=None))
         return batch
 
     def _rows(self, part: _Part) -> list[_Row]:

@@ -29,7 +29,7 @@ _CLIPPED = 0.98  # of full scale; resampling moves the flat tops a little
 _CLIPPED_SHARE = 0.005  # of all samples; loud speech that is not clipped stays far below
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a manifest may have millions of them
 class Recording:
     """One recording, or a part of one, that is to be transcribed.
 

@@ -51,6 +51,7 @@ SHORTEST_S = 1.2
 utterances have silence around their words; a digit of 0.4 s cut without any loses its edges or the
 whole word."""
 _SHORTEST = round(SHORTEST_S * SAMPLE_RATE)
+_BLOCK = 2048  # states that go through the wide layer of the encoder at once
 
 
 class Backbone(nn.Module):
@@ -316,8 +317,8 @@ class Backbone(nn.Module):
             pool_layers: hidden layers whose mean and deviation over the real frames are returned
                 as well; 0 is the convolutional stem.
             keep_attended: return also what the first layer's feed-forward part gets, from which a
-                second pass can go on whose weights differ in W1 and W2 alone. Nothing may hang on
-                the first layer as a whole.
+                second pass can go on whose weights differ in W1 and W2 alone. Only without
+                gradients, and not in float16.
             attended: of an earlier pass over the same input; the second pass begins there.
         Returns:
             States of 20 ms each. With trimmed context those of the margin count too; padding is
@@ -351,14 +352,19 @@ class Backbone(nn.Module):
         bias = attention_bias(lengths, hidden.shape[1], hidden.dtype)
         weights = frame_weights(real, hidden.shape[:2]) if pool_layers else None
         pooled = {}
+        # In float16 layers clamp as well, with gradients there is nothing to save, and residual
+        # adapters hang on a layer as a whole.
+        by_parts = not torch.is_grad_enabled() and hidden.dtype != torch.float16
         for index in range(self.n_encoder_layers + 1):
-            if index == 1 and (keep_attended or attended is not None):
-                layer = encoder.layers[0]
-                if attended is None:
-                    normed = layer.self_attn_layer_norm(hidden)
-                    attended = hidden + layer.self_attn(normed, attention_mask=bias)[0]
-                wide = layer.activation_fn(layer.fc1(layer.final_layer_norm(attended)))
-                hidden = attended + layer.fc2(wide)
+            if index == 1 and attended is not None:
+                hidden = _feed_forward(encoder.layers[0], attended)
+            elif index and by_parts and not encoder.layers[index - 1]._forward_hooks:
+                layer = encoder.layers[index - 1]
+                normed = layer.self_attn_layer_norm(hidden)
+                middle = hidden + layer.self_attn(normed, attention_mask=bias)[0]
+                if index == 1 and keep_attended:
+                    attended = middle
+                hidden = _feed_forward(layer, middle)
             elif index:
                 hidden = encoder.layers[index - 1](hidden, bias)
             # Pooled while it is at hand: no layer waits in memory for the last one.
@@ -597,3 +603,19 @@ class Backbone(nn.Module):
             suppress=(*config.suppress, *always),
             begin_suppress=(*config.begin_suppress, *first),
         )
+
+
+def _feed_forward(layer: Any, attended: Tensor) -> Tensor:
+    """Return what an encoder layer makes of what its attention gave (n_utt, n_states, d_model).
+
+    Without gradients in blocks of states: the wide layer of a batch of long utterances would take
+    more memory than all else in the encoder.
+    """
+
+    def block(x: Tensor) -> Tensor:
+        return x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
+
+    if torch.is_grad_enabled():
+        return block(attended)
+    n_states = max(1, _BLOCK // attended.shape[0])
+    return torch.cat([block(x) for x in attended.split(n_states, dim=1)], dim=1)

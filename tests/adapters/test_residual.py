@@ -72,6 +72,22 @@ def test_each_layer_is_followed_by_its_own_bottleneck(tiny_whisper: Any) -> None
     assert len(plain) == 2
 
 
+def test_the_encoder_is_adapted_without_gradients_as_with_them(random_backbone: Any) -> None:
+    # Without them the layers are run in parts, on whose whole the adapters hang.
+    adapters = randomised(
+        ResidualAdapters(ResidualConfig(3, ("encoder",)), random_backbone.whisper)
+    )
+    mel, n_frames = torch.randn(2, 80, 300), torch.tensor([300, 170])
+    with torch.no_grad():
+        plain = random_backbone.encode(mel, n_frames).states
+    with adapters.using(random_backbone.whisper):
+        whole = random_backbone.encode(mel, n_frames).states
+        with torch.no_grad():
+            parts = random_backbone.encode(mel, n_frames).states
+    torch.testing.assert_close(parts, whole)
+    assert not torch.allclose(parts, plain, atol=1e-3)
+
+
 def test_gradients_reach_the_adapters_alone(tiny_whisper: Any) -> None:
     adapters = ResidualAdapters(ResidualConfig(4), tiny_whisper.requires_grad_(False))
     with adapters.using(tiny_whisper):

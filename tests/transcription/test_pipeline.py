@@ -23,6 +23,7 @@ from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
 from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.transcription import pipeline
 from hyperasr.transcription import recogniser as room
 from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
@@ -284,6 +285,25 @@ def test_results_do_not_wait_for_the_last_recording(
     assert sum(batches) < 9
     assert len(list(results)) == 8
     assert max(batches) == 2
+
+
+def test_long_segments_are_decoded_in_smaller_batches(
+    model: HyperASR, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of 0.7, 1.4, 2.0 and 3.1 s: the silent one has no segment.
+    expected = texts(run(model, folder))
+    monkeypatch.setattr(pipeline, "_BATCH_S", 3.0)
+    batches = []
+    features = model.backbone.features
+    monkeypatch.setattr(
+        model.backbone,
+        "features",
+        lambda w: (batches.append([len(x) / RATE for x in w]), features(w))[1],
+    )
+    assert texts(run(model, folder)) == expected
+    heard = [sum(batch) for batch in batches]
+    assert len(heard) == 3, "the longest, though it lasts longer, is decoded alone"
+    assert sum(seconds > 3.0 for seconds in heard) == 1
 
 
 def test_beams(model: HyperASR, voice: Voice) -> None:
