@@ -8,9 +8,10 @@ import json
 import os
 import re
 import reprlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hyperasr.errors import ManifestError
 from hyperasr.types import Utterance
@@ -21,6 +22,7 @@ _FIELDS = {field.name for field in dataclasses.fields(Utterance)}
 _TEXT = {"id", "path", "speaker", "cohort", "language", "split", "source", "domain"}
 _OPTIONAL_TEXT = {"text", "text_clean", "etiology"}
 _NAMES = {"id", "path", "speaker", "cohort"}
+_REPEATED = {"speaker", "cohort", "language", "split", "source", "domain", "etiology"}
 _OPTIONAL_NUMBERS = {"end_s", "severity"}
 _DOMAINS = ("recorded", "simulated")
 _shown = reprlib.Repr()  # a value in a message, whatever its length and depth
@@ -43,10 +45,10 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            return _parsed(file, str(path), str(path.parent))
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read as a manifest ({error})") from error
-    return parse_manifest(content, str(path), str(path.parent))
 
 
 def parse_manifest(content: bytes, path: str, folder: str) -> list[Utterance]:
@@ -59,9 +61,13 @@ def parse_manifest(content: bytes, path: str, folder: str) -> list[Utterance]:
     Raises:
         ManifestError: as `read_manifest`.
     """
+    return _parsed(io.BytesIO(content), path, folder)
+
+
+def _parsed(file: IO[bytes], path: str, folder: str) -> list[Utterance]:
     # Line by line, of which a manifest may have millions. Lines end at \n, \r\n and \r; not at the
     # U+0085 and U+2028 of splitlines(), which may stand inside a text.
-    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig")
+    lines = io.TextIOWrapper(file, encoding="utf-8-sig")
     rows: list[Utterance] = []
     seen: dict[str, int] = {}
     try:
@@ -123,6 +129,9 @@ def _row(line: str, where: str, folder: str) -> Utterance:
     if not is_address(audio):
         # Path would make one slash of the two of an address.
         audio = f"{folder}/{audio}" if is_address(folder) else str(Path(folder) / audio)
+    for name in _REPEATED & set(values):
+        if values[name] is not None:
+            values[name] = sys.intern(values[name])  # held once, however many rows have it
     return Utterance(**{**values, "path": audio})
 
 

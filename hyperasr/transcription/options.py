@@ -23,7 +23,7 @@ class TranscribeOptions:
     """How recordings are transcribed."""
 
     batch_size: int = 16
-    """Segments decoded together, at least 1, on a processor no more than three minutes of them; the
+    """Segments decoded together, at least 1, on a processor no more than 70 seconds of them; the
     text does not depend on it."""
 
     beam_size: int = 1

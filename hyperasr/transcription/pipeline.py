@@ -19,16 +19,17 @@ from hyperasr.transcription.recordings import Reading, Recording
 from hyperasr.transcription.sources import holds_several, recordings_of
 from hyperasr.transcription.transcript import Result, Transcript
 from hyperasr.types import Batch, Segment
-from hyperasr.util.memory import out_of_memory, too_large
+from hyperasr.util.memory import give_back_freed, out_of_memory, too_large
 
 Progress = Callable[[int, int, float], None]
 """Recordings done, recordings in all (0 where that is not known before), seconds heard so far."""
 
 _WINDOW_S = 300.0  # of audio held at once: 19 MB
 _WINDOW_BATCHES = 4  # batches sorted by length together
-_BATCH_S = 90.0
+_BATCH_S = 70.0
 """Seconds of audio decoded at once on a processor. In tiny.en keys and values of the decoder's
 attention to them take 0.6 MB a second; batches of more long segments are hardly faster."""
+_LONG_S = 30.0  # of audio in a batch, before which freed memory is given back
 _SURE = 0.5  # probability of a language that was found; under it the reader is told
 
 
@@ -252,6 +253,8 @@ class BatchDecoder:
         waiting.sort(key=lambda pair: len(pair[1].waveform))
         while waiting:  # the batch size may shrink on the way
             n = self._n_together(waiting)
+            if sum(len(segment.waveform) for _, segment in waiting[:n]) > _LONG_S * SAMPLE_RATE:
+                give_back_freed()  # of loading, of reading and of the batch before
             self._decode_batch(waiting[:n])
             waiting = waiting[n:]
 

@@ -1,6 +1,9 @@
-"""Memory that does not suffice: told apart from other errors, so that a batch can be halved."""
+"""Memory that does not suffice, told apart from other errors; and freed memory, given back."""
 
 from __future__ import annotations
+
+import ctypes
+import sys
 
 import torch
 
@@ -29,3 +32,15 @@ def too_large(error: BaseException, what: str) -> HyperASRError:
         f"{what} does not fit into memory ({reason}); take fewer beams or samples, shorter "
         "segments, or weights in int8 or bfloat16"
     )
+
+
+def give_back_freed() -> None:
+    """Give memory that was freed back to the system, where its C library keeps it (Linux).
+
+    glibc cannot always put a tensor where one of the same size was, and grows from batch to batch.
+    It takes up to 50 ms.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)

@@ -51,7 +51,7 @@ SHORTEST_S = 1.2
 utterances have silence around their words; a digit of 0.4 s cut without any loses its edges or the
 whole word."""
 _SHORTEST = round(SHORTEST_S * SAMPLE_RATE)
-_BLOCK = 2048  # states that go through the wide layer of the encoder at once
+_BLOCK = 1024  # states that go through the wide layer of the encoder at once
 
 
 class Backbone(nn.Module):
@@ -613,9 +613,11 @@ def _feed_forward(layer: Any, attended: Tensor) -> Tensor:
     """
 
     def block(x: Tensor) -> Tensor:
-        return x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
+        wide: Tensor = layer.activation_fn(layer.fc1(layer.final_layer_norm(x)))
+        narrow: Tensor = layer.fc2(wide)
+        return x + narrow
 
     if torch.is_grad_enabled():
         return block(attended)
     n_states = max(1, _BLOCK // attended.shape[0])
-    return torch.cat([block(x) for x in attended.split(n_states, dim=1)], dim=1)
+    return torch.cat([block(x) for x in torch.split(attended, n_states, dim=1)], dim=1)

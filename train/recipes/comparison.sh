@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every system of eval/configs/comparison.yaml, all trained alike: the same half of the recordings,
-# 300 steps of 8 utterances from the unadapted Whisper, no choice of a checkpoint. Beside them full_ft,
-# which trains the encoder too and takes several times as long.
+# 300 steps of 8 utterances from the unadapted Whisper, no choice of a checkpoint. The last three train
+# the encoder too, and take several times as long.
 #
 #   bash train/recipes/comparison.sh
 #
@@ -53,5 +53,7 @@ train meta global_lora | run 1  # which makes the cache that all of them share
   train meta lora_qkv
   train baselines residual
   train baselines decoder_ft
+  train meta global_lora_encoder_decoder $alone
+  train meta hypernet_encoder_decoder $alone
   train baselines full_ft
 } | run "${JOBS:-2}"
