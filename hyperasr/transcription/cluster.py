@@ -27,6 +27,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -447,7 +448,7 @@ def _ray(address: str) -> Iterator[Any]:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     if address == HERE:
         # It listens to other machines as well, and obeys whoever knows this.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     try:
         import ray
         import ray.data
@@ -489,6 +490,12 @@ def _ray(address: str) -> Iterator[Any]:
             signal.signal(signal.SIGTERM, on_term)
         os.environ.clear()
         os.environ.update(environment)
+
+
+@cache
+def _token() -> str:
+    """Return the secret of every Ray that this process starts: Ray reads the first and no other."""
+    return secrets.token_hex(32)
 
 
 @contextmanager

@@ -432,3 +432,19 @@ def test_rays_files_hold_no_text_path_or_name_and_nobody_else_reads_them(seen: S
     for path, content in seen.logs.items():
         found = [secret for secret in secrets if secret.encode() in content]
         assert not found, (path.name, found)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ray_starts_again_in_a_process_that_has_had_one(short_folder: Path) -> None:
+    # Ray keeps the first token that it reads, and turned a second one away.
+    code = (
+        "from hyperasr.transcription.cluster import HERE, _ray\n"
+        "for _ in range(2):\n"
+        "    with _ray(HERE) as ray: print(ray.is_initialized())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(short_folder)}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert said.stdout.split() == ["True", "True"], said.stderr[-500:]

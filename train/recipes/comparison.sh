@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every system of eval/configs/comparison.yaml, all trained alike: the same half of the recordings,
 # 300 steps of 8 utterances from the unadapted Whisper, no choice of a checkpoint. The last three train
-# the encoder too, and take several times as long.
+# the encoder too and take several times as long; they are in eval/configs/ceiling.yaml.
 #
 #   bash train/recipes/comparison.sh
 #
