@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,6 +44,9 @@ from hyperasr.transcription.pipeline import BatchDecoder, Waiting, transcribe
 from hyperasr.transcription.recordings import Reading, Recording, find_recordings
 from hyperasr.transcription.transcript import Result
 from hyperasr.util.files import atomic_text
+
+if TYPE_CHECKING:
+    import psutil
 
 HERE = "local"
 """As an address: start Ray on this machine."""
@@ -484,12 +487,38 @@ def _ray(address: str) -> Iterator[Any]:
             try:
                 yield ray
             finally:
+                # Before their parents, by whom they are found, have gone.
+                processes = _processes_in(folder)
                 ray.shutdown()
+                _end(processes)
     finally:
         if in_main:
             signal.signal(signal.SIGTERM, on_term)
         os.environ.clear()
         os.environ.update(environment)
+
+
+def _processes_in(folder: Path) -> list[psutil.Process]:
+    """Return the processes started by this one with a folder among their arguments, and theirs."""
+    import psutil
+
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(str(folder) in argument for argument in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def _end(processes: Sequence[psutil.Process], grace_s: float = 5.0) -> None:
+    """Wait until processes have ended; those that take longer than this are killed."""
+    import psutil
+
+    _, left = psutil.wait_procs(processes, timeout=grace_s)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=grace_s)
 
 
 @cache

@@ -199,6 +199,7 @@ def test_without_the_extra_one_line_names_it(
 def test_an_address_where_no_ray_answers(
     cli: Cli, clips: Path, tmp_path: Path, address: str
 ) -> None:
+    cli("inspect", "nowhere")  # the first command in a process sets variables of its own
     before = dict(os.environ)
     outcome = cli(*in_one(clips, tmp_path / "out", "--cluster", address))
     fails(outcome, f"no Ray answers at {address}; give the HOST:PORT that ray start printed")
@@ -281,6 +282,23 @@ def test_a_private_folder_is_removed_also_after_a_kill(
     assert left.is_dir()
     with cluster._private_folder() as mine:
         assert list(short_folder.iterdir()) == [mine]
+
+
+def test_what_outlives_ray_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    # A shell whose child, as a worker of Ray, does not know the folder; both ignore SIGTERM.
+    shell = ["sh", "-c", "trap '' TERM; sleep 100 & echo; wait", str(tmp_path)]
+    with (
+        subprocess.Popen(shell, stdout=subprocess.PIPE) as of_ray,
+        subprocess.Popen(["sleep", "100"]) as other,
+    ):
+        assert of_ray.stdout is not None
+        of_ray.stdout.readline()
+        processes = cluster._processes_in(tmp_path)
+        assert [process.name() for process in processes] == ["sh", "sleep"]
+        cluster._end(processes, grace_s=0.1)
+        assert not [process for process in processes if is_running(process)]
+        assert other.poll() is None
+        other.kill()
 
 
 # Ray, killed twice: first the driver, in the run that goes on a worker.
