@@ -9,6 +9,7 @@ The same other recordings are recognised before and after. A person that was don
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from hyperasr.hub import HyperASR, load
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.protocols import protocol
 from hyperasr.metrics.statistics import SpeakerBootstrap
-from hyperasr.transcription.enrolment import Clip, checked, enrol, errors_of, sentence
+from hyperasr.transcription.enrolment import STEPS, Clip, checked, enrol, errors_of, sentence
 from hyperasr.types import Utterance
 from hyperasr.util.files import atomic_write_text
 from train.loop.program import read_config, run_program
@@ -90,7 +91,7 @@ def worth_of(model: HyperASR, clips: Sequence[Clip], others: Sequence[Clip]) -> 
     """Enrol one person; returns the steps chosen, and the edits of the others before and after."""
     before = errors_of(model, others)
     worth = checked(model, clips)
-    steps = worth.steps if worth is not None else 0
+    steps = STEPS[0] if worth is None else worth.steps  # few clips are not checked
     after = before
     if steps:
         start = {name: value.clone() for name, value in model.source.state_dict().items()}
@@ -129,9 +130,17 @@ def main() -> None:
     model = load(config.model, device="cpu", dtype="float32", offline=True)
     made: dict[int, list[dict]] = {k: [] for k in config.clips}
     everybody = people(config)
+    # Of everything that a person's counts depend on: who, on which recordings, from which weights.
+    digest = hashlib.sha256(model.backbone.fingerprint().encode())
+    for weights in model.source.state_dict().values():
+        digest.update(weights.numpy().tobytes())
+    for name, clips in everybody.items():
+        for clip in clips:
+            digest.update(f"{name}/{clip.text}".encode() + clip.waveform.tobytes())
+    settings = f"{digest.hexdigest()[:16]}-{config.held_out}"
     for k in config.clips:
         for name, clips in track(everybody.items(), f"{k} clips"):
-            path = config.runs / f"{Path(config.model).name}-{config.seed}-{k}" / f"{name}.json"
+            path = config.runs / settings / str(k) / f"{name}.json"
             if not path.is_file():
                 others = clips[max(config.clips) :]
                 found = {"person": name, **worth_of(model, clips[:k], others)}

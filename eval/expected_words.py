@@ -156,8 +156,8 @@ def main() -> None:
     taken: Counter[str] = Counter()
     chosen = []
     for row in rows:
-        taken[row.speaker] += 1
-        if row.text and taken[row.speaker] <= config.per_speaker:
+        if row.text and taken[row.speaker] < config.per_speaker:
+            taken[row.speaker] += 1
             chosen.append(row)
     views = plan_views(
         chosen, seed=config.seed, cohorts=(*config.simulate, TYPICAL), severities=(0.3, 0.6, 0.9)

@@ -46,7 +46,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class AnglesConfig:
-    """Which systems, which utterances, and how the ranking is checked."""
+    """Which systems and which utterances."""
 
     bench: BenchConfig = field(default_factory=BenchConfig)
     """Systems, test set and protocol."""

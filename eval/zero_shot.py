@@ -65,8 +65,7 @@ def rows_of(scores: Scores, *, severities: bool = True) -> list[dict[str, Any]]:
             continue
         for level, chosen in levels_of(scores.meta["severity"], group.chosen).items():
             rows += scores.rows(chosen, group.cohort, group.domain, pairs=pairs, severity=level)
-    # Each printed table of differences is one family of comparisons.
-    return results.with_holm(rows, ("corpus", "metric", "severity"))
+    return rows
 
 
 def excess_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -123,6 +122,8 @@ def main() -> None:
         rows += own + excess_rows(own)
         for metric in others:
             rows += rows_of(bench.scores(bench.names(), metric=metric), severities=False)
+    # Each printed table of differences is one family of comparisons, of whatever test sets.
+    rows = results.with_holm(rows, ("corpus", "metric", "severity"))
     bench = benches[0]
     first = bench.protocol.metrics[0]
     bench.save("eval.zero_shot", config, rows)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from eval.benchmarks.speed import interleaved, ratio_row
+from eval.benchmarks.speed import fixed_search, interleaved, ratio_row
 from eval.lib import results
 from eval.lib.tables import print_rows
 from hyperasr.adapters import SourceConfig
@@ -31,7 +31,6 @@ from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import checked_device
-from hyperasr.whisper.search import SearchConfig
 from train.loop.program import read_config, run_program
 
 # d_model, heads, layers of the encoder and of the decoder, mel channels, vocabulary.
@@ -147,9 +146,7 @@ def decoding_jobs(model: HyperASR, host: Batch, n_tokens: int) -> list[Callable[
     """Return functions that decode a batch, adapted and unadapted, every row to n_tokens tokens."""
     backbone = model.backbone
     batch = host.to(backbone.device)
-    n_vocab = int(backbone.whisper.config.vocab_size)
-    # Nothing ends before the others.
-    search = SearchConfig(max_tokens=n_tokens, suppress=tuple(range(backbone.eos, n_vocab)))
+    search = fixed_search(backbone, n_tokens)
 
     def job(adapt: bool) -> Any:
         found = decode(model, batch, search, adapt=adapt)

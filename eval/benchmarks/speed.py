@@ -45,6 +45,7 @@ from hyperasr.whisper.search import SearchConfig
 from train.loop.program import read_config, run_program
 
 WARM_UP = 2  # rounds that are not counted
+FEWEST_ROUNDS = 6  # that give an interval
 MODEL = "tiny.en-decoder"  # so that encoder states are the same for everybody
 Job = Callable[[], Any]
 Tokens = list[list[int]]
@@ -91,12 +92,18 @@ def interleaved(jobs: Sequence[Job], rounds: int) -> np.ndarray:
 
 
 def ratio_row(name: str, times: np.ndarray, peer: str, setting: str, seed: int) -> results.Row:
-    """Return the row of our throughput over the peer's, from seconds (rounds, 2), ours first."""
+    """Return the row of our throughput over the peer's, from seconds (rounds, 2), ours first.
+
+    With fewer than `FEWEST_ROUNDS` there is no interval: one of so few medians would hold the true
+    ratio much more rarely than it says.
+    """
+    ratio = float(np.median(times[:, 1]) / np.median(times[:, 0]))
+    if len(times) < FEWEST_ROUNDS:
+        return results.speed_row(name, ratio, None, None, len(times), peer, setting)
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(times), size=(2_000, len(times)))
     medians = np.median(times[draws], axis=1)
     low, high = np.quantile(medians[:, 1] / medians[:, 0], [0.025, 0.975])
-    ratio = float(np.median(times[:, 1]) / np.median(times[:, 0]))
     return results.speed_row(name, ratio, float(low), float(high), len(times), peer, setting)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -40,6 +40,7 @@ from hyperasr.metrics.subspace import (
 from hyperasr.types import LoRAFactors
 
 Row = dict[str, Any]
+BY_COHORT = "one update a cohort: no interval over speakers"
 
 
 @dataclass(frozen=True)
@@ -375,6 +376,8 @@ def means_by_cohort(
             [who.speakers[i] for i in chosen],
             n_resamples=n_resamples,
         )
+        if who.speakers == who.cohorts:  # one update a cohort, of which nobody draws others
+            interval = replace(interval, low=None, high=None, reason=BY_COHORT)
         row = {"cohort": cohort, **interval_fields(interval)}
         rows.append(row | ({} if largest is None else {"largest": float(largest[chosen].mean())}))
     return rows

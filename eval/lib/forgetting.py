@@ -22,12 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.lib.scores import RECORDED, Scores
-from hyperasr.metrics.statistics import ONE_SPEAKER, SpeakerBootstrap
+from hyperasr.metrics.statistics import ONE_SPEAKER, PERCENTILES, SpeakerBootstrap
 
 DEGRADATION = "backward_degradation"
 GAIN = "backward_gain"
 TARGET_LOSS = "target_loss"
-LEVEL = 0.95
 _NOT_FORGETTING = "the LoRA does not degrade: nothing to gain"
 _UNSURE = "the LoRA's degradation is not clearly above zero: no interval"
 _NO_ERRORS = "no errors to compare with: no interval"
@@ -63,7 +62,7 @@ def forgetting_rows(
         lora_lost, lora_drops = of_lora - of_before, lora_draws - before_draws
         if lora_lost <= 0:
             rows.append(drawn.row(GAIN, system, lora, RECORDED, None, None, _NOT_FORGETTING))
-        elif (lora_drops <= 0).mean() > (1 - LEVEL) / 2:
+        elif np.percentile(lora_drops, PERCENTILES[0]) <= 0:
             # Where the LoRA of a draw does not degrade, the share has no meaning.
             share = 1 - lost / lora_lost
             rows.append(drawn.row(GAIN, system, lora, RECORDED, share, None, _UNSURE))
@@ -108,8 +107,7 @@ class _Draws:
         alone = self.drawn.n_speakers < 2
         reason = ONE_SPEAKER if alone and value is not None else why_not
         if draws is not None and not alone:
-            tail = 100 * (1 - LEVEL) / 2
-            low, high = (float(x) for x in np.percentile(draws, [tail, 100 - tail]))
+            low, high = (float(x) for x in np.percentile(draws, PERCENTILES))
             reason = ""
         row: Row = {"system": system, "against": against, "metric": metric}
         row |= {"unit": self.scores.metric, "domain": domain, "value": value}

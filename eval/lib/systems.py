@@ -30,6 +30,7 @@ from hyperasr.adapters.residual import ResidualAdapters
 from hyperasr.cohorts.views import View, render_view
 from hyperasr.errors import CheckpointMismatch, ConfigError, MissingExtra
 from hyperasr.hub import HyperASR
+from hyperasr.metrics.calibration import CALIBRATION_FILE
 from hyperasr.types import Batch, Decoded
 from hyperasr.whisper.backbone import MARGIN_S, Backbone
 from hyperasr.whisper.loading import quiet_transformers
@@ -326,7 +327,9 @@ def _trained_to_hear(folder: Path) -> dict[str, Any]:
 
 def _fingerprint(folder: Path | None, backbone: Backbone) -> str:
     digest = hashlib.sha256(f"{backbone.fingerprint()}/{_code()}".encode())
+    # The fit of the word probabilities comes after decoding.
     files = [] if folder is None else sorted(p for p in folder.iterdir() if p.is_file())
+    files = [p for p in files if p.name != CALIBRATION_FILE]
     for path in files:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()

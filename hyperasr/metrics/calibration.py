@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperasr.errors import ConfigError, ShapeError
-from hyperasr.metrics.statistics import ONE_SPEAKER, Interval
+from hyperasr.metrics.statistics import ONE_SPEAKER, PERCENTILES, Interval
 from hyperasr.util.files import atomic_write_text
 
 BINNINGS = ("width", "mass")
@@ -49,9 +49,9 @@ class RiskCoverage:
     """Error among what is kept when the most uncertain is left out.
 
     Attributes:
-        coverage: share of the units that are kept, ascending, the last is 1; (n,).
-        risk: errors over units of what is kept; (n,).
-        area: mean risk over all coverages, each unit adding one (AURC). Lower is better.
+        coverage: share of the items that are kept, ascending, the last is 1; (n_levels,).
+        risk: errors an item of what is kept; (n_levels,).
+        area: mean risk over all coverages, each item adding one (AURC). Lower is better.
         oracle: the area if the uncertainty ranked the same errors perfectly.
     """
 
@@ -205,58 +205,41 @@ def smoothed(share: ArrayLike, n_samples: int) -> Floats:
     return (n_samples * np.asarray(share, dtype=np.float64) + 0.5) / (n_samples + 1)
 
 
-def risk_coverage(
-    uncertainty: ArrayLike, errors: ArrayLike, units: ArrayLike | None = None
-) -> RiskCoverage:
+def risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> RiskCoverage:
     """Return what error remains when the most uncertain items are left out.
 
     Among items of equal uncertainty errors are spread evenly, as over all their orders.
 
     Args:
-        uncertainty: (n,) of each item, a word or an utterance.
+        uncertainty: (n,) of each item, such as a word.
         errors: (n,) errors in it, 0 or 1 of a word.
-        units: (n,) what its errors count over, such as reference words; None for 1 each. Items
-            without units come with the next one.
     Raises:
-        ConfigError: no items or no units, or values that are not finite.
+        ConfigError: no items, or values that are not finite.
         ShapeError: lists of different lengths.
     Source: El-Yaniv and Wiener 2010, On the foundations of noise-free selective classification,
         JMLR 11; Geifman, Uziel and El-Yaniv 2019, Bias-reduced uncertainty estimation for deep
         neural classifiers, ICLR (the area).
     """
     values, wrong = (np.asarray(x, dtype=np.float64) for x in (uncertainty, errors))
-    size = np.ones_like(wrong) if units is None else np.asarray(units, dtype=np.float64)
-    if not values.shape == wrong.shape == size.shape or values.ndim != 1:
+    if values.shape != wrong.shape or values.ndim != 1:
         raise ShapeError(
-            f"{values.shape} uncertainties, {wrong.shape} errors, {size.shape} units; give one "
-            "of each an item"
+            f"{values.shape} uncertainties, {wrong.shape} errors; give one of each an item"
         )
-    if not (np.isfinite(values).all() and np.isfinite(wrong).all() and size.sum() > 0):
+    if not (len(values) and np.isfinite(values).all() and np.isfinite(wrong).all()):
         raise ConfigError("risk needs finite uncertainties and errors, and something to be wrong")
-    coverage, risk, area = _curve(values, wrong, size)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        density = np.where(size > 0, wrong / size, np.inf)
-    return RiskCoverage(coverage, risk, area, _curve(np.minimum(density, 1e300), wrong, size)[2])
+    return RiskCoverage(*_curve(values, wrong), _curve(wrong, wrong)[2])
 
 
-def _curve(values: Floats, wrong: Floats, size: Floats) -> tuple[Floats, Floats, float]:
-    """Coverage and risk after each level of uncertainty, and the mean risk over the coverage."""
-    _, level = np.unique(values, return_inverse=True)
-    e, u = np.bincount(level, wrong), np.bincount(level, size)
-    total_e, total_u = np.cumsum(e), np.cumsum(u)
-    # Errors in a level without units have nothing to count over yet: they join the next one.
-    kept = total_u > 0
-    coverage, risk = total_u[kept] / total_u[-1], total_e[kept] / total_u[kept]
-    has_units = u > 0
-    e, u, total_e, total_u = (x[has_units] for x in (e, u, total_e, total_u))
-    # A step for each unit of a level: the mean risk over ranked items where nothing is tied.
-    n_steps = np.maximum(1, np.rint(u)).astype(int)
-    start = np.repeat(np.cumsum(n_steps) - n_steps, n_steps)
-    share = (np.arange(n_steps.sum()) - start + 1) / np.repeat(n_steps, n_steps)
-    e_kept = np.repeat(total_e - e, n_steps) + np.repeat(e, n_steps) * share
-    u_kept = np.repeat(total_u - u, n_steps) + np.repeat(u, n_steps) * share
-    area = float((e_kept / u_kept * np.repeat(u / n_steps, n_steps)).sum() / total_u[-1])
-    return coverage, risk, area
+def _curve(values: Floats, wrong: Floats) -> tuple[Floats, Floats, float]:
+    """Coverage and risk after each level of uncertainty, and the mean risk over the items."""
+    _, level, n_tied = np.unique(values, return_inverse=True, return_counts=True)
+    n_kept, errors = np.cumsum(n_tied), np.bincount(level, wrong)
+    errors_kept = np.cumsum(errors)
+    # Item by item, each of a level with the mean of its errors.
+    each = np.cumsum(np.repeat(errors / n_tied, n_tied))
+    n = len(values)
+    area = float((each / np.arange(1, n + 1)).mean())
+    return n_kept / n, errors_kept / n_kept, area
 
 
 def clustered_interval(
@@ -266,7 +249,6 @@ def clustered_interval(
     n_utterances: int | None = None,
     n_resamples: int = 1_000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Interval:
     """Return any statistic with a percentile interval over draws of whole speakers.
 
@@ -276,7 +258,6 @@ def clustered_interval(
         n_utterances: what the items come from, for the record; None for as many as items.
         n_resamples: draws, at least 1.
         seed: of the random generator.
-        level: coverage, between 0 and 1.
     Returns:
         The statistic of all items. There is no interval, and the reason instead, for one speaker,
         and where more than one draw in a hundred leaves the statistic undefined.
@@ -284,10 +265,9 @@ def clustered_interval(
         ConfigError: no items, or an option out of range.
     Source: as `hyperasr.metrics.statistics.SpeakerBootstrap`.
     """
-    if not len(speakers) or n_resamples < 1 or not 0 < level < 1:
+    if not len(speakers) or n_resamples < 1:
         raise ConfigError(
-            f"an interval needs items ({len(speakers)}), at least 1 resample ({n_resamples}) and "
-            f"a level in (0, 1) ({level})"
+            f"an interval needs items ({len(speakers)}) and at least 1 resample ({n_resamples})"
         )
     names, index = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
     # By speaker and then as given: one result however the speakers are ordered.
@@ -302,8 +282,7 @@ def clustered_interval(
     defined = values[np.isfinite(values)]
     if len(defined) < 0.99 * n_resamples:
         return Interval(value, None, None, n, len(names), NO_STATISTIC)
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(defined, [tail, 100 - tail])
+    low, high = np.percentile(defined, PERCENTILES)
     return Interval(value, float(low), float(high), n, len(names))
 
 

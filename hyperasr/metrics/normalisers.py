@@ -59,8 +59,6 @@ def normaliser(name: str) -> Normaliser:
       ``hmm, mm, mhm, mmm, uh, um`` and everything in brackets, expands contractions, turns number
       words into digits and British spellings into American ones. Right for comparison with
       published tables of typical speech, wrong for verbatim transcripts of stuttered speech.
-    - ``whisper_basic``: Whisper's normaliser for other languages. Lower case, no brackets, marks,
-      symbols and punctuation (also apostrophes) become spaces.
     - ``spelled``: as ``whisper``, for what people spell and count out, where a reference has every
       letter and digit as a word and Whisper writes ``U-M-N-Y-H-6``, ``UMNYH6`` or ``412-268``.
       Letters in a row become one word ("c i n d y" becomes "cindy"), unless all are a, i or o
@@ -190,13 +188,6 @@ def _whisper_rules() -> _Rules:
     return function, whisper_normalizer.__version__, mapping
 
 
-def _whisper_basic_rules() -> _Rules:
-    import whisper_normalizer
-    from whisper_normalizer.basic import BasicTextNormalizer
-
-    return BasicTextNormalizer(), whisper_normalizer.__version__, {}
-
-
 def _spelled_rules() -> _Rules:
     whisper, version, mapping = _whisper_rules()
 
@@ -212,6 +203,5 @@ NORMALISERS: dict[str, Callable[[], _Rules]] = {
     "spoken": _spoken_rules,
     "verbatim": _verbatim_rules,
     "whisper": _whisper_rules,
-    "whisper_basic": _whisper_basic_rules,
     "spelled": _spelled_rules,
 }

@@ -16,8 +16,13 @@ from hyperasr.metrics.error_rates import EditCounts, fraction, same_length
 
 # Speakers drawn at once: 8 MB an array, which stays in cache better than all resamples together.
 DRAWS_AT_ONCE = 1_000_000
+# Exchanges of two systems' results that are all tried. Few of them decide a small p, which random
+# draws would hit by chance.
+_ALL_TRIED = 2**16
 # Draws are kept between rates up to this many cells (80 MB), else drawn again.
 _KEPT_CELLS = 10_000_000
+PERCENTILES = 2.5, 97.5
+"""Between which an interval lies: 95 %."""
 ONE_SPEAKER = "one speaker: no interval"
 NO_WORDS = "a speaker without reference words: no interval"
 
@@ -56,7 +61,6 @@ class SpeakerBootstrap:
         speakers: of each utterance.
         n_resamples: draws.
         seed: of the random generator.
-        level: coverage, between 0 and 1.
         clip: errors of an utterance count up to its reference units (100 %) only.
     Raises:
         ConfigError: there are no utterances, or an option is out of its range.
@@ -70,17 +74,14 @@ class SpeakerBootstrap:
         *,
         n_resamples: int = 10_000,
         seed: int = 0,
-        level: float = 0.95,
         clip: bool = False,
     ) -> None:
         if n_resamples < 1:
             raise ConfigError(f"a bootstrap needs at least 1 resample, not {n_resamples}")
-        if not 0 < level < 1:
-            raise ConfigError(f"the level of an interval is between 0 and 1, not {level}")
         if not len(speakers):
             raise ConfigError("there are no utterances to score; check the cohort and the split")
         self.speakers = speakers
-        self.n_resamples, self.seed, self.level, self.clip = n_resamples, seed, level, clip
+        self.n_resamples, self.seed, self.clip = n_resamples, seed, clip
         # In the order of their names, so that the order of utterances does not matter.
         names, self._index = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
         self.n_speakers = len(names)
@@ -156,16 +157,16 @@ class SpeakerBootstrap:
         """Return the p-value of exchanging the two systems' results within whole speakers.
 
         If the systems are alike, each speaker's two results could as well be the other way round.
-        p is the share of exchanges that give at least the measured difference; all of them are
-        tried where they are no more than the resamples, else as many are drawn and the measured
-        one counts among them, so that p is never 0.
+        p is the share of exchanges that give at least the measured difference. All of them are
+        tried with up to 16 speakers; with more, as many as there are resamples are drawn and the
+        measured one counts among them, so that p is never 0.
 
         Source: Good 2000, Permutation Tests, 2nd ed.; Phipson and Smyth 2010, Permutation p-values
             should never be zero, Stat. Appl. Genet. Mol. Biol. 9.
         """
         if self.n_speakers < 2:
             return None
-        exact = 2**self.n_speakers <= self.n_resamples
+        exact = 2**self.n_speakers <= _ALL_TRIED
         measured = _gap(a.sum(0)[None], b.sum(0)[None])[0]
         n_more, n_all = (0, 0) if exact else (1, 1)
         for exchanged in self._exchanges(exact):
@@ -190,9 +191,8 @@ class SpeakerBootstrap:
     def _interval(self, value: float, rates: _Floats, p: float | None = None) -> Interval:
         """Put the percentiles of the draws around a value, or the reason why there are none."""
         n_utterances, n_speakers = len(self.speakers), self.n_speakers
-        tail = 100 * (1 - self.level) / 2
         with np.errstate(invalid="ignore"):
-            low, high = np.percentile(rates, [tail, 100 - tail])
+            low, high = np.percentile(rates, PERCENTILES)
         if n_speakers < 2:
             return Interval(value, None, None, n_utterances, n_speakers, ONE_SPEAKER)
         if not (np.isfinite(low) and np.isfinite(high)):

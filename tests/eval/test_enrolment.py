@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +83,7 @@ def test_from_a_manifest_to_the_table_once(
     monkeypatch.setattr(enrolment, "worth_of", fails)
     enrolment.main()
     assert results.read(config.out)["rows"] == rows
+    other = replace(config, held_out=1)  # what was recognised then is not what is asked now
+    monkeypatch.setattr(enrolment, "read_config", lambda kind: other)
+    with pytest.raises(AssertionError, match="it was done before"):
+        enrolment.main()

@@ -9,41 +9,40 @@ from hypothesis import strategies as st
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.normalisers import NORMALISERS, normaliser
 
-# text, spoken, verbatim, whisper, whisper_basic
+# text, spoken, verbatim, whisper
 TABLE = [
-    ("", "", "", "", ""),
-    (" \t\n", "", "", "", ""),
-    ("Turn ON the  light.", *["turn on the light"] * 4),
-    ("um turn uh on", "um turn uh on", "um turn uh on", "turn on", "um turn uh on"),
-    ("don't", "don't", "don't", "do not", "don t"),
-    ("don\u2019t", "don't", "don't", "don t", "don t"),
-    ("don\u00b4t", "don't", "don't", "don t", "don t"),
-    ("the 'big' dogs'", "the big dogs", "the big dogs", "the big dogs", "the big dogs"),
-    ("twenty-one", "twenty one", "twenty one", "21", "twenty one"),
-    ("l- light", "l light", "l- light", "l light", "l light"),
-    ("l-l-light", "l l light", "l- l- light", "l l light", "l l light"),
-    ("a-a-actually", "a a actually", "a- a- actually", "a a actually", "a a actually"),
-    ("'l-l-,' he said", "l l he said", "l- l- he said", "l l he said", "l l he said"),
-    ("bye-bye um-um", "bye bye um um", "bye bye um um", "bye bye", "bye bye um um"),
-    ("st\u2010 stop", "st stop", "st- stop", "saint stop", "st stop"),
-    ("yes -- no - maybe", *["yes no maybe"] * 4),
-    ("wait--what", *["wait what"] * 4),
-    ("so--some l--", "so some l", "so some l", "so some l", "so some l"),
-    ("yes\u2014no", *["yes no"] * 4),
-    ("3.5 [laughs] (noise)", "3 5 laughs noise", "3 5 laughs noise", "3.5", "3 5"),
-    ("snake_case @ home", *["snake case home"] * 4),
-    ("the colour", "the colour", "the colour", "the color", "the colour"),
-    ("\uff21\uff22 \ufb01sh", *["ab fish"] * 4),
-    ("CAF\u00c9", "caf\u00e9", "caf\u00e9", "cafe", "caf\u00e9"),
+    ("", "", "", ""),
+    (" \t\n", "", "", ""),
+    ("Turn ON the  light.", *["turn on the light"] * 3),
+    ("um turn uh on", "um turn uh on", "um turn uh on", "turn on"),
+    ("don't", "don't", "don't", "do not"),
+    ("don\u2019t", "don't", "don't", "don t"),
+    ("don\u00b4t", "don't", "don't", "don t"),
+    ("the 'big' dogs'", "the big dogs", "the big dogs", "the big dogs"),
+    ("twenty-one", "twenty one", "twenty one", "21"),
+    ("l- light", "l light", "l- light", "l light"),
+    ("l-l-light", "l l light", "l- l- light", "l l light"),
+    ("a-a-actually", "a a actually", "a- a- actually", "a a actually"),
+    ("'l-l-,' he said", "l l he said", "l- l- he said", "l l he said"),
+    ("bye-bye um-um", "bye bye um um", "bye bye um um", "bye bye"),
+    ("st\u2010 stop", "st stop", "st- stop", "saint stop"),
+    ("yes -- no - maybe", *["yes no maybe"] * 3),
+    ("wait--what", *["wait what"] * 3),
+    ("so--some l--", "so some l", "so some l", "so some l"),
+    ("yes\u2014no", *["yes no"] * 3),
+    ("3.5 [laughs] (noise)", "3 5 laughs noise", "3 5 laughs noise", "3.5"),
+    ("snake_case @ home", *["snake case home"] * 3),
+    ("the colour", "the colour", "the colour", "the color"),
+    ("\uff21\uff22 \ufb01sh", *["ab fish"] * 3),
+    ("CAF\u00c9", "caf\u00e9", "caf\u00e9", "cafe"),
     (
         "ligh\u00adt \ufeffon",
         "light on",
         "light on",
         "ligh\u00adt \ufeffon",
-        "ligh\u00adt \ufeffon",
     ),
 ]
-NAMES = ["spoken", "verbatim", "whisper", "whisper_basic"]
+NAMES = ["spoken", "verbatim", "whisper"]
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: repr(row[0]))
@@ -102,7 +101,7 @@ def test_prose_is_spelled_as_whisper_has_it(text: str) -> None:
 def test_only_whisper_deletes_fillers() -> None:
     for filler in ("hmm", "mm", "mhm", "mmm", "uh", "um"):
         assert normaliser("whisper")(f"the {filler} light") == "the light"
-        for name in ("spoken", "verbatim", "whisper_basic"):
+        for name in ("spoken", "verbatim"):
             assert normaliser(name)(f"the {filler} light") == f"the {filler} light"
 
 

@@ -40,6 +40,13 @@ def test_the_whole_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert decoding["tokens_per_s"] > 0
 
 
+@pytest.mark.parametrize("n_states", [150, 400])
+def test_every_row_is_decoded_to_its_last_token(n_states: int) -> None:
+    model = gpu.random_model("small", "trimmed", GpuConfig(**CPU))
+    for job in gpu.decoding_jobs(model, gpu.host_batch(model, 3, n_states, 24), 24):
+        assert [len(tokens) for tokens in job().tokens] == [24] * 3
+
+
 def test_a_step_trains_the_source_alone() -> None:
     model = gpu.random_model("small", "trimmed", GpuConfig(**CPU))
     before = {n: p.clone() for n, p in model.named_parameters()}

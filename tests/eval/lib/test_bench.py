@@ -16,7 +16,6 @@ from eval.lib.embedding_controls import CONTROLS
 from eval.lib.systems import BACKBONE, open_system, view_of
 from eval.lib.testset import fixed_views
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
-from hyperasr.decode import decode_rows
 from hyperasr.errors import CheckpointMismatch, ConfigError, ManifestError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
