@@ -52,6 +52,7 @@ PROGRAMS = {
     "sparsity": SparsityConfig,
     "speed": SpeedConfig,
     "subspace_angles": AnglesConfig,
+    "typical": ZeroShotConfig,
     "unadapted": ZeroShotConfig,
     "verbatim": VerbatimConfig,
     "vi_lora_sweep": SweepConfig,
