@@ -21,7 +21,7 @@ from rich.progress import track
 
 from eval.lib import results
 from eval.lib.tables import print_rows
-from hyperasr.audio.loudness import normalise_loudness
+from hyperasr.audio.loudness import audible
 from hyperasr.audio.reading import duration_s
 from hyperasr.audio.reading import load as read
 from hyperasr.cohorts.manifest import read_manifest
@@ -84,7 +84,8 @@ def people(config: EnrolmentConfig) -> dict[str, list[Clip]]:
 
 def _clip(row: Utterance) -> Clip:
     waveform = read(row.path, start_s=row.start_s, end_s=row.end_s)
-    return Clip(normalise_loudness(waveform), sentence((row.text or "").lower()))
+    raised = audible(waveform)
+    return Clip(waveform if raised is None else raised, sentence((row.text or "").lower()))
 
 
 def worth_of(model: HyperASR, clips: Sequence[Clip], others: Sequence[Clip]) -> dict[str, object]:

@@ -145,36 +145,6 @@ def decode_tokens(
     return Decoded(*(tuple(column) for column in columns))
 
 
-def decode_rows(
-    model: AdaptedWhisper,
-    cache: CachedRows,
-    indices: Sequence[int] | None = None,
-    *,
-    batch_size: int = 64,
-    search: SearchConfig | None = None,
-    adapt: bool = True,
-    embeddings: Tensor | None = None,
-    n_samples: int | None = None,
-    generator: torch.Generator | None = None,
-) -> list[str]:
-    """Decode rows of a cache; texts in the order of `indices`, samples of a row adjacent.
-
-    Args and Raises: as `decode_tokens`, which also gives tokens and log-probabilities.
-    """
-    decoded = decode_tokens(
-        model,
-        cache,
-        indices,
-        batch_size=batch_size,
-        search=search,
-        adapt=adapt,
-        embeddings=embeddings,
-        n_samples=n_samples,
-        generator=generator,
-    )
-    return [model.backbone.text(tokens) for tokens in decoded.tokens]
-
-
 def _halves(chosen: list[int], n_rows: int, error: Exception) -> list[list[int]]:
     """Return the halves of rows for which memory did not suffice, the first one last, and say so.
 
@@ -216,7 +186,7 @@ def _decode(
     if not isinstance(language, str):
         language = [one for one in language for _ in range(k)]
     limits = token_limits((batch.n_frames + 1) // 2).repeat_interleave(k)
-    with model.adapted(batch, adapt=adapt, n_samples=n_samples, generator=generators) as states:
+    with model.adapted(batch, adapt=adapt, n_samples=n_samples, generators=generators) as states:
         return model.backbone.generate(
             states, search, language=language, task=task, max_tokens=limits
         )

@@ -26,7 +26,7 @@ from hyperasr.adapters.checkpoint import (
     stored,
 )
 from hyperasr.errors import CheckpointMismatch, ConfigError, HyperASRError
-from hyperasr.export.card import CARD_FILE, model_card
+from hyperasr.export.card import CARD_FILE, is_hub_name, model_card
 from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
 from hyperasr.model import AdaptedWhisper
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -465,9 +465,8 @@ def push_to_hub(
 
 def _require_public_backbone(folder: Path) -> None:
     backbone = json.loads((folder / "config.json").read_text(encoding="utf-8"))["backbone"]
-    if backbone not in EMBEDDED_WHISPERS and (
-        Path(backbone).is_absolute() or backbone.startswith(".")
-    ):
+    known = backbone in EMBEDDED_WHISPERS or backbone in HUB_NAMES
+    if not known and (not is_hub_name(backbone) or Path(backbone).is_dir()):
         raise ConfigError(
             f"the model in {folder} names its backbone by a path of this machine, {backbone!r}; "
             "save it with backbone='OWNER/NAME' so that others find it"

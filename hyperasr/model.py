@@ -169,7 +169,7 @@ class AdaptedWhisper(nn.Module):
         groups: Sequence[str] = (),
         *,
         n_samples: int | None = None,
-        generator: Generators = None,
+        generators: Generators = None,
     ) -> LoRAFactors:
         """Return the low-rank factors of each utterance: of a Gaussian source the mean, or samples.
 
@@ -177,7 +177,7 @@ class AdaptedWhisper(nn.Module):
             speaker_emb: (n_utt, d_spk); None where the source is not conditioned.
             groups: of each utterance, for a source with factors by cohort or speaker.
             n_samples: posterior samples of each utterance, adjacent; None for the mean.
-            generator: of the samples: one for all, or one for each row of the result.
+            generators: of the samples, one for each row of the result; None is torch's own.
         Raises:
             ConfigError: samples of a source that gives points.
         Returns:
@@ -190,7 +190,7 @@ class AdaptedWhisper(nn.Module):
             return factors.mean() if isinstance(factors, GaussianFactors) else factors
         n_utt = len(groups) if speaker_emb is None else speaker_emb.shape[0]
         posterior = self.posterior(speaker_emb, groups)
-        return posterior.sample(generator, n_samples, n_utt=max(1, n_utt))
+        return posterior.sample(generators, n_samples, n_utt=max(1, n_utt))
 
     @contextmanager
     def adapted(
@@ -199,7 +199,7 @@ class AdaptedWhisper(nn.Module):
         *,
         adapt: bool = True,
         n_samples: int | None = None,
-        generator: Generators = None,
+        generators: Generators = None,
     ) -> Iterator[EncoderOutput]:
         """Give every utterance weights of its own: W1 <- W1 + (alpha / rank) B A.
 
@@ -212,7 +212,7 @@ class AdaptedWhisper(nn.Module):
             batch: with encoder states (and embeddings) or mel.
             adapt: False leaves the backbone as it is.
             n_samples: posterior samples of each utterance, adjacent rows; None for the mean.
-            generator: of the samples: one for all, or one for each row.
+            generators: of the samples, one for each row; None is torch's own.
         Yields:
             The states to decode from (n_row, n_states, d_model), n_row n_utt or n_utt * n_samples.
         Raises:
@@ -222,7 +222,7 @@ class AdaptedWhisper(nn.Module):
             yield self.encode(batch)
             return
         emb, encoded = self.embed(batch)
-        factors = self.factors(emb, self.groups(batch), n_samples=n_samples, generator=generator)
+        factors = self.factors(emb, self.groups(batch), n_samples=n_samples, generators=generators)
         if n_samples is not None:
             batch = replace(batch, adapted=None)  # which is by the mean
         with self.adapted_with(factors, batch, encoded, n_samples or 1) as states:
@@ -270,7 +270,9 @@ class AdaptedWhisper(nn.Module):
             if n_samples == 1:
                 return encoded
             states, lengths = (_rows(t, n_samples) for t in (encoded.states, encoded.lengths))
-            return EncoderOutput(states, lengths)
+            sounding = encoded.sounding
+            sounding = None if sounding is None else _rows(sounding, n_samples)
+            return EncoderOutput(states, lengths, sounding=sounding)
         if batch.adapted is not None:
             return batch.adapted
         if batch.mel is None:
@@ -288,8 +290,7 @@ class AdaptedWhisper(nn.Module):
         Args:
             batch: with tokens, and either encoder states (and embeddings) or mel.
         Returns:
-            The objective; `nll` is the mean over the scored tokens. What is not finite stays so,
-            but for divergences of single matrices, which are left out and counted.
+            The objective; `nll` is the mean over the scored tokens. What is not finite stays so.
         Raises:
             ShapeError: a batch without tokens, or with neither states nor mel.
         """
@@ -330,11 +331,9 @@ class AdaptedWhisper(nn.Module):
     def _weighed(self, nll: Tensor, factors: LoRAFactors | GaussianFactors, batch: Batch) -> ELBO:
         """Put the objective together; penalties are of the mean factors."""
         goal, kl, penalty = self.objective, nll.new_zeros(()), nll.new_zeros(())
-        n_left_out: Tensor | int = 0
         if isinstance(factors, GaussianFactors):
             divergence = factors.kl(self.source.prior, goal.kl_reduction)  # type: ignore[arg-type]
-            kl = divergence.value.to(nll.dtype)
-            n_left_out = divergence.n_left_out
+            kl = divergence.to(nll.dtype)
             means = factors.mean()
         else:
             means = factors
@@ -348,7 +347,6 @@ class AdaptedWhisper(nn.Module):
             beta=goal.beta * self.kl_share,
             penalty=penalty,
             nll_weight=goal.nll_weight,
-            n_left_out=n_left_out,
         )
 
     def _typical_size(self, factors: LoRAFactors, batch: Batch) -> Tensor:

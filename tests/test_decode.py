@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hyperasr.adapters import SourceConfig, lora
-from hyperasr.decode import decode, decode_rows, decode_tokens, token_limits
+from hyperasr.decode import decode, decode_tokens, token_limits
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
@@ -27,8 +27,14 @@ def model(random_model_folder: Path) -> HyperASR:
     return HyperASR.from_pretrained(random_model_folder, offline=True)
 
 
+def decode_rows(model: HyperASR, rows: Any, *args: Any, **options: Any) -> list[str]:
+    """Return the texts of what `decode_tokens` writes."""
+    tokens = decode_tokens(model, rows, *args, **options).tokens
+    return [model.backbone.text(row) for row in tokens]
+
+
 class Rows:
-    """What `decode_rows` needs of a cache, over random encoder states."""
+    """What `decode_tokens` needs of a cache, over random encoder states."""
 
     def __init__(self, model: HyperASR) -> None:
         generator = torch.Generator().manual_seed(4)
@@ -63,7 +69,7 @@ def rows(model: HyperASR) -> Rows:
 
 
 def only_text(model: HyperASR, search: SearchConfig | None = None) -> SearchConfig:
-    """Return the search without markers and timestamps, of which `decode_rows` writes none."""
+    """Return the search without markers and timestamps, of which `decode_tokens` writes none."""
     n_vocab = int(model.backbone.whisper.config.vocab_size)
     return text_only(search or SearchConfig(), model.backbone.eos, n_vocab)
 

@@ -9,14 +9,14 @@ import torch
 
 from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.posterior import utterance_generators
-from hyperasr.decode import decode, decode_rows, decode_tokens, token_limits
+from hyperasr.decode import decode, decode_tokens, token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Decoded
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig
-from tests.test_decode import Rows
+from tests.test_decode import Rows, decode_rows
 
 K = 3
 NET = {"rank": 2, "d_hidden": 16, "d_layer_emb": 4, "n_hidden": 1, "bayesian": "both"}
@@ -64,7 +64,7 @@ def alone(model: HyperASR, batch: Batch, seed: int, search: SearchConfig | None)
         one = Batch(batch.n_frames[i : i + 1], mel=batch.mel[i : i + 1, :, :n])
         emb, _ = model.embed(one)
         generators = utterance_generators(base, [batch.ids[i]], K)
-        factors = model.factors(emb, n_samples=K, generator=generators)
+        factors = model.factors(emb, n_samples=K, generators=generators)
         for k in range(K):
             with (
                 lora.merged(model.backbone.whisper, factors.map(lambda t, k=k: t[:, k : k + 1])),
@@ -121,6 +121,15 @@ def test_samples_follow_the_id_where_there_is_one(model: HyperASR, rows: Rows) -
     other = decode(model, renamed, n_samples=K, generator=seeded())
     assert other.tokens[: 2 * K] == found.tokens[: 2 * K]
     assert other.logprobs[2 * K :] != found.logprobs[2 * K :]
+
+
+def test_samples_know_where_the_sound_ends(model: HyperASR, rows: Rows) -> None:
+    batch = rows.batch([0, 1])
+    assert batch.encoded is not None
+    heard = replace(batch.encoded, sounding=torch.tensor([9, 4]))
+    with model.adapted(replace(batch, encoded=heard), n_samples=2) as states:
+        assert states.sounding is not None
+        assert states.sounding.tolist() == [9, 9, 4, 4]
 
 
 def test_the_generator_decides_and_is_used_once(model: HyperASR, rows: Rows) -> None:

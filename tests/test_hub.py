@@ -51,6 +51,27 @@ def test_the_card_says_what_the_files_say(folder: Path) -> None:
     assert "train.jsonl" in body
 
 
+@pytest.mark.parametrize(
+    ("kind", "targets", "said"),
+    [
+        ("hypernet", ["decoder.fc1"], "whose decoder is adapted to every utterance: a"),
+        (
+            "bayes_hypernet",
+            ["encoder.fc1", "decoder.fc1"],
+            "whose encoder and decoder are adapted to every utterance: a",
+        ),
+        ("static", ["encoder.fc1"], "whose encoder is adapted: this model holds"),
+    ],
+)
+def test_the_card_says_what_is_adapted(
+    folder: Path, kind: str, targets: list[str], said: str
+) -> None:
+    head = json.loads((folder / "config.json").read_text())
+    head["source"] |= {"kind": kind, "targets": targets}
+    (folder / "config.json").write_text(json.dumps(head))
+    assert f"A frozen Whisper {said}" in model_card(folder)
+
+
 def test_the_card_of_adapters_of_the_embedded_whisper(folder: Path) -> None:
     head = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**head, "backbone": "tiny.en"}))
@@ -153,6 +174,20 @@ def test_uploads_that_fail(
     with pytest.raises(ConfigError, match="names its backbone by a path of this machine"):
         push_to_hub(folder, "me/model", token="hf_x", endpoint=endpoint)
     assert len(handler.seen) == n_seen
+
+
+@pytest.mark.parametrize(
+    "backbone", ["runs/whisper", "checkpoints/my/whisper", "~/whisper", "whisper", "./whisper"]
+)
+def test_a_backbone_that_others_do_not_find(
+    folder: Path, tmp_path: Path, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "whisper").mkdir(parents=True)
+    head = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**head, "backbone": backbone}))
+    with pytest.raises(ConfigError, match="names its backbone by a path of this machine"):
+        push_to_hub(folder, "me/model")
 
 
 def test_a_model_in_the_local_cache(

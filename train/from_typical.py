@@ -27,6 +27,7 @@ from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import TYPICAL, Variety
 from hyperasr.errors import ConfigError
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Utterance
 from hyperasr.util.files import keep_inputs
 from hyperasr.whisper.backbone import Backbone
@@ -183,8 +184,20 @@ def estimate(config: MetaConfig, rows: Sequence[Utterance], dev: Sequence[Uttera
     backbone = frozen(config)
     if config.dev_per_speaker:
         dev = some_of_each(dev, config.dev_per_speaker)
-    views = [*training_plan(config, rows), *development_plan(dev, config.simulate)]
-    n_bytes = estimate_bytes(views, backbone, CacheConfig(config.speaker, config.needs_mel))
+    held_out = development_plan(dev, config.simulate)
+    views = [*training_plan(config, rows), *held_out]
+    # Words are cut out of the recordings later: as many as there may be, of a second each.
+    words = [
+        replace(row, id=f"{row.id}/{i}", end_s=row.start_s + 1.0)
+        for row in rows
+        if row.cohort == TYPICAL
+        for i in range(WordsConfig.per_recording)
+    ]
+    kept = CacheConfig(config.speaker, config.needs_mel)
+    n_bytes = estimate_bytes([*views, *training_plan(config, words)], backbone, kept)
+    if config.must_help:
+        whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
+        n_bytes += estimate_bytes(held_out, whole, CacheConfig(SpeakerConfig()))
     return (
         f"{len(rows) + len(dev)} recordings, {len(views)} views of them: about "
         f"{n_bytes / 2**30:.3g} GiB on disk"

@@ -99,7 +99,7 @@ class IndividualConfig:
             raise ConfigError("k is 0 (all) and held_out is 0: nothing is left to recognise")
         if self.source.kind not in ("static", "vi_lora"):
             raise ConfigError(f"source.kind is {self.source.kind!r}; give static or vi_lora")
-        for name in ("kl_warmup", "l2", "typical_penalty"):
+        for name in ("teacher", "negatives", "kl_warmup", "l2", "typical_penalty"):
             if getattr(self.objective, name) != getattr(ObjectiveConfig(), name):
                 raise ConfigError(f"objective.{name} has no effect on enrolment; leave it out")
 
@@ -208,7 +208,7 @@ class IndividualObjective(nn.Module):
         kl = torch.zeros((), device=model.backbone.device)
         factors = adapter
         if isinstance(adapter, GaussianFactors):
-            kl = adapter.kl(model.source.prior, goal.kl_reduction).value.float()
+            kl = adapter.kl(model.source.prior, goal.kl_reduction).float()
             factors = adapter.sample()
         with model.adapted_with(factors, batch, encoded) as states:
             nll, n_scored = model.backbone.nll(states, batch.tokens, batch.n_tokens, batch.n_prompt)

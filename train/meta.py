@@ -96,7 +96,10 @@ def judge_of(
         rows = of_cohorts(rows, sorted(set(dev.meta["cohort"])))
         rows = as_written(rows, [plan], config)
     log.info("the unadapted recogniser on 30 s: %d development rows", len(rows))
+    home = whole.device
+    whole.to(accelerator.device)
     rates = evaluate(HyperASR.unadapted(whole), rows, adapt=False)
+    whole.to(home)  # where the training finds it, until it is prepared
     return Judge({name: rate for name, rate in rates.items() if name != "score"})
 
 
@@ -163,6 +166,8 @@ def start_from(model: HyperASR, model_folder: Path) -> None:
     if trained.backbone.fingerprint() != model.backbone.fingerprint():
         # Embeddings of another audio context have a mean and deviations of their own.
         other |= {name: own[name] for name in ("emb_mean", "emb_std")}
+    # The prior is a setting of the new training, not something learned.
+    other |= {name: value for name, value in own.items() if name.startswith("prior_sigma.")}
     model.source.load_state_dict(other)
     model.speaker.load_state_dict(trained.speaker.state_dict())
 
@@ -192,9 +197,14 @@ def global_lora(
     Returns:
         A (n_layer, 1, rank, d_in) and B (n_layer, 1, d_out, rank) for the scaling of `source`.
     Raises:
-        ConfigError: another rank, or a target that `source` does not have.
+        ConfigError: no global LoRA, another rank, or a target that `source` does not have.
     """
     own = trained.source
+    if not isinstance(own, StaticLoRA) or own.config.by != "global":
+        raise ConfigError(
+            f"{model_folder} holds no global LoRA (its source is {trained.source_config.kind!r}); "
+            "init_from needs one"
+        )
     if not set(own.targets) <= set(source.targets) or own.rank != source.rank:
         raise ConfigError(
             f"{model_folder}: its rank {own.rank} and targets {', '.join(own.targets)} must be "

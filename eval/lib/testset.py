@@ -25,7 +25,7 @@ from hyperasr.metrics.protocols import protocol
 from hyperasr.util.files import atomic_write_text
 from hyperasr.util.workers import WorkerPool
 from train.data.split import some_of_each
-from train.data.views import LONGEST_S, check_text, seconds
+from train.data.views import LONGEST_S, check_text, is_english, seconds
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +137,9 @@ def fixed_views(config: BenchConfig) -> list[View]:
     """Return the fixed test views: recordings as they are, and typical ones in every simulated
     cohort, severities in turn.
 
-    Recordings without text and whatever lasts more than 30 s, which Whisper does not hear at once,
-    are left out; the log says how many.
+    Recordings without text, those in other languages than English, whose prompt is not the one that
+    training and decoding have, and whatever lasts more than 30 s, which Whisper does not hear at
+    once, are left out; the log says how many.
 
     Raises:
         ConfigError: a cohort of which nobody knows what was said, or one with the name of several.
@@ -151,7 +152,8 @@ def fixed_views(config: BenchConfig) -> list[View]:
         )
     check_text(rows, config.test)
     with_text = [row for row in rows if row.text]
-    kept = short = [row for row in with_text if seconds(row) <= LONGEST_S]
+    english = [row for row in with_text if is_english(row)]
+    kept = short = [row for row in english if seconds(row) <= LONGEST_S]
     if config.per_speaker:
         kept = some_of_each(short, config.per_speaker)
     views = plan_views(
@@ -161,13 +163,16 @@ def fixed_views(config: BenchConfig) -> list[View]:
     made = [view for view in views if view.id not in long]
     for n, what in (
         (len(rows) - len(with_text), "recordings without text"),
-        (len(with_text) - len(short), f"recordings of more than {LONGEST_S:g} s"),
+        (len(with_text) - len(english), "recordings in other languages than English"),
+        (len(english) - len(short), f"recordings of more than {LONGEST_S:g} s"),
         (len(long), f"simulated ones of more than {LONGEST_S:g} s"),
     ):
         if n:
             log.warning("%s: %d %s are left out", config.test, n, what)
     if not made:
-        raise ConfigError(f"{config.test} has no recording with text of at most {LONGEST_S:g} s")
+        raise ConfigError(
+            f"{config.test} has no recording in English with text of at most {LONGEST_S:g} s"
+        )
     if all(row.cohort != TYPICAL for row in kept):
         log.warning(
             "%s has no typical speech: nothing is simulated, and whether adaptation does harm to "

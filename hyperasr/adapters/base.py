@@ -94,14 +94,12 @@ class AdapterSource(nn.Module, ABC):
         self,
         speaker_emb: Tensor | None = None,
         groups: Sequence[str] | None = None,
-        generator: torch.Generator | None = None,
     ) -> LoRAFactors | GaussianFactors:
         """Return the factors of a batch, or their distribution.
 
         Args:
             speaker_emb: (n_utt, d_spk) for a conditioned source.
             groups: cohort or speaker of each utterance, for sources with factors by name.
-            generator: of random numbers a source draws in training; None is torch's own.
         Returns:
             A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out, rank) of each target, or
             their distribution; n_utt is 1 where one serves all.

@@ -89,7 +89,6 @@ class BayesHyperNet(HyperNet):
         self,
         speaker_emb: Tensor | None = None,
         groups: Sequence[str] | None = None,
-        generator: torch.Generator | None = None,
     ) -> GaussianFactors:
         """Generate the posterior of each utterance; see `HyperNet.forward`.
 
@@ -97,7 +96,7 @@ class BayesHyperNet(HyperNet):
             Means and log deviations of A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out,
             rank) of each target.
         """
-        hidden = self._trunk_states(speaker_emb, generator)
+        hidden = self._trunk_states(speaker_emb)
         log_sigma = {
             name: self._log_sigma(name, shape, rows)
             for name, shape, rows in self._by_target(hidden)

@@ -25,7 +25,13 @@ _HEAD = {
     "training": dict,
 }
 # Settings of sources that are gone, each with the value at which it changed nothing.
-_GONE = {"covariance_rank": 0, "unseen": "error"}
+_GONE = {
+    "covariance_rank": 0,
+    "unseen": "error",
+    "head": "linear",
+    "generate": "both",
+    "expansion": 2,
+}
 _RENAMED = {"prior": {"dual_always": "dual"}}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from einops import rearrange, repeat
@@ -46,15 +45,6 @@ class HyperNetConfig:
     n_hidden: int = 2
     """Residual MLP blocks of the trunk, >= 0."""
 
-    expansion: int = 2
-    """Inner width of a block as a multiple of d_hidden, >= 1."""
-
-    head: Literal["linear", "mlp"] = "linear"
-    """Output head of each target: one linear layer, or a hidden layer of d_hidden before it."""
-
-    generate: Literal["both", "B"] = "both"
-    """Which factors follow the utterance: A and B, or B alone with an A learned per layer."""
-
     dropout: float = 0.0
     """Dropout probability inside the blocks, in [0, 1); training only."""
 
@@ -63,14 +53,11 @@ class HyperNetConfig:
 
     def __post_init__(self) -> None:
         check_rank(self.rank, self.alpha)
-        for name in ("d_spk", "d_hidden", "d_layer_emb", "expansion"):
+        for name in ("d_spk", "d_hidden", "d_layer_emb"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_hidden < 0:
             raise ConfigError(f"n_hidden must be at least 0, got {self.n_hidden}")
-        for name, choices in (("head", ("linear", "mlp")), ("generate", ("both", "B"))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
         if not self.emb_noise >= 0:
@@ -117,7 +104,8 @@ class HyperNet(AdapterSource):
         for name, shape in self.targets.items():
             key, n_layer = self.key(name), shape.n_layer
             n_a, n_b = self._n_outputs(shape)
-            self.heads[key] = _head(config, n_a + n_b, generator)
+            # Its bias is per layer, below; saved models have it in a sequence of one.
+            self.heads[key] = nn.Sequential(zero_linear(d, n_a + n_b))
             start = kaiming_start((n_layer, config.rank * shape.d_in), shape.d_in, generator)
             self.bias_A[key] = nn.Parameter(start)
             self.bias_B[key] = nn.Parameter(torch.zeros(n_layer, n_b))
@@ -134,8 +122,7 @@ class HyperNet(AdapterSource):
         up to d_hidden times as much as the biases beside them; its rate is divided by d_hidden
         (Yang et al. 2022, Tensor Programs V, arXiv 2203.03466, table 3: output weights).
         """
-        last = 0 if self.config.head == "linear" else 2  # of the layers in a head
-        heads = [f"heads.{key}.{last}.weight" for key in self.heads]
+        heads = [f"heads.{key}.0.weight" for key in self.heads]
         return dict.fromkeys(heads, 1 / self.config.d_hidden)
 
     @torch.no_grad()
@@ -174,21 +161,19 @@ class HyperNet(AdapterSource):
         self,
         speaker_emb: Tensor | None = None,
         groups: Sequence[str] | None = None,
-        generator: torch.Generator | None = None,
     ) -> LoRAFactors | GaussianFactors:
         """Generate the factors of each utterance.
 
         Args:
             speaker_emb: (n_utt, d_spk).
             groups: ignored; the network knows nothing but the embedding.
-            generator: of the embedding noise in training; None is torch's own.
         Returns:
             A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out, rank) of each target.
         Raises:
             ConfigError: no embedding.
             ShapeError: not (n_utt, d_spk).
         """
-        return self._points(self._trunk_states(speaker_emb, generator))
+        return self._points(self._trunk_states(speaker_emb))
 
     def _points(self, hidden: Tensor) -> LoRAFactors:
         """Turn the trunk's states (n_rows, n_utt, d_hidden) into factors."""
@@ -206,17 +191,14 @@ class HyperNet(AdapterSource):
             yield name, shape, hidden[first : first + shape.n_layer]
             first += shape.n_layer
 
-    def _trunk_states(
-        self, speaker_emb: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
+    def _trunk_states(self, speaker_emb: Tensor | None) -> Tensor:
         """Return (n_rows, n_utt, d_hidden), a row for each (target, layer)."""
         if speaker_emb is None:
             raise ConfigError("a hypernetwork needs speaker embeddings; pass speaker_emb")
         self._check_embedding(speaker_emb)
         emb = (speaker_emb - self.emb_mean) / self.emb_std
         if self.training and self.config.emb_noise:
-            noise = torch.empty_like(emb).normal_(generator=generator)
-            emb = emb + self.config.emb_noise * noise
+            emb = emb + self.config.emb_noise * torch.randn_like(emb)
         n_utt, n_rows = emb.shape[0], self.layer_emb.shape[0]
         speaker = repeat(self.speaker(emb), "utt d -> row utt d", row=n_rows)
         layer = repeat(self.layer_emb, "row d -> row utt d", utt=n_utt).to(speaker.dtype)
@@ -233,18 +215,14 @@ class HyperNet(AdapterSource):
         n_a, n_b = self._n_outputs(shape)
         out_a, out_b = self.heads[key](hidden).split([n_a, n_b], dim=-1)
         a = rearrange(self.bias_A[key], "layer (r d_in) -> layer 1 r d_in", r=rank)
-        if n_a:
-            a = a + rearrange(out_a, "layer utt (r d_in) -> layer utt r d_in", r=rank)
-        else:
-            a = a.expand(-1, hidden.shape[1], -1, -1)
+        a = a + rearrange(out_a, "layer utt (r d_in) -> layer utt r d_in", r=rank)
         b = rearrange(self.bias_B[key], "layer (r d_out) -> layer 1 r d_out", r=rank)
         b = b + rearrange(out_b, "layer utt (r d_out) -> layer utt r d_out", r=rank)
         return a, rearrange(b, "layer utt r d_out -> layer utt d_out r")
 
     def _n_outputs(self, shape: TargetShape) -> tuple[int, int]:
         """Count what a head generates for one layer: entries of A and of B."""
-        n_a = self.rank * shape.d_in if self.config.generate == "both" else 0
-        return n_a, self.rank * shape.d_out
+        return self.rank * shape.d_in, self.rank * shape.d_out
 
     def _check_embedding(self, emb: Tensor) -> None:
         if emb.dim() != 2 or emb.shape[1] != self.config.d_spk:
@@ -258,7 +236,7 @@ class _Block(nn.Module):
 
     def __init__(self, config: HyperNetConfig, generator: torch.Generator) -> None:
         super().__init__()
-        d, d_inner = config.d_hidden, config.expansion * config.d_hidden
+        d, d_inner = config.d_hidden, 2 * config.d_hidden
         self.mlp = nn.Sequential(
             nn.LayerNorm(d),
             _linear(d, d_inner, generator),
@@ -271,14 +249,6 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         update: Tensor = self.mlp(x)
         return x + update
-
-
-def _head(config: HyperNetConfig, n_out: int, generator: torch.Generator) -> nn.Sequential:
-    """Build a head whose last weights are zero; its bias is per layer and lives in the network."""
-    layers: list[nn.Module] = []
-    if config.head == "mlp":
-        layers += [_linear(config.d_hidden, config.d_hidden, generator), nn.SiLU()]
-    return nn.Sequential(*layers, zero_linear(config.d_hidden, n_out))
 
 
 def zero_linear(d_in: int, d_out: int) -> nn.Linear:

@@ -24,12 +24,7 @@ from hyperasr.errors import ConfigError, ShapeError
 
 
 @contextmanager
-def using_noise(
-    model: nn.Module,
-    posterior: GaussianFactors,
-    n_rows: int,
-    generator: torch.Generator | None = None,
-) -> Iterator[None]:
+def using_noise(model: nn.Module, posterior: GaussianFactors, n_rows: int) -> Iterator[None]:
     """Adapt a batch with noisy shared factors for the length of the block; training only.
 
     Gradients reach means and deviations.
@@ -39,7 +34,6 @@ def using_noise(
         posterior: shared, with `noise` ``flipout``: A (n_layer, 1, rank, d_in), B (n_layer, 1,
             d_out, rank).
         n_rows: utterances, or utterances times samples; the batch has a multiple of it.
-        generator: of all noise; None is torch's own.
     Raises:
         ConfigError: a posterior whose noise is ``plain``: draw factors of it instead.
         ShapeError: as `lora.using`.
@@ -50,27 +44,21 @@ def using_noise(
         raise ShapeError(f"{n_rows} rows; an empty batch needs no adaptation")
     targets = lora.checked_targets(model, posterior.mu)
     hooks = {
-        name: [_hook(name, layer, posterior, n_rows, generator) for layer, _ in enumerate(linears)]
+        name: [_hook(name, layer, posterior, n_rows) for layer, _ in enumerate(linears)]
         for name, linears in targets.items()
     }
     with lora.hooked(targets, hooks):
         yield
 
 
-def _hook(
-    name: str,
-    layer: int,
-    posterior: GaussianFactors,
-    n_rows: int,
-    generator: torch.Generator | None,
-) -> lora.Hook:
+def _hook(name: str, layer: int, posterior: GaussianFactors, n_rows: int) -> lora.Hook:
     """Draw the noise of one layer now, so that every call in the block meets the same weights."""
     pair, log_sigma, scaling = posterior.mu[name], posterior.log_sigma[name], posterior.mu.scaling
     dtype = torch.promote_types(pair.A.dtype, torch.float32)
     factors = []  # mean (n, m) and noise, of A before B
     for mean, deviation in ((pair.A, log_sigma.A), (pair.B, log_sigma.B)):
         sigma = None if deviation is None else deviation[layer, 0].to(dtype).exp()
-        noise = None if sigma is None else _Signed(sigma, n_rows, generator)
+        noise = None if sigma is None else _Signed(sigma, n_rows)
         factors.append((mean[layer, 0].to(dtype), noise))
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
@@ -88,16 +76,11 @@ def _hook(
 class _Signed:
     """One draw of a matrix' noise, with random signs for rows and columns of each utterance."""
 
-    def __init__(self, sigma: Tensor, n_rows: int, generator: torch.Generator | None) -> None:
+    def __init__(self, sigma: Tensor, n_rows: int) -> None:
         n, m = sigma.shape
-        self.noise = sigma * _normal((n, m), sigma, generator)
-        self.row_signs = _normal((n_rows, 1, n), sigma, generator).sign()
-        self.column_signs = _normal((n_rows, 1, m), sigma, generator).sign()
+        self.noise = sigma * torch.randn_like(sigma)
+        self.row_signs = sigma.new_empty(n_rows, 1, n).normal_().sign()
+        self.column_signs = sigma.new_empty(n_rows, 1, m).normal_().sign()
 
     def __call__(self, x: Tensor) -> Tensor:
         return ((x * self.column_signs) @ self.noise.mT) * self.row_signs
-
-
-def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device).to(like)

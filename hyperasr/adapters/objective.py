@@ -28,7 +28,6 @@ class ELBO:
         penalty: other regularisers, weighted already (`ObjectiveConfig.l2`, `typical_penalty`).
         nll_weight: weight of the cross-entropy.
         teacher: divergence from a teacher's next tokens, weighted already.
-        n_left_out: matrices whose divergence was not finite and is not in `kl`.
     """
 
     nll: Tensor
@@ -37,7 +36,6 @@ class ELBO:
     penalty: Tensor | float = 0.0
     nll_weight: float = 1.0
     teacher: Tensor | float = 0.0
-    n_left_out: Tensor | int = 0
 
     @property
     def total(self) -> Tensor:
@@ -53,7 +51,6 @@ class ELBO:
             "beta": self.beta,
             "teacher": self.teacher,
             "penalty": self.penalty,
-            "kl_left_out": self.n_left_out,
         }
         like = self.nll.detach()
         return {

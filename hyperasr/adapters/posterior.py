@@ -33,36 +33,8 @@ NOISE_SCHEMES = ("plain", "flipout")
 """How training noise enters; see `hyperasr.adapters.noise`. ``plain`` draws the factors
 themselves."""
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
-"""One generator for all rows, one for each row of the result, or torch's own."""
-
-
-@dataclass(frozen=True)
-class KL:
-    """A reduced divergence.
-
-    Attributes:
-        value: nats, float64 scalar; NaN where no term is finite.
-        n_left_out: terms that were not finite and are not in the value.
-    """
-
-    value: Tensor
-    n_left_out: Tensor
-
-
-@dataclass(frozen=True)
-class KLTerm:
-    """Divergence of one matrix, of all its layers and rows.
-
-    Attributes:
-        value: nats, the sum over entries (n_layer, n_row) float64; 0 where not finite.
-        finite: which values are (n_layer, n_row).
-        n_entries: entries of the matrix.
-    """
-
-    value: Tensor
-    finite: Tensor
-    n_entries: int
+Generators = Sequence[torch.Generator] | None
+"""A generator for each row of the result, or torch's own."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +91,13 @@ class GaussianFactors:
         return self.mu
 
     def sample(
-        self, generator: Generators = None, n_samples: int = 1, *, n_utt: int | None = None
+        self, generators: Generators = None, n_samples: int = 1, *, n_utt: int | None = None
     ) -> LoRAFactors:
         """Draw factors; gradients reach means and deviations.
 
         Args:
-            generator: a sequence has a generator for each row of the result, and then a row
-                depends on nothing but its own.
+            generators: of each row of the result, which then depends on nothing but its own; None
+                is torch's own.
             n_samples: of each utterance, at least 1.
             n_utt: utterances of the batch, each with samples of its own; None takes one for each
                 posterior. Only a shared posterior has another number.
@@ -142,19 +114,19 @@ class GaussianFactors:
         if n_utt != self.n_utt and not self.mu.shared:
             raise ShapeError(f"posteriors are of {self.n_utt} utterances, the batch has {n_utt}")
         n_row = n_utt * n_samples
-        if isinstance(generator, Sequence) and len(generator) != n_row:
-            raise ShapeError(f"{len(generator)} generators for {n_row} rows; give one a row")
+        if generators is not None and len(generators) != n_row:
+            raise ShapeError(f"{len(generators)} generators for {n_row} rows; give one a row")
         each = n_row // self.n_utt  # rows of each posterior
         targets = {}
         for name, pair in self.mu.targets.items():
             deviations = self.log_sigma[name]
-            a = _drawn(pair.A, deviations.A, each, generator)
-            b = _drawn(pair.B, deviations.B, each, generator)
+            a = _drawn(pair.A, deviations.A, each, generators)
+            b = _drawn(pair.B, deviations.B, each, generators)
             targets[name] = LayerFactors(a, b)
         return replace(self.mu, targets=targets, shared=self.mu.shared and n_row == 1)
 
-    def kl(self, prior: FactorPrior, reduction: str = "sum") -> KL:
-        """Return the divergence from a prior, closed form.
+    def kl(self, prior: FactorPrior, reduction: str = "sum") -> Tensor:
+        """Return the divergence from a prior in nats, closed form; float64 scalar.
 
         Args:
             prior: zero-mean Gaussians of every target.
@@ -167,7 +139,8 @@ class GaussianFactors:
             log_prior, deviations = prior.log_sigma(name), self.log_sigma[name]
             for mean, log_sigma in ((pair.A, deviations.A), (pair.B, deviations.B)):
                 if log_sigma is not None or self.map_points:
-                    terms.append(matrix_kl(mean, log_sigma, log_prior))
+                    nats = matrix_kl(mean, log_sigma, log_prior)
+                    terms.append((nats, mean.shape[-2] * mean.shape[-1]))
         return reduce_kl(terms, reduction)
 
 
@@ -192,39 +165,28 @@ def gaussian_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -
     return from_mean + 0.5 * torch.expm1(2 * ratio) - ratio
 
 
-def matrix_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -> KLTerm:
+def matrix_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -> Tensor:
     """Sum the divergence over the entries of one matrix.
-
-    A layer and row whose sum is not finite counts as 0, passes no gradient, and is marked.
 
     Args:
         mu: (n_layer, n_row, n, m).
         log_sigma: the same shape, or None for a point.
         prior_log_sigma: (n_layer,).
+    Returns:
+        Nats (n_layer, n_row) float64.
     """
     prior = prior_log_sigma.to(mu)[:, None, None, None]
-
-    def nats(mean: Tensor, log_deviation: Tensor | None) -> Tensor:
-        return gaussian_kl(mean, log_deviation, prior).sum(dim=(-2, -1), dtype=torch.float64)
-
-    value = nats(mu, log_sigma)
-    finite = value.detach().isfinite()
-    if not bool(finite.all()):
-        # Once more without them: masking only the sum would leave 0 * inf in the gradient.
-        keep = finite[..., None, None]
-        mean, deviation = (
-            t if t is None else torch.where(keep, t, torch.zeros_like(t)) for t in (mu, log_sigma)
-        )
-        value = torch.where(finite, nats(mean, deviation), torch.zeros_like(value))  # type: ignore[arg-type]
-    return KLTerm(value, finite, mu.shape[-2] * mu.shape[-1])
+    return gaussian_kl(mu, log_sigma, prior).sum(dim=(-2, -1), dtype=torch.float64)
 
 
-def reduce_kl(terms: Sequence[KLTerm], reduction: str) -> KL:
+def reduce_kl(terms: Sequence[tuple[Tensor, int]], reduction: str) -> Tensor:
     """Make one number of the divergences of all matrices; see `KL_REDUCTIONS`.
 
     Args:
-        terms: of every target; what is not finite in them is left out of sums and of averages.
+        terms: of every target's matrices: nats (n_layer, n_row), and the entries of the matrix.
         reduction: one of `KL_REDUCTIONS`.
+    Returns:
+        Nats, float64 scalar.
     Raises:
         ConfigError: an unknown reduction, or nothing to reduce.
     """
@@ -233,14 +195,10 @@ def reduce_kl(terms: Sequence[KLTerm], reduction: str) -> KL:
     if not terms:
         raise ConfigError("no factor has a distribution; there is no divergence to reduce")
     total = torch.stack(
-        [t.value.sum() / (1 if reduction == "sum" else t.n_entries) for t in terms]
+        [nats.sum() / (1 if reduction == "sum" else n_entries) for nats, n_entries in terms]
     ).sum()
-    n_finite = torch.stack([t.finite.sum() for t in terms]).sum()
-    n_all = sum(t.finite.numel() for t in terms)
-    value = total / (n_finite if reduction == "mean" else terms[0].value.shape[1])
-    # A divergence of which nothing is left is not 0.
-    value = torch.where(n_finite > 0, value, torch.full_like(value, torch.nan))
-    return KL(value, n_all - n_finite)
+    n_all = sum(nats.numel() for nats, _ in terms)
+    return total / (n_all if reduction == "mean" else terms[0][0].shape[1])
 
 
 def utterance_generators(
@@ -260,24 +218,21 @@ def utterance_generators(
     return generators
 
 
-def _drawn(mean: Tensor, log_sigma: Tensor | None, each: int, generator: Generators) -> Tensor:
+def _drawn(mean: Tensor, log_sigma: Tensor | None, each: int, generators: Generators) -> Tensor:
     """Draw `each` rows of every posterior (n_layer, n_row, n, m), adjacent."""
     rows = mean.unsqueeze(2).expand(-1, -1, each, -1, -1)
     if log_sigma is None:
         return rows.flatten(1, 2)
-    noise = _noise((mean.shape[0], mean.shape[1] * each, *mean.shape[2:]), mean, generator)
+    noise = _noise((mean.shape[0], mean.shape[1] * each, *mean.shape[2:]), mean, generators)
     # Broadcast: means and deviations of a shared posterior are not copied for every utterance.
     noise = rearrange(noise, "layer (row each) n m -> layer row each n m", each=each)
     return torch.addcmul(rows, log_sigma.exp().unsqueeze(2), noise).flatten(1, 2)
 
 
-def _noise(shape: Sequence[int], like: Tensor, generator: Generators) -> Tensor:
+def _noise(shape: Sequence[int], like: Tensor, generators: Generators) -> Tensor:
     """Draw standard normal noise (n_layer, n_row, ...); a generator's own device draws it."""
-    if generator is None:
+    if generators is None:
         return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
-    if isinstance(generator, torch.Generator):
-        noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
-        return noise.to(like)
     row_shape = (shape[0], *shape[2:])
-    rows = [torch.randn(row_shape, generator=g, device=g.device) for g in generator]
+    rows = [torch.randn(row_shape, generator=g, device=g.device) for g in generators]
     return torch.stack(rows, dim=1).to(like)

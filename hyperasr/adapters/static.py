@@ -76,11 +76,10 @@ class StaticLoRA(AdapterSource):
         self,
         speaker_emb: Tensor | None = None,
         groups: Sequence[str] | None = None,
-        generator: torch.Generator | None = None,
     ) -> LoRAFactors | GaussianFactors:
         """Return shared factors, or each utterance's by its cohort or speaker.
 
-        See `AdapterSource.forward`; embedding and generator are ignored.
+        See `AdapterSource.forward`; the embedding is ignored.
 
         Raises:
             ConfigError: groups are missing, or one has no factors.

@@ -124,11 +124,10 @@ class VILoRA(StaticLoRA):
         self,
         speaker_emb: Tensor | None = None,
         groups: Sequence[str] | None = None,
-        generator: torch.Generator | None = None,
     ) -> GaussianFactors:
         """Return the shared posterior, or each utterance's by its cohort or speaker.
 
-        See `AdapterSource.forward`; embedding and generator are ignored.
+        See `AdapterSource.forward`; the embedding is ignored.
 
         Raises:
             ConfigError: groups are missing, or one has no posterior.

@@ -41,85 +41,44 @@ _NOISE_PITCH = 0.35  # normalised autocorrelation; white noise reaches 0.25, a s
 _PITCH_HZ = (70, 400)
 _PITCH_SAMPLES = 2 * LEVEL_SAMPLES  # 40 ms: three periods of a low voice
 _MAX_PITCH_FRAMES = 512
+_TARGET_DBFS = -23.0
+_MAX_GAIN_DB = 40.0
 _PEAK = 0.99
 _LIMITER_SAMPLES = SAMPLE_RATE // 200  # 5 ms
 
 
-def is_silent(waveform: np.ndarray, threshold_dbfs: float = SILENCE_DBFS) -> bool:
-    """Say whether nobody can be heard.
+def audible(waveform: np.ndarray) -> np.ndarray | None:
+    """Bring the speech to a common level, -23 dBFS: hypophonic (quiet) speech is otherwise lost.
 
-    A waveform is silent where its loudest 20 ms are fainter than the threshold, or where it is
-    steady hiss of any level: at least 0.3 s that never leave their median level by 3 dB and have
-    no trace of a pitch. Anything else may be speech, however noisy. An offset (DC) and mains hum
-    do not count. Ask before `normalise_loudness`, which would raise hiss as it raises speech.
+    Nobody can be heard where the loudest 20 ms are fainter than `SILENCE_DBFS`, or in steady hiss
+    of any level: at least 0.3 s that never leave their median level by 3 dB and have no trace of a
+    pitch. Anything else may be speech, however noisy. An offset (DC) and mains hum do not count.
 
-    Args:
-        waveform: (n_samples,) float32, 16 kHz.
-        threshold_dbfs: in decibels under full scale (RMS of a full-scale square wave: 0).
-    """
-    return _is_silent(waveform, _whole_frame_levels(waveform), threshold_dbfs)
-
-
-def _is_silent(waveform: np.ndarray, levels: np.ndarray, threshold_dbfs: float) -> bool:
-    if len(levels) == 0 or float(levels.max()) < threshold_dbfs:
-        return True
-    return _is_steady_noise(waveform, levels)
-
-
-def active_level_dbfs(waveform: np.ndarray) -> float:
-    """Measure the level of the speech alone.
-
-    The RMS over the frames of 20 ms that are at most 20 dB under, and 10 dB over, the level that
-    is exceeded for 0.3 s in all: pauses and single bangs do not count.
+    No waveform is raised by more than 40 dB. Peaks that the gain would carry over full scale are
+    turned down by a limiter with 5 ms of lookahead, so that a click does not keep the speech quiet.
 
     Args:
         waveform: (n_samples,) float32, 16 kHz.
     Returns:
-        Decibels under full scale; -200 for digital silence or no samples.
+        (n_samples,) float32, within [-0.99, 0.99]; None where nobody can be heard.
     """
-    return _active_level_dbfs(_whole_frame_levels(waveform))
+    levels = _whole_frame_levels(waveform)
+    if len(levels) == 0 or levels.max() < SILENCE_DBFS or _is_steady_noise(waveform, levels):
+        return None
+    gain_db = min(_TARGET_DBFS - _active_level_dbfs(levels), _MAX_GAIN_DB)
+    return _limit(waveform.astype(np.float32) * np.float32(10 ** (gain_db / 20)))
 
 
 def _active_level_dbfs(levels: np.ndarray) -> float:
+    """Return the level of the speech alone, of the levels (n_frames,) of 20 ms each.
+
+    The RMS over the frames that are at most 20 dB under, and 10 dB over, the level that is exceeded
+    for 0.3 s in all: pauses and single bangs do not count.
+    """
     levels = np.sort(levels)[::-1]
-    if len(levels) == 0:
-        return float(10 * np.log10(_TINY_POWER))
     sustained = levels[min(_SUSTAINED_FRAMES, len(levels) // 4)]
     active = levels[(levels >= sustained - _ACTIVE_DB) & (levels <= sustained + _OUTLIER_DB)]
     return float(10 * np.log10(np.mean(10 ** (active / 10))))
-
-
-def normalise_loudness(
-    waveform: np.ndarray, target_dbfs: float = -23.0, max_gain_db: float = 40.0
-) -> np.ndarray:
-    """Bring the speech to a common level: hypophonic (quiet) speech is otherwise lost.
-
-    Peaks that the gain would carry over full scale are turned down by a limiter with 5 ms of
-    lookahead, so that a click does not keep the speech quiet.
-
-    Args:
-        waveform: (n_samples,) float32, 16 kHz.
-        target_dbfs: level of the speech afterwards, see `active_level_dbfs`.
-        max_gain_db: no waveform is raised by more.
-    Returns:
-        (n_samples,) float32, within [-0.99, 0.99]; a silent waveform comes back as it is.
-    """
-    raised = audible(waveform, target_dbfs, max_gain_db)
-    return waveform if raised is None else raised
-
-
-def audible(
-    waveform: np.ndarray, target_dbfs: float = -23.0, max_gain_db: float = 40.0
-) -> np.ndarray | None:
-    """Do the same as `normalise_loudness`, but return None where `is_silent` says so.
-
-    Both measure the level; here it is measured once.
-    """
-    levels = _whole_frame_levels(waveform)
-    if _is_silent(waveform, levels, SILENCE_DBFS):
-        return None
-    gain_db = min(target_dbfs - _active_level_dbfs(levels), max_gain_db)
-    return _limit(waveform.astype(np.float32) * np.float32(10 ** (gain_db / 20)))
 
 
 class LevelMeter:

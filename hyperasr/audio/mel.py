@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperasr.errors import AudioError, ConfigError
+from hyperasr.errors import AudioError
 
 SAMPLE_RATE = 16_000  # samples per second, everywhere behind `audio.load`
 N_FFT = 400  # samples in an analysis window: 25 ms
@@ -21,7 +21,6 @@ FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH  # 100
 STATES_PER_SECOND = FRAMES_PER_SECOND // FRAMES_PER_STATE  # 50
 N_SAMPLES = CHUNK_S * SAMPLE_RATE  # 480,000 samples in a chunk
 MIN_SAMPLES = N_FFT  # one whole window, 25 ms; anything shorter holds no speech sound
-MAX_FREQUENCY_HZ = SAMPLE_RATE / 2
 
 _LOG_FLOOR = 1e-10  # power below which Whisper hears nothing
 _DYNAMIC_RANGE = 8.0  # log10 power kept under the loudest point of an utterance: 80 dB
@@ -116,53 +115,15 @@ def log_mel_batch(
 
 
 @functools.lru_cache(maxsize=8)
-def mel_filters(n_mels: int) -> np.ndarray:
-    """Return triangular filters on Slaney's mel scale, each of equal area.
-
-    Args:
-        n_mels: number of filters, spaced evenly in mel from 0 to 8 kHz.
-    Returns:
-        (n_mels, N_FFT // 2 + 1) float64, read-only.
-    Raises:
-        ConfigError: `n_mels` is not positive.
-    Source: Slaney, Auditory Toolbox, Interval Research technical report 1998-010.
-    """
-    if n_mels < 1:
-        raise ConfigError(f"n_mels is {n_mels}; it must be at least 1")
-    edges_hz = _edges(n_mels)
-    bins_hz = np.linspace(0.0, MAX_FREQUENCY_HZ, N_FFT // 2 + 1)
-    low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    rising, falling = (bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)
-    filters = np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (high - low)
-    filters.flags.writeable = False
-    return filters
-
-
-def _edges(n_mels: int) -> np.ndarray:
-    return _mel_to_hz(np.linspace(0.0, _hz_to_mel(MAX_FREQUENCY_HZ), n_mels + 2))
-
-
-# Slaney's scale: linear to 1 kHz, 200/3 Hz a mel; then logarithmic, 27 mel to a factor of 6.4.
-_HZ_PER_MEL = 200.0 / 3.0
-_KNEE_HZ = 1000.0
-_KNEE_MEL = _KNEE_HZ / _HZ_PER_MEL
-_MEL_PER_LOG_HZ = 27.0 / np.log(6.4)
-
-
-def _hz_to_mel(hz: float) -> float:
-    if hz < _KNEE_HZ:
-        return hz / _HZ_PER_MEL
-    return float(_KNEE_MEL + np.log(hz / _KNEE_HZ) * _MEL_PER_LOG_HZ)
-
-
-def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
-    above = _KNEE_HZ * np.exp((mel - _KNEE_MEL) / _MEL_PER_LOG_HZ)
-    return np.where(mel < _KNEE_MEL, mel * _HZ_PER_MEL, above)
-
-
-@functools.lru_cache(maxsize=8)
 def _filters(n_mels: int) -> Tensor:
-    return torch.tensor(mel_filters(n_mels), dtype=torch.float32)
+    """Return triangular filters of equal area on Slaney's mel scale (n_mels, N_FFT // 2 + 1)."""
+    from transformers.audio_utils import mel_filter_bank
+
+    n_bins, highest_hz = N_FFT // 2 + 1, SAMPLE_RATE / 2
+    filters = mel_filter_bank(
+        n_bins, n_mels, 0.0, highest_hz, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+    )
+    return torch.tensor(filters, dtype=torch.float32).T.contiguous()
 
 
 @functools.lru_cache(maxsize=1)

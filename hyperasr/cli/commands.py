@@ -23,7 +23,7 @@ from hyperasr.cli.terminal import (
 )
 from hyperasr.cohorts.manifest import is_address
 from hyperasr.errors import ConfigError
-from hyperasr.hub import HyperASR, load
+from hyperasr.hub import HyperASR, load, model_folder
 from hyperasr.transcription import cluster
 from hyperasr.transcription.formats import TIMED_FORMATS, file_names, labelled, render, to_dict
 from hyperasr.transcription.options import TranscribeOptions
@@ -52,22 +52,23 @@ def transcribe(args: Any) -> int:
     if args.format is None:
         args.format = "txt" if args.cluster is None else "jsonl"
     options = _options(args)
+    if args.cluster is None:
+        for name in (*args.sources, args.out or ""):
+            if is_address(name):
+                raise ConfigError(f"{name} is an address; only --cluster reads and writes those")
+    out = None if args.out in (None, "-") or is_address(args.out) else Path(args.out)
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; give a folder")
     if args.format == "jsonl" or args.cluster is not None:
         return _transcribe_into_one(args, options)
-    for name in (*args.sources, args.out or ""):
-        if is_address(name):
-            raise ConfigError(f"{name} is an address; only --cluster reads and writes those")
     passed_over: list[str] = []
     recordings = find_recordings(args.sources, passed_over.append)
-    out = None if args.out in (None, "-") else Path(args.out)
     if out is None and args.format not in ("txt", "json") and len(recordings) > 1:
         raise ConfigError(
             f"{len(recordings)} recordings do not fit into one {args.format}; give --out FOLDER"
         )
     names = file_names(recordings, args.format)
     if out is not None:
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"--out {out} is a file; give a folder")
         keep_inputs((out / name for name in names), inputs_of(args, recordings))
     if len(recordings) == 1 and recordings[0].error is not None:
         raise recordings[0].error
@@ -119,15 +120,10 @@ def _transcribe_into_one(args: Any, options: TranscribeOptions) -> int:
         raise ConfigError(f"--cluster writes jsonl, not {args.format}; leave --format out")
     if args.out in (None, "-"):
         raise ConfigError("one jsonl file and its blocks go into a folder; give --out FOLDER")
-    named = [args.out, *args.sources]
-    if args.cluster is None and (stored := [name for name in named if is_address(name)]):
-        raise ConfigError(f"{stored[0]} is an address; only --cluster reads and writes those")
     recordings = cluster.recordings_of(args.sources)
     if len(recordings) == 1 and recordings[0].error is not None:
         raise recordings[0].error
     if not is_address(args.out):
-        if Path(args.out).exists() and not Path(args.out).is_dir():
-            raise ConfigError(f"--out {args.out} is a file; give a folder")
         written = [Path(args.out) / name for name in cluster.FILES]
         keep_inputs(written, inputs_of(args, recordings))
     with nullcontext() if is_address(args.out) else alone_in(args.out):
@@ -151,17 +147,20 @@ def _go_on(args: Any, options: TranscribeOptions, recordings: list[Recording]) -
             opened = partial(opened, audio_context=args.audio_context)
             model = opened(device="cpu" if args.cluster is not None else args.device)
             reporter.say("warning", model.warnings)
-            how = resolved(model, options)
-            blocks = cluster.in_this_process(model, waiting, how)
+            options = resolved(model, options)
+            blocks = cluster.in_this_process(model, waiting, options)
             if args.cluster is not None:
                 where = {"address": args.cluster, "device": args.device}
-                blocks = cluster.on_ray(model, opened, waiting, how, **where)
+                blocks = cluster.on_ray(model, opened, waiting, options, **where)
             n_done, heard_s = 0, 0.0
             for rows in blocks:
                 folder.add(rows)
                 n_done += len(rows)
                 heard_s += sum(row.get("duration_s", 0.0) for row in rows)
                 reporter.progress(n_done, len(waiting), heard_s)
+        elif model_folder(args.model, offline=args.offline)[1] == "whisper":
+            options = dataclasses.replace(options, adapt=False)  # as `resolved`
+        if waiting or folder.blocks():  # a run that was killed may have left them all
             folder.merge([recording.id for recording in recordings])
         tally, failed = WERSummary(options), []
         known = {recording.id: recording for recording in recordings}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ def prepare(args: Any) -> int:
         ManifestError: nothing usable below the folder; no manifest is written.
     """
     out = Path("/dev/stdout" if args.out == "-" else args.out)
-    options = _options(args.set or [])
+    options = _options(args.corpus, args.set or [])
     keep_inputs([out], map(str, options.values()))
     prepared = readers.prepare(args.corpus, args.root, **options)
     replaces = out.is_file() and not is_stdout(out)
@@ -83,14 +84,22 @@ def prepare(args: Any) -> int:
     return 0
 
 
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs; values as in YAML."""
-    options = {}
+def _options(corpus: str, pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs: switches and mappings as in YAML, all else is text."""
+    options: dict[str, Any] = {}
+    known = inspect.signature(readers.corpus(corpus).prepare).parameters
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ConfigError(f"--set {pair!r} is not KEY=VALUE, such as mic=1")
-        options[key.replace("-", "_")] = yaml.safe_load(value)
+        key = key.replace("-", "_")
+        switch = key in known and isinstance(known[key].default, bool)
+        try:
+            parsed = switch or value.startswith("{")
+            options[key] = yaml.safe_load(value) if parsed else value
+        except yaml.YAMLError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"--set {pair!r} is no YAML ({reason})") from error
     return options
 
 

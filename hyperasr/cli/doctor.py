@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import shutil
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -44,7 +41,6 @@ def doctor(args: Any) -> int:
         "Python": f"{platform.python_version()} on {platform.system()} {platform.release()}, "
         f"{platform.machine()}",
         **{kind: ", ".join(map(_version, names)) for kind, names in _PACKAGES.items()},
-        "ffmpeg": _ffmpeg(),
         "device": f"{args.device}, {_gpu()}",
         "threads": f"{torch.get_num_threads()} of {n_cpus} processors",
         "memory": _memory(),
@@ -61,18 +57,6 @@ def _version(package: str) -> str:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
         return f"no {package}"
-
-
-def _ffmpeg() -> str:
-    """Return the version of the program, which may be there beside the library in `av`."""
-    if (program := shutil.which("ffmpeg")) is None:
-        return "no program of this name"
-    try:
-        said = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return "does not start"
-    found = re.match(r"ffmpeg version (\S+)", said.stdout)
-    return found[1] if found else "of an unknown version"
 
 
 def _gpu() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import sys
@@ -60,18 +59,7 @@ def _recording(
     )
     wav = io.BytesIO()
     soundfile.write(wav, made.waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    notes = {
-        "simulated": True,
-        "cohort": made.cohort,
-        "severity": made.severity,
-        "person": args.person,
-        "seed": args.seed,
-        "duration_s": round(len(made.waveform) / SAMPLE_RATE, 3),
-        "text_clean": made.text,
-        "text_verbatim": made.verbatim,
-        "events": [dataclasses.asdict(event) for event in made.events],
-        "words": [dataclasses.asdict(word) for word in made.words],
-    }
+    notes = {"person": args.person, "seed": args.seed, **made.labels()}
     contents = (
         wav.getvalue(),
         f"{made.verbatim}\n".encode(),

@@ -44,7 +44,6 @@ from hyperasr.whisper.loading import checked_device
 
 log = logging.getLogger(__name__)
 _PART = 128  # views a part: a minute's work, so that little is lost on interruption
-_ONCE = 512  # views a part before caches said how many
 _EMBEDDINGS = 512  # read at a time
 _BATCH = 16
 _SORTED = 64  # views that are sorted by length together, so that little is padding
@@ -190,9 +189,11 @@ def _check_space(folder: Path, n_bytes: int, n_views: int) -> None:
 def _part_size(folder: Path) -> int:
     """Return how many views a part has: in a cache that was begun, as many as it began with."""
     try:
-        return int(json.loads((folder / _HEAD).read_text()).get("part_views", _ONCE))
+        return int(json.loads((folder / _HEAD).read_text())["part_views"])
     except FileNotFoundError:
         return _PART
+    except KeyError:
+        raise ConfigError(f"{folder} is of an older version; remove it and build again") from None
 
 
 def _part(folder: Path, index: int) -> Path:
@@ -418,20 +419,16 @@ class Cache:
         if self.keeps_embeddings:
             emb = torch.tensor(np.frombuffer(b"".join(rows["emb"]), np.float32))
             emb = emb.view(len(lengths), -1)
-        prompt = self.backbone.prompt_ids()
         texts = [self.meta["text"][i] for i in indices]
-        ids = [[*prompt, *self.backbone.text_ids(t), self.backbone.eos] for t in texts]
-        tokens = torch.full((len(ids), max(map(len, ids))), self.backbone.eos)
-        for target, values in zip(tokens, ids, strict=True):
-            target[: len(values)] = torch.tensor(values)
+        tokens, n_tokens, n_prompt = self.backbone.targets(texts)
         batch = Batch(
             n_frames=n_frames,
             encoded=EncoderOutput(states, lengths, sounding=sounding),
             mel=mel,
             speaker_emb=emb,
             tokens=tokens,
-            n_tokens=torch.tensor([len(values) for values in ids]),
-            n_prompt=len(prompt),
+            n_tokens=n_tokens,
+            n_prompt=n_prompt,
             ids=tuple(rows["id"]),
             speakers=tuple(rows["speaker"]),
             cohorts=tuple(rows["cohort"]),

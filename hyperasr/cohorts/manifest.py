@@ -24,7 +24,7 @@ _OPTIONAL_TEXT = {"text", "text_clean", "etiology"}
 _NAMES = {"id", "path", "speaker", "cohort"}
 _REPEATED = {"speaker", "cohort", "language", "split", "source", "domain", "etiology"}
 _OPTIONAL_NUMBERS = {"end_s", "severity"}
-_DOMAINS = ("recorded", "simulated")
+DOMAINS = ("recorded", "simulated")
 _shown = reprlib.Repr()  # a value in a message, whatever its length and depth
 _shown.maxstring = 80
 _LARGEST = 1e9  # in seconds thirty years
@@ -99,7 +99,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Utterance]) -> N
         for row in rows:
             values = {k: v for k, v in row.to_dict().items() if v is not None}
             line = json.dumps(values, ensure_ascii=False) + "\n"
-            if not _is_utf8(line):
+            if _NO_TEXT.search(line):  # U+0000 is escaped there, halves of surrogate pairs are not
                 raise ManifestError(
                     f"row {row.id!r} cannot be written: its path {row.path!r} or another text of "
                     "it is not UTF-8; rename the file"
@@ -114,17 +114,8 @@ def _row(line: str, where: str, folder: str) -> Utterance:
         raise ManifestError(f"{where}: not a JSON object ({error})") from error
     if not isinstance(values, dict):
         raise ManifestError(f"{where}: a row must be a JSON object, not {type(values).__name__}")
-    if unknown := sorted(set(values) - _FIELDS):
-        raise ManifestError(f"{where}: unknown field {unknown[0]!r}; known are {sorted(_FIELDS)}")
-    for name in ("id", "path"):
-        if not values.get(name):
-            raise ManifestError(f"{where}: field {name!r} is missing or empty")
-    for name, value in values.items():
-        if fault := _fault(name, value):
-            raise ManifestError(f"{where}: {fault}")
-    end_s = values.get("end_s")
-    if end_s is not None and end_s <= values.get("start_s", 0.0):
-        raise ManifestError(f"{where}: end_s {end_s} is not after start_s")
+    if fault := row_fault(values):
+        raise ManifestError(f"{where}: {fault}")
     audio = values["path"]
     if not is_address(audio):
         # Path would make one slash of the two of an address.
@@ -135,6 +126,22 @@ def _row(line: str, where: str, folder: str) -> Utterance:
     return Utterance(**{**values, "path": audio})
 
 
+def row_fault(values: dict[str, Any]) -> str | None:
+    """Say why no row of a manifest can have these values by field; None where one can."""
+    if unknown := sorted(set(values) - _FIELDS):
+        return f"unknown field {unknown[0]!r}; known are {sorted(_FIELDS)}"
+    for name in ("id", "path"):
+        if not values.get(name):
+            return f"field {name!r} is missing or empty"
+    for name, value in values.items():
+        if fault := _fault(name, value):
+            return fault
+    end_s = values.get("end_s")
+    if end_s is not None and end_s <= values.get("start_s", 0.0):
+        return f"end_s {end_s} is not after start_s"
+    return None
+
+
 def _fault(name: str, value: Any) -> str | None:
     """Say what is wrong with the value of a field; None where nothing is."""
     if name in _TEXT and not isinstance(value, str):
@@ -142,11 +149,12 @@ def _fault(name: str, value: Any) -> str | None:
     texts = [value, *value.values()] if isinstance(value, dict) else [value]
     for text in texts:
         if isinstance(text, str) and (bad := _NO_TEXT.search(text)):
-            return f"field {name!r} holds {bad[0]!r}, which is no character of a text"
+            mend = "; rename the file" if name == "path" else ""
+            return f"field {name!r} holds {bad[0]!r}, which is no character of a text{mend}"
     if name in _NAMES and not value.strip():
         return f"field {name!r} is empty; leave it out where it is unknown"
-    if name == "domain" and value not in _DOMAINS:
-        return f"field 'domain' must be {' or '.join(_DOMAINS)}, not {_shown.repr(value)}"
+    if name == "domain" and value not in DOMAINS:
+        return f"field 'domain' must be {' or '.join(DOMAINS)}, not {_shown.repr(value)}"
     if name == "start_s" or (name in _OPTIONAL_NUMBERS and value is not None):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value <= _LARGEST:
@@ -164,12 +172,3 @@ def _fault(name: str, value: Any) -> str | None:
         if not value.get("channel", "0").isdecimal():
             return f"extra channel must be a number from 0, not {_shown.repr(value['channel'])}"
     return None
-
-
-def _is_utf8(text: str) -> bool:
-    """Say whether a text can be written: halves of surrogate pairs cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

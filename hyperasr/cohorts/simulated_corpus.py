@@ -23,8 +23,8 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.cohorts.simulate import COHORTS, VERSION, check_simulated, simulate
-from hyperasr.cohorts.views import TYPICAL, View, plan_views
-from hyperasr.errors import HyperASRError, ManifestError
+from hyperasr.cohorts.views import TYPICAL, View, plan_key, plan_views
+from hyperasr.errors import AudioError, HyperASRError, ManifestError
 from hyperasr.types import Utterance
 from hyperasr.util.files import alone_in, atomic_write_bytes, atomic_write_text, keep_inputs
 from hyperasr.util.workers import WorkerPool
@@ -74,6 +74,7 @@ def simulate_corpus(
         ManifestError: not one recording could be made.
         ConfigError: a recording of the manifest would be replaced.
     """
+    cohorts = tuple(dict.fromkeys(cohorts))
     for cohort in cohorts:
         check_simulated(cohort)
     typical = [u for u in utterances if u.cohort == TYPICAL]
@@ -141,6 +142,7 @@ def _make(view: View, out: Path) -> tuple[dict[str, Any] | None, str]:
     u = view.utterance
     assert view.severity is not None
     try:
+        key = plan_key([view])
         waveform = load(u.path, start_s=u.start_s, end_s=u.end_s, channel=u.channel)
         text = u.text_clean or u.text or ""
         simulated = simulate(
@@ -148,19 +150,7 @@ def _make(view: View, out: Path) -> tuple[dict[str, Any] | None, str]:
         )
     except HyperASRError as error:
         return None, str(error)
-    labels = {
-        "simulated": True,
-        "version": VERSION,
-        "key": view.key,
-        "cohort": simulated.cohort,
-        "severity": simulated.severity,
-        "person": view.person,
-        "duration_s": round(len(simulated.waveform) / SAMPLE_RATE, 3),
-        "text_clean": simulated.text,
-        "text_verbatim": simulated.verbatim,
-        "events": [dataclasses.asdict(event) for event in simulated.events],
-        "words": [dataclasses.asdict(word) for word in simulated.words],
-    }
+    labels = {"version": VERSION, "key": key, "person": view.person, **simulated.labels()}
     flac = io.BytesIO()
     soundfile.write(flac, simulated.waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     path = out / _name(view)
@@ -176,9 +166,9 @@ def _finished(view: View, out: Path) -> dict[str, Any] | None:
     path = out / _name(view)
     try:
         labels = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        same = isinstance(labels, dict) and labels.get("key") == plan_key([view])
+    except (OSError, ValueError, AudioError):
         return None
-    same = isinstance(labels, dict) and labels.get("key") == view.key
     return labels if same and path.with_suffix(".flac").is_file() else None
 
 
@@ -192,6 +182,8 @@ def _name(view: View) -> Path:
 def _row(view: View, labels: dict[str, Any]) -> Utterance:
     clean, verbatim = labels["text_clean"], labels["text_verbatim"]
     assert view.severity is not None
+    extra = dict(view.utterance.extra or {})
+    extra.pop("channel", None)  # the simulated recording has one alone
     return dataclasses.replace(
         view.utterance,
         id=view.id,
@@ -205,4 +197,5 @@ def _row(view: View, labels: dict[str, Any]) -> Utterance:
         end_s=None,
         source=f"simulated from {view.utterance.source}".strip(),
         domain="simulated",
+        extra=extra or None,
     )

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"  # the speaker of a row that names none
 _NAMED = 3  # examples in a message
+_EDGES = (0.25, 0.5, 0.75)  # between ranges of severity
 
 
 @dataclass(frozen=True)
@@ -39,30 +40,24 @@ class Fold:
     n_dropped: int
 
 
-def leave_one_out(
-    utterances: Sequence[Utterance], by: str, *, edges: Sequence[float] = (0.25, 0.5, 0.75)
-) -> Iterator[Fold]:
+def leave_one_out(utterances: Sequence[Utterance], by: str) -> Iterator[Fold]:
     """Hold out one cohort, speaker or range of severity after the other.
 
     What else the held-out people said is in neither part, so that no fold leaks a speaker.
 
     Args:
         utterances: of all parts.
-        by: ``cohort``, ``speaker`` or ``severity``.
-        edges: between ranges of severity, ascending, in (0, 1); for ``severity`` only.
+        by: ``cohort``, ``speaker`` or ``severity`` (in quarters).
     Raises:
-        ConfigError: another `by`, edges out of order, or a part that everybody is in, which leaves
-            nothing to train on.
+        ConfigError: another `by`, or a part that everybody is in, which leaves nothing to train on.
     """
     keys: dict[str, Callable[[Utterance], str]] = {
         "cohort": lambda u: u.cohort,
         "speaker": lambda u: u.speaker,
-        "severity": lambda u: severity_bin(u.severity, edges),
+        "severity": lambda u: severity_bin(u.severity, _EDGES),
     }
     if by not in keys:
         raise ConfigError(f"folds are by {', '.join(keys)}, not by {by!r}")
-    if list(edges) != sorted(set(edges)) or not all(0 < e < 1 for e in edges):
-        raise ConfigError(f"edges of severity ascend within (0, 1); these do not: {list(edges)}")
     key = keys[by]
     for part in sorted({key(u) for u in utterances}):
         test = tuple(u for u in utterances if key(u) == part)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,12 +32,8 @@ class Variety:
     """Range of the playback speed, one for each person: other pitch and vocal tract, [0.5, 2]."""
     place_share: float = 0.0
     """Share of the views in another room, noise and channel, in [0, 1]."""
-    copies: dict[str, int] = field(default_factory=dict)
-    """Views of each recording in each cohort, by the recording's source; 1 where not named."""
     cohort_share: float = 1.0
     """Chance of a recording to be simulated in each cohort, in (0, 1]."""
-    typical_voices: int = 1
-    """Voices that each speaker is heard in as they are, at least 1; they differ in speed."""
 
     def __post_init__(self) -> None:
         low, high = self.speed
@@ -47,13 +43,6 @@ class Variety:
             raise ConfigError(
                 f"place_share must be in [0, 1] and cohort_share in (0, 1], not "
                 f"{self.place_share} and {self.cohort_share}"
-            )
-        if any(n < 1 for n in self.copies.values()):
-            raise ConfigError(f"copies must be at least 1, not {self.copies}")
-        if self.typical_voices < 1 or (self.typical_voices > 1 and low == high):
-            raise ConfigError(
-                f"typical_voices is {self.typical_voices} with a speed of {self.speed}; it must be "
-                "at least 1, and voices differ in speed alone"
             )
 
 
@@ -118,8 +107,8 @@ def plan_views(
 ) -> list[View]:
     """Plan the views of every utterance.
 
-    A typical utterance has one in each of `cohorts`, where `variety` does not say more; one of any
-    other cohort has one alone, the recording as it is: simulation is never done to a patient's.
+    A typical utterance has one in each of `cohorts`, where no share says less; one of any other
+    cohort has one alone, the recording as it is: simulation is never done to a patient's.
 
     Args:
         utterances: recordings with text.
@@ -151,18 +140,15 @@ def plan_views(
                 View(utterance, utterance.cohort, utterance.severity, utterance.speaker, 0)
             )
             continue
-        copies = variety.copies.get(utterance.source, 1)
-        for cohort, copy in ((c, k) for c in cohorts for k in range(copies)):
-            rng = random.Random(f"{seed}/{utterance.id}/{cohort}" + (f"/{copy}" if copy else ""))
+        for cohort in cohorts:
+            rng = random.Random(f"{seed}/{utterance.id}/{cohort}")
             share = typical_share if cohort == TYPICAL else variety.cohort_share
             if share < 1 and rng.random() >= share:
                 continue
             if cohort == TYPICAL:
-                n_voices = variety.typical_voices
-                voice = copy if n_voices == 1 else copy * n_voices + rng.randrange(n_voices)
-                view = View(utterance, TYPICAL, 0.0, utterance.speaker, voice)
+                view = View(utterance, TYPICAL, 0.0, utterance.speaker, 0)
             else:
-                k = rng.randrange(people_per_speaker * copies)
+                k = rng.randrange(people_per_speaker)
                 person = f"{utterance.speaker}-{cohort}-{seed}-{k}"
                 if severities is None:
                     severity = random.Random(person).uniform(0.1, 1.0)

@@ -54,6 +54,11 @@ def model_card(folder: str | Path, *, license: str | None = None) -> str:
     backbone = str(head["backbone"])
     settings = {k: v for k, v in (source.get("settings") or {}).items() if k != "groups"}
     margin = f" with {head['margin_s']:g} s of silence after it" if head["margin_s"] else ""
+    adapted = [
+        part
+        for part in ("encoder", "decoder")
+        if any(target.startswith(f"{part}.") for target in source["targets"])
+    ]
     facts = {
         "Backbone": f"`{backbone}`, fingerprint `{head['backbone_fingerprint']}`; not included",
         "Audio context": f"{head['audio_context']}{margin}",
@@ -65,11 +70,12 @@ def model_card(folder: str | Path, *, license: str | None = None) -> str:
     parts = [
         _front_matter(backbone, license),
         f"# HyperASR adapter for {backbone}",
-        "A frozen Whisper whose decoder is adapted to every utterance: "
+        f"A frozen Whisper whose {' and '.join(adapted)} {'are' if adapted[1:] else 'is'} adapted"
         + (
-            "a hypernetwork turns a speaker embedding into low-rank factors, without enrolment."
+            " to every utterance: a hypernetwork turns a speaker embedding into low-rank factors, "
+            "without enrolment."
             if "hypernet" in source["kind"]
-            else "this model holds factors that do not listen to the utterance."
+            else ": this model holds factors that do not listen to the utterance."
         ),
         f"> {NOT_A_DEVICE}",
         _table(facts),
@@ -124,14 +130,14 @@ def _front_matter(backbone: str, license: str | None) -> str:
         "tags": _TAGS,
     }
     published = HUB_NAMES.get(backbone, backbone)
-    if _is_hub_name(published):
+    if is_hub_name(published):
         data["base_model"] = published
     if license is not None:
         data["license"] = license
     return f"---\n{yaml.safe_dump(data, sort_keys=False)}---"
 
 
-def _is_hub_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
     """Whether a backbone is named as on the hub: OWNER/NAME, and no path."""
     owner, slash, rest = name.partition("/")
     return bool(slash and owner and rest) and "/" not in rest and not owner.startswith((".", "~"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hyperasr.errors import ConfigError
-from hyperasr.util.config import check_texts
+from hyperasr.util.config import check_types
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ExportConfig:
     what the engine that the export is for writes by its defaults; null checks no texts."""
 
     def __post_init__(self) -> None:
-        check_texts(self)
+        check_types(self)
         if self.dtype != "float16" and self.to == "ggml":
             raise ConfigError("whisper.cpp takes matrices in float16 alone; choose that dtype")
         if self.dtype == "int8" and self.to != "ctranslate2":

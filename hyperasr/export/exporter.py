@@ -252,7 +252,8 @@ def _dynamic(
 
 def _n_as_static(own: Sequence[tuple[int, ...]], reference: Reference) -> int:
     """Count the clips whose text an adapter of their own does not change, as far as it is known."""
-    return sum(a[: len(b)] == b for a, b in zip(own, reference.tokens, strict=True))
+    known = reference.search.max_tokens  # where a static text was cut off
+    return sum(a[:known] == b for a, b in zip(own, reference.tokens, strict=True))
 
 
 def _notes(backbone: Backbone, config: ExportConfig) -> list[str]:

@@ -141,8 +141,6 @@ class Reference:
         factors: LoRAFactors,
         waveforms: Sequence[np.ndarray],
         language: str = "en",
-        *,
-        with_logits: bool = True,
     ) -> Reference:
         """Decode each clip alone, greedily, with the same static factors."""
         prompt = tuple(backbone.prompt_ids(language))
@@ -157,8 +155,7 @@ class Reference:
                 encoded = backbone.encode(mel, n_frames)
                 tokens = backbone.generate(encoded, search, language=language).tokens[0]
                 found.append(tokens)
-                if with_logits:
-                    logits.append(_logits(backbone, mel, n_frames, prompt, tokens))
+                logits.append(_logits(backbone, mel, n_frames, prompt, tokens))
         mels, frames = zip(*inputs, strict=True)
         return cls(mels, frames, prompt, tuple(found), tuple(logits), search)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperasr.errors import ConfigError
-from hyperasr.util.config import check_texts
+from hyperasr.util.config import check_types
 
 OPENAI_NAME = "whisper-1"
 """OpenAI's name of its Whisper, which many programs send without asking; it means our model."""
@@ -46,7 +46,7 @@ class ServeConfig:
     """Recordings that may wait or be worked on; a caller beyond them is told to come again."""
 
     def __post_init__(self) -> None:
-        check_texts(self)
+        check_types(self)
         for name, port in (("port", self.port), ("wyoming", self.wyoming)):
             if port is not None and not 0 <= port <= 65_535:
                 raise ConfigError(f"{name} is {port}; give 0 to 65535")

@@ -34,6 +34,7 @@ from hyperasr.types import Segment
 logger = logging.getLogger(__name__)
 
 _MOST_DECODERS = 8  # of different options, kept for callers to come
+_GATHER_S = 0.005  # without a newcomer, after which a batch with room left is decoded
 _LONGEST_GATHER_S = 0.2  # however many keep coming, and however slowly they are read
 _BATCHES_AHEAD = 2  # read of all recordings together, beside one segment of each
 
@@ -76,8 +77,6 @@ class Engine:
         model: the model; nothing else may move or change it meanwhile.
         batch_size: segments decoded together, at least 1.
         most_waiting: recordings that wait or are worked on, at least 1; more are refused.
-        gather_s: seconds without a newcomer after which a batch with room left is decoded; where
-            recordings are still read, it waits for them, but for no longer than 0.2 s.
         longest_s: of a recording, in seconds.
     Attributes:
         n_segments, n_batches: decoded so far.
@@ -89,11 +88,10 @@ class Engine:
         *,
         batch_size: int = 16,
         most_waiting: int = 32,
-        gather_s: float = 0.005,
         longest_s: float = 4 * 3600.0,
     ) -> None:
         self.model, self.batch_size, self.most_waiting = model, batch_size, most_waiting
-        self.gather_s, self.longest_s = gather_s, longest_s
+        self.longest_s = longest_s
         self.n_segments = self.n_batches = 0
         self._jobs: list[Job] = []
         self._n_come = 0  # recordings and segments
@@ -261,7 +259,7 @@ class Engine:
         while not self._is_full() and (left := ends - time.monotonic()) > 0:
             n_read = self._n_being_read()
             comes = partial(self._has_changed, self._n_come, n_read)
-            if not self._changed.wait_for(comes, left if n_read else self.gather_s):
+            if not self._changed.wait_for(comes, left if n_read else _GATHER_S):
                 return
 
     def _n_being_read(self) -> int:

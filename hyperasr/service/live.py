@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -128,8 +129,9 @@ class Session:
         self.loop = asyncio.get_running_loop()
         self.stream: Stream | None = None
         self.sound: asyncio.Queue[np.ndarray | HyperASRError | None] = asyncio.Queue()
-        self.spoken: asyncio.Queue[tuple[int, Spoken]] = asyncio.Queue()
-        self.n_utterances = 0
+        # Utterances, and events that wait for the texts of those before them.
+        self.spoken: asyncio.Queue[tuple[int, Spoken] | dict[str, Any]] = asyncio.Queue()
+        self.n_utterances = self.n_unanswered = 0
         self.partial = Partial(self)
         self.sending = asyncio.Lock()
 
@@ -158,7 +160,9 @@ class Session:
         """Take messages until the client leaves or falls silent."""
         await self.send({"type": "ready"})
         while True:
-            message = await _message(self.websocket, self.service.limits.live_idle_s)
+            message = await _message(
+                self.websocket, self.service.limits.live_idle_s, lambda: self.n_unanswered > 0
+            )
             while self.sound.qsize() > _AHEAD:
                 await asyncio.sleep(_RETRY_S)
             if isinstance(message, bytes):
@@ -186,24 +190,33 @@ class Session:
             for spoken in over:
                 self.partial.stop()
                 self.n_utterances += 1
+                self.n_unanswered += 1
                 self.spoken.put_nowait((self.n_utterances, spoken))
-            if sound is None and not over:
-                await self.send({"type": "nothing"})
+            if sound is None:
+                if not over:
+                    self.spoken.put_nowait({"type": "nothing"})
+                self.spoken.put_nowait({"type": "answered"})
             self.partial.go_on()
 
     async def answer(self) -> None:
-        """Send the final text of each utterance, in order."""
+        """Send the final text of each utterance, in order, and what waits for them."""
         while True:
-            number, (start_s, waveform) = await self.spoken.get()
-            about = {"type": "final", "utterance": number, "start_s": round(start_s, 3)}
-            try:
-                job = await self._submitted(Recording(f"utterance {number}", waveform=waveform))
-                result = await self.service.result(job)
-            except HyperASRError as error:
-                await self.send(_error(error) | {"utterance": number})
-                continue
-            values = to_dict(result)
-            await self.send(about | {"text": values["text"], "transcript": values})
+            spoken = await self.spoken.get()
+            if isinstance(spoken, dict):
+                await self.send(spoken)
+            else:
+                await self.send(await self._final(*spoken))
+                self.n_unanswered -= 1
+
+    async def _final(self, number: int, spoken: Spoken) -> dict[str, Any]:
+        start_s, waveform = spoken
+        try:
+            job = await self._submitted(Recording(f"utterance {number}", waveform=waveform))
+            values = to_dict(await self.service.result(job))
+        except HyperASRError as error:
+            return _error(error) | {"utterance": number}
+        about = {"type": "final", "utterance": number, "start_s": round(start_s, 3)}
+        return about | {"text": values["text"], "transcript": values}
 
     async def send(self, event: dict[str, Any]) -> None:
         """Send an event as JSON."""
@@ -280,17 +293,28 @@ class Partial:
             self._first += round(last.start_s * SAMPLE_RATE)
 
 
-async def _message(websocket: WebSocket, within_s: float) -> Any:
+async def _message(
+    websocket: WebSocket, within_s: float, owes: Callable[[], bool] = lambda: False
+) -> Any:
     """Return the bytes or the JSON of the next message.
 
+    Args:
+        websocket: of the client.
+        within_s: seconds that it has; while `owes` says that it waits for a text, that time begins
+            anew.
+        owes: whether the server owes it one.
     Raises:
         WebSocketDisconnect: the client left.
         ConfigError: it sends nothing, or text that is no JSON.
     """
-    try:
-        message = await asyncio.wait_for(websocket.receive(), within_s)
-    except TimeoutError:
-        raise ConfigError(f"no message for {within_s:g} s; connect again to go on") from None
+    message = None
+    while message is None:
+        try:
+            message = await asyncio.wait_for(websocket.receive(), within_s)
+        except TimeoutError:
+            if not owes():
+                said = f"no message for {within_s:g} s; connect again to go on"
+                raise ConfigError(said) from None
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1000))
     if message.get("bytes") is not None:

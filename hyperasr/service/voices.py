@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hyperasr.errors import AudioError, ConfigError
+from hyperasr.errors import AudioError, ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.service.config import OPENAI_NAME
 from hyperasr.service.engine import Busy
@@ -108,6 +108,7 @@ class Voices:
             Busy: another voice is being trained.
             AudioError: the clips cannot be used.
             ConfigError: the model itself has this name.
+            HyperASRError: the training crashed.
         """
         out = self._path(name)
         if name in (self.name, OPENAI_NAME):
@@ -125,9 +126,14 @@ class Voices:
         lines = [line.removeprefix("hyperasr: error: ") for line in errors.splitlines()]
         if status not in (0, 1):
             raise AudioError(lines[-1] if lines else "the voice could not be trained")
-        # The last line of a success says how the command line goes on.
-        told = [line for line in said.splitlines() if not line.startswith(str(out))]
-        return {"voice": name, "written": "nothing is written" not in said, "told": told}
+        told = said.splitlines()
+        if not told:  # Python's status of an exception is that of a voice worth nothing
+            raise HyperASRError(
+                "the training crashed; hyperasr enrol shows why, with these clips in a terminal"
+            )
+        # The last line of a success, and of nothing else, says how the command line goes on.
+        written = told[-1].startswith(f"{out}: ")
+        return {"voice": name, "written": written, "told": told[:-1] if written else told}
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

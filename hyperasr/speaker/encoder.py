@@ -1,5 +1,11 @@
 """Speaker encoders: one utterance in, one embedding out; padding never changes it.
 
+Each has ``d_spk``, the size of an embedding, and ``layers``, hidden layers of the backbone whose
+moments it needs. Called with what it needs of ``encoded`` (states with these moments), ``mel``
+(n_utt, n_mels, n_frames) at 10 ms a frame, ``n_frames`` (n_utt,) real ones, at least 1, and
+``waveforms``, each (n_samples,) at 16 kHz without padding, it returns embeddings (n_utt, d_spk)
+float32; what is missing or empty is a `ShapeError`.
+
 Embeddings are returned raw; who uses them standardises them with training statistics.
 """
 
@@ -9,7 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,42 +33,12 @@ from hyperasr.types import EncoderOutput, real_mask
 from hyperasr.util.closest import closest
 from hyperasr.whisper.pooling import require_frames
 
+if TYPE_CHECKING:
+    from hyperasr.whisper.backbone import Backbone
+
 # Shorter waveforms are zero padded to this: SpeechBrain's convolutions reflect up to four frames
 # of 10 ms at each end, and a deviation needs more than one.
 _MIN_SAMPLES = SAMPLE_RATE // 10
-
-
-@runtime_checkable
-class SpeakerEncoder(Protocol):
-    """What every speaker encoder offers.
-
-    Attributes:
-        d_spk: size of an embedding.
-        layers: hidden layers of the backbone whose moments ``encoded`` must hold; empty for none.
-    """
-
-    d_spk: int
-    layers: tuple[int, ...]
-
-    def __call__(
-        self,
-        *,
-        encoded: EncoderOutput | None = None,
-        mel: Tensor | None = None,
-        n_frames: Tensor | None = None,
-        waveforms: Sequence[Tensor | np.ndarray] | None = None,
-    ) -> Tensor:
-        """Return embeddings (n_utt, d_spk), float32.
-
-        Args:
-            encoded: encoder states with the moments of `layers`.
-            mel: log-mel (n_utt, n_mels, n_frames), 10 ms a frame.
-            n_frames: real mel frames (n_utt,), at least 1.
-            waveforms: each (n_samples,), 16 kHz mono, without padding.
-        Raises:
-            ShapeError: something that the encoder needs is missing, or an utterance is empty.
-        """
-        ...
 
 
 class PooledStates(nn.Module):
@@ -91,7 +67,7 @@ class PooledStates(nn.Module):
         n_frames: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """See `SpeakerEncoder`; `n_frames` tells the duration where a full context hides it."""
+        """Return embeddings; `n_frames` tells the duration where a full context hides it."""
         if encoded is None or not set(self.layers) <= set(encoded.moments):
             given = "none" if encoded is None else sorted(encoded.moments)
             raise ShapeError(f"the speaker encoder pools layers {self.layers}, but got {given}")
@@ -153,7 +129,7 @@ class SpeechBrainEncoder(nn.Module):
     def forward(
         self, *, waveforms: Sequence[Tensor | np.ndarray] | None = None, **_: Any
     ) -> Tensor:
-        """See `SpeakerEncoder`; less than 0.1 s is zero padded to 0.1 s."""
+        """Return embeddings; less than 0.1 s is zero padded to 0.1 s."""
         if waveforms is None:
             raise ShapeError("this speaker encoder needs the waveforms of the utterances")
         return torch.stack([self._embed(torch.as_tensor(w)) for w in waveforms])
@@ -227,7 +203,7 @@ class SmallEcapa(nn.Module):
     def forward(
         self, *, mel: Tensor | None = None, n_frames: Tensor | None = None, **_: Any
     ) -> Tensor:
-        """See `SpeakerEncoder`."""
+        """Return embeddings."""
         if mel is None or n_frames is None:
             raise ShapeError("this speaker encoder needs mel and n_frames")
         n_frames = n_frames.to(mel.device)
@@ -241,17 +217,6 @@ class SmallEcapa(nn.Module):
             return embeddings.float()
         finally:
             self._real.mask = None
-
-
-class BackboneDims(Protocol):
-    """The sizes of a backbone that a speaker encoder has to know."""
-
-    @property
-    def d_model(self) -> int: ...
-    @property
-    def n_encoder_layers(self) -> int: ...
-    @property
-    def n_mels(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -296,7 +261,7 @@ class SpeakerConfig:
 
 
 def speaker_encoder(
-    config: SpeakerConfig, backbone: BackboneDims, seed: int = 0
+    config: SpeakerConfig, backbone: Backbone, seed: int = 0
 ) -> PooledStates | SpeechBrainEncoder | SmallEcapa:
     """Build the speaker encoder that `config` describes for a backbone.
 

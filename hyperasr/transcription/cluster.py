@@ -100,7 +100,7 @@ class TranscriptFolder:
 
     def rows(self) -> Iterator[Row]:
         """Yield every row, those of the merged file first, an id perhaps several times."""
-        for name in [TRANSCRIPTS, *self._blocks()]:
+        for name in [TRANSCRIPTS, *self.blocks()]:
             for line in self._lines(name):
                 yield _json(line, f"{self.name}/{name}")
 
@@ -120,7 +120,7 @@ class TranscriptFolder:
         Raises:
             HyperASRError: an id has no row.
         """
-        blocks = self._blocks()
+        blocks = self.blocks()
         at: dict[str, int] = {}
         # On the disk, since all texts together need not fit into memory.
         with tempfile.TemporaryFile() as spool:
@@ -144,7 +144,8 @@ class TranscriptFolder:
             with suppress(OSError):  # it holds blocks of another run
                 os.rmdir(f"{self._root}/{_BLOCKS}")
 
-    def _blocks(self) -> list[str]:
+    def blocks(self) -> list[str]:
+        """Return the names of the blocks that are not merged yet."""
         from pyarrow.fs import FileSelector
 
         selector = FileSelector(f"{self._root}/{_BLOCKS}", allow_not_found=True)

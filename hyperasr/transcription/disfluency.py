@@ -108,14 +108,18 @@ def pieces(segment: Segment, mode: str = "verbatim") -> list[tuple[str, Word | N
     index = at = 0
     while index < len(segment.words):
         edit = edits.get(index)
+        word = segment.words[index]
+        if edit is not None:
+            # A removed word hands its capital to the next one, or its full stop to the one before.
+            last = segment.words[edit.last - 1]
+            word = last if _plain(last.text) == _plain(edit.replacement) else word
         index = index + 1 if edit is None else edit.last
-        word = segment.words[index - 1]
-        for shown in [word.text] if edit is None else edit.replacement.split():
-            start = text.find(shown, at)
-            if start < 0:
-                return [(text, None)]  # nothing can be said of words that are not in the text
-            found += [(text[at:start], None), (shown, word)]
-            at = start + len(shown)
+        shown = word.text if edit is None else edit.replacement
+        start = text.find(shown, at)
+        if start < 0:
+            return [(text, None)]  # nothing can be said of words that are not in the text
+        found += [(text[at:start], None), (shown, word)]
+        at = start + len(shown)
     return [(part, word) for part, word in [*found, (text[at:], None)] if part]
 
 

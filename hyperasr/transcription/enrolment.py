@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.decode import decode
@@ -243,14 +243,9 @@ def _written(model: AdaptedWhisper, batch: Batch, search: SearchConfig) -> list[
 def _with_tokens(model: AdaptedWhisper, batch: Batch, texts: Sequence[str]) -> Batch:
     """Return a batch with targets: prompt, text, end."""
     backbone = model.backbone
-    prompt = backbone.prompt_ids()
-    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for text in texts]
+    tokens, n_tokens, n_prompt = backbone.targets(texts)
     longest = int(backbone.whisper.config.max_target_positions)
-    for text, own in zip(texts, ids, strict=True):
-        if len(own) > longest:
+    for text, n in zip(texts, n_tokens.tolist(), strict=True):
+        if n > longest:
             raise AudioError(f"the text {text[:40]!r}... is too long; cut the clip and its text")
-    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos, device=backbone.device)
-    for row, values in zip(tokens, ids, strict=True):
-        row[: len(values)] = torch.tensor(values)
-    n_tokens: Tensor = torch.tensor([len(values) for values in ids], device=backbone.device)
-    return replace(batch, tokens=tokens, n_tokens=n_tokens, n_prompt=len(prompt))
+    return replace(batch, tokens=tokens, n_tokens=n_tokens, n_prompt=n_prompt)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from hyperasr.errors import ConfigError
 from hyperasr.util.closest import closest
-from hyperasr.util.config import check_texts
+from hyperasr.util.config import check_types
 
 AUTO = "auto"
 """As a language: find out which one is spoken."""
@@ -82,12 +82,10 @@ class TranscribeOptions:
     """What tells speech from silence; silero (an extra) also silences noise without speech."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, least in (("batch_size", 1), ("beam_size", 1), ("samples", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(
-                    f"{name} is {value!r}; it must be a whole number of at least {least}"
-                )
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         longest = self.max_segment_s
         if longest is not None and not (math.isfinite(longest) and 1 <= longest <= _CHUNK_S):
             raise ConfigError(f"max_segment_s is {longest}; give 1 to {_CHUNK_S:g} seconds")
@@ -95,7 +93,6 @@ class TranscribeOptions:
             raise ConfigError("compare sets the adapted model beside the other; it needs adapt")
         if self.samples and not self.adapt:
             raise ConfigError("samples are drawn of adapted weights; they need adapt")
-        check_texts(self)
         # A list would pass as well, but the options are to be hashable.
         object.__setattr__(self, "temperatures", tuple(self.temperatures))
         if not all(math.isfinite(t) and t > 0 for t in self.temperatures):

@@ -259,7 +259,7 @@ class Recogniser:
         drawn = decode(
             self.model,
             part.batch,
-            self._limited(replace(self.search, beam_size=1), part),
+            self._limited(replace(self.search, beam_size=1, expected=()), part),
             language=part.languages,
             task=self.options.task,
             n_samples=k,

@@ -12,6 +12,8 @@ from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.transcription.formats import render, to_dict
 from hyperasr.transcription.recordings import Recording
 
+_MOST = 1e9  # of a number; in seconds 30 years
+
 
 @dataclass(frozen=True)
 class Transcript(types.Transcript):
@@ -105,28 +107,32 @@ def _transcript(values: Mapping[str, Any], id: str) -> Transcript:
         id,
         str(values["text"]),
         tuple(_segment(segment) for segment in values["segments"]),
-        float(values["duration_s"]),
+        _number(values["duration_s"]),
         tuple(str(line) for line in values.get("warnings", ())),
         _text(values.get("clean")),
-        float(values.get("discarded_s", 0.0)),
+        _number(values.get("discarded_s", 0.0)),
         str(values.get("language", "en")),
         bool(values["calibrated"]),
     )
 
 
 def _segment(values: Mapping[str, Any]) -> types.Segment:
+    words = tuple(_word(word) for word in values["words"])
+    edits = tuple(_edit(edit) for edit in values.get("edits", ()))
+    if not all(0 <= edit.first < edit.last <= len(words) for edit in edits):
+        raise ValueError("an edit of words that are not there")
     return types.Segment(
-        float(values["start_s"]),
-        float(values["end_s"]),
+        _number(values["start_s"]),
+        _number(values["end_s"]),
         str(values["text"]),
         float(values["logprob"]),
-        tuple(_word(word) for word in values["words"]),
-        tuple(_edit(edit) for edit in values.get("edits", ())),
+        words,
+        edits,
         _text(values.get("clean")),
         tuple(
             types.Unclear(
-                float(u["start_s"]),
-                float(u["end_s"]),
+                _number(u["start_s"]),
+                _number(u["end_s"]),
                 str(u["reason"]),
                 str(u["text"]),
                 int(u["word"]),
@@ -140,9 +146,9 @@ def _word(values: Mapping[str, Any]) -> types.Word:
     return types.Word(
         str(values["word"]),
         float(values["probability"]),
-        _number(values.get("start_s")),
-        _number(values.get("end_s")),
-        _number(values.get("uncertainty")),
+        _number_or_none(values.get("start_s")),
+        _number_or_none(values.get("end_s")),
+        _number_or_none(values.get("uncertainty")),
     )
 
 
@@ -153,8 +159,8 @@ def _edit(values: Mapping[str, Any]) -> types.Edit:
         str(values["kind"]),
         str(values["text"]),
         str(values.get("replacement", "")),
-        _number(values.get("start_s")),
-        _number(values.get("end_s")),
+        _number_or_none(values.get("start_s")),
+        _number_or_none(values.get("end_s")),
     )
 
 
@@ -162,5 +168,12 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _number_or_none(value: Any) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not abs(number) <= _MOST:  # nor is NaN
+        raise ValueError("a number that cannot be")
+    return number

@@ -83,14 +83,10 @@ def _built(hint: Any, value: Any, where: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def check_texts(config: Any) -> None:
-    """Raise ConfigError where a text of a config is none, or not among those its Literal names."""
+def check_types(config: Any) -> None:
+    """Raise ConfigError where a value of a config is not of its field's type; see `check_type`."""
     for name, hint in typing.get_type_hints(type(config)).items():
-        value, choices = getattr(config, name), typing.get_args(hint)
-        if hint is str and not isinstance(value, str):
-            raise ConfigError(f"{name} is {value!r}; it must be a text")
-        if typing.get_origin(hint) is typing.Literal and value not in choices:
-            raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        check_type(getattr(config, name), hint, name)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
@@ -232,7 +231,7 @@ def atomic_folder(
         with writing(path, temporary):
             temporary.mkdir(parents=True)
             with _held(temporary):
-                others = _clear(target.parent, glob.escape(_stem(target)))
+                others = _clear(target.parent, _stem(target))
                 if any(other != temporary for other in others):
                     raise ConfigError(
                         f"another process is writing {path}; wait for its end, or choose another"
@@ -320,18 +319,19 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def _clear(folder: Path, stem: str = "*") -> list[Path]:
+def _clear(folder: Path, stem: str | None = None) -> list[Path]:
     """Remove what killed writers left, putting back an old folder that has no successor.
 
     Args:
         folder: where they wrote.
-        stem: of the names they wrote to, as a pattern (glob).
+        stem: of the name they wrote to; None takes any.
     Returns:
         What others are writing.
     """
     others = []
-    for path in folder.glob(f".{stem}.*"):
-        if (found := _TEMPORARY.fullmatch(path.name)) is None:
+    for path in folder.glob(".*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or stem not in (None, found[1]):
             continue
         with _held(path) as free, suppress(OSError):
             if free is False:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.rnn import pad_sequence
 
 from hyperasr.adapters.lora import dropping_rows
 from hyperasr.audio.mel import (
@@ -178,14 +180,20 @@ class Backbone(nn.Module):
         """
         if self.dtype == "int8":
             raise ConfigError("weights in int8 are for this process only; load float32 to save")
-        self.whisper.config.audio_context = self.audio_context
-        if self.audio_context == "trimmed":
-            self.whisper.config.margin_s = self.margin_s
         # transformers drops lang_to_id on reload from a config that came from a model config.
         self.whisper.generation_config._from_model_config = False
-        with quiet_transformers():
-            self.whisper.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+        # In a copy of the config: what is in the model's own is how it was published.
+        published = self.whisper.config
+        self.whisper.config = copy.copy(published)
+        try:
+            self.whisper.config.audio_context = self.audio_context
+            if self.audio_context == "trimmed":
+                self.whisper.config.margin_s = self.margin_s
+            with quiet_transformers():
+                self.whisper.save_pretrained(folder)
+                self.tokenizer.save_pretrained(folder)
+        finally:
+            self.whisper.config = published
 
     @property
     def margin_s(self) -> float:
@@ -443,6 +451,19 @@ class Backbone(nn.Module):
         """Return the tokens of a text, with the leading blank Whisper's targets have."""
         text = text.strip()
         return list(self.tokenizer(f" {text}", add_special_tokens=False).input_ids) if text else []
+
+    def targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, int]:
+        """Return what the decoder is to write of some texts, with the English prompt before it.
+
+        Returns:
+            Prompt, text, end of text, padding: (n_utt, n_max) int64; the real tokens of each
+            (n_utt,) int64; and how many tokens the prompt has.
+        """
+        prompt = self.prompt_ids()
+        ids = [torch.tensor([*prompt, *self.text_ids(text), self.eos]) for text in texts]
+        tokens = pad_sequence(ids, batch_first=True, padding_value=self.eos)
+        n_tokens = torch.tensor([len(own) for own in ids])
+        return tokens.to(self.device), n_tokens.to(self.device), len(prompt)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of decoded tokens."""

@@ -20,7 +20,7 @@ def word_starts(vocabulary: Mapping[str, int], eos: int, n_vocab: int) -> Tensor
     """Return whether a token begins a word, is a mark, or ends the text (n_vocab,) bool."""
     starts = torch.ones(n_vocab, dtype=torch.bool)
     for name, token in vocabulary.items():
-        if token < eos and name[0].isalnum() and name[0] not in WORD_STARTS:
+        if token < eos and name[:1].isalnum() and name[0] not in WORD_STARTS:
             starts[token] = False
     return starts
 

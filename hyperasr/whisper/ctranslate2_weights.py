@@ -124,7 +124,12 @@ def _whisper(
         WhisperTokenizer,
     )
 
-    tokenizer = WhisperTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = WhisperTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises of every kind
+        raise ConfigError(
+            f"{folder}: tokenizer.json is damaged; copy that of the Whisper it was made from"
+        ) from error
     n_layers = {side: _n_layers(arrays, side) for side in ("encoder", "decoder")}
     state = _state(arrays, n_layers, str(folder))
     shapes = {name: tensor.shape for name, tensor in state.items()}

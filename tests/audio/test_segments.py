@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyperasr.audio.loudness import SILENCE_DBFS, is_silent
+from hyperasr.audio.loudness import SILENCE_DBFS, audible
 from hyperasr.audio.reading import load
 from hyperasr.audio.segments import cut_at_pauses
 from hyperasr.errors import ConfigError
@@ -143,7 +143,7 @@ def test_segments_too_short_for_a_word_are_refused(longest_s: float) -> None:
 
 def bounds(waveform: np.ndarray, longest_s: float = 10.0) -> list[tuple[int, int]]:
     """First sample and length of the segments in which someone may speak."""
-    return [(s, len(w)) for s, w in cut(waveform, longest_s) if not is_silent(w)]
+    return [(s, len(w)) for s, w in cut(waveform, longest_s) if audible(w) is not None]
 
 
 def hum(seconds: float, hz: float, level: float) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,97 @@ def test_speak_correct_keep_and_download(opened: Visit, tmp_path: Path) -> None:
     assert 1.0 < duration_s(row.path) < 60.0
     page.get_by_role("button", name="Delete: Alas").click()
     until(page, "document.querySelectorAll('#kept .card').length == 0")
+
+
+def test_texts_that_come_late_and_after_an_error_are_shown(opened: Visit) -> None:
+    page = opened()
+    sockets: list[Any] = []
+    left: list[int | None] = []
+
+    def answering(socket: Any) -> None:
+        def take(message: str | bytes) -> None:
+            if isinstance(message, str) and "pause" in message:
+                sockets.append(socket)
+                send({"type": "ready"})
+
+        socket.on_message(take)
+        socket.on_close(lambda code, reason: left.append(code))
+
+    def send(event: dict[str, Any]) -> None:
+        sockets[0].send(json.dumps(event))
+
+    def final(number: int) -> dict[str, Any]:
+        segment = {"start_s": 0.0, "end_s": 0.2, "text": "go", "words": []}
+        made = {"text": "go", "duration_s": 0.2, "segments": [segment], "warnings": []}
+        return {"type": "final", "utterance": number, "start_s": 0.0, "text": "go"} | {
+            "transcript": made
+        }
+
+    page.route_web_socket("**/live", answering)
+    page.clock.install()
+    page.reload()
+    page.locator("#talk").click()
+    until(page, "document.getElementById('loudness-word').textContent == 'good'")
+    send({"type": "error", "utterance": 1, "error": {"message": "it is full"}})
+    page.get_by_text("It did not work: it is full").wait_for()
+    assert page.locator("#talk").get_attribute("aria-pressed") == "true", "it still listens"
+    page.locator("#talk").click()
+    until(page, "document.getElementById('status').textContent == 'Writing …'")
+    page.clock.run_for(1000)
+    for number in (2, 3):
+        send(final(number))
+        until(page, f"{N_CARDS} == {number - 1}")
+        page.clock.run_for(30_000)
+    assert left == []
+    send({"type": "answered"})
+    ends = time.monotonic() + 10
+    while not left and time.monotonic() < ends:
+        page.wait_for_timeout(50)
+    assert left
+
+
+def test_the_microphone_stays_open_for_a_minute_after_its_last_use(opened: Visit) -> None:
+    page = opened()
+    page.clock.install()
+    page.evaluate(
+        "async () => { const { Microphone } = await import('/live.js');"
+        "window.one = new Microphone(); one.context = { close() {} };"
+        "one.closeSoon(); one.closeSoon(); await one.open(); }"
+    )
+    page.clock.run_for(90_000)
+    assert page.evaluate("one.context !== null"), "it is in use"
+    page.evaluate("one.closeSoon()")
+    page.clock.run_for(90_000)
+    assert page.evaluate("one.context === null")
+
+
+@pytest.mark.parametrize(
+    ("verbatim", "edit", "clean", "index", "text", "changed"),
+    [
+        ("see the dog, um.", (2, 4, "dog."), "see the dog.", 2, "cat", "see the cat."),
+        ("Um, the dog", (0, 2, "The"), "The dog", 1, "a", "A dog"),
+        ("a-a-and go", (0, 1, "and"), "and go", 0, "then", "then go"),
+    ],
+)
+def test_a_changed_word_is_changed_in_the_clean_text_as_well(
+    opened: Visit, verbatim: str, edit: Any, clean: str, index: int, text: str, changed: str
+) -> None:
+    words = [{"word": word, "probability": 0.9, "doubtful": False} for word in verbatim.split()]
+    edits = [dict(zip(("first", "last", "replacement"), edit, strict=True))]
+    segment = {"text": verbatim, "clean": clean, "words": words, "edits": edits}
+    transcript = {"text": verbatim, "clean": clean, "segments": [segment]}
+    found = opened().evaluate(
+        "async ([transcript, index, text]) => {"
+        "const { replaceWord, show } = await import('/texts.js');"
+        "const place = document.createElement('div');"
+        "replaceWord(transcript, transcript.segments[0], index, 'first');"
+        "replaceWord(transcript, transcript.segments[0], index, text);"
+        "show(place, transcript, () => {});"
+        "const words = place.querySelectorAll(`.clean [data-index='${index}']`);"
+        "return [transcript.clean, words.length]; }",
+        [transcript, index, text],
+    )
+    assert found == [changed, 1]
 
 
 def test_hold_to_talk_with_keys_alone(opened: Visit) -> None:

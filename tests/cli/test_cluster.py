@@ -111,6 +111,37 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_file(
     assert read == (whole / "transcripts.jsonl").read_bytes()
 
 
+def test_a_run_killed_before_the_merge_is_merged_by_the_next(
+    cli: Cli, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    clips.write_text("".join(row for row in clips.open() if "gone" not in row))
+    out = tmp_path / "out"
+
+    def killed(self: TranscriptFolder, ids: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TranscriptFolder, "merge", killed)
+        assert cli(*in_one(clips, out)).status == 130
+    asked.clear()
+    assert cli(*in_one(clips, out)).status == 0
+    assert asked == []
+    assert names(out) == {"transcripts.jsonl", "settings.json"}
+    merged = (out / "transcripts.jsonl").stat()
+    assert cli(*in_one(clips, out)).status == 0
+    assert (out / "transcripts.jsonl").stat().st_ino == merged.st_ino, "it is not written again"
+
+
+def test_texts_of_a_plain_whisper_are_called_unadapted(
+    cli: Cli, model: HyperASR, clips: Path, tmp_path: Path
+) -> None:
+    plain = in_one(clips, tmp_path / "out", "--model", model.backbone_name)
+    clips.write_text(clips.read_text().splitlines()[0])
+    for _ in range(2):  # the second run transcribes nothing
+        outcome = cli(*plain)
+        assert any(line.startswith("WER unadapted ") for line in outcome.lines), outcome.lines
+
+
 def test_what_failed_is_tried_again_and_nothing_else(
     cli: Cli, clips: Path, tmp_path: Path, asked: list[str]
 ) -> None:

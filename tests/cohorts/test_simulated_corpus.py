@@ -104,6 +104,34 @@ def test_labels_of_an_earlier_run_do_not_pass_for_those_of_a_new_recording(
     assert content(tmp_path) == kept
 
 
+def test_files_made_from_another_recording_are_made_again(
+    typical: list[Utterance], tmp_path: Path
+) -> None:
+    row = replace(typical[0], path=str(tmp_path / "a.wav"))
+    options = {"cohorts": ["parkinson", "parkinson"], "seed": 1}
+    for source in typical:
+        Path(row.path).write_bytes(Path(source.path).read_bytes())
+        made = simulate_corpus([row], tmp_path / "out", **options)
+        assert (made.n_written, made.n_kept) == (1, 0)
+        (simulated,) = read_manifest(made.manifest)
+        assert len(load(simulated.path)) == pytest.approx(len(load(source.path)), rel=0.4)
+    assert simulate_corpus([row], tmp_path / "out", **options).n_kept == 1
+    Path(row.path).unlink()
+    with pytest.raises(ManifestError, match=r"no recording could be simulated.*a\.wav"):
+        simulate_corpus([row], tmp_path / "out", **options)
+
+
+def test_rows_of_one_channel_can_be_read(typical: list[Utterance], tmp_path: Path) -> None:
+    sides = np.stack([np.zeros(12_000), sf.read(typical[0].path)[0]], axis=1)
+    sf.write(tmp_path / "call.wav", sides, 16_000)
+    extra = {"channel": "1", "mic": "head"}
+    row = replace(typical[0], path=str(tmp_path / "call.wav"), extra=extra)
+    made = simulate_corpus([row], tmp_path / "out", cohorts=("parkinson",))
+    (simulated,) = read_manifest(made.manifest)
+    assert len(load(simulated.path, channel=simulated.channel))
+    assert simulated.extra == {"mic": "head"}
+
+
 @pytest.mark.slow
 def test_processes_make_the_same(typical: list[Utterance], tmp_path: Path) -> None:
     for workers in (1, 2):

@@ -48,7 +48,7 @@ def test_recorded_cohorts_are_never_simulated_on(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 8_000), 16_000)
     said = Utterance("a", str(tmp_path / "a.wav"), "words", "F01", cohort="dysarthria")
     rows = [said, replace(said, id="b", cohort="als", severity=0.75)]
-    variety = Variety(speed=(0.8, 1.2), place_share=1.0, copies={"": 3}, cohort_share=0.5)
+    variety = Variety(speed=(0.8, 1.2), place_share=1.0, cohort_share=0.5)
     for more in ({}, {"severities": (0.3,)}, {"variety": variety}, {"cohorts": ()}):
         views = plan_views([*rows, *UTTERANCES[:1]], seed=0, people_per_speaker=3, **more)
         own = views[:2]
@@ -110,25 +110,6 @@ def test_typical_share(share: float, low: int, high: int) -> None:
     many = [Utterance(f"u{i}", "/u.wav", "words", "anna") for i in range(200)]
     views = plan_views(many, seed=0, cohorts=(TYPICAL,), typical_share=share)
     assert low <= len(views) <= high
-
-
-def test_a_typical_speaker_has_several_voices_of_one_speed_each() -> None:
-    many = [Utterance(f"u{i}", "/u.wav", "words", "anna") for i in range(100)]
-    variety = Variety(speed=(0.9, 1.1), typical_voices=4)
-    views = plan_views(many, seed=0, cohorts=(TYPICAL,), variety=variety)
-    speeds = defaultdict(set)
-    for view in views:
-        speeds[view.person].add(view.speed)
-    assert len(views) == 100, "no recording comes twice"
-    assert len(speeds) == 4
-    assert all(len(own) == 1 for own in speeds.values())
-    assert len(set.union(*speeds.values())) == 4
-    copied = plan_views(many, seed=0, cohorts=(TYPICAL,), variety=replace(variety, copies={"": 2}))
-    assert len(copied) == 200
-    assert len({view.person for view in copied}) == 8, "four voices in each copy"
-    for settings in ({"typical_voices": 0}, {"typical_voices": 2}):
-        with pytest.raises(ConfigError, match="typical_voices is"):
-            Variety(**settings)
 
 
 @pytest.mark.parametrize(
@@ -196,14 +177,12 @@ def test_the_key_of_a_plan_follows_its_recordings(recording: Utterance, tmp_path
 
 
 def test_variety_makes_more_people_and_places() -> None:
-    variety = Variety(speed=(0.8, 1.2), place_share=0.5, copies={"club": 3}, cohort_share=0.5)
-    twice = [replace(u, source="club") for u in UTTERANCES[:12]]
-    views = plan_views(UTTERANCES[12:] + twice, seed=0, people_per_speaker=2, variety=variety)
+    variety = Variety(speed=(0.8, 1.2), place_share=0.5, cohort_share=0.5)
+    views = plan_views(UTTERANCES, seed=0, people_per_speaker=2, variety=variety)
     assert len({view.id for view in views}) == len(views)
-    by_cohort = Counter((v.cohort, v.utterance.source) for v in views)
-    assert by_cohort[TYPICAL, "club"] == 12 * 3
-    assert by_cohort[TYPICAL, ""] == 12
-    assert 0.3 * 36 < by_cohort["stuttering", "club"] < 0.7 * 36
+    by_cohort = Counter(v.cohort for v in views)
+    assert by_cohort[TYPICAL] == 24
+    assert 0.3 * 72 < by_cohort.total() - 24 < 0.7 * 72
     assert 0.3 < np.mean([v.elsewhere for v in views]) < 0.7
     speeds = defaultdict(set)
     for view in views:
@@ -240,7 +219,6 @@ def test_speed_comes_before_the_cohort_and_the_place_after_all(tmp_path: Path) -
         ({"speed": (1.2, 0.9)}, "speed"),
         ({"place_share": 1.5}, "place_share"),
         ({"cohort_share": 0.0}, "cohort_share"),
-        ({"copies": {"an4": 0}}, "copies"),
     ],
 )
 def test_senseless_variety_is_refused(changes: dict[str, Any], words: str) -> None:

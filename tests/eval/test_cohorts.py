@@ -258,13 +258,15 @@ def test_only_atypical_rows_are_a_warning_and_go_on(
     rows = [u for u in read_manifest(patients.test) if u.cohort == "als"]
     rows = [replace(u, path=str(Path(u.path).resolve())) for u in rows]
     manifest = tmp_path / "als.jsonl"
-    write_manifest(manifest, [*rows, replace(rows[0], id="silent", text=None)])
+    others = replace(rows[0], id="silent", text=None), replace(rows[0], id="it", language="it")
+    write_manifest(manifest, [*rows, *others])
     for program in (comparison, zero_shot):
         caplog.clear()
         made, printed = run(program, ("stuttering",), **{"bench.test": str(manifest)})
         warned = [m for m in caplog.messages if "has no typical speech" in m]
         assert len(warned) == 1
         assert any("1 recordings without text are left out" in m for m in caplog.messages)
+        assert any("1 recordings in other languages than" in m for m in caplog.messages)
         assert of(made, "cohort", metric="wer") == {("als",)}
         assert "simulated on typical recordings: nothing" in printed
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from hyperasr.audio.reading import load
 from hyperasr.cli.parser import main
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.export.config import ExportConfig as SameConfig
-from hyperasr.export.exporter import ExportConfig, export
+from hyperasr.export.exporter import ExportConfig, _n_as_static, export
 from hyperasr.export.parity import Parity, Texts
 from hyperasr.export.peft_folder import write_peft
 from hyperasr.export.static_adapter import build_static_adapter
@@ -279,6 +280,14 @@ def test_texts_that_differ_too_much_are_refused(
         assert "\n" not in str(error.value)
 
 
+def test_texts_are_compared_as_far_as_the_reference_goes() -> None:
+    reference: Any = SimpleNamespace(
+        tokens=((1, 2), (1, 2, 3), (1, 2)), search=SearchConfig(max_tokens=3)
+    )
+    own = [(1, 2), (1, 2, 3, 4), (1, 2, 3)]
+    assert _n_as_static(own, reference) == 2, "the third goes on where the static text ended"
+
+
 # What is refused, and what is left behind
 
 
@@ -351,7 +360,8 @@ def test_reduced_weights_are_not_exported(random_model_folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"to": "onnx"}, "to is 'onnx'; it must be one of peft, merged, ctranslate2, ggml"),
+        ({"to": "onnx"}, "to is 'onnx'; it must be one of 'peft', 'merged', 'ctranslate2', 'ggml'"),
+        ({"rank": "2"}, "rank is '2'; it must be a whole number or null"),
         ({"to": "ggml"}, "whisper.cpp takes matrices in float16 alone"),
         ({"to": "merged", "dtype": "int8"}, "int8 is written for ctranslate2 alone"),
         ({"dtype": "float16"}, "a PEFT adapter is written in float32"),

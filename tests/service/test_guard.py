@@ -106,7 +106,7 @@ def test_an_address_for_others_needs_a_token_and_tls(tmp_path: Path) -> None:
             ServeConfig(token_file=str(tmp_path / "token")).token()
     with pytest.raises(ConfigError, match="No such file"):
         ServeConfig(token_file=str(tmp_path / "absent")).token()
-    for values in ({"port": 70_000}, {"wyoming": -1}, {"queue": 0}):
+    for values in ({"port": 70_000}, {"wyoming": -1}, {"queue": 0}, {"port": "80"}):
         with pytest.raises(ConfigError):
             ServeConfig(**values)
 

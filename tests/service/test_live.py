@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 import hyperasr
 from hyperasr.audio.reading import load
 from hyperasr.hub import HyperASR
+from hyperasr.service.live import Session
 from hyperasr.service.server import Server
 from tests.service.serving import RATE, Start, Voice, heard, pcm, post, wav
 from tests.service.test_media import opus
@@ -87,7 +89,21 @@ def test_the_final_text_is_that_of_the_recording(
         assert (final["utterance"], final["start_s"]) == (2, pytest.approx(13.0, abs=0.1))
         assert final["text"] == model.transcribe(heard(pcm(voice(1.0, 200.0))), RATE).text
         socket.send('{"type": "end"}')
-        assert event(socket) == {"type": "nothing"}
+        types = [e["type"] for e in events(socket, "nothing")]
+        assert types == ["answered", "nothing"]
+        assert event(socket) == {"type": "answered"}
+
+
+def test_an_end_is_answered_after_the_texts_of_what_was_said_before(server: Server) -> None:
+    clip, gap = load(DEMO / "02-stuttering.ogg"), np.zeros(2 * RATE, np.float32)
+    with opened(server, {"pause": "typical"}) as socket:
+        data = pcm(np.concatenate([clip, gap]))
+        for first in range(0, len(data), 32_000):
+            socket.send(data[first : first + 32_000])
+        socket.send('{"type": "end"}')
+        types = [e["type"] for e in events(socket, "answered")]
+    assert types.count("final") >= 1
+    assert types[-3:] == ["final", "nothing", "answered"]
 
 
 def test_a_pause_ends_an_utterance_and_a_longer_one_is_allowed_to_those_who_block(
@@ -201,6 +217,23 @@ def test_who_falls_silent_is_let_go(start: Start, monkeypatch: pytest.MonkeyPatc
     with opened(server, HOLD) as socket:
         ends_with_an_error(socket, "no message for 0.5 s")
     assert "hyperasr_live_sessions 0.0" in httpx.get(f"{server.address}metrics").text
+
+
+def test_who_waits_for_an_answer_is_not_let_go(
+    start: Start, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = Session._submitted
+
+    async def late(self: Session, recording: Any) -> Any:
+        await asyncio.sleep(1.5)
+        return await submitted(self, recording)
+
+    monkeypatch.setattr(Session, "_submitted", late)
+    with opened(start({"live_idle_s": 0.5}), HOLD) as socket:
+        socket.send(pcm(voice(1.0)))
+        socket.send('{"type": "end"}')
+        assert events(socket, "answered")[-2]["type"] == "final"
+        ends_with_an_error(socket, "no message for 0.5 s")
 
 
 def test_the_token_comes_in_the_first_message_alone(start: Start, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hyperasr.errors import HyperASRError
+from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.transcription.formats import FORMATS, render, to_dict
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
@@ -124,9 +124,29 @@ def opened(answer: Any) -> Any:
     return Document(BytesIO(answer.content))
 
 
+def of_segment(**changes: Any) -> dict[str, Any]:
+    """Return JSON whose segment has other values in some fields."""
+    values = to_dict(RESULT)
+    (segment,) = values["segments"]
+    return values | {"segments": [segment | changes]}
+
+
+def edited(first: int, last: int) -> dict[str, Any]:
+    return of_segment(edits=[{"first": first, "last": last, "kind": "filler", "text": "um"}])
+
+
+@pytest.mark.parametrize("values", [edited(1, 1), edited(-1, 0), edited(2, 4), edited(2, 1)])
+def test_an_edit_of_words_that_are_not_there_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no transcript as hyperasr writes it"):
+        from_dict(values, RESULT.recording)
+
+
 @pytest.mark.parametrize(
     ("transcript", "fields", "told"),
     [
+        (of_segment(start_s=float("nan")), {"response_format": "srt"}, "no transcript"),
+        (of_segment(end_s=1e306), {"response_format": "srt"}, "no transcript"),
+        (to_dict(RESULT) | {"duration_s": float("inf")}, {}, "no transcript"),
         ({}, {}, "no transcript as hyperasr writes it"),
         ([1], {}, "no transcript as hyperasr writes it"),
         ({"text": "a", "segments": 3}, {}, "no transcript as hyperasr writes it"),

@@ -15,6 +15,7 @@ import pytest
 
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR, load
+from hyperasr.service import voices
 from hyperasr.service.server import Server
 from hyperasr.service.voices import Voices
 from hyperasr.whisper.backbone import Backbone
@@ -128,6 +129,32 @@ def test_names_that_are_none(server: Server, folder: Path, name: str, status: in
     removed = httpx.delete(f"{server.address}v1/hyperasr/voices/{name}")
     assert removed.status_code in (404, 405)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "written"),
+    [
+        ("1 clip, 0 with a text\n{out}: use it with --model {out}\n", 200, True),
+        ("not clearly better, so nothing is written; give more clips\n", 200, False),
+        ("", 500, None),
+    ],
+)
+def test_a_training_that_crashes_has_written_nothing(
+    server: Server,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    status: int,
+    written: bool | None,
+) -> None:
+    async def run(arguments: Any) -> tuple[int, str, str]:
+        return 1, said.format(out=folder / "anna"), "Traceback\nRuntimeError: /a/path\n"
+
+    monkeypatch.setattr(voices, "_run", run)
+    made = train(server, "anna", [b"RIFF"], [])
+    assert (made.status_code, made.json().get("written")) == (status, written)
+    assert str(folder.parent) not in made.text
+    assert "/a/path" not in made.text
 
 
 def test_clips_and_texts_belong_together(server: Server) -> None:

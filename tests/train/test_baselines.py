@@ -16,12 +16,12 @@ from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.adapters.residual import ResidualAdapters, ResidualConfig
 from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.views import plan_views
-from hyperasr.decode import decode_rows
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import TeacherTokens
 from hyperasr.whisper.backbone import Backbone
+from tests.test_decode import decode_rows
 from train import baselines, individual, meta
 from train.baselines import FineTuneConfig, TunedObjective, saver
 from train.config import MetaConfig

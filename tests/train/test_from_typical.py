@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from hyperasr.cli.parser import main as hyperasr
+from hyperasr.cohorts.cache import CacheConfig, estimate_bytes
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Utterance
+from hyperasr.whisper.backbone import Backbone
 from train.data import writing
+from train.data.views import development_plan, training_plan
 from train.from_typical import StartConfig, estimate, meta_config, read_speech, split_speakers
 from train.from_typical import main as start
 
@@ -153,3 +156,21 @@ def test_the_estimate_grows_with_the_work(corpus: Path, random_backbone_folder: 
     assert found[0].startswith("6 recordings")
     sizes = [float(line.split("about ")[1].split()[0]) for line in found]
     assert sizes[1] > 20 * sizes[0] > 0
+
+
+def test_the_estimate_has_every_cache(corpus: Path, random_backbone_folder: Path) -> None:
+    """Of 30 s for the judge, and of words that are yet to be cut."""
+    config = meta_config(StartConfig(speech=corpus, backbone=str(random_backbone_folder)))
+    rows = read_manifest(corpus / "train.jsonl")
+
+    def gib(dev: list[Utterance], *, judged: bool) -> float:
+        line = estimate(replace(config, must_help=judged), rows, dev)
+        return float(line.split("about ")[1].split()[0])
+
+    n_views = len(development_plan(rows, config.simulate))
+    judge = n_views * 1_500 * 32 * 2 / 2**30  # encoder states of 32 numbers in float16
+    assert gib(rows, judged=True) - gib(rows, judged=False) == pytest.approx(judge, rel=0.1)
+    views = training_plan(config, rows)
+    backbone = Backbone.from_pretrained(random_backbone_folder)
+    whole = estimate_bytes(views, backbone, CacheConfig(config.speaker, config.needs_mel))
+    assert gib([], judged=False) > 1.5 * whole / 2**30

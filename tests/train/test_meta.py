@@ -24,7 +24,7 @@ HYPERNET = {"kind": "hypernet", "targets": ["decoder.fc1"], "settings": {"rank":
 ENCODER = {
     "kind": "hypernet",
     "targets": ["encoder.fc1", "decoder.fc1"],
-    "settings": {"rank": 1, "generate": "B"},
+    "settings": {"rank": 1},
 }
 
 
@@ -94,7 +94,7 @@ def test_a_trained_hypernetwork_goes_on(
     heard_30s = HyperASR.from_pretrained(tmp_path / "full" / "best").source.state_dict()
     differ = {name for name, value in before.items() if not torch.equal(heard_30s[name], value)}
     assert differ == {"emb_mean", "emb_std"}
-    other = {**ENCODER, "settings": {"rank": 2, "generate": "B"}}
+    other = {**ENCODER, "settings": {"rank": 2}}
     with pytest.raises(ConfigError, match="other sizes"):
         run(*place, tmp_path / "third", source=other, **start)
 
@@ -156,6 +156,13 @@ def test_a_hypernetwork_starts_as_a_global_lora_on_some_of_its_targets(
     with pytest.raises(ConfigError, match="its rank 2"):
         started("decoder.fc1", rank=4)
 
+    # What depends on the utterance has no factors for all.
+    started("decoder.fc1").save_pretrained(tmp_path / "net", backbone=str(random_backbone_folder))
+    source = SourceConfig("static", ("decoder.fc1",), settings)
+    config = meta.MetaConfig(source=source, init_from=tmp_path / "net")
+    with pytest.raises(ConfigError, match="holds no global LoRA"):
+        meta.new_model(config, random_backbone, SimpleNamespace(keeps_embeddings=False))
+
     # So does a static LoRA, each of its groups.
     source = SourceConfig("static", ("encoder.fc1", "decoder.fc1"), {**settings, "alpha": 2.0})
     config = meta.MetaConfig(source=source, init_from=tmp_path)
@@ -166,3 +173,20 @@ def test_a_hypernetwork_starts_as_a_global_lora_on_some_of_its_targets(
     whole = lora.delta_weight(expected, "decoder.fc1", 0).expand_as(update)
     torch.testing.assert_close(update, whole, rtol=1e-2, atol=1e-4)
     assert not bool(lora.delta_weight(own, "encoder.fc1", 0).any())
+
+
+def test_a_hypernetwork_that_goes_on_keeps_the_prior_of_its_own_settings(
+    random_backbone, random_backbone_folder, tmp_path
+) -> None:
+    def source(sigma: float) -> SourceConfig:
+        return SourceConfig("bayes_hypernet", settings={"rank": 2, "prior_sigma": sigma})
+
+    trained = HyperASR(random_backbone, SpeakerConfig(), source(0.5), seed=1)
+    trained.save_pretrained(tmp_path, backbone=str(random_backbone_folder))
+    config = meta.MetaConfig(source=source(0.01), init_from=tmp_path)
+    model = meta.new_model(config, random_backbone, SimpleNamespace(keeps_embeddings=False))
+    torch.testing.assert_close(
+        model.source.join.weight, trained.source.join.weight, rtol=1e-2, atol=1e-4
+    )
+    sigma = model.source.prior.sigma["decoder.fc1"]
+    torch.testing.assert_close(sigma, torch.full_like(sigma, 0.01))

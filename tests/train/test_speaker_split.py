@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,13 @@ def test_texts_in_capitals_are_taken_in_lower_case_a_corpus_at_a_time() -> None:
     changed = in_lower_case(rows)
     assert {(row.text, row.text_clean) for row in changed[:4]} == {("oh no", "no")}
     assert changed[4:] == rows[4:]
+
+
+def test_texts_in_capitals_are_found_in_linear_time() -> None:
+    rows = [replace(row, text="oh no " * 20) for row in corpus(n=30_000, als=1)]
+    started = time.process_time()
+    assert in_lower_case(rows) == rows
+    assert time.process_time() - started < 5  # one text after the other it took a minute
 
 
 def test_the_program_writes_three_manifests(

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperasr.transcription.disfluency import apply_edits, clean_edits
+from hyperasr.transcription.disfluency import apply_edits, clean_edits, pieces
+from hyperasr.types import Segment, Word
 
 CLEANED = [
     ("a-a-actually i like it", "actually i like it"),
@@ -99,6 +100,25 @@ def test_the_last_copy_is_the_one_that_stays() -> None:
     # It is the fluent one; the times of the clean word are its own.
     (edit,) = clean_edits("the the the light".split())
     assert (edit.first, edit.last) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("verbatim", "shown", "said"),
+    [
+        ("I saw the dog um.", "dog.", "dog"),
+        ("Um, the dog", "The", "the"),
+        ("um a-a-actually", "actually", "a-a-actually"),
+    ],
+)
+def test_a_word_takes_a_capital_or_a_full_stop_and_stays_itself(
+    verbatim: str, shown: str, said: str
+) -> None:
+    words = verbatim.split()
+    edits = clean_edits(words)
+    clean = " ".join(apply_edits(words, edits))
+    segment = Segment(0.0, 9.0, verbatim, -0.5, tuple(Word(w, 0.9) for w in words), edits, clean)
+    found = {text: word.text for text, word in pieces(segment, "clean") if word is not None}
+    assert found[shown] == said
 
 
 def test_fillers_are_a_languages_own() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperasr.audio.loudness import normalise_loudness
+from hyperasr.audio.loudness import audible
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import EditCounts
@@ -36,7 +36,7 @@ def model(random_model_folder: Path) -> HyperASR:
 
 @pytest.fixture
 def clips(voice: Callable[..., np.ndarray]) -> list[Clip]:
-    return [Clip(normalise_loudness(voice(0.5 + 0.2 * i, 90.0 + 30 * i)), TEXT) for i in range(4)]
+    return [Clip(audible(voice(0.5 + 0.2 * i, 90.0 + 30 * i)), TEXT) for i in range(4)]
 
 
 def nll(model: HyperASR, clip: Clip) -> float:

@@ -18,7 +18,7 @@ import soundfile
 import torch
 
 from hyperasr.adapters import SourceConfig
-from hyperasr.audio.loudness import active_level_dbfs
+from hyperasr.audio.loudness import _active_level_dbfs, frame_levels_dbfs
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
@@ -189,7 +189,7 @@ def test_loudness_is_brought_to_one_level(
     monkeypatch.setattr(model.backbone, "features", lambda w: (heard.extend(w), features(w))[1])
     quiet = voice(2.0, level=0.004)
     model.transcribe(quiet, RATE)
-    assert abs(active_level_dbfs(heard[0]) + 23) < 0.5
+    assert abs(_active_level_dbfs(frame_levels_dbfs(heard[0])) + 23) < 0.5
 
 
 def test_a_long_recording_is_cut_and_put_together(model: HyperASR, voice: Voice) -> None:
@@ -321,10 +321,13 @@ def test_beams(model: HyperASR, voice: Voice) -> None:
         ({"max_segment_s": 0.2}, r"max_segment_s is 0\.2"),
         ({"adapt": False, "compare": True}, "needs adapt"),
         ({"adapt": False, "samples": 2}, "they need adapt"),
-        ({"language": None}, "language is None; it must be a text"),
-        ({"prompt": None}, "prompt is None; it must be a text"),
-        ({"expect": 3}, "expect is 3; it must be a text"),
-        ({"mode": "cleen"}, "mode is 'cleen'; it must be one of verbatim, clean, both"),
+        ({"language": None}, "language is None; it must be text"),
+        ({"prompt": None}, "prompt is None; it must be text"),
+        ({"expect": 3}, "expect is 3; it must be text"),
+        ({"loop_guard": "no"}, "loop_guard is 'no'; it must be true or false"),
+        ({"max_segment_s": "5"}, "max_segment_s is '5'; it must be a number or null"),
+        ({"temperatures": 0.2}, r"temperatures is 0\.2; it must be a list"),
+        ({"mode": "cleen"}, "mode is 'cleen'; it must be one of 'verbatim', 'clean', 'both'"),
         ({"pauses": "none"}, "pauses is 'none'"),
         ({"temperatures": (0.2, -1.0)}, "each must be above 0"),
         ({"seed": -1}, "seed is -1"),
@@ -536,6 +539,7 @@ def test_samples_tell_how_much_a_word_is_in_doubt(random_backbone: Any, folder: 
     assert values <= {0.0, 0.25, 0.5, 0.75, 1.0}
     assert values - {0.0}, "samples differ, or this says nothing"
     assert {value for row in doubts() for value in row} == {None}
+    assert len(doubts(samples=4, expect="light")) == len(found), "it goes with expected words"
 
 
 def test_samples_need_a_distribution(model: HyperASR, folder: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hyperasr.adapters import lora
 from hyperasr.audio import reading as audio
-from hyperasr.audio.loudness import normalise_loudness
+from hyperasr.audio.loudness import audible
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.transcription.words import (
@@ -256,7 +256,7 @@ def test_a_spoken_word_of_four_tenths_has_times_inside_it(shared_data: Path) -> 
         rows = [r for r in csv.DictReader(file) if len(r["text"]) > 2 and " " not in r["text"]]
     covered = []
     for row in rows:
-        spoken = normalise_loudness(audio.load(shared_data / "an4-train" / row["path"]))
+        spoken = audible(audio.load(shared_data / "an4-train" / row["path"]))
         loud = np.flatnonzero(np.abs(spoken) > 0.05 * np.abs(spoken).max())
         spoken = spoken[loud[0] : loud[-1] + 1]
         if not 0.3 * RATE < len(spoken) < 0.5 * RATE:
@@ -297,7 +297,7 @@ def test_times_of_the_embedded_whisper_are_near_the_truth(shared_data: Path) -> 
             spans.append(((now + len(gap)) / RATE, (now + len(gap) + len(spoken)) / RATE))
             now += len(gap) + len(spoken)
             texts.append(row["text"].lower())
-        waveform = normalise_loudness(np.concatenate([*parts, np.zeros(1600, "f4")]))
+        waveform = audible(np.concatenate([*parts, np.zeros(1600, "f4")]))
         mel, n_frames = model.backbone.features([waveform])
         ids = model.backbone.text_ids(" ".join(texts))
         (attention,) = attend(model, Batch(n_frames=n_frames, mel=mel), [ids])

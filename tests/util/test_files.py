@@ -98,6 +98,13 @@ def test_folder_replaces_an_old_one_as_a_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == ["model"]
 
 
+def test_a_folder_is_told_from_one_whose_name_goes_on(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "tiny.en") as longer, atomic_folder(tmp_path / "tiny") as folder:
+        assert longer.is_dir()
+        (folder / "config.json").write_text("{}")
+    assert names(tmp_path) == ["tiny", "tiny.en"]
+
+
 def test_failure_in_the_block_leaves_the_old_folder(tmp_path: Path) -> None:
     target = tmp_path / "model"
     with atomic_folder(target) as folder:

@@ -53,15 +53,6 @@ def padded(rows: list[Tensor], fill: float = 0.0, spare: int = 0) -> tuple[Tenso
     return mel, n_frames
 
 
-def tokens_of(backbone: Backbone, texts: list[str]) -> tuple[Tensor, Tensor, int]:
-    prompt = backbone.prompt_ids()
-    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for text in texts]
-    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos)
-    for row, values in zip(tokens, ids, strict=True):
-        row[: len(values)] = torch.tensor(values)
-    return tokens, torch.tensor([len(values) for values in ids]), len(prompt)
-
-
 # Full context: the published model
 
 
@@ -80,7 +71,7 @@ def test_full_context_is_the_published_encoder(full: Backbone, mel_30_s: Tensor)
 
 @torch.no_grad()
 def test_the_score_is_the_loss_of_transformers(full: Backbone, mel_30_s: Tensor) -> None:
-    tokens, n_tokens, n_prompt = tokens_of(full, ["seven", "open the kitchen door"])
+    tokens, n_tokens, n_prompt = full.targets(["seven", "open the kitchen door"])
     encoded = full.encode(mel_30_s, torch.tensor([3000, 3000]))
     nll, n_scored = full.nll(encoded, tokens, n_tokens, n_prompt)
     assert n_scored.tolist() == (n_tokens - n_prompt).tolist()
@@ -174,7 +165,7 @@ def test_padding_never_changes_a_score_or_a_token(
     random_backbone: Backbone, rows: list[Tensor]
 ) -> None:
     texts = ["seven", "open the kitchen door", "a", "stop"]
-    tokens, n_tokens, n_prompt = tokens_of(random_backbone, texts)
+    tokens, n_tokens, n_prompt = random_backbone.targets(texts)
     mel, n_frames = padded(rows, spare=30)
     encoded = random_backbone.encode(mel, n_frames)
     nll, n_scored = random_backbone.nll(encoded, tokens, n_tokens, n_prompt)
@@ -182,7 +173,7 @@ def test_padding_never_changes_a_score_or_a_token(
     beams = random_backbone.generate(encoded, SearchConfig(beam_size=3, max_tokens=10))
     for i, row in enumerate(rows):
         alone = random_backbone.encode(row[None], n_frames[i : i + 1])
-        own_tokens, own_n, _ = tokens_of(random_backbone, [texts[i]])
+        own_tokens, own_n, _ = random_backbone.targets([texts[i]])
         own_nll, own_scored = random_backbone.nll(alone, own_tokens, own_n, n_prompt)
         torch.testing.assert_close(nll[i], own_nll[0], rtol=1e-5, atol=1e-4)
         assert n_scored[i] == own_scored[0]
@@ -194,7 +185,7 @@ def test_padding_never_changes_a_score_or_a_token(
 @torch.no_grad()
 def test_the_states_matter(random_backbone: Backbone, rows: list[Tensor]) -> None:
     # A decoder that ignored its states would pass every test of padding.
-    tokens, n_tokens, n_prompt = tokens_of(random_backbone, ["seven"])
+    tokens, n_tokens, n_prompt = random_backbone.targets(["seven"])
     scores = [
         random_backbone.nll(
             random_backbone.encode(row[None], torch.tensor([row.shape[1]])),
@@ -212,7 +203,7 @@ def test_cached_steps_are_the_teacher_forced_logits(
     random_backbone: Backbone, rows: list[Tensor]
 ) -> None:
     encoded = random_backbone.encode(*padded(rows))
-    tokens, _, _ = tokens_of(random_backbone, ["one two", "three", "four", "five six seven"])
+    tokens, _, _ = random_backbone.targets(["one two", "three", "four", "five six seven"])
     slow = random_backbone.logits(encoded, tokens)
     step = DecoderStep(random_backbone.whisper, encoded)
     torch.testing.assert_close(step(tokens[:, :3]), slow[:, 2], rtol=0, atol=1e-4)
@@ -298,7 +289,7 @@ def test_round_trip(random_backbone: Backbone, rows: list[Tensor], tmp_path: Pat
     before, after = (b.whisper.generation_config for b in (random_backbone, loaded))
     for name in ("lang_to_id", "task_to_id", "is_multilingual", "no_timestamps_token_id"):
         assert getattr(after, name) == getattr(before, name), name
-    tokens, _, _ = tokens_of(loaded, ["seven", "one", "two", "three"])
+    tokens, _, _ = loaded.targets(["seven", "one", "two", "three"])
     logits = [b.logits(b.encode(*padded(rows)), tokens) for b in (random_backbone, loaded)]
     assert torch.equal(*logits)
     assert loaded.text_ids("kitchen") == random_backbone.text_ids("kitchen")
@@ -567,6 +558,15 @@ def test_a_margin_belongs_to_the_fingerprint_and_to_what_is_saved(
     assert again.fingerprint() == with_margin.fingerprint()
     full = Backbone.from_pretrained(tmp_path, audio_context="full")
     assert full.margin_s == 0.0, "thirty seconds hold silence enough"
+
+
+def test_saving_changes_nothing_of_what_is_heard_as_published(
+    tiny_whisper: Any, random_backbone: Backbone, tmp_path: Path
+) -> None:
+    backbone = Backbone(tiny_whisper, random_backbone.tokenizer, "trimmed", 0.5)
+    backbone.save_pretrained(tmp_path)
+    assert backbone.as_published().audio_context == "full"
+    assert Backbone(tiny_whisper, None, "trimmed").margin_s == MARGIN_S
 
 
 def test_published_weights_get_the_margin_that_suits_them(tiny_whisper: Any) -> None:

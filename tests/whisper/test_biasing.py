@@ -110,3 +110,5 @@ def test_where_words_begin() -> None:
         "4": 6,
     }
     assert word_starts(vocabulary, 5, 7).tolist() == [True, False, True, True, True, True, True]
+    # Multilingual Whispers have an empty token before the end of text.
+    assert word_starts({"a": 0, "": 1, "<|endoftext|>": 2}, 2, 3).tolist() == [False, True, True]

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from hyperasr.audio.loudness import normalise_loudness
+from hyperasr.audio.loudness import audible
 from hyperasr.cli.parser import main
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
@@ -56,7 +56,7 @@ def model(folder: Path) -> HyperASR:
 def heard_as(model: HyperASR, waveform: np.ndarray) -> tuple[str, float]:
     backbone = model.backbone
     with torch.no_grad():
-        encoded = backbone.encode(*backbone.features([normalise_loudness(waveform)]))
+        encoded = backbone.encode(*backbone.features([audible(waveform)]))
     return backbone.detect_language(encoded)[0]
 
 
@@ -113,7 +113,7 @@ def test_translating_is_another_prompt_and_english(
 ) -> None:
     backbone = model.backbone
     search = text_only(SearchConfig(), backbone.eos, int(backbone.whisper.config.vocab_size))
-    mel, n_frames = backbone.features([normalise_loudness(sounds[0])])
+    mel, n_frames = backbone.features([audible(sounds[0])])
     batch = Batch(n_frames=n_frames, mel=mel)
     texts = {}
     for task in ("transcribe", "translate"):

@@ -23,7 +23,7 @@ from hyperasr.whisper import weights as room
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.ctranslate2_weights import read_arrays
 from hyperasr.whisper.loading import complete_merges, load_whisper
-from hyperasr.whisper.weights import ASSETS, DataPackage, find_weights
+from hyperasr.whisper.weights import ASSETS, find_weights
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "checkpoint"
 
@@ -161,13 +161,39 @@ def test_a_missing_file(layouts: dict[str, Path], tmp_path: Path, file: str, mes
         Backbone.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: "{", r"tokenizer\.json is damaged; copy"),
+        (lambda _: "{}", r"tokenizer\.json is damaged; copy"),
+        (lambda t: t.replace("<|endoftext|>", "<|end|>"), "cannot load the Whisper"),
+    ],
+)
+def test_a_tokenizer_that_is_wrong(
+    layouts: dict[str, Path], tmp_path: Path, change: Callable[[str], str], message: str
+) -> None:
+    folder = copied(layouts["ct2-float16"], tmp_path)
+    content = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(change(content), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message) as error:
+        Backbone.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def test_a_config_that_holds_no_settings(layouts: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(layouts["ct2-float16"], tmp_path)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ConfigError, match=f"cannot load the Whisper '{folder}'") as error:
+        Backbone.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
 # Data packages and hub names
 
 
 @pytest.fixture
-def package(
-    layouts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> DataPackage:
+def package(layouts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two installed packages that hold the halves of a model.bin."""
     source = layouts["ct2-float16"]
     content = (source / "model.bin").read_bytes()
@@ -187,21 +213,20 @@ def package(
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: some-part{index}\n")
         (info / "RECORD").write_text("".join(f"{f},,\n" for f in files))
     monkeypatch.syspath_prepend(str(tmp_path))
-    made = DataPackage(("some-part1", "some-part2"), "some", hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(room.PACKAGED, "openai/whisper-base", made)
-    return made
+    monkeypatch.setattr(room, "PACKAGES", ("some-part1", "some-part2"))
+    monkeypatch.setattr(room, "PACKAGED_SHA256", hashlib.sha256(content).hexdigest())
 
 
-def test_what_the_hub_cannot_deliver_comes_from_a_package(
-    package: DataPackage, layouts: dict[str, Path]
-) -> None:
+@pytest.mark.usefixtures("package")
+def test_what_the_hub_cannot_deliver_comes_from_a_package(layouts: dict[str, Path]) -> None:
     found = Backbone.from_pretrained("base", offline=True)
     whole = Backbone.from_pretrained(layouts["hf-float32"], audio_context="full")
     assert found.fingerprint() == whole.fingerprint()
     assert load("openai/whisper-base", offline=True).backbone_name == "openai/whisper-base"
 
 
-def test_the_hub_comes_first(package: DataPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("package")
+def test_the_hub_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def fetched(name: str, files: list[str], offline: bool) -> Path:
@@ -213,19 +238,27 @@ def test_the_hub_comes_first(package: DataPackage, monkeypatch: pytest.MonkeyPat
     assert asked == ["openai/whisper-base"]
 
 
-def test_a_package_of_other_bytes_is_refused(
-    package: DataPackage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("package")
+def test_a_download_that_broke_off_is_made_up_for_by_a_package(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other = DataPackage(package.names, package.extra, "0" * 64)
-    monkeypatch.setitem(room.PACKAGED, "openai/whisper-base", other)
+    # Of the hub's files config.json is in the cache, the weights are not.
+    monkeypatch.setattr(room, "fetched", lambda *_: Path("/somewhere"))
+    assert Backbone.from_pretrained("base", offline=True).d_model == 32
+    with pytest.raises(ConfigError, match="cannot load the Whisper 'small'"):
+        Backbone.from_pretrained("small", offline=True)
+
+
+@pytest.mark.usefixtures("package")
+def test_a_package_of_other_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "PACKAGED_SHA256", "0" * 64)
     with pytest.raises(ConfigError, match="not those that were published: their SHA-256") as error:
         Backbone.from_pretrained("base", offline=True)
     assert "\n" not in str(error.value)
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere = DataPackage(("no-such-package-1",), "base", "0")
-    monkeypatch.setitem(room.PACKAGED, "openai/whisper-base", nowhere)
+    monkeypatch.setattr(room, "PACKAGES", ("no-such-package-1",))
     with pytest.raises(ConfigError, match=r"pip install 'hyperasr\[base\]'") as error:
         Backbone.from_pretrained("base", offline=True)
     assert "\n" not in str(error.value)

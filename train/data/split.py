@@ -120,11 +120,13 @@ def in_lower_case(rows: Sequence[Utterance]) -> list[Utterance]:
 
     Else adapters would learn to write so.
     """
-    texts: dict[str, str] = {}
+    cased: set[str] = set()
+    small: set[str] = set()
     for row in rows:
-        texts[row.source] = texts.get(row.source, "") + (row.text or "")
-    capitals = sorted(source for source, text in texts.items() if text.isupper())
-    for source in capitals:
+        if row.text and row.text.upper() != row.text.lower():
+            (cased if row.text.isupper() else small).add(row.source)
+    capitals = cased - small
+    for source in sorted(capitals):
         print(f"{source or 'all'}: texts are in capitals, they are taken in lower case")
 
     def lower(text: str | None) -> str | None:

@@ -144,7 +144,7 @@ def as_written(cache: Cache, plans: Sequence[Sequence[View]], config: MetaConfig
 
 
 def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -> list[Utterance]:
-    """Return the rows with text that are short enough; the log says what was found and left out.
+    """Return the English rows with text that are short enough; the log says what was left out.
 
     Args:
         rows: of a manifest.
@@ -155,8 +155,6 @@ def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -
     """
     check_text(rows, where)
     lengths = usable(rows, where, simulate)
-    if not lengths:
-        raise ConfigError(f"{where} has no utterance with text of at most {LONGEST_S:g} s")
     for cohort, domain in sorted({(row.cohort, row.domain) for row in lengths}):
         own = [row for row in lengths if (row.cohort, row.domain) == (cohort, domain)]
         log.info(
@@ -197,13 +195,19 @@ def check_text(rows: Sequence[Utterance], where: Path) -> None:
 def usable(
     rows: Sequence[Utterance], where: Path, simulate: Sequence[str]
 ) -> dict[Utterance, float]:
-    """Return usable rows with their length in seconds; the log says how many are not, and why."""
+    """Return usable rows with their length in seconds; the log says how many are not, and why.
+
+    Raises:
+        ConfigError: no row is.
+    """
     kept: dict[Utterance, float] = {}
     left_out: Counter[tuple[str, str]] = Counter()
     for row in rows:
         longest_s = LONGEST_SIMULATED_S if simulate and row.cohort == TYPICAL else LONGEST_S
         if not row.text:
             left_out[row.cohort, "without text"] += 1
+        elif not is_english(row):
+            left_out[row.cohort, "not in English"] += 1
         elif (length_s := seconds(row)) > longest_s:
             left_out[row.cohort, f"of more than {longest_s:g} s"] += 1
         else:
@@ -211,7 +215,16 @@ def usable(
     for (cohort, reason), n in sorted(left_out.items()):
         n_all = sum(row.cohort == cohort for row in rows)
         log.warning("%s: %d of %d %s recordings left out, %s", where, n, n_all, cohort, reason)
+    if not kept:
+        raise ConfigError(
+            f"{where} has no utterance in English with text of at most {LONGEST_S:g} s"
+        )
     return kept
+
+
+def is_english(row: Utterance) -> bool:
+    """Whether a row is in English, of whatever country: texts follow the English prompt."""
+    return (row.language or "en").lower().startswith("en")
 
 
 def seconds(row: Utterance) -> float:

@@ -10,9 +10,10 @@ too much are left out; a recorded row of any other cohort never is: where alignm
 written as one sentence. A row without a reference gets what the backbone wrote.
 
 Beside the manifest, ``OUT.lines.jsonl`` holds a line a row, which is written as the work goes on,
-so that an interrupted run continues: what the backbone wrote, the new text, how it came about, and
-the backbone's most probable tokens after each token of the new text, which training can take for a
-teacher (`train.data.teacher`).
+so that an interrupted run continues: the reference, what the backbone wrote, the new text, how it
+came about, and the backbone's most probable tokens after each token of the new text, which training
+can take for a teacher (`train.data.teacher`). A row whose reference has changed is written again.
+Rows in other languages than English are left out.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from hyperasr.types import EncoderOutput, Utterance
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.decoder import DecoderStep
 from hyperasr.whisper.search import SearchConfig, text_only
+from train.data.views import is_english
 from train.loop.program import read_config, run_program
 
 log = logging.getLogger("train.data.writing")
@@ -196,14 +198,17 @@ def write(rows: Sequence[Utterance], out: Path, backbone: Backbone) -> list[Utte
     Returns:
         The rows of the manifest.
     Raises:
-        ConfigError: the lines there are of another Whisper.
+        ConfigError: the lines there are of another Whisper, or no row is in English.
     """
     lines = lines_beside(out)
     line_of = _known(lines, backbone)
-    todo = [row for row in rows if row.id not in line_of]
+    english = [row for row in rows if is_english(row)]
+    if rows and not english:
+        raise ConfigError(f"{out}: the manifest has no row in English, and training is in English")
+    todo = [row for row in english if not _is_written(row, line_of.get(row.id))]
     lines.parent.mkdir(parents=True, exist_ok=True)
     with lines.open("a", encoding="utf-8") as file:
-        if not line_of:
+        if not file.tell():
             file.write(json.dumps({"fingerprint": backbone.fingerprint(), "kept": N_KEPT}) + "\n")
         for start in track(range(0, len(todo), _BATCH), "writing"):
             for line in written(backbone, todo[start : start + _BATCH]):
@@ -212,11 +217,12 @@ def write(rows: Sequence[Utterance], out: Path, backbone: Backbone) -> list[Utte
             file.flush()
     kept = [
         replace(row, text=line_of[row.id]["text"], text_clean=None, extra=_extra(row))
-        for row in rows
+        for row in english
         if line_of[row.id]["text"] is not None
     ]
     write_manifest(out, kept)
-    outcomes = Counter((row.cohort, line_of[row.id]["how"]) for row in rows)
+    outcomes = Counter((row.cohort, line_of[row.id]["how"]) for row in english)
+    outcomes += Counter((r.cohort, "left out, not in English") for r in rows if not is_english(r))
     for (cohort, how), n in sorted(outcomes.items()):
         print(f"{cohort}: {n} {how}")
     print(f"{out}: {len(kept)} of {len(rows)} rows", flush=True)
@@ -224,7 +230,16 @@ def write(rows: Sequence[Utterance], out: Path, backbone: Backbone) -> list[Utte
 
 
 def _extra(row: Utterance) -> dict[str, str] | None:
-    return {**(row.extra or {}), "reference": row.text_clean or row.text or ""}
+    return {**(row.extra or {}), "reference": _reference(row)}
+
+
+def _reference(row: Utterance) -> str:
+    return row.text_clean or row.text or ""
+
+
+def _is_written(row: Utterance, line: dict[str, Any] | None) -> bool:
+    """Whether a line is of a row's present reference; lines before 2026-11-30 do not say."""
+    return line is not None and line.get("reference", _reference(row)) == _reference(row)
 
 
 def _known(path: Path, backbone: Backbone) -> dict[str, dict[str, Any]]:
@@ -244,7 +259,8 @@ def _known(path: Path, backbone: Backbone) -> dict[str, dict[str, Any]]:
         return {}
     if lines[0].get("fingerprint") != backbone.fingerprint():
         raise ConfigError(f"{path} was written by another Whisper; remove it, or write elsewhere")
-    return {line["id"]: line for line in lines[1:]}
+    # Of a row that was written again the last line counts.
+    return {line["id"]: line for line in lines if "id" in line}
 
 
 @torch.inference_mode()
@@ -260,8 +276,11 @@ def written(backbone: Backbone, rows: Sequence[Utterance]) -> list[dict[str, Any
     for row, tokens in zip(rows, decoded.tokens, strict=True):
         hypothesis = backbone.text(tokens)
         text, how = _target(row, hypothesis)
-        lines.append({"id": row.id, "hypothesis": hypothesis, "text": text, "how": how})
+        line = {"id": row.id, "reference": _reference(row), "hypothesis": hypothesis}
+        lines.append({**line, "text": text, "how": how})
     told = [i for i, line in enumerate(lines) if line["text"]]
+    if not told:
+        return lines
     part = encoded.select(torch.tensor(told, dtype=torch.long))
     taught = _teach(backbone, part, [lines[i]["text"] for i in told])
     for i, fields in zip(told, taught, strict=True):
@@ -271,12 +290,9 @@ def written(backbone: Backbone, rows: Sequence[Utterance]) -> list[dict[str, Any
 
 def _teach(backbone: Backbone, encoded: EncoderOutput, texts: list[str]) -> list[dict[str, Any]]:
     """Return the most probable tokens after the prompt and after each token of each text."""
-    if not texts:
-        return []
-    tokens, n_tokens = prompted(backbone, texts)
-    first = len(backbone.prompt_ids()) - 1  # its state tells the first token of the text
-    inputs = tokens[:, :-1].to(backbone.device)
-    hidden = DecoderStep(backbone.whisper, encoded, cached=False).hidden(inputs)
+    tokens, n_tokens, n_prompt = backbone.targets(texts)
+    first = n_prompt - 1  # its state tells the first token of the text
+    hidden = DecoderStep(backbone.whisper, encoded, cached=False).hidden(tokens[:, :-1])
     taught = []
     for row, n in zip(hidden, n_tokens.tolist(), strict=True):
         logits = backbone.whisper.proj_out(row[first : n - 1]).float()
@@ -287,23 +303,13 @@ def _teach(backbone: Backbone, encoded: EncoderOutput, texts: list[str]) -> list
     return taught
 
 
-def prompted(backbone: Backbone, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return prompt, text and end as tokens (n_utt, n_tokens), and how many each has (n_utt,)."""
-    prompt = backbone.prompt_ids()
-    ids = [[*prompt, *backbone.text_ids(text), backbone.eos] for text in texts]
-    tokens = torch.full((len(ids), max(map(len, ids))), backbone.eos)
-    for row, values in zip(tokens, ids, strict=True):
-        row[: len(values)] = torch.tensor(values)
-    return tokens, torch.tensor([len(values) for values in ids])
-
-
 def _packed(tensor: Tensor, dtype: str) -> str:
     return base64.b64encode(np.ascontiguousarray(tensor.cpu().numpy().astype(dtype))).decode()
 
 
 def _target(row: Utterance, hypothesis: str) -> tuple[str | None, str]:
     """Return the text to train on (None: leave the row out), and how it came about."""
-    reference = row.text_clean or row.text
+    reference = _reference(row)
     if not reference:
         return (hypothesis or None), "without a reference, as Whisper wrote"
     written = own_writing(reference, hypothesis)

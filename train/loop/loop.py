@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
 from hyperasr.util.files import atomic_write_text, writing
-from train.loop.memory import PeakMemory, return_freed
+from hyperasr.util.memory import give_back_freed
+from train.loop.memory import PeakMemory
 from train.loop.state import (
     check_settings,
     flat_settings,
@@ -221,7 +222,8 @@ class _Run:
         if not config.accept_changes:
             check_settings(folder, self.settings)
         # Weights spread over processes (FSDP) serve training only; a whole copy is evaluated.
-        self.whole = copy.deepcopy(model) if _is_spread(accelerator) else None
+        spread = _is_spread(accelerator)
+        self.whole = copy.deepcopy(model).to(accelerator.device) if spread else None
         groups = by_learning_rate(model)
         optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
@@ -267,7 +269,7 @@ class _Run:
                     config.steps // config.eval_every - done // config.eval_every,
                 )
             if done % _TRIM_EVERY == 0:
-                return_freed()
+                give_back_freed()
             if done % config.log_every == 0:
                 step_s = (time.monotonic() - started) / (done - self.start)
                 cost = {"step_s": step_s, **self.memory.measured()}

@@ -1,8 +1,7 @@
-"""The most memory that a training held at a time, and what keeps it from growing."""
+"""The most memory that a training held at a time."""
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import sys
 import threading
@@ -68,14 +67,3 @@ def anonymous_mib() -> float:
                 return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
-
-
-def return_freed() -> None:
-    """Give freed host memory back to the system, where the C library is glibc.
-
-    By itself glibc returns only what lies at the end of its heap. Batches of many lengths leave
-    holes in it, and a training that adapts the encoder would grow with every longer batch.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)

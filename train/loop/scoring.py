@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 
 from hyperasr.cohorts.cache import Cache
 from hyperasr.cohorts.views import TYPICAL
-from hyperasr.decode import decode_rows
+from hyperasr.decode import decode_tokens
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
@@ -123,7 +123,8 @@ def decode_together(model: HyperASR, cache: Any, *, adapt: bool = True) -> list[
     # Dealt out by length, so that all are done at about the same time.
     order = sorted(range(len(cache)), key=lambda row: cache.n_frames[row])
     own = order[state.process_index :: state.num_processes]
-    texts = decode_rows(model, cache, own, batch_size=_BATCH, adapt=adapt) if own else []
+    tokens = decode_tokens(model, cache, own, batch_size=_BATCH, adapt=adapt).tokens
+    texts = map(model.backbone.text, tokens)
     text_of = dict(gather_object(list(zip(own, texts, strict=True))))
     return [text_of[row] for row in range(len(cache))]
 

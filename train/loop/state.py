@@ -37,7 +37,7 @@ FREE_SETTINGS = {
     "watchdog_s",
     "workers",
 }
-GONE = {"people_per_speaker": 2, "view_sets": 1, "view_seed": 9_000}
+GONE = {"people_per_speaker": 2, "typical_voices": 1, "view_sets": 1, "view_seed": 9_000}
 """Settings that are gone, each with the value at which it changed nothing."""
 
 

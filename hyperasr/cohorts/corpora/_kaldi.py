@@ -14,18 +14,24 @@ from hyperasr.types import Utterance
 
 __all__ = ["kaldi_rows"]
 
-_DECODERS = ("flac", "sox", "sph2pipe", "ffmpeg")
+# Programs that decode, each with words that take a part of the recording or change its times.
+_DECODERS = {
+    "flac": {"--skip", "--until"},
+    "sox": {"trim", "speed", "tempo"},
+    "sph2pipe": {"-s", "-t"},
+    "ffmpeg": {"-ss", "-sseof", "-to", "-t"},
+}
 # Not sox -c, which is the number of channels to make.
-_CHANNEL = re.compile(r"sph2pipe\s.*\s-c\s+([12])\s|sox\s.*\sremix\s+(\d+)\s")
+_CHANNEL = re.compile(r"sph2pipe\b.*\s-c\s*([12])\s|sox\s.*\sremix\s+(\d+)\s")
 
 
 def kaldi_rows(folder: Path, defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
     """Yield the utterances of one Kaldi folder.
 
     No command of ``wav.scp`` is ever run. Where one only decodes a recording (flac, sox, sph2pipe
-    or ffmpeg with a single recording among its words), that recording is taken; other commands
-    are skipped. Besides Kaldi's own files, ``utt2cohort`` and ``utt2lang`` are read, and
-    ``spk2gender``.
+    or ffmpeg with a single recording among its words), that recording is taken; other commands,
+    such as those that take a part of one, are skipped. Besides Kaldi's own files, ``utt2cohort``
+    and ``utt2lang`` are read, and ``spk2gender``.
     """
     recordings = _recordings(folder, defaults, report)
     texts = base.read_pairs(folder / "text", report)
@@ -114,5 +120,7 @@ def _decoded(command: str) -> str | None:
     except ValueError:
         return None
     audio = [word for word in words if word.lower().endswith(base.AUDIO_SUFFIXES)]
-    known = bool(words) and Path(words[0]).name in _DECODERS
-    return audio[0] if known and len(audio) == 1 and "|" not in words else None
+    cuts = _DECODERS.get(Path(words[0]).name) if words else None
+    if cuts is None or "|" in words or len(audio) != 1:
+        return None
+    return audio[0] if cuts.isdisjoint(word.partition("=")[0] for word in words) else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._layouts import SPLITS, Defaults, inside
+from hyperasr.cohorts.manifest import DOMAINS
 from hyperasr.types import Utterance
 
 __all__ = ["TABLE_SUFFIXES", "is_table", "table_rows"]
@@ -77,8 +78,10 @@ def table_rows(path: Path, defaults: Defaults, report: base.Report) -> Iterator[
         name = str(fields.get("id") or "") or defaults.name_of(audio)
         if not fields.get("id") and known["start_s"] is not None:
             name = f"{name}@{known['start_s']:g}"
-        text = _text(fields.get("text"))
-        row = defaults.row(audio, name, text, report, extra=_rest(values), **known)
+        text, extra = _text(fields.get("text")), _rest(values)
+        if extra.get("domain") in DOMAINS:  # another corpus may call something else a domain
+            known["domain"] = extra.pop("domain")
+        row = defaults.row(audio, name, text, report, extra=extra, **known)
         if row is not None:
             yield row
 

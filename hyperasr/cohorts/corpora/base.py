@@ -33,6 +33,7 @@ import yaml
 
 from hyperasr.audio.container import UNKNOWN_LENGTH, open_recording
 from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
+from hyperasr.audio.reading import duration_s as decoded_s
 from hyperasr.audio.reading import stream
 from hyperasr.audio.segments import cut_at_pauses
 from hyperasr.cohorts.corpora._files import (
@@ -46,6 +47,7 @@ from hyperasr.cohorts.corpora._files import (
     read_text,
     walk,
 )
+from hyperasr.cohorts.manifest import row_fault
 from hyperasr.errors import AudioError, ManifestError
 from hyperasr.types import Utterance
 
@@ -154,8 +156,8 @@ class Prepared:
     Iterate, then read `report`; a second iteration starts anew with a new report. A row is left
     out, with a reason, when its recording is absent, empty, cut short in its header or shorter
     than the row's start; when its text is empty; when its id was used before (by the same or by
-    another speaker); when its speaker already stands in another cohort. A row of more than 30 s
-    without text comes in pieces, cut at pauses.
+    another speaker); when its speaker already stands in another cohort; when no manifest could
+    hold it. A row of more than 30 s without text comes in pieces, cut at pauses.
 
     Args:
         about: the corpus.
@@ -195,17 +197,17 @@ class Prepared:
         for row in self._rows(self.root, report):
             number = numbers.setdefault(row.speaker, len(numbers))
             reason, duration_s = self._fault(row, report, lengths)
-            if reason is None and (owner := ids.get(hash(row.id))) is not None:
-                reason = "duplicate id" if owner == number else "two speakers under one id"
-            if reason is not None:
+            if reason := reason or _enter(row.id, number, ids):
                 report.skip(reason, row.id)
                 continue
-            ids[hash(row.id)] = number
             report.speakers.setdefault(row.speaker, row.cohort)
             for piece in _at_most_longest(row, duration_s, report):
+                if piece is not row and (reason := _enter(piece.id, number, ids)):
+                    report.skip(reason, piece.id)
+                    continue
                 report.n_rows += 1
                 if piece is row:
-                    report.duration_s += duration_s
+                    report.duration_s += duration_s if duration_s < math.inf else 0.0
                 elif piece.end_s is not None:
                     report.duration_s += piece.end_s - piece.start_s
                 report.cohorts[row.cohort] = report.cohorts.get(row.cohort, 0) + 1
@@ -219,15 +221,18 @@ class Prepared:
     def _fault(
         self, row: Utterance, report: Report, lengths: dict[str, float | str]
     ) -> tuple[str | None, float]:
-        """Return why a row cannot be used (None: it can), and its length in seconds."""
-        if not row.path.isascii() and not _is_utf8(row.path):
-            return "the file's name is not UTF-8; rename it", 0.0
+        """Return why a row cannot be used (None: it can), and its length in seconds.
+
+        The length is infinite where the row goes to the end of a recording whose header tells none.
+        """
         if row.text is not None and not row.text.strip():
             return "the text is empty", 0.0
         if self._one_cohort and report.speakers.get(row.speaker, row.cohort) != row.cohort:
             return "the speaker stands in two cohorts", 0.0
         if row.end_s is not None and row.end_s <= row.start_s:
             return "the end is not after the start", 0.0
+        if fault := row_fault({k: v for k, v in row.to_dict().items() if v is not None}):
+            return fault.partition(", not ")[0], 0.0  # without the value, which may be any
         length = lengths.get(row.path)
         if length is None:
             if len(lengths) >= _N_REMEMBERED:
@@ -238,7 +243,15 @@ class Prepared:
         if row.start_s >= length:
             return "the times lie beyond the end of the recording", 0.0
         end_s = length if row.end_s is None else min(row.end_s, length)
-        return None, 0.0 if end_s == math.inf else end_s - row.start_s
+        return None, end_s - row.start_s
+
+
+def _enter(name: str, number: int, ids: dict[int, int]) -> str | None:
+    """Enter an id as one of the speaker `number`; say why not, where it was used before."""
+    if (owner := ids.get(hash(name))) is not None:
+        return "duplicate id" if owner == number else "two speakers under one id"
+    ids[hash(name)] = number
+    return None
 
 
 def _at_most_longest(row: Utterance, duration_s: float, report: Report) -> Iterator[Utterance]:
@@ -246,22 +259,25 @@ def _at_most_longest(row: Utterance, duration_s: float, report: Report) -> Itera
 
     A long row without text is cut at pauses; the times of the pieces are those within its
     recording, their ids count on from the row's. One with a text stays whole, because nobody says
-    which words are in which piece; the report tells it.
+    which words are in which piece; the report tells it, unless only decoding would tell its length.
     """
-    if duration_s <= _LONGEST_S:
-        yield row
-    elif row.text is not None:
-        report.note(
-            f"an utterance of more than {_LONGEST_S:g} s whose text has no times: it can be "
-            "transcribed, but training leaves it out"
-        )
-        yield row
-    else:
-        report.note(f"a recording of more than {_LONGEST_S:g} s without text was cut at pauses")
-        try:
+    try:
+        if duration_s == math.inf and row.text is None:
+            duration_s = decoded_s(row.path) - row.start_s
+        if duration_s <= _LONGEST_S:
+            yield row
+        elif row.text is not None:
+            if duration_s < math.inf:
+                report.note(
+                    f"an utterance of more than {_LONGEST_S:g} s whose text has no times: it can "
+                    "be transcribed, but training leaves it out"
+                )
+            yield row
+        else:
+            report.note(f"a recording of more than {_LONGEST_S:g} s without text was cut at pauses")
             yield from _pieces(row)
-        except AudioError:
-            report.skip("the recording cannot be decoded to its end", row.id)
+    except AudioError:
+        report.skip("the recording cannot be decoded to its end", row.id)
 
 
 def _pieces(row: Utterance) -> Iterator[Utterance]:
@@ -284,24 +300,17 @@ def _measure(path: AnyPath) -> float | str:
     """Return the length in seconds by the header (infinite: only decoding tells), or a fault."""
     try:
         with open_recording(path) as file:
-            if file.frames:
-                return file.frames / file.samplerate if file.frames < UNKNOWN_LENGTH else math.inf
-    except AudioError:
-        pass
+            if not file.frames:
+                return "the recording holds no samples"
+            return file.frames / file.samplerate if file.frames < UNKNOWN_LENGTH else math.inf
+    except AudioError as error:
+        if "sph2pipe" in str(error):
+            return "the recording is compressed (shorten): sph2pipe -f wav IN.sph OUT.wav"
     try:
         size = os.stat(path).st_size
     except OSError:
         return "the recording is listed but absent"
     return "the recording's header cannot be read" if size else "the recording has 0 bytes"
-
-
-def _is_utf8(path: str) -> bool:
-    """Whether a path can stand in a manifest."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def pseudonym(name: str, salt: str, *, prefix: str = "S") -> str:

@@ -68,14 +68,7 @@ def _texts(folder: Path, report: base.Report) -> dict[str, str]:
     texts: dict[str, str] = {}
     for top in base.find_named(folder, "text", depth=1):
         for path in base.walk(top, report, (".txt",)):
-            for line in (base.read_text(path, report, fallback="gb18030") or "").splitlines():
-                name, _, text = line.strip().partition("\t" if "\t" in line.strip() else " ")
-                if not name:
-                    continue
-                if not text.strip():
-                    report.skip("a line of the texts without words", f"{path.name}: {name}")
-                elif name in texts:
+            for name, text in base.read_pairs(path, report, fallback="gb18030").items():
+                if texts.setdefault(name, text) != text:
                     report.skip("a second transcript of the same utterance", name)
-                else:
-                    texts[name] = text.strip()
     return texts

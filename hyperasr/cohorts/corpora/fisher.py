@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperasr.audio.container import open_recording
 from hyperasr.cohorts.corpora import base
-from hyperasr.errors import AudioError
 from hyperasr.types import Utterance
 
 __all__ = ["ABOUT", "clean", "prepare"]
@@ -71,7 +69,7 @@ def _rows(root: Path, report: base.Report, uncertain: bool) -> Iterator[Utteranc
             language, call, turns = "es", spanish[2], _spanish(path, report)
         else:
             continue
-        fault = _fault(recordings.get(name))
+        fault = None if name in recordings else "the recording is listed but absent"
         for start_s, end_s, channel, raw in turns:
             utterance = f"{name}-{'AB'[channel]}-{_cs(start_s):06d}-{_cs(end_s):06d}"
             reason = fault or _unusable(raw, uncertain)
@@ -91,18 +89,6 @@ def _rows(root: Path, report: base.Report, uncertain: bool) -> Iterator[Utteranc
                 language=language,
                 extra=extra | ({"tag": "CS"} if _FOREIGN.search(raw) else {}),
             )
-
-
-def _fault(path: Path | None) -> str | None:
-    if path is None:
-        return "the recording is listed but absent"
-    try:
-        open_recording(path).close()
-    except AudioError as error:
-        # What else is wrong with a recording is found where all rows are checked.
-        if "sph2pipe" in str(error):
-            return "the recording is compressed (shorten): sph2pipe -f wav IN.sph OUT.wav"
-    return None
 
 
 def _unusable(raw: str, uncertain: bool) -> str | None:

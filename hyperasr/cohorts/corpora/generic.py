@@ -114,7 +114,8 @@ def _tables(root: Path) -> list[Path]:
 
 
 def _librispeech(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
-    for row in librispeech.read_rows(defaults.root, report):
+    rows = librispeech.read_rows(defaults.root, report, untranscribed=defaults.untranscribed)
+    for row in rows:
         yield replace(
             row,
             cohort=defaults.cohort,

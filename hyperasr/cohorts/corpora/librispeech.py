@@ -27,7 +27,9 @@ def prepare(root: base.AnyPath) -> base.Prepared:
     return base.Prepared(ABOUT, root, read_rows)
 
 
-def read_rows(root: Path, report: base.Report) -> Iterator[Utterance]:
+def read_rows(
+    root: Path, report: base.Report, *, untranscribed: bool = False
+) -> Iterator[Utterance]:
     """Yield the rows below `root`, unchecked; what cannot be used is counted in `report`."""
     genders = _genders(root, report)
     chapter, texts = Path(), dict[str, str]()
@@ -41,7 +43,7 @@ def read_rows(root: Path, report: base.Report) -> Iterator[Utterance]:
             continue
         text = texts.pop(path.stem, None)
         speaker = path.stem.split("-")[0]
-        if text is None:
+        if text is None and not untranscribed:
             report.skip("no transcript", path)
         else:
             yield _row(path, root, text, genders.get(speaker))
@@ -53,29 +55,24 @@ def _transcripts(folder: Path, report: base.Report) -> dict[str, str]:
     """Return the texts of a chapter by utterance."""
     texts: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
-        if not path.name.lower().endswith(_TRANSCRIPT) or path.name.startswith("."):
-            continue
-        for line in (base.read_text(path, report) or "").splitlines():
-            name, _, text = line.strip().partition(" ")
-            if name in texts:
-                report.skip("a second transcript of the same utterance", name)
-            elif name:
-                texts[name] = text.strip()
+        if path.name.lower().endswith(_TRANSCRIPT) and not path.name.startswith("."):
+            texts |= base.read_pairs(path, report)
     return texts
 
 
-def _row(path: Path, root: Path, text: str, gender: str | None) -> Utterance:
+def _row(path: Path, root: Path, text: str | None, gender: str | None) -> Utterance:
     folders = (root.name, *path.relative_to(root).parts)
     subset = next((part for part in reversed(folders) if _SUBSET.match(part)), "")
     speaker, _, rest = path.stem.partition("-")
-    extra = {"gender": gender or "", "subset": subset, "session": rest.rpartition("-")[0]}
+    extra = {"text_source": "none" if text is None else "human", "gender": gender or ""}
+    extra |= {"subset": subset, "session": rest.rpartition("-")[0]}
     return ABOUT.row(
         id=path.stem,
         path=path,
-        text=text.lower(),
+        text=None if text is None else text.lower(),
         speaker=speaker,
         split=subset.split("-")[0].lower() if subset else base.NO_SPLIT,
-        extra={"text_source": "human"} | {key: value for key, value in extra.items() if value},
+        extra={key: value for key, value in extra.items() if value},
     )
 
 

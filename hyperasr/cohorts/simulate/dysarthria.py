@@ -150,14 +150,14 @@ def _plan(
         timeline.play(at, start, traits.stretch**0.5)
         if index and draws[index, 0] < traits.pause_rate:
             begin = timeline.now
-            timeline.pause(traits.pause_s * np.exp(draws[index, 1] - 0.5), tag="pause")
+            timeline.pause(traits.pause_s * np.exp(draws[index, 1] - 0.5))
             events.append(Event("pause", begin, timeline.now, index))
         begin, n = timeline.now, count_syllables(word)
         pace = np.clip(rng.standard_normal(12), -2.0, 2.0) * traits.irregularity
         edges = np.linspace(start, end, n + 1)
         for left, right, log_pace in zip(edges[:-1], edges[1:], np.resize(pace, n), strict=True):
             stretch = max(0.6, traits.stretch * np.exp(log_pace))
-            timeline.play(left, right, stretch, position=index)
+            timeline.play(left, right, stretch)
         timeline.mark_word(index, begin)
         at = end
     timeline.play(at, analysis.duration_s, traits.stretch**0.5 if words else traits.stretch)

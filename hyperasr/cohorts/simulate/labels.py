@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+
+from hyperasr.audio.mel import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,16 @@ class Simulated:
     cohort: str
     severity: float
     words: tuple[WordTime, ...]
+
+    def labels(self) -> dict[str, Any]:
+        """Return all but the waveform as plain values."""
+        return {
+            "simulated": True,
+            "cohort": self.cohort,
+            "severity": self.severity,
+            "duration_s": round(len(self.waveform) / SAMPLE_RATE, 3),
+            "text_clean": self.text,
+            "text_verbatim": self.verbatim,
+            "events": [asdict(event) for event in self.events],
+            "words": [asdict(word) for word in self.words],
+        }

@@ -164,11 +164,11 @@ def _palilalia(
     units = 1 + int(np.floor(-np.log1p(-0.9 * draw[1]) * (traits.palilalia_iterations - 0.5)))
     timeline, begin = plan.timeline, plan.timeline.now
     for unit in range(1, min(units, 5) + 1):
-        timeline.pause(0.12 * 0.8**unit + 0.05 * draw[2], tag="palilalia")
+        timeline.pause(0.12 * 0.8**unit + 0.05 * draw[2])
         pace = max(0.45, traits.stretch * 0.85**unit)
         timeline.play(
             spans[first, 0], spans[-1, 1], pace,
-            gain_db=-2.5 * unit, fade_in_s=0.01, fade_out_s=0.03, tag="palilalia",
+            gain_db=-2.5 * unit, fade_in_s=0.01, fade_out_s=0.03,
         )  # fmt: skip
         plan.heard += [w.strip(".,;:!?") for w in words[first:]]
     plan.events.append(Event("palilalia", begin, timeline.now, first))

@@ -132,9 +132,7 @@ class _Speaker:
         for unit in range(min(units, 6)):
             self.heard.append(spoken)
             pace = self.traits.stretch * (0.9 if kind == "word_repetition" else 1.0)
-            self.timeline.play(
-                start, start + length, pace, fade_in_s=0.006, fade_out_s=0.03, tag=kind
-            )
+            self.timeline.play(start, start + length, pace, fade_in_s=0.006, fade_out_s=0.03)
             uneven = 0.6 + 0.8 * ((draw[2] * 7.3 + 0.37 * unit) % 1.0)
             self.timeline.pause(self.traits.gap_s * uneven)
         self.note(kind, begin, index)
@@ -146,23 +144,23 @@ class _Speaker:
         low, high = max(start, middle - 0.025), min(end, middle + 0.025)
         length = self.traits.prolongation_s * np.exp(0.7 * (draw[0] - 0.5))
         begin = self.timeline.now
-        self.timeline.play(start, low, self.traits.stretch, position=index)
+        self.timeline.play(start, low, self.traits.stretch)
         held = self.timeline.now
-        self.timeline.add(Piece(length, (low, high), hold=True, tag="held", position=index))
+        self.timeline.add(Piece(length, (low, high), hold=True))
         self.note("prolongation", held, index)
-        self.timeline.play(high, end, self.traits.stretch, position=index)
+        self.timeline.play(high, end, self.traits.stretch)
         self.timeline.mark_word(index, begin)
 
     def block(self, index: int, draw: np.ndarray) -> None:
         """Fall silent before the word, then start it hard."""
         begin = self.timeline.now
-        self.timeline.pause(self.traits.block_s * np.exp(1.2 * (draw[0] - 0.5)), tag="block")
+        self.timeline.pause(self.traits.block_s * np.exp(1.2 * (draw[0] - 0.5)))
         self.note("block", begin, index)
         start, end = self.spans[index]
         burst = min(0.06, 0.5 * (end - start))
         begin, boost = self.timeline.now, 1.0 + 4.0 * self.traits.tension
-        self.timeline.play(start, start + burst, gain_db=boost, position=index)
-        self.timeline.play(start + burst, end, self.traits.stretch, position=index)
+        self.timeline.play(start, start + burst, gain_db=boost)
+        self.timeline.play(start + burst, end, self.traits.stretch)
         self.timeline.mark_word(index, begin)
 
     def interject(self, index: int, draw: np.ndarray) -> None:

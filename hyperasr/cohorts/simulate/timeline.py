@@ -20,8 +20,7 @@ class Piece:
         hold: the source is swept to and fro instead of once through (a sustained sound).
         gain_db: level change.
         fade_in_s, fade_out_s: linear ramps at its ends.
-        tag: what it is, for the cohort's own use (`speech`, `um`, ...).
-        position: running number of the word it belongs to, or -1.
+        tag: of what is no plain speech, for the cohort's own use (`um`, `nasal`, ...).
     """
 
     duration_s: float
@@ -30,8 +29,7 @@ class Piece:
     gain_db: float = 0.0
     fade_in_s: float = 0.0
     fade_out_s: float = 0.0
-    tag: str = "speech"
-    position: int = -1
+    tag: str = ""
 
 
 @dataclass
@@ -53,16 +51,14 @@ class Timeline:
         length = max(0.0, end_s - start_s) * stretch
         self.add(Piece(length, (start_s, end_s), **options))  # type: ignore[arg-type]
 
-    def pause(self, duration_s: float, tag: str = "pause") -> None:
+    def pause(self, duration_s: float) -> None:
         """Append silence."""
-        self.add(Piece(max(0.0, duration_s), None, tag=tag))
+        self.add(Piece(max(0.0, duration_s), None))
 
-    def say(
-        self, index: int, start_s: float, end_s: float, stretch: float = 1.0, **options: object
-    ) -> None:
+    def say(self, index: int, start_s: float, end_s: float, stretch: float = 1.0) -> None:
         """Append the complete utterance of word `index` and note its time."""
         begin = self.now
-        self.play(start_s, end_s, stretch, position=index, **options)
+        self.play(start_s, end_s, stretch)
         self.mark_word(index, begin)
 
     def mark_word(self, index: int, begin_s: float) -> None:

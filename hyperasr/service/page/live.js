@@ -27,6 +27,7 @@ export class Microphone {
   }
 
   closeSoon() {
+    clearTimeout(this.closing);
     this.closing = setTimeout(() => this.close(), 1000 * OPEN_S);
   }
 
@@ -41,7 +42,7 @@ export class Microphone {
 export class Turn {
   /**
    * `settings` are the first message; `on` has partial(text), final(event, samples), nothing(),
-   * problem(message) and over().
+   * problem(message), after which it goes on unless `isOver`, and over().
    */
   constructor(settings, on) {
     this.on = on;
@@ -86,14 +87,12 @@ export class Turn {
       this.on.final(event, this.cut(event.start_s, event.transcript.duration_s));
     } else if (event.type === "nothing") {
       this.on.nothing();
-    } else if (event.type === "error") {
+    } else if (event.type === "answered") {
+      this.finish();
+    } else if (event.type === "error" && event.utterance === undefined) {
       this.finish(event.error.message);
-    }
-    if (this.ended && (event.type === "final" || event.type === "nothing")) {
-      // Texts of earlier sentences may still be under way.
-      clearTimeout(this.closing);
-      this.closing = setTimeout(() => this.finish(), 5000);
-      this.on.over();
+    } else if (event.type === "error") {
+      this.on.problem(event.error.message);
     }
   }
 
@@ -115,7 +114,6 @@ export class Turn {
   finish(problem) {
     if (this.isOver) return;
     this.isOver = true;
-    clearTimeout(this.closing);
     this.socket.onclose = null;
     this.socket.close();
     if (problem) this.on.problem(problem);

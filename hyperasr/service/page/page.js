@@ -126,7 +126,7 @@ async function start() {
     },
     nothing: () => say("Nothing was heard."),
     problem: (message) => {
-      if (turn === one) stop();
+      if (turn === one && one.isOver) stop();
       if (message.includes("token")) askForToken();
       say(`It did not work: ${message}`);
     },

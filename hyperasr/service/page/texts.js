@@ -7,7 +7,7 @@ export const make = (tag, name, text) => {
   return element;
 };
 
-/** Cut a segment's text into [part, index of its word or null], as formats.py does. */
+/** Cut a segment's text into [part, index of its word or null], as disfluency.py does. */
 function pieces(segment, clean) {
   const text = clean ? segment.clean : segment.text;
   const edits = new Map(clean ? segment.edits.map((edit) => [edit.first, edit]) : []);
@@ -15,16 +15,15 @@ function pieces(segment, clean) {
   let at = 0;
   for (let index = 0; index < segment.words.length; ) {
     const edit = edits.get(index);
-    index = edit ? edit.last : index + 1;
-    const shown = edit
-      ? (edit.replacement || "").split(/\s+/).filter(Boolean)
-      : [segment.words[index - 1].word];
-    for (const part of shown) {
-      const start = text.indexOf(part, at);
-      if (start < 0) return [[text, null]];
-      found.push([text.slice(at, start), null], [part, index - 1]);
-      at = start + part.length;
-    }
+    const last = edit ? edit.last - 1 : index;
+    const part = edit ? edit.replacement || "" : segment.words[index].word;
+    const start = text.indexOf(part, at);
+    if (start < 0) return [[text, null]];
+    // A removed word hands its capital to the next one, or its full stop to the one before.
+    const own = plain(part) === plain(segment.words[last].word) ? last : index;
+    found.push([text.slice(at, start), null], [part, own]);
+    at = start + part.length;
+    index = last + 1;
   }
   return [...found, [text.slice(at), null]].filter(([part]) => part);
 }
@@ -136,15 +135,26 @@ function overlap(one, other) {
   return both / Math.min(one.end_s - one.start_s, other.end_s - other.start_s);
 }
 
+/** A new word with the capital or the full stop that an edit has given to the old one. */
+function asEdited(text, old, shown) {
+  const stop = /[.?!…]["'”’)]*$/;
+  const given = stop.test(old) || stop.test(text) ? null : shown.match(stop);
+  const ended = given ? text.replace(/[,;:-]*$/, given[0]) : text;
+  return shown[0] === old[0] ? ended : ended[0].toUpperCase() + ended.slice(1);
+}
+
 /** Put another word in the place of one, in the texts as well. */
 export function replaceWord(transcript, segment, index, text) {
   const parts = pieces(segment, false);
   if (!parts.some(([, at]) => at === index)) return;
   segment.text = parts.map(([part, at]) => (at === index ? text : part)).join("");
   if (segment.clean !== undefined) {
-    segment.clean = pieces(segment, true)
-      .map(([part, at]) => (at === index && part === segment.words[index].word ? text : part))
-      .join("");
+    const edit = segment.edits.find((one) => one.first <= index && index < one.last);
+    const put = (part) => (edit ? asEdited(text, segment.words[index].word, part) : text);
+    const clean = pieces(segment, true).map(([part, at]) => [at === index ? put(part) : part, at]);
+    segment.clean = clean.map(([part]) => part).join("");
+    const shown = clean.find(([, at]) => at === index);
+    if (edit && shown) edit.replacement = shown[0];
   }
   Object.assign(segment.words[index], { word: text, probability: 1, doubtful: false });
   delete segment.words[index].uncertainty;

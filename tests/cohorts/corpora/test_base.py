@@ -33,6 +33,7 @@ from tests.cohorts.corpora.conftest import Tree
 
 _FORMAT = struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
 NO_SAMPLES = b"RIFF" + struct.pack("<I", 36) + b"WAVEfmt " + _FORMAT + b"data" + bytes(4)
+PACKED = b"NIST_1A\n   1024\nsample_coding -s26 ulaw,embedded-shorten-v2.00\nend_head\n"
 ABOUT = Description("x", "X", "", "", "", "rows", ("en",))
 
 
@@ -136,7 +137,8 @@ def test_a_bad_row_does_not_take_the_id_of_a_good_one(row: Utterance, tmp_path: 
         (b"", "the recording has 0 bytes"),
         (b"RIFF\xff\xff\xff\x00garbage" * 9, "the recording's header cannot be read"),
         (b"just a text", "the recording's header cannot be read"),
-        (NO_SAMPLES, "the recording's header cannot be read"),
+        (NO_SAMPLES, "the recording holds no samples"),
+        (PACKED, "the recording is compressed (shorten): sph2pipe -f wav IN.sph OUT.wav"),
     ],
 )
 def test_bad_recordings_are_told_by_their_header(
@@ -154,7 +156,9 @@ def test_names_that_no_manifest_can_hold(row: Utterance, tmp_path: Path) -> None
     latin = replace(row, id="b", path=os.fsdecode(b"T\xfcr.wav"))
     ready = prepared(tmp_path, row, latin)
     assert list(ready) == [row]
-    assert ready.report.skipped == {"the file's name is not UTF-8; rename it": 1}
+    (reason,) = ready.report.skipped
+    assert reason.startswith("field 'path' holds '\\udcfc'")
+    assert reason.endswith("rename the file")
     ready.report.skip("reason", latin.path)
     assert "\n".join(ready.report.lines()).encode()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hyperasr.audio.reading import load
 from hyperasr.cohorts.corpora.base import Description, Prepared
 from hyperasr.types import Utterance
 
+ABOUT = Description("x", "X", "", "", "", "rows", ("en",))
 RATE = 16_000
 TALKS = [(0.0, 18.0), (19.0, 34.0), (36.0, 61.0), (62.0, 70.0)]
 
@@ -31,8 +33,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(row: Utterance) -> Prepared:
-    about = Description("x", "X", "", "", "", "rows", ("en",))
-    return Prepared(about, Path(row.path).parent, lambda root, report: [row])
+    return Prepared(ABOUT, Path(row.path).parent, lambda root, report: [row])
 
 
 def test_a_long_recording_is_cut_in_its_pauses(long: Path) -> None:
@@ -78,3 +79,37 @@ def test_a_text_without_times_is_not_torn(long: Path) -> None:
 def test_what_is_short_stays(long: Path) -> None:
     short = Utterance("a", str(long), start_s=0.0, end_s=30.0)
     assert list(prepared(short)) == [short]
+
+
+def test_ids_of_pieces_are_used_up(long: Path) -> None:
+    row = Utterance("a", str(long), speaker="s", extra={"channel": "1"})
+    named = replace(row, id="a-0001", end_s=1.0)
+    for rows in ([row, named], [named, row]):
+        ready = Prepared(ABOUT, long.parent, lambda root, report, rows=rows: rows)
+        ids = [piece.id for piece in ready]
+        assert len(ids) == len(set(ids))
+        assert ready.report.skipped == {"duplicate id": 1}
+        assert ready.report.n_rows == len(ids)
+
+
+def test_a_header_without_a_length_hides_no_long_recording(long: Path, tmp_path: Path) -> None:
+    """Writers that were interrupted leave a size of 0."""
+
+    def unclosed(seconds: int) -> Utterance:
+        path = tmp_path / f"{seconds}.wav"
+        soundfile.write(path, soundfile.read(long, frames=seconds * RATE)[0], RATE)
+        data = bytearray(path.read_bytes())
+        data[4:8], data[40:44] = (36).to_bytes(4, "little"), bytes(4)
+        path.write_bytes(data)
+        return Utterance("a", str(path), extra={"channel": "1"})
+
+    rows = unclosed(70), unclosed(5)
+    pieces = list(prepared(rows[0]))
+    assert len(pieces) >= 3
+    assert all(piece.end_s - piece.start_s <= 30.0 for piece in pieces)
+    short = prepared(rows[1])
+    assert list(short) == [rows[1]]
+    assert not short.report.notes
+    spoken = prepared(replace(rows[0], text="a passage"))
+    assert len(list(spoken)) == 1
+    assert (spoken.report.notes, spoken.report.duration_s) == ({}, 0.0), "nobody knows its length"

@@ -22,6 +22,7 @@ from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only
+from tests.test_decode import decode_rows
 from train.baselines import TRAINING_FILE
 
 pytestmark = pytest.mark.slow

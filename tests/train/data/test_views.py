@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 from accelerate import Accelerator
 
 from hyperasr.adapters import SourceConfig
@@ -31,6 +33,7 @@ from train.data.views import (
     trainable,
     training_plan,
     training_plans,
+    usable,
 )
 from train.loop.loop import LoopConfig
 from train.meta import data_of, judge_of, with_groups
@@ -126,6 +129,16 @@ def test_only_what_is_simulated_on_must_be_short(caplog: pytest.LogCaptureFixtur
     ]
     assert "there is no typical speech" in found[3]
     assert [row.id for row in trainable(rows, HERE, ())] == ["typical0", "typical1", "als0", "als1"]
+
+
+def test_only_english_is_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+    rows = rows_of(typical=3, als=2)
+    rows[0] = replace(rows[0], language="de")
+    rows[1] = replace(rows[1], language="en-GB")
+    assert trainable(rows, HERE, ()) == rows[1:]
+    assert "m.jsonl: 1 of 3 typical recordings left out, not in English" in caplog.text
+    with pytest.raises(ConfigError, match="has no utterance in English with text of at most 30 s"):
+        usable([replace(row, language="it") for row in rows], HERE, ())
 
 
 def test_a_cohort_without_text_is_refused_with_the_reason() -> None:
@@ -254,6 +267,29 @@ def test_without_typical_speech_it_goes_on_with_a_warning(
     folders = sorted(config().cache.iterdir())
     for folder in folders:
         assert set(Cache([folder], random_backbone).meta["domain"]) == {"recorded"}
+
+
+def test_the_judge_decodes_where_the_training_does(
+    config: Callable[..., MetaConfig],
+    random_backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    happened: list[object] = []
+    monkeypatch.setattr(Backbone, "to", lambda self, device: happened.append(device) or self)
+    monkeypatch.setattr(meta, "evaluate", lambda *_, **__: happened.append("decoded") or {})
+    judged, accelerator = config(must_help=True), Accelerator()
+    _, dev = data_of(judged, random_backbone, accelerator)
+    on_gpu = SimpleNamespace(
+        device=torch.device("cuda"), main_process_first=accelerator.main_process_first
+    )
+    assert judge_of(judged, random_backbone, on_gpu, dev)
+    assert happened[-3:] == [on_gpu.device, "decoded", torch.device("cpu")]
+
+
+@pytest.mark.parametrize("settings", [{"teacher": 1.0}, {"negatives": 8}, {"l2": 0.1}])
+def test_enrolment_refuses_settings_without_effect(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"objective.{next(iter(settings))} has no effect"):
+        individual.IndividualConfig(objective=ObjectiveConfig(**settings))
 
 
 def test_people_of_any_cohort_enrol_with_their_own_recordings(

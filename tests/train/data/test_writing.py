@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,4 +123,68 @@ def test_the_program(
     # Another Whisper writes otherwise.
     path.write_text(lines[0].replace(json.loads(lines[0])["fingerprint"], "0" * 16) + "\n")
     with pytest.raises(ConfigError, match="written by another Whisper"):
+        run(manifest, random_backbone_folder, monkeypatch)
+
+
+def test_nothing_to_write_and_nothing_to_teach(
+    manifest: Path, random_backbone_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row of a batch is left out; the run ends, and so does the next one."""
+    write_manifest(manifest, read_manifest(manifest)[:1])
+    for _ in range(2):
+        out = run(manifest, random_backbone_folder, monkeypatch)
+        lines = out.with_name("written.lines.jsonl").read_text().splitlines()
+        assert [json.loads(line).get("how") for line in lines] == [None, "left out, too different"]
+        assert not out.read_text().strip(), "no row is left"
+
+
+def test_a_run_that_failed_before_its_first_row_goes_on(
+    manifest: Path, random_backbone_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "written", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(manifest, random_backbone_folder, patch)
+    for _ in range(2):
+        out = run(manifest, random_backbone_folder, monkeypatch)
+        lines = out.with_name("written.lines.jsonl").read_text().splitlines()
+        assert ["fingerprint" in line for line in lines] == [True, False, False, False]
+
+
+def test_a_corrected_reference_is_written_again(
+    manifest: Path, random_backbone_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = run(manifest, random_backbone_folder, monkeypatch)
+    path = out.with_name("written.lines.jsonl")
+    lines = path.read_text().splitlines()
+    # Written by an earlier version, which did not say of which reference.
+    line = json.loads(lines[1])
+    assert line.pop("reference") == "some words"
+    lines[1] = json.dumps(line)
+    path.write_text("\n".join(lines) + "\n")
+    rows = read_manifest(manifest)
+    changed = [replace(row, text="quite another text") for row in rows[:2]]
+    write_manifest(manifest, [*changed, rows[2]])
+    calls = []
+    write = writing.written
+    monkeypatch.setattr(writing, "written", lambda b, r: calls.extend(r) or write(b, r))
+    for _ in range(2):
+        run(manifest, random_backbone_folder, monkeypatch)
+        assert {row.id: row.text for row in read_manifest(out)}["u1"] == "Quite another text."
+    assert [row.id for row in calls] == ["u1"]
+
+
+def test_only_english_is_written(
+    manifest: Path,
+    random_backbone_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = read_manifest(manifest)
+    write_manifest(manifest, [replace(rows[1], language="de"), *rows[2:], rows[0]])
+    out = run(manifest, random_backbone_folder, monkeypatch)
+    assert "als: 1 left out, not in English" in capsys.readouterr().out
+    assert "u1" not in out.with_name("written.lines.jsonl").read_text()
+    write_manifest(manifest, [replace(row, language="de") for row in rows])
+    with pytest.raises(ConfigError, match="has no row in English"):
         run(manifest, random_backbone_folder, monkeypatch)

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hyperasr.errors import CheckpointMismatch, ConfigError
-from train.loop import state
+from train.loop import loop, state
 from train.loop.loop import LoopConfig, fit, learning_rate_factor
 from train.loop.state import load_state, save_state
 
@@ -378,6 +379,22 @@ def test_the_state_of_another_model_is_refused(change: str, tmp_path: Path) -> N
 
 
 # Several processes
+
+
+def test_the_whole_copy_of_spread_weights_is_where_the_data_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_is_spread", lambda _: True)
+    accelerator: Any = SimpleNamespace(
+        device=torch.device("meta"),
+        num_processes=1,
+        is_main_process=True,
+        prepare=lambda *prepared: prepared,
+    )
+    run = loop._Run(
+        Model(), evaluate, lambda _: None, LoopConfig(), tmp_path, accelerator, None, False
+    )
+    assert {tensor.device for tensor in run.whole.state_dict().values()} == {accelerator.device}
 
 
 def test_ways_to_spread_weights_that_cannot_be_saved_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.loop.memory import PeakMemory, anonymous_mib, return_freed
+from hyperasr.util.memory import give_back_freed
+from train.loop.memory import PeakMemory, anonymous_mib
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="needs Linux's account of memory"
@@ -41,6 +42,6 @@ def test_freed_memory_goes_back_although_something_lies_behind_it() -> None:
     last = np.ones(MIB, np.uint8)
     held = anonymous_mib()
     del blocks
-    return_freed()
+    give_back_freed()
     assert anonymous_mib() < held - 150
     assert last.all()
