@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from functools import cache
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from hyperasr.decode import decode
 from hyperasr.hub import EMBEDDED, HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.types import Batch, Utterance
+from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.weights import ASSETS
 
@@ -30,61 +30,64 @@ def whisper() -> HyperASR:
     return HyperASR.unadapted(Backbone.from_pretrained("tiny.en", audio_context="trimmed"))
 
 
-@pytest.fixture(scope="module")
-def clips() -> list[Utterance]:
-    return read_manifest(ASSETS / "demo" / "manifest.jsonl")
+CLIPS = read_manifest(ASSETS / "demo" / "manifest.jsonl")
 
 
-def wer(
-    model: HyperASR, clips: list[Utterance], cohort: str, severity: float, adapt: bool
-) -> float:
-    """Return the error on the typical clips, as three simulated people each would say them."""
-    said = [(load(c.path), c.text or "", c.speaker) for c in clips if c.cohort == "typical"]
-    items = [(*item, seed) for item in said for seed in range(3)]
-    made = [
-        simulate(wave, text, cohort, severity, seed=seed, speaker=f"{speaker}-{seed}").waveform
-        for wave, text, speaker, seed in items
-    ]
-    mel, n_frames = model.backbone.features(made)
+@cache
+def simulated(cohort: str, severity: float, n_people: int) -> tuple[list[np.ndarray], list[str]]:
+    """Return the typical clips as so many simulated people each would say them, and the texts."""
+    clips = [c for c in CLIPS if c.cohort == "typical" for _ in range(n_people)]
+    waves = []
+    for number, clip in enumerate(clips):
+        seed = number % n_people
+        who = {"seed": seed, "speaker": f"{clip.speaker}-{seed}"}
+        waves.append(simulate(load(clip.path), clip.text or "", cohort, severity, **who).waveform)
+    return waves, [clip.text or "" for clip in clips]
+
+
+def wer(model: HyperASR, cohort: str, severity: float, n_people: int, adapt: bool) -> float:
+    """Return the error on the typical clips, as simulated people would say them."""
+    waves, texts = simulated(cohort, severity, n_people)
+    mel, n_frames = model.backbone.features(waves)
     decoded = decode(model, Batch(n_frames=n_frames, mel=mel), adapt=adapt)
     hypotheses = [model.backbone.text(tokens) for tokens in decoded.tokens]
-    return error_rate(score([i[1] for i in items], hypotheses, normaliser("whisper"), "wer"))
+    return error_rate(score(texts, hypotheses, normaliser("whisper"), "wer"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cohort", COHORTS)
-def test_errors_of_the_unadapted_model_rise_with_severity(whisper, clips, cohort) -> None:
-    mild, severe = (wer(whisper, clips, cohort, s, adapt=False) for s in (0.2, 1.0))
+def test_errors_of_the_unadapted_model_rise_with_severity(whisper, cohort) -> None:
+    mild, severe = (wer(whisper, cohort, s, 1, adapt=False) for s in (0.2, 1.0))
     assert mild < severe, (mild, severe)
 
 
 @pytest.mark.slow
 @adapted_only
-def test_adaptation_helps_unseen_speakers_over_the_simulated_cohorts(clips) -> None:
+def test_adaptation_helps_unseen_speakers_over_the_simulated_cohorts() -> None:
     model = HyperASR.from_pretrained("tiny.en", offline=True)
-    base = {c: wer(model, clips, c, 0.8, adapt=False) for c in COHORTS}
-    adapted = {c: wer(model, clips, c, 0.8, adapt=True) for c in COHORTS}
+    base = {c: wer(model, c, 0.8, 3, adapt=False) for c in COHORTS}
+    adapted = {c: wer(model, c, 0.8, 3, adapt=True) for c in COHORTS}
     assert sum(adapted.values()) < sum(base.values()), (base, adapted)
 
 
 @pytest.mark.slow
-def test_the_default_model_understands_general_english(clips) -> None:
+def test_the_default_model_understands_general_english() -> None:
     """tiny.en on the bundled clips, which are of people that no model here is tested on."""
     model = HyperASR.from_pretrained(offline=True)
-    assert {row.cohort for row in clips} == {*COHORTS, "typical", "nonnative"}
-    assert {row.domain for row in clips if row.cohort in COHORTS} == {"simulated"}
-    assert {row.domain for row in clips if row.cohort not in COHORTS} == {"recorded"}
-    texts = {row.id: model.transcribe(row.path).text for row in clips}
+    assert {row.cohort for row in CLIPS} == {*COHORTS, "typical", "nonnative"}
+    assert {row.domain for row in CLIPS if row.cohort in COHORTS} == {"simulated"}
+    assert {row.domain for row in CLIPS if row.cohort not in COHORTS} == {"recorded"}
+    texts = {row.id: model.transcribe(row.path).text for row in CLIPS}
     counts = score(
-        [row.text_clean or row.text or "" for row in clips],
-        [texts[row.id] for row in clips],
+        [row.text_clean or row.text or "" for row in CLIPS],
+        [texts[row.id] for row in CLIPS],
         normaliser("whisper"),
         "wer",
     )
     assert error_rate(counts) < 0.5
-    typical = [c for c, row in zip(counts, clips, strict=True) if row.cohort == "typical"]
+    typical = [c for c, row in zip(counts, CLIPS, strict=True) if row.cohort == "typical"]
     assert error_rate(typical) < 0.2
-    marks = [texts[row.id][-1] for row in clips if row.cohort == "typical"]
+    marks = [texts[row.id][-1] for row in CLIPS if row.cohort == "typical"]
     assert set(marks) <= {*".,?!"}, "it writes as Whisper does"
 
 
@@ -104,18 +107,6 @@ def test_the_embedded_adapters_name_their_whisper_and_no_folder() -> None:
     assert head["backbone"] == "tiny.en"
     text = (ADAPTERS / "config.json").read_text()
     assert not any(place in text for place in ('"/', "/home", "/root")), "nobody's machine"
-
-
-@pytest.mark.slow
-def test_three_seconds_take_less_than_three(whisper) -> None:
-    rng = np.random.default_rng(0)
-    mel, n_frames = whisper.backbone.features([rng.normal(0, 0.1, 48_000).astype(np.float32)])
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        decode(whisper, Batch(n_frames=n_frames, mel=mel))
-        times.append(time.perf_counter() - started)
-    assert min(times) < 3  # eval/benchmarks/speed.py measures it properly
 
 
 def test_the_embedded_model_is_small_and_free_of_pickle() -> None:

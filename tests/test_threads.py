@@ -16,7 +16,7 @@ from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
 from hyperasr.transcription.words import attend
 
-N_THREADS, N_CALLS = 8, 200
+N_THREADS, N_CALLS = 8, 64  # four times each
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,12 @@ import pytest
 import soundfile as sf
 import torch
 
-import hyperasr.cohorts.cache
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from hyperasr.cohorts.manifest import write_manifest
 from hyperasr.types import Utterance
 from tests.in_this_process import InThisProcess
+from train import meta
 
 SOURCES = {"e": "synthetic", "f": "synthetic", "g": "an4", "h": "fsdd"}
 # Speaker, cohort, severity, corpus of recorded test speakers, two recordings each.
@@ -45,6 +47,31 @@ def looks_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "note_look", note)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_new_interpreters() -> Iterator[None]:
+    """Make caches and simulate here: an interpreter takes seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hyperasr.cohorts.cache.WorkerPool", InThisProcess)
+        patch.setattr("eval.lib.testset.WorkerPool", InThisProcess)
+        yield
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `eval.lib.runs` train one after the other in this process."""
+    really = subprocess.run
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+        if command[0] != sys.executable:  # git
+            return really(command, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command[2:])
+            meta.main()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("eval.lib.runs.subprocess.run", run)
 
 
 @dataclass(frozen=True)
@@ -157,19 +184,11 @@ def systems(world, random_backbone, random_backbone_folder, random_model_folder)
     return made
 
 
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let caches be made here, without starting interpreters."""
-    monkeypatch.setattr(hyperasr.cohorts.cache, "WorkerPool", InThisProcess)
-
-
 @pytest.fixture(scope="session")
 def bench(world, systems, random_backbone, random_backbone_folder) -> Bench:
     """A bench with all of `systems`; do not change it."""
     made = Bench(world.config(random_backbone_folder, systems), backbone=random_backbone)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hyperasr.cohorts.cache, "WorkerPool", InThisProcess)
-        assert len(made.rows) == made.n_rows == 32
+    assert len(made.rows) == made.n_rows == 32
     return made
 
 

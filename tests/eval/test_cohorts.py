@@ -51,7 +51,7 @@ def folders(systems) -> dict[str, Path]:
 
 
 @pytest.fixture
-def run(patients, folders, random_backbone_folder, in_this_process, tmp_path, monkeypatch, capsys):
+def run(patients, folders, random_backbone_folder, tmp_path, monkeypatch, capsys):
     """Run a program on the patients and return its rows, and what it printed."""
 
     def start(program: Any, simulate: tuple[str, ...] = (), **values: Any) -> tuple[list, str]:
@@ -64,7 +64,7 @@ def run(patients, folders, random_backbone_folder, in_this_process, tmp_path, mo
 
 
 @pytest.fixture
-def own(patients, folders, random_backbone, random_backbone_folder, in_this_process) -> Bench:
+def own(patients, folders, random_backbone, random_backbone_folder) -> Bench:
     config = patients.config(random_backbone_folder, folders, simulate=())
     return Bench(config, random_backbone)
 

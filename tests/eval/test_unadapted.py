@@ -54,7 +54,7 @@ def english_folder(random_backbone_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def alone(patients, english_folder, in_this_process) -> Bench:
+def alone(patients, english_folder) -> Bench:
     systems = (BACKBONE, PLAIN)
     return Bench(patients.config(english_folder, {}, unadapted=systems, simulate=("stuttering",)))
 
@@ -92,7 +92,7 @@ def test_plain_is_transformers_generate(alone) -> None:
 
 @pytest.mark.slow
 def test_plain_hears_30_s_beside_systems_that_hear_less(
-    patients, random_backbone, random_backbone_folder, in_this_process
+    patients, random_backbone, random_backbone_folder
 ) -> None:
     systems = (BACKBONE, PLAIN)
     config = patients.config(random_backbone_folder, {}, unadapted=systems, simulate=())
@@ -105,9 +105,7 @@ def test_plain_hears_30_s_beside_systems_that_hear_less(
 
 
 @pytest.mark.slow
-def test_trimmed_hears_the_real_length_and_a_margin(
-    patients, english_folder, in_this_process
-) -> None:
+def test_trimmed_hears_the_real_length_and_a_margin(patients, english_folder) -> None:
     systems = (BACKBONE, TRIMMED, TRIMMED_STOP)
     bench = Bench(patients.config(english_folder, {}, unadapted=systems, simulate=()))
     plain, stopped = (bench.systems[name] for name in systems[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,7 @@ RUN = [p for p in TRAIN if p.stem not in ALIKE]
 @pytest.mark.parametrize("path", TRAIN, ids=lambda p: p.stem)
 def test_config_is_valid(path: Path) -> None:
     _, kind = PROGRAMS.get(path.stem, (meta, MetaConfig))
-    config = parse(kind, ["--config", str(path)])
-    assert config.out
+    parse(kind, ["--config", str(path)])  # or it raises
 
 
 def test_accelerates_own_config_is_read_by_accelerate() -> None:
@@ -63,7 +63,9 @@ def test_accelerates_own_config_is_read_by_accelerate() -> None:
 def test_slurm_example_names_what_exists() -> None:
     text = (ROOT / "train" / "slurm_example.sbatch").read_text()
     assert "-m train.meta" in text
-    assert (ROOT / "train" / "configs" / "hypernet.yaml").exists()
+    configs = re.findall(r"train/configs/\w+\.yaml", text)
+    assert configs
+    assert all((ROOT / name).exists() for name in configs)
 
 
 @dataclass(frozen=True)

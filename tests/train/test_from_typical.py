@@ -68,13 +68,13 @@ def test_real_speech_and_the_embedded_backbone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Four speakers of AN4, as they lie in their table; no manifest, no copy."""
+    """Two speakers of AN4, as they lie in their table; no manifest, no copy."""
     root = shared_data / "an4-train"
     head, *lines = (root / "manifest.csv").read_text().splitlines()
     chosen = [
         own
-        for name in ("fash", "fclc", "mblb", "mcel")
-        for own in [line for line in lines if line.startswith(f"{name}/")][:3]
+        for name in ("fash", "mblb")
+        for own in [line for line in lines if line.startswith(f"{name}/")][:2]
     ]
     speech = tmp_path / "speech"
     for line in chosen:
@@ -83,7 +83,7 @@ def test_real_speech_and_the_embedded_backbone(
         shutil.copy(root / path, speech / path)
     (speech / "manifest.csv").write_text("\n".join([head, *chosen]) + "\n")
     out = tmp_path / "mine"
-    arguments = f"--speech {speech} --out {out} --steps 2 --batch_size 4"
+    arguments = f"--speech {speech} --out {out} --steps 1 --batch_size 4"
     arguments += " --workers 1 --must_help false"
     monkeypatch.setattr("sys.argv", ["from_typical", *arguments.split()])
     start()
@@ -91,11 +91,11 @@ def test_real_speech_and_the_embedded_backbone(
     assert printed.index("GiB on disk") < printed.index("done: hyperasr transcribe")
     assert "taken in lower case" in printed
     dev = read_manifest(out / "dev.jsonl")
-    assert {row.speaker for row in dev} < {"fash", "fclc", "mblb", "mcel"}
+    assert {row.speaker for row in dev} < {"fash", "mblb"}
     assert hyperasr(["transcribe", dev[0].path, "--model", str(out / "best"), "--offline"]) == 0
     alike = normaliser("spelled")
     said, meant = (set(alike(t).split()) for t in (capsys.readouterr().out, dev[0].text or ""))
-    assert said & meant, "two steps do not spoil the backbone"
+    assert said & meant, "a step does not spoil the backbone"
 
 
 def test_speakers_are_split_whole_and_always_alike() -> None:

@@ -29,9 +29,14 @@ def test_from_clips_to_the_result_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert 10 < rows[1]["mib"] < rows[0]["mib"]
 
 
-def test_a_command_that_fails_is_no_measurement(tmp_path: Path) -> None:
+def test_a_command_that_fails_is_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nothing = tmp_path / "nothing.jsonl"
-    nothing.write_text("no manifest\n")
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexit 2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
     with pytest.raises(HyperASRError, match="ended with 2"):
         peak_mib(nothing, None)
     with pytest.raises(HyperASRError, match="ended with 2"):

@@ -193,7 +193,7 @@ def test_from_a_model_to_a_result_file(
     assert first["benchmark"] == "over_one_at_a_time"
     for row in content["rows"]:
         assert row["ratio"] == pytest.approx(row["seconds"][1] / row["seconds"][0], abs=1e-4)
-        assert row["low"] <= row["ratio"] <= row["high"]
+        assert row["low"] is None, "two rounds give no interval"
     names = ["over_wyoming_faster_whisper"] * 2 + ["over_faster_whisper_batched"] * 2
     assert [row["benchmark"] for row in others] == names
     assert [row["peer"].partition(" ")[0] for row in others[:2]] == ["wyoming-faster-whisper"] * 2

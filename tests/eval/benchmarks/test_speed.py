@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,28 @@ from eval.benchmarks.speed import Bench, SpeedConfig
 from eval.lib import results
 from hyperasr.adapters import lora
 from hyperasr.errors import ConfigError
+from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import load_whisper
+from tests.random_whisper import write_backbone, write_hypernet
 
 N_TOKENS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Benchmark a random Whisper of English alone, with a hypernetwork, in place of tiny.en."""
+    folder = tmp_path_factory.mktemp("random")
+    write_backbone(folder / "backbone")
+    backbone = Backbone.from_pretrained(folder / "backbone", offline=True)
+    generation = backbone.whisper.generation_config
+    generation.is_multilingual = False
+    for name in ("lang_to_id", "task_to_id"):
+        delattr(generation, name)
+    backbone.save_pretrained(folder / "backbone")
+    write_hypernet(folder / "hypernet", folder / "backbone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "MODEL", str(folder / "hypernet"))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -88,11 +87,14 @@ def test_a_failed_training_says_where_to_look(yamls, tmp_path, monkeypatch) -> N
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(ConfigError, match=r"training global_lora without stuttering ended with"):
         run.train()
+    monkeypatch.setattr("eval.lib.runs.prepare", lambda runs: None)
+    with pytest.raises(ConfigError, match=r"see .*log.txt and run the same command again"):
+        train_all([[run]], processes=2)
 
 
 @pytest.mark.slow
 def test_folds_train_without_the_cohort_resume_and_are_scored(
-    world, systems, bench, yamls, random_backbone, in_this_process, tmp_path, monkeypatch
+    world, systems, bench, yamls, random_backbone, train_here, tmp_path, monkeypatch
 ) -> None:
     seen: dict[str, set[str]] = {}
     draw = meta.Views.__call__
@@ -102,17 +104,7 @@ def test_folds_train_without_the_cohort_resume_and_are_scored(
         seen.setdefault(str(self.config.out), set()).update(batch.cohorts)
         return batch
 
-    really = subprocess.run
-
-    def run(command: list[str], **options: object) -> subprocess.CompletedProcess:
-        if command[0] != sys.executable:  # git
-            return really(command, **options)
-        monkeypatch.setattr(sys, "argv", command[2:])
-        meta.main()
-        return subprocess.CompletedProcess(command, 0)
-
     monkeypatch.setattr(meta.Views, "__call__", watched)
-    monkeypatch.setattr("eval.lib.runs.subprocess.run", run)
     fold = fold_runs("stuttering", yamls, tmp_path)
     assert not any(map(is_finished, fold))
     prepare(fold)
