@@ -125,6 +125,14 @@ def random_model_folder(random_backbone_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def model(random_model_folder: Path) -> Any:
+    """The `HyperASR` of `random_model_folder`, with a backbone of its own; do not change it."""
+    from hyperasr.hub import HyperASR
+
+    return HyperASR.from_pretrained(random_model_folder, offline=True)
+
+
+@pytest.fixture(scope="session")
 def voice() -> Callable[..., np.ndarray]:
     """Make speech-like sound: harmonics in syllables; (n_samples,) float32, 16 kHz.
 

@@ -1,4 +1,4 @@
-"""Checkpoints of every published size: shapes, vocabularies, prompts, languages, number formats.
+"""Checkpoints with every published tokenizer: vocabularies, prompts, languages, number formats.
 
 The weights are random, layers and widths reduced but for one model; vocabularies, mel channels,
 positions and tokens are those of the published models.
@@ -6,7 +6,6 @@ positions and tokens are those of the published models.
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 from collections.abc import Callable
@@ -31,23 +30,12 @@ from hyperasr.whisper.search import SearchConfig
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "whisper-assets"
 
-# d_model, heads, encoder layers, decoder layers, tokenizer: openai/whisper-* and distil-whisper.
+# d_model, heads, encoder layers, decoder layers, tokenizer: openai/whisper-*.
 SHAPES = {
     "tiny": (384, 6, 4, 4, "whisper-multilingual"),
-    "base": (512, 8, 6, 6, "whisper-multilingual"),
     "small": (768, 12, 12, 12, "whisper-multilingual"),
-    "medium": (1024, 16, 24, 24, "whisper-multilingual"),
-    "large-v2": (1280, 20, 32, 32, "whisper-multilingual"),
-    "large-v3": (1280, 20, 32, 32, "whisper-v3"),
     "large-v3-turbo": (1280, 20, 32, 4, "whisper-v3"),
     "tiny.en": (384, 6, 4, 4, "whisper-en"),
-    "base.en": (512, 8, 6, 6, "whisper-en"),
-    "small.en": (768, 12, 12, 12, "whisper-en"),
-    "medium.en": (1024, 16, 24, 24, "whisper-en"),
-    "distil-small.en": (768, 12, 12, 4, "whisper-en"),
-    "distil-medium.en": (1024, 16, 24, 2, "whisper-en"),
-    "distil-large-v2": (1280, 20, 32, 2, "whisper-multilingual"),
-    "distil-large-v3": (1280, 20, 32, 2, "whisper-v3"),
 }
 # Vocabulary, end of text, start of transcript, mel channels.
 TOKENS = {
@@ -85,7 +73,7 @@ def published(name: str, d_model: int | None = None, layers: int | None = None) 
         return WhisperForConditionalGeneration(config).eval()
 
 
-def save(whisper: Any, folder: Path, tokenizer: str, **options: Any) -> Path:
+def save(whisper: Any, folder: Path, tokenizer: str) -> Path:
     """Save beside a published tokenizer, with the generation config that published models have."""
     assets = ASSETS / tokenizer
     if not assets.is_dir():
@@ -102,7 +90,7 @@ def save(whisper: Any, folder: Path, tokenizer: str, **options: Any) -> Path:
         generation.lang_to_id = {f"<|{code}|>": i for code, i in ids.items()}
         generation.task_to_id = {t: vocabulary[f"<|{t}|>"] for t in ("translate", "transcribe")}
     generation._from_model_config = False
-    whisper.save_pretrained(folder, **options)
+    whisper.save_pretrained(folder)
     return folder
 
 
@@ -180,8 +168,8 @@ def check_size(name: str, whisper: Any, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHAPES)
-def test_every_published_size_reduced(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", REDUCED.values())
+def test_every_published_tokenizer(name: str, tmp_path: Path) -> None:
     check_size(name, published(name, d_model=16, layers=2), tmp_path / name)
 
 
@@ -214,7 +202,6 @@ def test_the_language_is_the_one_transformers_detects(
     for row, (_, probability) in zip(logits, found, strict=True):
         among = row[list(backbone.language_ids.values())].softmax(-1)
         assert probability == pytest.approx(float(among.max()), abs=1e-5)
-        assert int(row.argmax()) not in backbone.language_ids.values() or among.max() > 0
 
 
 @pytest.mark.parametrize(("language", "task"), [("de", "transcribe"), ("ja", "translate")])
@@ -262,7 +249,7 @@ def test_language_names_and_near_misses(multilingual: Backbone) -> None:
         multilingual.prompt_ids("de", "sing")
 
 
-# Number formats and devices
+# Number formats
 
 
 @pytest.mark.parametrize(
@@ -296,23 +283,6 @@ def test_other_number_formats_stay_near(
     assert float(changes[0].abs().max()) > 0.1, "it does adapt"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
-        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
-        ({"dtype": "int4"}, "dtype is 'int4'; it must be one of float32, float16, bfloat16, int8"),
-    ],
-)
-def test_a_device_or_format_that_is_not_there(options: dict[str, str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as error:
-        Backbone.from_pretrained("tiny.en", **options)
-    assert "\n" not in str(error.value)
-
-
-# On disk
-
-
 # Offline
 
 
@@ -335,7 +305,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_offline_means_offline(
     attempts: list[Any],
-    folders: Callable[[str], Path],
+    random_backbone_folder: Path,
     random_model_folder: Path,
     voice: Callable[..., np.ndarray],
     tmp_path: Path,
@@ -343,7 +313,7 @@ def test_offline_means_offline(
 ) -> None:
     wav = tmp_path / "a.wav"
     soundfile.write(wav, voice(1.5), 16_000)
-    for model in (random_model_folder, folders("whisper-en"), "tiny.en"):
+    for model in (random_model_folder, random_backbone_folder, "tiny.en"):
         assert main(["transcribe", str(wav), "--model", str(model), "--offline"]) == 0
     capsys.readouterr()
     assert main(["transcribe", str(wav), "--model", "nobody/nowhere", "--offline"]) == 2
@@ -358,7 +328,7 @@ def test_offline_means_offline(
 
 def test_a_hub_name_from_the_local_cache(
     attempts: list[Any],
-    folders: Callable[[str], Path],
+    random_backbone_folder: Path,
     voice: Callable[..., np.ndarray],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -370,27 +340,31 @@ def test_a_hub_name_from_the_local_cache(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     wav, texts = tmp_path / "a.wav", []
     soundfile.write(wav, voice(1.5), 16_000)
-    for name, size in (("whole", "1GB"), ("sharded", "1MB")):
+    for name in ("whole", "sharded"):
         repo = tmp_path / "cache" / f"models--me--{name}"
-        weights = published("tiny.en", d_model=16, layers=2)
-        save(weights, repo / "snapshots" / ("a" * 40), "whisper-en", max_shard_size=size)
+        snapshot = repo / "snapshots" / ("a" * 40)
+        shutil.copytree(random_backbone_folder, snapshot)
+        if name == "sharded":
+            whisper = WhisperForConditionalGeneration.from_pretrained(snapshot)
+            whisper.save_pretrained(snapshot, max_shard_size="100KB")
+            (snapshot / "model.safetensors").unlink(missing_ok=True)
         (repo / "refs").mkdir()
         (repo / "refs" / "main").write_text("a" * 40)
         assert main(["transcribe", str(wav), "--model", f"me/{name}", "--offline"]) == 0
         texts.append(capsys.readouterr().out)
     assert len(list(repo.rglob("model-*.safetensors"))) > 1
-    assert main(["transcribe", str(wav), "--model", str(folders("whisper-en"))]) == 0
+    assert main(["transcribe", str(wav), "--model", str(random_backbone_folder)]) == 0
     assert texts == [capsys.readouterr().out] * 2
     assert attempts == []
 
 
 def test_a_plain_whisper_transcribes_unadapted(
-    folders: Callable[[str], Path],
+    random_backbone_folder: Path,
     voice: Callable[..., np.ndarray],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder, wav = folders("whisper-en"), tmp_path / "a.wav"
+    folder, wav = random_backbone_folder, tmp_path / "a.wav"
     soundfile.write(wav, voice(1.5), 16_000)
     assert main(["transcribe", str(wav), "--model", str(folder), "--offline"]) == 0
     seen = capsys.readouterr()
@@ -429,35 +403,3 @@ def test_a_plain_whisper_hears_the_real_length_where_that_is_asked_for(
         == 2
     )
     assert "was trained for audio context 'trimmed', not 'full'" in capsys.readouterr().err
-
-
-def test_model_folders_of_other_kinds(
-    random_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wav = tmp_path / "a.wav"
-    soundfile.write(wav, np.zeros(16_000), 16_000)
-
-    def line(folder: str | Path) -> str:
-        assert main(["transcribe", str(wav), "--model", str(folder), "--offline"]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
-
-    assert "no model folder at /nowhere" in line("/nowhere")
-    (tmp_path / "empty").mkdir()
-    assert "no adapter model in" in line(tmp_path / "empty")
-    (tmp_path / "bert").mkdir()
-    (tmp_path / "bert/config.json").write_text('{"model_type": "bert"}')
-    assert "holds a model of type 'bert', not a Whisper or an adapter" in line(tmp_path / "bert")
-    (tmp_path / "peft").mkdir()
-    (tmp_path / "peft/adapter_config.json").write_text("{}")
-    assert "is a PEFT adapter; merge it into its Whisper" in line(tmp_path / "peft")
-    # Rank and targets of the source that are not those of its weights.
-    for key, value in (("settings", {"rank": 3}), ("targets", ["decoder.fc2"])):
-        folder = tmp_path / key
-        shutil.copytree(random_model_folder, folder)
-        head = json.loads((folder / "config.json").read_text())
-        head["backbone"] = str(random_model_folder.parent / "backbone")
-        old = head["source"][key]
-        head["source"][key] = {**old, **value} if isinstance(old, dict) else value
-        (folder / "config.json").write_text(json.dumps(head))
-        assert "does not fit its config.json" in line(folder)

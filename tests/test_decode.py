@@ -22,11 +22,6 @@ from hyperasr.whisper.search import SearchConfig, text_only
 LENGTHS = (61, 20, 93, 44, 7)  # mel frames
 
 
-@pytest.fixture(scope="module")
-def model(random_model_folder: Path) -> HyperASR:
-    return HyperASR.from_pretrained(random_model_folder, offline=True)
-
-
 def decode_rows(model: HyperASR, rows: Any, *args: Any, **options: Any) -> list[str]:
     """Return the texts of what `decode_tokens` writes."""
     tokens = decode_tokens(model, rows, *args, **options).tokens

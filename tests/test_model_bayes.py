@@ -63,7 +63,7 @@ def stir(model: HyperASR) -> HyperASR:
     return model
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", GAUSSIAN)
 def test_step_0_is_the_backbone_bit_for_bit_in_the_mean(
     name: str, random_backbone: Backbone, batch: Batch
 ) -> None:
@@ -74,20 +74,21 @@ def test_step_0_is_the_backbone_bit_for_bit_in_the_mean(
         with torch.random.fork_rng():  # noise this small is lost in rounding for some draws
             torch.manual_seed(1)
             sampled = model.train()(batch).nll
-    if name in ("hypernet", "static", "bayes_A") or name.startswith("blora"):
+    if name == "bayes_A" or name.startswith("blora"):
         assert torch.equal(sampled, expected), "without noise in B, B A is zero"
     else:
         assert not torch.equal(sampled, expected)
         assert torch.isclose(sampled, expected, rtol=0.05), "small noise"
 
 
-@pytest.mark.parametrize("target", lora.TARGET_NAMES)
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
 @pytest.mark.parametrize("name", ["hypernet", "bayes_both", "static", "vi_lora", "blora"])
 def test_every_source_adapts_every_matrix(
-    name: str, target: str, random_backbone: Backbone, batch: Batch
+    name: str, half: str, random_backbone: Backbone, batch: Batch
 ) -> None:
-    model = stir(build(random_backbone, name, (target,), beta=0.1)).train()
-    assert model.adapts_encoder == target.startswith("encoder.")
+    targets = tuple(t for t in lora.TARGET_NAMES if t.startswith(half))
+    model = stir(build(random_backbone, name, targets, beta=0.1)).train()
+    assert model.adapts_encoder == (half == "encoder")
     assert ("encoded again" in model.budget()) == model.adapts_encoder
     objective = model(batch)
     assert bool(objective.total.isfinite())

@@ -25,6 +25,7 @@ from hyperasr.errors import AudioError, ConfigError, HyperASRError
 from hyperasr.hub import HyperASR, load
 from hyperasr.transcription import sources
 from hyperasr.transcription.options import TranscribeKeywords, TranscribeOptions
+from hyperasr.transcription.pipeline import Result, iter_transcribe
 from hyperasr.transcription.transcript import Transcript
 from hyperasr.types import Segment, Utterance, Word
 from hyperasr.whisper.weights import ASSETS
@@ -161,8 +162,12 @@ def test_segments_come_as_they_are_decoded(
         assert len(heard) == 1
         found = (first, *stream)
     assert len(heard) > 1
-    assert [s.text for s in found] == [s.text for s in model.transcribe(long).segments]
     assert all(isinstance(segment, Segment) for segment in found)
+    *streamed, last = iter_transcribe(model, long)
+    assert isinstance(last, Result)
+    assert last.transcript is not None
+    assert last.transcript.segments == tuple(streamed)
+    assert [s.text for s in found] == [s.text for s in last.transcript.segments]
     with pytest.raises(AudioError, match=r"absent\.wav"):
         list(model.transcribe(folder / "absent.wav", stream=True))
 
@@ -277,6 +282,7 @@ def test_half_is_of_the_frozen_weights_alone(random_model_folder: Path, folder: 
     [
         ({"dtype": "float64"}, "dtype is 'float64'; it must be one of float32, float16"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
         ({"device": "cuda", "dtype": "int8"}, "int8 runs on the CPU only; on cuda give float16"),
         ({"audio_context": "full"}, "was trained for audio context 'trimmed', not 'full'"),
     ],

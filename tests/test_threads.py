@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,6 @@ from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
 from hyperasr.transcription.words import attend
 
 N_THREADS, N_CALLS = 8, 64  # four times each
-
-
-@pytest.fixture(scope="module")
-def model(random_model_folder: Path) -> HyperASR:
-    return HyperASR.from_pretrained(random_model_folder, offline=True)
 
 
 @pytest.mark.slow

@@ -67,6 +67,8 @@ def problem(status: int, message: str, code: str | None = None) -> JSONResponse:
     headers = {"Retry-After": str(RETRY_S)} if status == 503 else None
     if status == 401:
         headers = {"WWW-Authenticate": "Bearer"}
+    if status == 408:
+        headers = {"Connection": "close"}  # else the rest of the upload would be waited for
     return JSONResponse(body_of(status, message, code), status, headers)
 
 

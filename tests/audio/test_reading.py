@@ -720,8 +720,10 @@ def test_find_audio_without_audio(tmp_path):
 # --- log-mel -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_mels", [80, 128])
-@pytest.mark.parametrize("n_samples", [1, 159, 160, 161, 16_000, 123_457, 480_000 - 200])
+@pytest.mark.parametrize(
+    ("n_samples", "n_mels"),
+    [(n, 80) for n in (1, 159, 160, 161, 16_000, 123_457, 480_000 - 200)] + [(16_000, 128)],
+)
 @pytest.mark.parametrize("kind", ["fading", "click", "silence"])
 def test_log_mel_equals_that_of_transformers(n_mels, n_samples, kind):
     transformers = pytest.importorskip("transformers")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hyperasr.audio.reading import load
@@ -54,9 +54,10 @@ def silenced_pattern(pattern: str) -> str:
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("Sn"), st.integers(1, 40)), max_size=7),
-    st.integers(1, 3 * WINDOW),
+    st.integers(32, 3 * WINDOW),
     st.integers(0, WINDOW - 1),
 )
+@example([("S", 2), ("n", LONG + 1), ("S", 1)], 1, 7)
 def test_long_noise_becomes_silence(runs: list[tuple[str, int]], size: int, rest: int) -> None:
     pattern = "".join(letter * n for letter, n in runs)
     waveform = windows(pattern) if pattern else np.zeros(0, "f4")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-WIDTHS = (1280, 380)
+LOOKS = ((1280, False), (380, True))
+"""Widths of the window, each with whether it is dark."""
 
 
 def assert_accessible(page: Any) -> None:

@@ -13,7 +13,7 @@ from hyperasr.transcription.formats import render
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
 from hyperasr.types import Edit, Segment, Transcript, Word
-from tests.browser.looking import WIDTHS, assert_accessible, picture, until
+from tests.browser.looking import LOOKS, assert_accessible, picture, until
 
 CLIP = sorted((Path(__file__).parents[2] / "hyperasr/assets/demo").glob("01-*.ogg"))[0]
 HOSTILE = '</script><img src=x onerror="document.title=1">'
@@ -108,8 +108,7 @@ def test_verbatim_and_clean(visit: Visit, page_file: Path, scripts: bool) -> Non
     assert page.get_by_role("button").count() == n_buttons
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_everyone_can_read_it(visit: Visit, page_file: Path, width: int, dark: bool) -> None:
     page = visit(page_file.as_uri(), width, dark)
     page.evaluate("document.querySelector('audio').currentTime = 1.0")

@@ -15,7 +15,7 @@ import pytest
 from hyperasr.audio.reading import duration_s
 from hyperasr.cohorts.manifest import read_manifest
 from tests.browser.conftest import ROOT, TOKEN
-from tests.browser.looking import WIDTHS, assert_accessible, picture, until
+from tests.browser.looking import LOOKS, assert_accessible, picture, until
 
 CLIP = sorted((ROOT / "hyperasr" / "assets" / "demo").glob("10-typical*"))[0]
 N_CARDS = "document.querySelectorAll('#said .actions:not([hidden])').length"
@@ -50,7 +50,7 @@ def test_speak_correct_keep_and_download(opened: Visit, tmp_path: Path) -> None:
     talk.click()
     until(page, "document.getElementById('loudness-word').textContent == 'good'")
     assert talk.get_attribute("aria-pressed") == "true"
-    page.wait_for_timeout(7000)  # the whole sentence, and the start of the next
+    until(page, "document.getElementById('partial').textContent.includes('indecision')")
     picture(page, "speaking", clip={"x": 150, "y": 0, "width": 980, "height": 420})
     talk.click()
     until(page, f"{N_CARDS} == 1")
@@ -303,8 +303,7 @@ def test_what_does_not_work_is_said(visit: Visit, server: str, browser: Any) -> 
     context.close()
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_everyone_can_use_it(opened: Visit, width: int, dark: bool) -> None:
     page = opened(width=width, dark=dark)
     name = f"page-{width}{'-dark' if dark else ''}"

@@ -14,11 +14,6 @@ from hyperasr.hub import HyperASR, load
 from tests.cli.calling import RATE, Cli, Outcome, Voice
 
 
-@pytest.fixture(scope="module")
-def model(random_model_folder: Path) -> HyperASR:
-    return HyperASR.from_pretrained(random_model_folder, offline=True)
-
-
 @pytest.fixture
 def cli(
     model: HyperASR,

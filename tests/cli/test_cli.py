@@ -57,7 +57,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", ["missing", "text"])
 def test_a_bad_recording_alone(cli: Cli, tmp_path: Path, kind: str) -> None:
     path = bad_file(kind, tmp_path)
     fails(cli("transcribe", path), str(path), BAD[kind])
@@ -75,7 +75,8 @@ def test_bad_recordings_in_a_folder_do_not_stop_the_rest(
     errors = [line for line in lines if line.startswith("hyperasr: error: ")]
     assert len(errors) == len(kinds)
     for kind in kinds:
-        assert sum(f"{kind}.wav" in line for line in errors) == 1
+        (line,) = (line for line in errors if f"{kind}.wav" in line)
+        assert BAD[kind] in line
 
 
 def test_nothing_could_be_transcribed(cli: Cli, tmp_path: Path) -> None:
@@ -519,7 +520,7 @@ def test_prepare_and_convert(cli: Cli, good: Path, tmp_path: Path) -> None:
     assert "2 utterances" in outcome.out
     assert "skipped" in outcome.out
     rows = read_manifest(out)
-    assert [row.text for row in rows] == ["GO ON", "STOP"] or rows[0].text == "go on"
+    assert [row.text for row in rows] == ["go on", "stop"]
     for form, file in (
         ("lhotse", "recordings.jsonl"),
         ("dataset", "state.json"),
@@ -571,15 +572,14 @@ def test_interrupted(cli: Cli, good: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert cli("transcribe", good) == (130, "", ["hyperasr: interrupted"])
 
 
-def test_a_reader_that_goes_away(good: Path, random_model_folder: Path) -> None:
-    arguments = ["transcribe", *[str(good)] * 3, "--model", str(random_model_folder), "--offline"]
-    code = f"""
+def test_a_reader_that_goes_away() -> None:
+    code = """
 import os, sys
 reading, writing = os.pipe()
 os.close(reading)
 os.dup2(writing, 1)
 from hyperasr.cli.parser import main
-sys.exit(main({arguments!r}))
+sys.exit(main(["corpora"]))
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

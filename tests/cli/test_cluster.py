@@ -422,7 +422,7 @@ def seen(
             for private in short.glob("hyperasr-ray-*"):
                 found.modes.add(private.stat().st_mode & 0o777)
                 look_into(private, found)
-            time.sleep(0.2)
+            time.sleep(1.0)
         found.status, found.said = run.returncode, run.communicate()[0]
         found.temporary = list(short.iterdir())
         yield found

@@ -152,17 +152,3 @@ def test_lhotse_faults(rows: list[Utterance], tmp_path: Path) -> None:
     (tmp_path / "home" / "letter.txt").write_text("dear")
     with pytest.raises(ConfigError, match="will not replace"):
         exchange.to_lhotse(rows, tmp_path / "home")
-
-
-def test_lhotse_writes_it_for_kaldi(rows: list[Utterance], tmp_path: Path) -> None:
-    """What `hyperasr convert` no longer writes itself: ids and texts arrive."""
-    lhotse = pytest.importorskip("lhotse")
-    from lhotse.kaldi import export_to_kaldi
-
-    folder = exchange.to_lhotse(rows[:3], tmp_path / "lhotse")
-    recordings = lhotse.RecordingSet.from_file(folder / "recordings.jsonl")
-    supervisions = lhotse.SupervisionSet.from_file(folder / "supervisions.jsonl")
-    export_to_kaldi(recordings, supervisions, tmp_path / "kaldi")
-    text = (tmp_path / "kaldi" / "text").read_text(encoding="utf-8").splitlines()
-    assert len(text) == 3
-    assert any("„Wort“" in line for line in text)

@@ -111,9 +111,7 @@ GOOD = {"id": "a", "path": "/a.wav"}
         ({**GOOD, "cohort": ""}, "field 'cohort' is empty; leave it out"),
         ({**GOOD, "id": " "}, "field 'id' is empty"),
         ({**GOOD, "extra": {"mic": 2}}, "field 'extra' must map names to text"),
-        ({**GOOD, "end_s": 10**400}, "field 'end_s' must be a number from 0 to 1e+09, not 100000"),
         ('{"id": "a", "path": "/a.wav", "end_s": ' + "9" * 5000 + "}", "not a JSON object"),
-        ("[" * 100_000, "not a JSON object"),
         (
             '{"path": "a", "id": ' + "[" * 300 + "]" * 300 + "}",
             "field 'id' must be text, not [[[[[[",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,11 +63,6 @@ def test_equal_clips_have_no_spread() -> None:
 def test_rank_out_of_range(rank: int) -> None:
     with pytest.raises(ConfigError, match=f"rank is {rank}; target 'decoder.fc1' allows 1 to 7"):
         average(factors(2), rank)
-
-
-@pytest.fixture(scope="module")
-def model(random_model_folder: Path) -> HyperASR:
-    return HyperASR.from_pretrained(random_model_folder, offline=True)
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz.inputs import KINDS, Case, recordings
+from tests.fuzz.inputs import KINDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,16 +26,3 @@ def test_bad_inputs(tmp_path: Path) -> None:
     assert sum(row["n"] for row in rows) == 1000
     assert {row["kind"] for row in rows} == set(KINDS)
     assert {row["outcome"] for row in rows} >= {"0", "2"}, "some are taken, some refused"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_input_is_made_of_its_seed(tmp_path: Path, random_model_folder: Path, kind: str) -> None:
-    base = recordings(tmp_path)
-    made = []
-    for name in ("a", "b"):
-        folder = tmp_path / name
-        folder.mkdir()
-        argv = KINDS[kind](Case(base, random_model_folder, folder, random.Random("7")))
-        files = {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        made.append((argv, files))
-    assert made[0] == made[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,6 @@ from hyperasr.hub import HyperASR
 from hyperasr.service.config import Limits
 from hyperasr.service.server import Server
 from tests.service.serving import Start, running
-
-
-@pytest.fixture(scope="package")
-def model(random_model_folder: Path) -> HyperASR:
-    return HyperASR.from_pretrained(random_model_folder, offline=True)
 
 
 @pytest.fixture(scope="package")

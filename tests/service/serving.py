@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from hyperasr.service.config import Limits, ServeConfig
 from hyperasr.service.server import Server
 
 RATE = 16_000
+TOKEN = "a-token-of-some-length"
 Voice = Callable[..., np.ndarray]
 Start = Callable[..., Server]
 
@@ -34,6 +36,14 @@ def running(
         server.stop()
         thread.join(60)
         assert not thread.is_alive(), "the server does not stop"
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until a condition is true."""
+    ends = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends, "it never happens"
+        time.sleep(0.01)
 
 
 def wav(waveform: np.ndarray) -> bytes:

@@ -25,7 +25,7 @@ from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import BatchDecoder, transcribe
 from hyperasr.transcription.recordings import Reading, Recording
 from hyperasr.transcription.transcript import Result
-from tests.service.serving import RATE, Voice
+from tests.service.serving import RATE, Voice, until
 
 Make = Callable[..., Engine]
 
@@ -91,6 +91,7 @@ def test_who_is_read_first_waits_for_those_who_came_with_it(
         yield from read(self)
 
     monkeypatch.setattr(Reading, "segments", slowly)
+    monkeypatch.setattr("hyperasr.service.engine._LONGEST_GATHER_S", 20.0)  # on a busy machine
     engine = make(batch_size=16)
     options = TranscribeOptions()
     jobs = [engine.submit(Recording(f"{i}", waveform=voice(0.5)), options) for i in range(5)]
@@ -100,7 +101,7 @@ def test_who_is_read_first_waits_for_those_who_came_with_it(
 
 def test_a_long_recording_does_not_keep_others_waiting(make: Make, voice: Voice) -> None:
     engine = make(batch_size=2)
-    long = engine.submit(Recording("long", waveform=voice(120.0)), TranscribeOptions())
+    long = engine.submit(Recording("long", waveform=voice(40.0)), TranscribeOptions())
     other = TranscribeOptions(word_times=True)  # not decoded together with the long one
     shorts = [
         engine.submit(Recording("short", waveform=voice(0.5, 100.0 + i)), o)
@@ -111,12 +112,12 @@ def test_a_long_recording_does_not_keep_others_waiting(make: Make, voice: Voice)
         assert not long.future.done()
     transcript = long.future.result(120).transcript
     assert transcript is not None
-    assert len(transcript.segments) >= 12
+    assert len(transcript.segments) >= 4
 
 
 def test_more_than_may_wait_are_refused(make: Make, voice: Voice) -> None:
     engine = make(batch_size=1, most_waiting=2)
-    recording = Recording("a", waveform=voice(25.0))
+    recording = Recording("a", waveform=voice(6.0))
     jobs = [engine.submit(recording, TranscribeOptions()) for _ in range(2)]
     with pytest.raises(Busy, match="2 recordings wait"):
         engine.submit(recording, TranscribeOptions())
@@ -131,15 +132,11 @@ def test_who_gives_up_costs_no_more(make: Make, voice: Voice) -> None:
     job = engine.submit(
         Recording("a", waveform=voice(150.0)), TranscribeOptions(), on_segment=shown.append
     )
-    while not shown:
-        time.sleep(0.01)
+    until(lambda: shown)
     job.future.cancel()
     with pytest.raises(CancelledError):
         job.future.result()
-    until = time.monotonic() + 60
-    while engine.n_waiting and time.monotonic() < until:
-        time.sleep(0.01)
-    assert engine.n_waiting == 0
+    until(lambda: not engine.n_waiting)
     assert engine.n_segments < 12
 
 
@@ -232,7 +229,7 @@ def test_a_caller_that_fails_is_alone(make: Make, voice: Voice) -> None:
 def test_closing_finishes_what_waits(make: Make, voice: Voice) -> None:
     engine = make(batch_size=1)
     jobs = [
-        engine.submit(Recording("a", waveform=voice(15.0, 100.0 + i)), TranscribeOptions())
+        engine.submit(Recording("a", waveform=voice(4.0, 100.0 + i)), TranscribeOptions())
         for i in range(4)
     ]
     engine.close(120)

@@ -22,7 +22,7 @@ from hyperasr.audio.reading import load
 from hyperasr.hub import HyperASR
 from hyperasr.service.live import Session
 from hyperasr.service.server import Server
-from tests.service.serving import RATE, Start, Voice, heard, pcm, post, wav
+from tests.service.serving import RATE, TOKEN, Start, Voice, heard, pcm, post, until, wav
 from tests.service.test_media import opus
 
 DEMO = Path(hyperasr.__file__).parent / "assets" / "demo"
@@ -237,13 +237,12 @@ def test_who_waits_for_an_answer_is_not_let_go(
 
 
 def test_the_token_comes_in_the_first_message_alone(start: Start, tmp_path: Path) -> None:
-    token = "a-token-of-some-length"
-    (tmp_path / "token").write_text(token)
+    (tmp_path / "token").write_text(TOKEN)
     server = start(token_file=str(tmp_path / "token"))
-    for given in ({}, {"token": "wrong"}, {"token": [token]}):
-        with opened(server, HOLD | given, Authorization=f"Bearer {token}") as socket:
+    for given in ({}, {"token": "wrong"}, {"token": [TOKEN]}):
+        with opened(server, HOLD | given, Authorization=f"Bearer {TOKEN}") as socket:
             ends_with_an_error(socket, "the token is missing or wrong")
-    with opened(server, HOLD | {"token": token}) as socket:
+    with opened(server, HOLD | {"token": TOKEN}) as socket:
         assert event(socket) == {"type": "ready"}
 
 
@@ -274,9 +273,8 @@ def test_more_than_may_be_open_come_later(start: Start) -> None:
 def test_an_utterance_waits_where_the_queue_is_full(start: Start, voice: Voice) -> None:
     server = start(queue=1)
     with ThreadPoolExecutor(4) as pool, opened(server, HOLD) as socket:
-        long = pool.submit(post, server, "audio/transcriptions", wav(voice(60.0)))
-        while not server.engine.n_waiting:
-            time.sleep(0.01)
+        long = pool.submit(post, server, "audio/transcriptions", wav(voice(15.0)))
+        until(lambda: server.engine.n_waiting)
         socket.send(pcm(voice(1.0)))
         socket.send('{"type": "end"}')
         assert events(socket)[-1]["text"]
@@ -301,8 +299,5 @@ def test_who_leaves_is_not_decoded_for(start: Start, voice: Voice) -> None:
         for first in range(0, len(data), 100_000):
             socket.send(data[first : first + 100_000])
         socket.send('{"type": "end"}')
-    ends = time.monotonic() + 60
-    while server.engine.n_waiting and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert not server.engine.n_waiting
+    until(lambda: not server.engine.n_waiting)
     assert "hyperasr_live_sessions 0.0" in httpx.get(f"{server.address}metrics").text

@@ -21,11 +21,10 @@ import hyperasr
 from hyperasr.audio.reading import load as samples_of
 from hyperasr.cli.parser import main
 from hyperasr.hub import load
-from tests.service.serving import Start, Voice, pcm, post, running, wav
+from tests.service.serving import TOKEN, Start, Voice, pcm, post, running, wav
 
 ROOT = Path(__file__).parents[2]
 DEMO = Path(hyperasr.__file__).parent / "assets" / "demo"
-TOKEN = "a-token-of-some-length"
 
 
 @pytest.mark.parametrize(
@@ -67,19 +66,13 @@ def process(random_model_folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_a_batch_was_decoded_before_the_address_is_said(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    address = process.stdout.readline().split()[0]
-    counted = httpx.get(f"{address}metrics").text.splitlines()
-    assert "hyperasr_batches 1.0" in counted
-    assert "hyperasr_waiting 0.0" in counted
-
-
-@pytest.mark.slow
 def test_sigterm_lets_those_in_flight_finish(process: subprocess.Popen[str], voice: Voice) -> None:
     assert process.stdout is not None
     address = process.stdout.readline().split()[0]
-    content = wav(voice(60.0))
+    counted = httpx.get(f"{address}metrics").text.splitlines()
+    assert "hyperasr_batches 1.0" in counted, "a batch was decoded before the address is said"
+    assert "hyperasr_waiting 0.0" in counted
+    content = wav(voice(20.0))
     with ThreadPoolExecutor(4) as pool:
         calls = [
             pool.submit(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hyperasr.service import voices
 from hyperasr.service.server import Server
 from hyperasr.service.voices import Voices
 from hyperasr.whisper.backbone import Backbone
-from tests.service.serving import Voice, error_of, post, running, wav
+from tests.service.serving import Voice, error_of, post, running, until, wav
 
 
 @pytest.fixture
@@ -91,7 +90,7 @@ def test_who_leaves_ends_the_training_and_one_goes_on_at_a_time(
 
     def leaves() -> None:
         with pytest.raises(httpx.ReadTimeout):
-            train(server, "bob", clips, [], timeout=8)
+            train(server, "bob", clips, [], timeout=5)
 
     first = threading.Thread(target=leaves)
     first.start()
@@ -102,13 +101,6 @@ def test_who_leaves_ends_the_training_and_one_goes_on_at_a_time(
     until(lambda: not trainings())
     until(lambda: not list((folder.parent / "scratch").iterdir()))
     assert list(folder.iterdir()) == []
-
-
-def until(condition: Any) -> None:
-    ends = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -68,12 +68,12 @@ def test_real_speech_and_the_embedded_backbone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Two speakers of AN4, as they lie in their table; no manifest, no copy."""
+    """Four speakers of AN4, as they lie in their table; no manifest, no copy."""
     root = shared_data / "an4-train"
     head, *lines = (root / "manifest.csv").read_text().splitlines()
     chosen = [
         own
-        for name in ("fash", "mblb")
+        for name in ("fash", "fclc", "mblb", "mcel")
         for own in [line for line in lines if line.startswith(f"{name}/")][:2]
     ]
     speech = tmp_path / "speech"
@@ -91,7 +91,7 @@ def test_real_speech_and_the_embedded_backbone(
     assert printed.index("GiB on disk") < printed.index("done: hyperasr transcribe")
     assert "taken in lower case" in printed
     dev = read_manifest(out / "dev.jsonl")
-    assert {row.speaker for row in dev} < {"fash", "mblb"}
+    assert {row.speaker for row in dev} < {"fash", "fclc", "mblb", "mcel"}
     assert hyperasr(["transcribe", dev[0].path, "--model", str(out / "best"), "--offline"]) == 0
     alike = normaliser("spelled")
     said, meant = (set(alike(t).split()) for t in (capsys.readouterr().out, dev[0].text or ""))

@@ -299,7 +299,10 @@ def test_rows_of_a_manifest_are_named_by_id_and_stay_in_the_folder() -> None:
 @given(
     st.lists(
         st.one_of(
-            st.builds(lambda i: Recording(i, "x.wav"), st.text(min_size=1, max_size=6)),
+            st.builds(
+                lambda i: Recording(i, "x.wav"),
+                st.text("aAsß./\\ é日-_\x00\n", min_size=1, max_size=6),
+            ),
             st.builds(
                 lambda parts: files("/".join(parts))[0],
                 st.lists(st.sampled_from(["a", "A", "b.wav", "a.wav", "a-2"]), min_size=1),

@@ -196,7 +196,6 @@ def test_unadapted_beside_personalised() -> None:
 
 
 def test_silence_and_hours() -> None:
-    assert "Nobody" not in "".join(page_of(Transcript("s", "", (), 1.0)).said)
     assert "0:01 long, 0 words." in "".join(page_of(Transcript("s", "", (), 1.0)).said)
     late = replace(transcript("so").segments[0], start_s=3723.4)
     text = "".join(page_of(Transcript("s", "so", (late,), 7384.0)).said)

@@ -39,11 +39,6 @@ LENGTHS = (93, 300, 44)  # mel frames
 
 
 @pytest.fixture(scope="module")
-def model(random_model_folder: Path) -> HyperASR:
-    return HyperASR.from_pretrained(random_model_folder, offline=True)
-
-
-@pytest.fixture(scope="module")
 def batch(model: HyperASR) -> Batch:
     generator = torch.Generator().manual_seed(4)
     mel = torch.zeros(len(LENGTHS), 80, max(LENGTHS))
@@ -249,9 +244,16 @@ def test_every_word_has_a_length_in_order_inside(borders: list[float], last_s: f
         assert made == times
 
 
+@pytest.fixture(scope="module")
+def published() -> HyperASR:
+    """The embedded model, unadapted."""
+    return HyperASR.unadapted(Backbone.from_pretrained("tiny.en", audio_context="trimmed"))
+
+
 @pytest.mark.slow
-def test_a_spoken_word_of_four_tenths_has_times_inside_it(shared_data: Path) -> None:
-    model = HyperASR.unadapted(Backbone.from_pretrained("tiny.en", audio_context="trimmed"))
+def test_a_spoken_word_of_four_tenths_has_times_inside_it(
+    published: HyperASR, shared_data: Path
+) -> None:
     with open(shared_data / "an4-train" / "manifest.csv", encoding="utf-8") as file:
         rows = [r for r in csv.DictReader(file) if len(r["text"]) > 2 and " " not in r["text"]]
     covered = []
@@ -261,14 +263,14 @@ def test_a_spoken_word_of_four_tenths_has_times_inside_it(shared_data: Path) -> 
         spoken = spoken[loud[0] : loud[-1] + 1]
         if not 0.3 * RATE < len(spoken) < 0.5 * RATE:
             continue
-        (segment,) = model.transcribe(spoken, RATE, word_times=True).segments
+        (segment,) = published.transcribe(spoken, RATE, word_times=True).segments
         seconds = len(spoken) / RATE
         times = [(w.start, w.end) for w in segment.words]
         assert all(0 <= a <= b <= seconds + 1e-6 for a, b in times)
         if normaliser("spoken")(segment.text) == row["text"].lower():
             ((a, b),) = times
             covered.append((b - a) / seconds)
-        if len(covered) == 12:
+        if len(covered) == 6:
             break
     assert len(covered) >= 6
     # Counted from the silence before it, most of a word would lie behind the end of its sound.
@@ -276,9 +278,10 @@ def test_a_spoken_word_of_four_tenths_has_times_inside_it(shared_data: Path) -> 
 
 
 @pytest.mark.slow
-def test_times_of_the_embedded_whisper_are_near_the_truth(shared_data: Path) -> None:
+def test_times_of_the_embedded_whisper_are_near_the_truth(
+    published: HyperASR, shared_data: Path
+) -> None:
     """Recordings of single words by one speaker, put together with pauses: borders are known."""
-    model = HyperASR.unadapted(Backbone.from_pretrained("tiny.en", audio_context="trimmed"))
     with open(shared_data / "an4-train" / "manifest.csv", encoding="utf-8") as file:
         rows = [r for r in csv.DictReader(file) if len(r["text"]) > 2 and " " not in r["text"]]
     rng = np.random.default_rng(0)
@@ -298,10 +301,10 @@ def test_times_of_the_embedded_whisper_are_near_the_truth(shared_data: Path) -> 
             now += len(gap) + len(spoken)
             texts.append(row["text"].lower())
         waveform = audible(np.concatenate([*parts, np.zeros(1600, "f4")]))
-        mel, n_frames = model.backbone.features([waveform])
-        ids = model.backbone.text_ids(" ".join(texts))
-        (attention,) = attend(model, Batch(n_frames=n_frames, mel=mel), [ids])
-        words = words_of(model.backbone, ids, [0.0] * len(ids))
+        mel, n_frames = published.backbone.features([waveform])
+        ids = published.backbone.text_ids(" ".join(texts))
+        (attention,) = attend(published, Batch(n_frames=n_frames, mel=mel), [ids])
+        words = words_of(published.backbone, ids, [0.0] * len(ids))
         times = fit_to_sound(word_times(words, attention), waveform)
         errors += np.abs(np.array(times) - np.array(spans)).flatten().tolist()
     assert len(errors) > 40

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,6 @@ from tests.test_decode import LENGTHS, Rows
 
 RATE = 16_000
 TOO_MUCH = 2**50  # numbers: more than any address space
-
-
-@pytest.fixture(scope="module")
-def model(random_model_folder: Path) -> HyperASR:
-    return HyperASR.from_pretrained(random_model_folder, offline=True)
 
 
 def test_errors_of_memory_are_told_from_others() -> None:
@@ -80,7 +74,7 @@ def test_a_batch_is_halved_and_says_so(
     assert sum(n for n in sizes if n <= 2) == 7
     # What was learnt serves the rest of the call.
     sizes.clear()
-    run(model, sounds * 5, batch_size=7)
+    run(model, sounds * 2, batch_size=7)
     assert sizes.count(7) == 1
 
 

@@ -15,46 +15,13 @@ import torch
 from torch import Tensor
 
 from hyperasr.errors import ConfigError, HyperASRError, ShapeError
-from hyperasr.types import Decoded
+from hyperasr.types import Decoded, EncoderOutput
+from hyperasr.whisper.decoder import DecoderStep
 from hyperasr.whisper.search import SearchConfig, beam, greedy
 
 EOS = 2
 N_VOCAB = 200
 PROMPT = (3, 10, 11)
-
-
-class DecoderStep:
-    """The published decoder of transformers as a step function with a cache.
-
-    Args:
-        whisper: a `WhisperForConditionalGeneration`.
-        states: encoder states (n_utt, n_states, d_model).
-        rows_per_utt: beams of each utterance; rows of one utterance are adjacent.
-    """
-
-    def __init__(self, whisper: Any, states: Tensor, rows_per_utt: int = 1) -> None:
-        from transformers import DynamicCache, EncoderDecoderCache
-
-        self.whisper = whisper
-        self.states = states.repeat_interleave(rows_per_utt, dim=0)
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the logits after the last of the new tokens (n_rows, n_vocab)."""
-        hidden = self.whisper.model.decoder(
-            input_ids=tokens,
-            encoder_hidden_states=self.states,
-            cache=self.cache,
-            use_cache=True,
-        ).last_hidden_state
-        return self.whisper.proj_out(hidden[:, -1])
-
-    def reorder(self, rows: Any) -> None:
-        """Let row i go on from what was row `rows[i]`.
-
-        Rows of one utterance share its encoder states, so only what came from tokens moves.
-        """
-        self.cache.self_attention_cache.reorder_cache(rows)
 
 
 class TableStep:
@@ -194,9 +161,10 @@ def prompts(n_utt: int) -> Tensor:
 def decode(
     whisper: Any, states: Tensor, config: SearchConfig, max_tokens: Tensor | None = None
 ) -> Decoded:
-    """Our search on the published decoder."""
+    """Our search on our steps of the decoder."""
     prompt = prompts(states.shape[0])
-    step = DecoderStep(whisper, states, config.beam_size)
+    lengths = torch.full((states.shape[0],), states.shape[1])
+    step = DecoderStep(whisper, EncoderOutput(states, lengths), config.beam_size)
     if config.beam_size == 1:
         return greedy(step, prompt, eos=EOS, config=config, max_tokens=max_tokens)
     return beam(step, step.reorder, prompt, eos=EOS, config=config, max_tokens=max_tokens)

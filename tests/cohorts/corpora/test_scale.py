@@ -13,7 +13,7 @@ import soundfile
 
 from hyperasr.cohorts import corpora
 
-N_RECORDINGS = 5_000
+N_RECORDINGS = 3_000
 LIMIT_S = 60.0  # for 100,000 recordings
 LIMIT_BYTES = 300  # a row, for what tells a duplicate
 
