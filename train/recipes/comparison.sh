@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every system of eval/configs/comparison.yaml, all trained alike: the same half of the recordings,
-# 300 steps of 8 utterances from the unadapted Whisper, no choice of a checkpoint. The last three train
-# the encoder too and take several times as long; they are in eval/configs/ceiling.yaml.
+# 300 steps of 8 utterances from the unadapted Whisper, no choice of a checkpoint. The last six are in
+# eval/configs/ceiling.yaml alone; three of them train the encoder too and take several times as long.
 #
 #   bash train/recipes/comparison.sh
 #
@@ -36,6 +36,11 @@ train() { # PROGRAM NAME [options]
   echo
 }
 
+# The hypernetwork with one setting changed.
+variant() { # NAME options
+  train meta hypernet $alone --out $RUNS/hypernet_$1 "${@:2}"
+}
+
 run() { xargs -P "$1" -I{} sh -c '{} >&2'; }
 
 alone="--init_from null --words null"
@@ -53,6 +58,9 @@ train meta global_lora | run 1  # which makes the cache that all of them share
   train meta lora_qkv
   train baselines residual
   train baselines decoder_ft
+  variant rank_1 --source.settings.rank 1 --source.settings.alpha 1
+  variant rank_32 --source.settings.rank 32 --source.settings.alpha 32
+  variant linear --source.settings.n_hidden 0
   train meta global_lora_encoder_decoder $alone
   train meta hypernet_encoder_decoder $alone
   train baselines full_ft
