@@ -24,11 +24,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from eval.lib.adaptation import AngleSettings, first_of_each, size_rows, weight_rows
+from eval.lib.adaptation import AngleSettings, size_rows, weight_rows
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.forgetting import DEGRADATION, GAIN, TARGET_LOSS, forgetting_rows
 from eval.lib.runs import Run, short_run, train_all
-from eval.lib.scores import ATYPICAL, Scores, targets
+from eval.lib.scores import ATYPICAL, SIMULATED, Scores, targets
 from eval.lib.systems import BACKBONE
 from eval.lib.tables import Table, print_lines, with_interval
 from hyperasr.adapters.base import MAX_RANK
@@ -81,8 +81,6 @@ class SweepConfig:
     """Threads of torch in each, at least 1."""
     options: dict[str, str] = field(default_factory=dict)
     """Further options of `train.meta` by dotted name, for points and reference."""
-    per_person: int = 0
-    """Utterances of each tested person; 0 for all."""
     runs: Path = Path("runs/blora_sweep")
     """Folder of the trainings."""
     only_train: bool = False
@@ -301,7 +299,13 @@ def main() -> None:
     if bench is None:
         return
     bench = bench.beside({trial.run.system: trial.run.best for trial in trials})
-    chosen = first_of_each(bench.column("person"), config.per_person or bench.n_rows)
+    domains, cohorts = bench.column("domain"), bench.column("cohort")
+    # What is recorded of other cohorts says nothing here where any are simulated, see `targets`.
+    chosen = [
+        i
+        for i, (domain, cohort) in enumerate(zip(domains, cohorts, strict=True))
+        if domain == SIMULATED or cohort == TYPICAL or SIMULATED not in domains
+    ]
     scores = bench.scores(bench.names(controls=False), chosen)
     rows = sweep_rows(scores, trials, config)
     if "target" in config.grid:

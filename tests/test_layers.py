@@ -33,6 +33,7 @@ ROOMS = [
 # Packages that few rooms may import, anywhere in the file.
 HOMES = {
     "transformers": {
+        "hyperasr.audio.mel",  # its filters
         "hyperasr.decode",
         "hyperasr.export.*",
         "hyperasr.whisper.*",

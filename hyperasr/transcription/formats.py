@@ -14,17 +14,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hyperasr.errors import ConfigError
 from hyperasr.transcription.annotations import chat, csv_table, textgrid
 from hyperasr.transcription.disfluency import pieces
-from hyperasr.transcription.html_page import html_page
+from hyperasr.transcription.html_page import Rendered, html_page
 from hyperasr.transcription.recordings import Recording
 from hyperasr.types import Edit, Segment, Transcript, Unclear, Word
-
-if TYPE_CHECKING:
-    from hyperasr.transcription.transcript import Result
 
 FORMATS = ("txt", "json", "srt", "vtt", "csv", "textgrid", "chat", "html")
 TIMED_FORMATS = ("json", "csv", "textgrid", "chat", "html")
@@ -40,7 +37,7 @@ _FORBIDDEN = '<>:"/\\|?*'  # on some system or other
 
 
 def render(
-    result: Result,
+    result: Rendered,
     form: str,
     mode: str = "verbatim",
     *,
@@ -93,7 +90,7 @@ def marked_text(segment: Segment, mode: str = "verbatim", marks: bool = True) ->
     )
 
 
-def labelled(result: Result, mode: str) -> list[tuple[str, Transcript | str, str]]:
+def labelled(result: Rendered, mode: str) -> list[tuple[str, Transcript | str, str]]:
     """Return what a result shows as text, line by line.
 
     Returns:
@@ -124,7 +121,7 @@ def shown_text(transcript: Transcript, mode: str) -> str:
     return str(transcript.clean) if clean else transcript.text
 
 
-def to_dict(result: Result) -> dict[str, Any]:
+def to_dict(result: Rendered) -> dict[str, Any]:
     """Return plain JSON values, which `assets/transcript.schema.json` describes.
 
     With a comparison `base` holds the same of the unadapted backbone; `reference` where known.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from hyperasr import __version__
 from hyperasr.audio.writing import OPUS_TYPE, opus
@@ -22,9 +22,6 @@ from hyperasr.errors import HyperASRError
 from hyperasr.transcription.disfluency import pieces
 from hyperasr.transcription.recordings import Recording, samples_of
 from hyperasr.types import DOUBTFUL, Segment, Transcript, Word
-
-if TYPE_CHECKING:
-    from hyperasr.transcription.transcript import Result
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 # Characters that would not be shown but act: controls, halves of surrogate pairs, and the marks
@@ -36,7 +33,22 @@ _ACTING = re.compile(
 _DOUBT = '<sup class="mark" role="img" aria-label=" (doubtful)">?</sup>'
 
 
-def html_page(result: Result, mode: str = "verbatim") -> str:
+class Rendered(Protocol):
+    """What is written: a `hyperasr.transcription.transcript.Result`, which uses this module."""
+
+    @property
+    def recording(self) -> Recording: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def transcript(self) -> Transcript | None: ...
+    @property
+    def base(self) -> Transcript | None: ...
+    @property
+    def reference(self) -> str | None: ...
+
+
+def html_page(result: Rendered, mode: str = "verbatim") -> str:
     """Return a page of HTML with the words and, as Ogg Opus, the sound of a recording.
 
     The recording is read once more. Where that fails, or where there is only a transcript, the page
@@ -118,7 +130,7 @@ def _about(transcript: Transcript) -> str:
     )
 
 
-def _notes(result: Result) -> list[str]:
+def _notes(result: Rendered) -> list[str]:
     assert result.transcript is not None
     said = [] if result.reference is None else [f"What was said: {result.reference}"]
     return [*said, *result.transcript.warnings]
@@ -159,7 +171,7 @@ def _legend(transcript: Transcript, has_sound: bool) -> str:
     return "\n".join([*found, keys] if has_sound else found)
 
 
-def _segments(result: Result) -> Iterator[str]:
+def _segments(result: Rendered) -> Iterator[str]:
     """Yield each segment: its time, and its texts beside each other."""
     transcript, base = result.transcript, result.base
     assert transcript is not None

@@ -58,11 +58,8 @@ def test_rows_group_by_cohort_severity_domain_and_corpus(small_set) -> None:
     assert alone["reason"] == "one speaker: no interval"
     difference = key["hypernet", "backbone", "stuttering", "simulated", None, None]
     assert difference["value"] == pytest.approx(-0.1)
-    # All four speakers are better: 2 of 16 exchanges are as far apart; two rows make the table
-    # of all corpora.
+    # All four speakers are better: 2 of 16 exchanges are as far apart.
     assert difference["p"] == pytest.approx(2 / 16)
-    assert difference["n_comparisons"] == 2
-    assert difference["p_holm"] == pytest.approx(2 * 2 / 16)
     coarse = by_cell(rows_of(small_set, severities=False))
     assert coarse == {cell: key[cell] for cell in coarse}
     assert set(key) - set(coarse) == {cell for cell in key if cell[4] is not None}

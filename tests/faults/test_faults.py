@@ -25,7 +25,7 @@ from hyperasr.errors import ConfigError
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.util.files import alone_in, atomic_folder, atomic_write_text
 from tests.cli.calling import RATE, Cli, fails
-from tests.cli.conftest import cli, model  # noqa: F401  (fixtures)
+from tests.cli.conftest import cli  # noqa: F401  (fixture)
 from tests.in_this_process import InThisProcess
 from tests.train.loop.test_loop import LONG, assert_equal, draw, train, weights
 from train.loop.program import start
