@@ -24,22 +24,14 @@ from typing import Any
 import numpy as np
 
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.confidence import (
-    N_BINS,
-    Said,
-    collect,
-    fitted,
-    platt_scaling,
-    said,
-    word_rows,
-)
+from eval.lib.confidence import N_BINS, Said, collect, fitted, platt_scaling, said, word_rows
 from eval.lib.scores import Group, groups_of, targets
 from eval.lib.tables import confidence_table, print_lines, print_rows
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling, expected_calibration_error
 from hyperasr.metrics.protocols import protocol
-from hyperasr.metrics.uncertainty import Consensus, consensus
+from hyperasr.metrics.uncertainty import consensus
 from train.loop.program import read_config, run_program
 
 log = logging.getLogger("eval.calibration")
@@ -71,48 +63,43 @@ class CalibrationConfig:
             raise ConfigError(f"n_samples is {self.n_samples}; it must be at least 2")
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What a system made of some rows of the test set.
+def hear(bench: Bench, name: str, n_samples: int) -> tuple[list[Said], list[list[Said]] | None]:
+    """Decode all that a system may decode: its mean and, where it has a distribution, samples.
 
-    Attributes:
-        rows: row numbers.
-        mean: transcripts of the posterior mean (or of the point).
-        samples: transcripts of the samples of each utterance; None for a point source.
-        agreed: the consensus of each utterance's samples; None for a point source.
+    Returns:
+        Transcripts of the posterior mean (or of the point), one a row of `Bench.rows_of`; those of
+        the samples of each, or None for a point source.
     """
-
-    rows: list[int]
-    mean: list[Said]
-    samples: list[list[Said]] | None = None
-    agreed: list[Consensus] | None = None
-
-
-def hear(bench: Bench, name: str, n_samples: int) -> Heard:
-    """Decode a system with its mean and, where it has a distribution, with samples."""
-    system = bench.systems[name]
-    rows = bench.rows_of(name)
+    system, rows = bench.systems[name], bench.rows_of(name)
     backbone, normaliser = system.model.backbone, bench.protocol.normaliser
     mean = said(bench.decoded(name, rows), backbone, normaliser)
     if not (system.adapt and system.model.is_gaussian):
-        return Heard(rows, mean)
+        return mean, None
     flat = said(bench.decoded(name, rows, n_samples=n_samples), backbone, normaliser)
-    samples = [flat[i : i + n_samples] for i in range(0, len(flat), n_samples)]
-    agreed = [consensus([s.text for s in each], [s.score for s in each]) for each in samples]
-    return Heard(rows, mean, samples, agreed)
+    return mean, [flat[i : i + n_samples] for i in range(0, len(flat), n_samples)]
 
 
 def confidence_rows(
-    bench: Bench, heard: Heard, n_resamples: int, shipped: PlattScaling | None = None
+    bench: Bench,
+    name: str,
+    mean: list[Said],
+    samples: list[list[Said]] | None,
+    n_resamples: int,
+    shipped: PlattScaling | None = None,
 ) -> list[Row]:
-    """Return the rows of the confidence of words, for everybody and each group of the headline."""
-    references = [bench.protocol.normaliser(text) for text in _column(bench, "text", heard.rows)]
-    samples = None
-    if heard.samples is not None:
-        samples = [[s.text for s in each] for each in heard.samples]
-    speakers = [str(s) for s in _column(bench, "speaker", heard.rows)]
-    words = fitted(collect(heard.mean, references, samples, speakers, shipped))
-    groups = headline(bench, heard.rows)
+    """Return the rows of the confidence of words, for everybody and each group of the headline.
+
+    Args:
+        bench, name: where the system is, and what it is called.
+        mean, samples: as `hear` returns them.
+        n_resamples: draws of speakers.
+        shipped: the model's own calibration.
+    """
+    at = bench.rows_of(name)
+    references = [bench.protocol.normaliser(text) for text in _column(bench, "text", at)]
+    texts = samples and [[s.text for s in each] for each in samples]
+    words = fitted(collect(mean, references, texts, _column(bench, "speaker", at), shipped))
+    groups = headline(bench, at)
     everybody = sorted({i for group in groups for i in group.chosen})
     places: list[tuple[Row, Sequence[int]]] = [({"cohort": EVERYBODY}, everybody)]
     places += [({"cohort": g.cohort, "domain": g.domain}, g.chosen) for g in groups]
@@ -120,8 +107,7 @@ def confidence_rows(
     for about, members in places:
         chosen = np.flatnonzero(np.isin(words.utterance, members))
         if len(chosen):
-            own = words.part(chosen)
-            made = word_rows(own, n_resamples=n_resamples, seed=bench.config.seed)
+            made = word_rows(words.part(chosen), n_resamples=n_resamples, seed=bench.config.seed)
             rows += [{**about, **row} for row in made]
     return rows
 
@@ -132,20 +118,21 @@ def headline(bench: Bench, rows: Sequence[int]) -> list[Group]:
     return [group for group in groups_of(meta, bench.config.apart) if group.corpus is None]
 
 
-def consensus_rows(bench: Bench, name: str, heard: Heard) -> list[Row]:
+def consensus_rows(
+    bench: Bench, name: str, mean: list[Said], samples: list[list[Said]]
+) -> list[Row]:
     """Return error rows of mean, consensus and a single sample, and their differences."""
-    if heard.samples is None or heard.agreed is None:
-        return []
+    agreed = [consensus([s.text for s in each], [s.score for s in each]) for each in samples]
     texts = {
-        name: [s.text for s in heard.mean],
-        f"{name}_consensus": [c.text for c in heard.agreed],
-        f"{name}_sample": [each[0].text for each in heard.samples],
+        name: [s.text for s in mean],
+        f"{name}_consensus": agreed,
+        f"{name}_sample": [each[0].text for each in samples],
     }
-    scores = bench.score(texts, heard.rows)
+    scores = bench.score(texts, bench.rows_of(name))
     pairs = [(f"{name}_consensus", name), (f"{name}_sample", name)]
     rows: list[Row] = []
     for group in scores.groups():
-        rows += scores.group_rows(group, pairs=pairs, n_samples=len(heard.samples[0]))
+        rows += scores.rows(group, pairs=pairs, n_samples=len(samples[0]))
     return rows
 
 
@@ -182,8 +169,8 @@ def fit(config: CalibrationConfig, manifest: Path) -> None:
             "ece_raw": round(gaps[0], 4),
             "ece_other_speakers": round(gaps[1], 4),
         }
-        scaling.write(system.folder / CALIBRATION_FILE, notes)
         path = system.folder / CALIBRATION_FILE
+        scaling.write(path, notes)
         print(f"{name}: calibration error {gaps[0]:.3f}, then {gaps[1]:.3f}; {path}")
 
 
@@ -211,14 +198,15 @@ def main() -> None:
             log.warning("%s gives no probabilities and is left out", name)
             continue
         log.info("%s", name)
-        heard = hear(bench, name, config.n_samples)
-        gaussian = heard.samples is not None
+        mean, samples = hear(bench, name, config.n_samples)
         shipped = system.model.calibration if system.adapt else None
-        made = confidence_rows(bench, heard, config.n_resamples, shipped)
-        about = {"system": name} | ({"n_samples": config.n_samples} if gaussian else {})
-        rows += [{**about, **row} for row in made] + consensus_rows(bench, name, heard)
+        made = confidence_rows(bench, name, mean, samples, config.n_resamples, shipped)
+        about: Row = {"system": name} | ({"n_samples": config.n_samples} if samples else {})
+        rows += [{**about, **row} for row in made]
+        if samples:
+            rows += consensus_rows(bench, name, mean, samples)
     bench.save("eval.calibration", config, rows)
-    groups = headline(bench, range(bench.n_rows))
+    groups = headline(bench, range(len(bench.views)))
     for group in (*targets(groups), *(g for g in groups if g.cohort == TYPICAL)):
         if any(row.get("level") == "word" and row["cohort"] == group.cohort for row in rows):
             table = confidence_table(rows, MEASURES, group.cohort, group.domain)

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
 from eval.lib.forgetting import DEGRADATION, GAIN, TARGET_LOSS, forgetting_rows
@@ -45,35 +43,25 @@ class ComparisonConfig:
     not named are measured against `against`."""
     individual: dict[str, Path] = field(default_factory=dict)
     """Folders `best` of `train.individual` by system name. Each is compared on what it recognises,
-    in rows of their own (field ``subset``), with those that recognise the same and with
-    `individual_against`."""
-    individual_against: tuple[str, ...] | None = None
-    """Systems beside those of people who enrolled; None for all."""
+    in rows of their own (field ``subset``), with those that recognise the same and with all other
+    systems."""
     out: Path = Path("results/comparison.json")
     """Result file."""
 
     def __post_init__(self) -> None:
         known = [*self.bench.systems, BACKBONE]
         named = [self.against, *self.lora_of, *self.lora_of.values()]
-        named += self.individual_against or ()
         if missing := [name for name in named if name not in known]:
             raise ConfigError(
                 f"{missing[0]!r} is to be compared with but is not among the systems "
                 f"({', '.join(known)})"
             )
 
-    def lora(self, system: str) -> str:
-        """Return what a system's forgetting is measured against."""
-        return self.lora_of.get(system, self.against)
-
 
 def error_rows(config: ComparisonConfig, scores: Scores, systems: Iterable[str]) -> list[dict]:
     """Return error rates and differences by cohort, of all corpora and of each.
 
-    Args:
-        config: of the program.
-        scores: of systems and controls.
-        systems: those that forgetting is measured of, which leaves out the controls.
+    Forgetting is measured of `systems`, which leaves out the controls.
     """
     pairs = [(name, config.against) for name in scores.counts if name != config.against]
     pairs += [(name, BACKBONE) for name in scores.counts if name not in (BACKBONE, config.against)]
@@ -82,14 +70,14 @@ def error_rows(config: ComparisonConfig, scores: Scores, systems: Iterable[str])
     rows: list[dict[str, Any]] = []
     groups = scores.groups()
     for group in groups:
-        rows += scores.group_rows(group, pairs=pairs)
+        rows += scores.rows(group, pairs=pairs)
         if group.cohort != TYPICAL:
             continue
         target = {g.domain: scores.part(g.chosen) for g in targets(groups, group.corpus)}
         typical = scores.part(group.chosen)
         for name in systems:
             if name != BACKBONE and target:
-                lora = config.lora(name)
+                lora = config.lora_of.get(name, config.against)
                 rows += forgetting_rows(typical, target, name, lora, **group.fields)
     # A table shows all differences against one system.
     return results.with_holm(rows, ("against", "corpus", "metric"))
@@ -102,16 +90,15 @@ def individual_rows(config: ComparisonConfig, bench: Bench, metric: str) -> list
     enrols with decides who can take part at all.
     """
     own = bench.beside(config.individual)
-    asked = config.individual_against
-    general = [n for n in bench.systems if asked is None or n in asked]
     recognised = {name: own.rows_of(name) for name in config.individual}
     rows: list[dict[str, Any]] = []
     for name, wanted in recognised.items():
-        peers = [n for n, others in recognised.items() if others == wanted and n != name]
-        scores = own.scores([*general, *peers, name], wanted, metric=metric)
-        pairs = [(name, other) for other in (*general, *peers)]
+        peers = [n for n, rows_of in recognised.items() if rows_of == wanted and n != name]
+        others = [*bench.systems, *peers]
+        scores = own.scores([*others, name], wanted, metric=metric)
+        pairs = [(name, other) for other in others]
         for group in scores.groups():
-            rows += scores.group_rows(group, pairs=pairs, subset=name)
+            rows += scores.rows(group, pairs=pairs, subset=name)
     return results.with_holm(rows, ("subset", "corpus", "metric"))
 
 
@@ -120,28 +107,24 @@ def cost_row(system: System, n_backbone: int) -> dict[str, Any]:
 
     Seconds a step are the median over the log, so that a pause does not count, and the seconds in
     all are as many such steps; whatever ran beside the training is in them. What a run started from
-    is named and not added.
-
-    Args:
-        system: as `eval.lib.systems.open_system` gives it.
-        n_backbone: parameters of the frozen backbone.
+    is named and not added. `n_backbone` are the parameters of the frozen backbone.
     """
     row: dict[str, Any] = {"system": system.name, "cost": "training"}
     for what, n in (("trained", system.n_trained), ("generated", system.n_generated)):
         row |= {f"n_{what}": n, f"share_{what}": n / n_backbone}
     if system.folder is None:
         return row
-    try:
-        text = (system.folder.parent / "log.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
+    path = system.folder.parent / "log.jsonl"
+    if path.is_file():
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         steps = max(line["step"] for line in lines)
         step_s = statistics.median(line["step_s"] for line in lines)
         row |= {"steps": steps, "step_s": step_s, "seconds": steps * step_s}
         for name in ("peak_rss_mib", "peak_device_mib"):
             if held := [line[name] for line in lines if name in line]:
                 row[name] = max(held)
-    except (OSError, ValueError, KeyError, TypeError):
-        log.warning("%s: no log of its training in %s", system.name, system.folder.parent)
+    else:
+        log.warning("%s: there is no %s of its training", system.name, path)
     start = system.training.get("config", {}).get("init_from")
     return row | ({"started_from": str(start)} if start else {})
 
@@ -158,10 +141,7 @@ def main() -> None:
         rows += error_rows(config, scores, bench.systems if metric == first else ())
         rows += individual_rows(config, bench, metric)
     n_backbone = bench.backbone.n_parameters
-    rows += [
-        cost_row(system, n_backbone)
-        for system in track(bench.systems.values(), "costs", transient=True)
-    ]
+    rows += [cost_row(system, n_backbone) for system in bench.systems.values()]
     bench.save("eval.comparison", config, rows)
     print_rows(rows, title=f"{first} in percent", metric=first)
     title = f"minus {config.against}; * Holm-adjusted p < 0.05"

@@ -1,7 +1,6 @@
 """Put the tables of `results/` into the README and the pages of `docs/`, between their markers.
 
-    python -m eval.docs            # rewrite
-    python -m eval.docs --check    # exit 1 where a page and the results differ
+    python -m eval.docs
 
 A marker is a comment with the file and what to show of it:
 
@@ -18,7 +17,6 @@ makes that of a sweep: a line for each point.
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +70,10 @@ def rendered(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite or check the pages."""
+    """Rewrite the pages that differ."""
     for page in pages():
         old = page.read_text(encoding="utf-8")
-        new = rendered(old)
-        if "--check" in sys.argv[1:]:
-            if old != new:
-                sys.exit(f"{page.name} and results/ differ; run: python -m eval.docs")
-        elif old != new:
+        if (new := rendered(old)) != old:
             atomic_write_text(page, new)
 
 

@@ -110,9 +110,9 @@ def rows_of(config: EnrolmentConfig, made: dict[int, list[dict]]) -> Iterator[re
     counts = {BEFORE: [EditCounts(**one["before"]) for one in made[config.clips[0]]]}
     for k in config.clips:
         counts[f"enrolled_{k}"] = [EditCounts(**one["after"]) for one in made[k]]
+    place = {"cohort": config.cohort, "domain": "recorded", "metric": "wer"}
     for system, own in counts.items():
-        about = (system, config.cohort, "recorded")
-        row = results.error_row(*about, bootstrap.rate(own), own, "wer", protocol=rules)
+        row = results.error_row(system, place, bootstrap.rate(own), own, rules)
         if system != BEFORE:
             k = int(system.rpartition("_")[2])
             row["steps"] = {one["person"]: one["steps"] for one in made[k]}
@@ -120,8 +120,7 @@ def rows_of(config: EnrolmentConfig, made: dict[int, list[dict]]) -> Iterator[re
     for system, own in counts.items():
         if system != BEFORE:
             interval = bootstrap.difference(own, counts[BEFORE])
-            about = (system, BEFORE, config.cohort, "recorded")
-            yield results.difference_row(*about, interval, "wer", protocol=rules)
+            yield results.difference_row(system, BEFORE, place, interval, rules)
 
 
 def main() -> None:

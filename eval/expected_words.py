@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -66,48 +66,30 @@ class ExpectedWordsConfig:
     """Result file."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """Counts of words.
-
-    Attributes:
-        said, written: occurrences of listed words in the references; of them, those written.
-        invented: listed words written where nobody said them.
-        words, errors: other words of the references, and errors in them.
-    """
-
-    said: int = 0
-    written: int = 0
-    invented: int = 0
-    words: int = 0
-    errors: int = 0
-
-    def __add__(self, other: Found) -> Found:
-        return Found(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-
-def found_in(reference: str, hypothesis: str, listed: frozenset[str]) -> Found:
+def found_in(reference: str, hypothesis: str, listed: frozenset[str]) -> Counter[str]:
     """Count what a hypothesis makes of listed words and of all others.
 
     Args:
         reference, hypothesis: normalised.
         listed: words, normalised.
+    Returns:
+        ``said`` and ``written``: occurrences of listed words in the reference; of them, those
+        written. ``invented``: listed words written where nobody said them. ``words`` and
+        ``errors``: other words of the reference, and errors in them.
     """
     ours, theirs = reference.split(), hypothesis.split()
-    if not ours:
-        return Found(invented=sum(word in listed for word in theirs), errors=len(theirs))
     said = sum(word in listed for word in ours)
-    written = invented = errors = 0
+    count = Counter(said=said, words=len(ours) - said)
     for chunk in jiwer.process_words(" ".join(ours), " ".join(theirs)).alignments[0]:
         own = ours[chunk.ref_start_idx : chunk.ref_end_idx]
         made = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "equal":
-            written += sum(word in listed for word in own)
+            count["written"] += sum(word in listed for word in own)
             continue
-        invented += sum(word in listed for word in made)
+        count["invented"] += sum(word in listed for word in made)
         # An insertion counts as an error of other words; a listed word that is missed does not.
-        errors += sum(word not in listed for word in own) if own else len(made)
-    return Found(said, written, invented, len(ours) - said, errors)
+        count["errors"] += sum(word not in listed for word in own) if own else len(made)
+    return count
 
 
 def lists(
@@ -168,7 +150,7 @@ def main() -> None:
     common = (alike(row.text or "") for row in read_manifest(config.common))
     expected = lists(texts, common, config.listed, config.seed)
     model = load(config.model)
-    counts: dict[tuple[str, str, str], Found] = {}
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
     speakers: dict[tuple[str, str], set[str]] = {}
     for speaker, words in expected.items():
         own = [view for view in views if view.utterance.speaker == speaker]
@@ -183,16 +165,20 @@ def main() -> None:
             for view, (_, text), hypothesis in zip(own, rendered, said, strict=True):
                 key = (view.cohort, view.domain, system)
                 new = found_in(alike(text), alike(hypothesis), frozenset(words))
-                counts[key] = counts.get(key, Found()) + new
+                counts.setdefault(key, Counter()).update(new)
                 speakers.setdefault(key[:2], set()).add(speaker)
         print(f"{len(own)} recordings of one speaker, {len(words)} words", flush=True)
-    measured = [
-        row
-        for cohort, domain, system in counts
-        for row in rows_of(
-            cohort, domain, system, counts[cohort, domain, system], len(speakers[cohort, domain])
-        )
-    ]
+    measured = []
+    for (cohort, domain, system), count in counts.items():
+        about = {"system": system, "cohort": cohort, "domain": domain}
+        about["n_speakers"] = len(speakers[cohort, domain])
+        for measure, part, whole in (
+            ("recall", "written", "said"),
+            ("wer_others", "errors", "words"),
+            ("invented", "invented", "words"),
+        ):
+            value, n = count[part] / max(1, count[whole]), count[whole]
+            measured.append({**about, "measure": measure, "value": value, "n": n})
     results.save("eval.expected_words", config, measured, protocol="whisper", normaliser=alike)
     print_lines(
         "expected words",
@@ -202,22 +188,6 @@ def main() -> None:
             for r in measured
         ],
     )
-
-
-def rows_of(
-    cohort: str, domain: str, system: str, found: Found, n_speakers: int
-) -> list[dict[str, Any]]:
-    """Return the rows of a cohort with a list or without it."""
-    about = {"system": system, "cohort": cohort, "domain": domain, "n_speakers": n_speakers}
-    shares = {
-        "recall": (found.written, found.said),
-        "wer_others": (found.errors, found.words),
-        "invented": (found.invented, found.words),
-    }
-    return [
-        {**about, "measure": name, "value": count / max(1, n), "n": n}
-        for name, (count, n) in shares.items()
-    ]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ several machines: some of the cohorts on each with `only_train`, then the whole.
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,10 +106,8 @@ def fold_scores(bench: Bench, fold: list[Run], metric: str) -> Scores:
     rows = [i for i, cohort in enumerate(cohorts) if cohort in (held_out, TYPICAL)]
     names = {name: name if name in UNADAPTED else f"{name}_oracle" for name in bench.systems}
     own = bench.beside({f"{run.system}:{held_out}": run.best for run in fold})
-    for name in own.names():
-        base, _, rest = name.partition(f":{held_out}")
-        if name != base:
-            names[name] = base + rest
+    new = f":{held_out}"
+    names |= {name: name.replace(new, "") for name in own.names() if new in name}
     texts = {names[name]: own.decode(name, rows) for name in names}
     return own.score(texts, rows, metric=metric)
 
@@ -117,18 +116,18 @@ def rows_of(folds: dict[str, Scores]) -> list[dict[str, Any]]:
     """Return the rows of the result file: each held-out cohort, all of them, typical speech."""
     rows: list[dict[str, Any]] = []
     pairs = differences(list(next(iter(folds.values())).counts))
-    together: Scores | None = None
-    for held_out, scores in folds.items():
-        part = scores.part(scores.pick(cohort=held_out))
-        together = part if together is None else together.joined(part)
-    assert together is not None
+    parts = [
+        scores.part([i for i, cohort in enumerate(scores.meta["cohort"]) if cohort == held_out])
+        for held_out, scores in folds.items()
+    ]
+    together = functools.reduce(Scores.joined, parts)
     for group in together.groups():
         if group.cohort == ATYPICAL:
-            rows += together.group_rows(group, pairs=pairs, held_out="each")
+            rows += together.rows(group, pairs=pairs, held_out="each")
     for held_out, scores in folds.items():
         for group in scores.groups():
             if group.cohort in (held_out, TYPICAL):
-                rows += scores.group_rows(group, pairs=pairs, held_out=held_out)
+                rows += scores.rows(group, pairs=pairs, held_out=held_out)
     return results.with_holm(rows, ("corpus", "metric"))
 
 

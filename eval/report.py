@@ -16,7 +16,6 @@ program with one line, and nothing is written.
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,14 +33,6 @@ from hyperasr.util.files import atomic_write_text
 from train.loop.program import read_config, run_program
 
 FIRST = ("unadapted", "zero_shot", "leave_one_cohort_out", "comparison")
-NUMBERS = ("value", "low", "high", "ratio", "p", "p_holm", "clipped", "macro")
-# What a row of each kind must say.
-REQUIRED = {
-    "error": ("system", "cohort", "domain", "metric", "value"),
-    "difference": ("system", "against", "cohort", "domain", "metric", "value"),
-    "forgetting": ("system", "against", "metric", "value"),
-    "speed": ("benchmark", "peer", "setting", "ratio", "rounds"),
-}
 # Rows of different values of these stand in different tables.
 APART = ("metric", "protocol", "subset", "corpus", "held_out", "budget")
 FURTHER = ("subset", "corpus")  # rows that have one of these are no headline
@@ -115,7 +106,7 @@ class Block:
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
-    """Return what a row is: a key of `REQUIRED`, or ``other``."""
+    """Return what a row is: ``error``, ``difference``, ``forgetting``, ``speed`` or ``other``."""
     if "ratio" in row:
         return "speed"
     # A note without a value says why nothing was measured.
@@ -124,22 +115,6 @@ def kind_of(row: Mapping[str, Any]) -> str:
     if row.get("metric") in METRICS or "errors" in row:
         return "difference" if "against" in row else "error"
     return "forgetting" if "against" in row and "cohort" not in row else "other"
-
-
-def check_row(row: Mapping[str, Any]) -> str:
-    """Return what is wrong with a row, or nothing."""
-    if not {"system", "measure", "benchmark"} & set(row):
-        return "it names no system, measure or benchmark"
-    if missing := [name for name in REQUIRED.get(kind_of(row), ()) if name not in row]:
-        return f"it has no {missing[0]!r}"
-    for name in NUMBERS:
-        value = row.get(name)
-        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            return f"{name} is {value!r}, which is no finite number"
-    counted = ("hits", "substitutions", "deletions", "insertions")
-    if not set(counted) <= set(row.get("errors") or counted):
-        return f"errors does not count {', '.join(counted)}"
-    return ""
 
 
 def is_further(row: Mapping[str, Any]) -> bool:
@@ -229,12 +204,6 @@ def forgetting_blocks(rows: Rows) -> list[Block]:
     return blocks
 
 
-def speed_blocks(rows: Rows) -> list[Block]:
-    """Return the table of throughputs beside those of peers."""
-    title = "Throughput, ours over the peer's (above 1: ours is the faster)"
-    return [block(title, table(rows), {})]
-
-
 def field_blocks(rows: Rows) -> list[Block]:
     """Return rows as they are: a table for each measure, a line a row, a column a field.
 
@@ -267,9 +236,6 @@ def _field(name: str, value: Any) -> str:
     if value is None:
         return "n/a" if name == "value" else ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-KINDS = {"forgetting": forgetting_blocks, "speed": speed_blocks, "other": field_blocks}
 
 
 def error_figure(rows: Rows, name: str) -> str:
@@ -338,24 +304,21 @@ def section(name: str, content: Mapping[str, Any]) -> str:
     """Return the section of one result file.
 
     Raises:
-        ConfigError: rows that break the contract, or do not belong into one table.
+        ConfigError: rows that do not belong into one table.
     """
     rows = list(content["rows"])
-    for number, row in enumerate(rows, start=1):
-        if fault := check_row(row):
-            raise ConfigError(f"row {number}: {fault}; make the file again")
     rows += [{"measure": n, **m} for n, m in (content.get("measures") or {}).items() if m]
-    by_kind: dict[str, list[Row]] = {}
-    for row in rows:
-        by_kind.setdefault(kind_of(row), []).append(row)
-    blocks: list[Block] = []
-    if errors := by_kind.get("error"):
-        blocks += rate_blocks(errors, differences=False)
+    kinds = ("error", "difference", "forgetting", "speed", "other")
+    by_kind = {kind: [row for row in rows if kind_of(row) == kind] for kind in kinds}
+    blocks = rate_blocks(by_kind["error"], differences=False)
+    if errors := by_kind["error"]:
         blocks.insert(1, Block(error_figure(errors, name)))
-    if differences := by_kind.get("difference"):
-        blocks += rate_blocks(differences, differences=True)
-    for kind, build in KINDS.items():
-        blocks += build(by_kind[kind]) if kind in by_kind else []
+    blocks += rate_blocks(by_kind["difference"], differences=True)
+    blocks += forgetting_blocks(by_kind["forgetting"])
+    if speed := by_kind["speed"]:
+        title = "Throughput, ours over the peer's (above 1: ours is the faster)"
+        blocks.append(block(title, table(speed), {}))
+    blocks += field_blocks(by_kind["other"])
     opened = "\n".join(block.html for block in blocks if not block.fold)
     for fold in dict.fromkeys(block.fold for block in blocks if block.fold):
         inside = "\n".join(block.html for block in blocks if block.fold == fold)
@@ -377,7 +340,7 @@ def origin(content: Mapping[str, Any]) -> str:
     if skipped := content.get("skipped"):
         parts.append("left out: " + "; ".join(f"{name}, {why}" for name, why in skipped.items()))
     command = escape(str(content["command"]).strip())
-    return f'<p class="made"><code>{command}</code><br>{escape(" · ".join(parts))}</p>'
+    return f'<p class="made"><code>{command}</code><br/>{escape(" · ".join(parts))}</p>'
 
 
 def page(contents: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
@@ -400,10 +363,15 @@ def page(contents: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
             sections.append(section(name, contents[name]))
         except ConfigError as error:
             raise ConfigError(f"{folder / name}.json: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{folder / name}.json: a head or row is not as it must be ({error!r}); make it "
+                "again, or move it elsewhere"
+            ) from error
         links.append(f'<a href="#{escape(name)}">{escape(name.replace("_", " ").capitalize())}</a>')
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
         f"<title>{TITLE}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f'<h1>{TITLE}</h1>\n<p class="note">{ABOUT}</p>\n'
         f"<nav>{''.join(links)}</nav>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n"
@@ -414,7 +382,7 @@ def page(contents: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
 def main() -> None:
     """Read the results, write the page."""
     config = read_config(ReportConfig)
-    contents = results.read_folder(config.results)
+    contents = {path.stem: results.read(path) for path in sorted(config.results.glob("*.json"))}
     if not contents:
         raise ConfigError(f"{config.results} has no result file; run an evaluation program first")
     html = page(contents, config.results)

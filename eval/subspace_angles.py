@@ -42,6 +42,10 @@ from train.loop.program import read_config, run_program
 log = logging.getLogger("eval.subspace_angles")
 
 Row = dict[str, Any]
+COLUMNS = (  # of the printed table: from the utterance to the cohort, each from near to far
+    *("utterance same person", "utterance same voice", "utterance same cohort"),
+    *("utterance other cohort", "cohort split half", "cohort other cohort", "chance"),
+)
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,11 @@ def system_rows(bench: Bench, system: System, config: AnglesConfig) -> list[Row]
     """Return all rows of one system."""
     chosen = first_of_each(bench.column("person"), config.per_person)
     factors, who, mean = factors_of(bench, system, chosen)
-    whisper = system.model.backbone.whisper
-    settings = _possible(config.angles, system)
+    model = system.model
+    whisper = model.backbone.whisper
+    # Updates have no more dimensions than their rank.
+    ranks = tuple(k for k in config.angles.ranks if k <= model.source.rank)
+    settings = replace(config.angles, ranks=ranks or (model.source.rank,))
     try:
         rows = size_rows(factors, whisper, who, settings.n_resamples)
         rows += weight_rows(factors, whisper, who, settings)
@@ -117,36 +124,14 @@ def system_rows(bench: Bench, system: System, config: AnglesConfig) -> list[Row]
 
 
 def with_domains(rows: Sequence[Row], cohorts: Sequence[str], domains: Sequence[str]) -> list[Row]:
-    """Return rows that also say whether their cohorts are recorded or simulated.
-
-    Args:
-        rows: whose cohorts are those of `eval.lib.scores.labels`, or several together.
-        cohorts, domains: of the test set.
-    """
+    """Return rows, whose cohorts are `labels` of the test set's cohorts and domains or several of
+    them together, that also say whether their cohorts are recorded or simulated."""
     known = dict(zip(labels(cohorts, domains), domains, strict=True)) | {TYPICAL: RECORDED}
     places = (("cohort", "domain"), ("with_cohort", "with_domain"))
     return [
         row | {domain: known[row[name]] for name, domain in places if row.get(name) in known}
         for row in rows
     ]
-
-
-def _possible(settings: AngleSettings, system: System) -> AngleSettings:
-    """Leave out dimensions that updates of this system's rank do not have.
-
-    Raises:
-        ConfigError: none is left.
-    """
-    rank = system.model.source.rank
-    ranks = tuple(k for k in settings.ranks if k <= rank)
-    if not ranks:
-        raise ConfigError(
-            f"{system.name}: its updates have rank {rank}, angles of subspaces of "
-            f"{', '.join(map(str, settings.ranks))} dimensions were asked for; add lower ones"
-        )
-    if ranks != settings.ranks:
-        log.warning("%s: rank %d; only subspaces of %s dimensions", system.name, rank, ranks)
-    return replace(settings, ranks=ranks)
 
 
 def print_angles(rows: Iterable[Row]) -> None:
@@ -160,7 +145,7 @@ def print_angles(rows: Iterable[Row]) -> None:
             cells.setdefault(name, []).append(row["value"])
             if "null" in row:
                 cells.setdefault("chance", []).append(row["null"])
-    names = sorted({name for cells in lines.values() for name in cells}, key=_column_order)
+    names = [name for name in COLUMNS if any(name in cells for cells in lines.values())]
     shown = []
     for key, cells in lines.items():
         means = (cells.get(name) for name in names)
@@ -168,15 +153,6 @@ def print_angles(rows: Iterable[Row]) -> None:
         shown.append((*map(str, key), *numbers))
     header = ("system", "part", "target", "space", "k", *names)
     print_lines("mean principal angle in degrees, mean over layers and cohorts", header, shown)
-
-
-def _column_order(name: str) -> tuple[int, ...]:
-    """Sort from the utterance to the cohort, each from near to far; chance last."""
-    if name == "chance":
-        return (9,)
-    level, _, relation = name.partition(" ")
-    relations = ("split half", "same person", "same voice", "same cohort", "other cohort")
-    return ("utterance", "cohort").index(level), relations.index(relation)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,12 @@ class SweepConfig:
     """Further options of `train.meta` by dotted name, for points and reference."""
     runs: Path = Path("runs/blora_sweep")
     """Folder of the trainings."""
-    only_train: bool = False
-    """Train what is not trained yet, and evaluate nothing."""
     out: Path = Path("results/blora_sweep.json")
     """Result file."""
 
     def __post_init__(self) -> None:
-        chosen = [[axis for axis in self.grid if axis in known] for known in (ALONG, LINES)]
-        if unknown := [axis for axis in self.grid if axis not in {**ALONG, **LINES}]:
-            known = ", ".join({**ALONG, **LINES})
-            raise ConfigError(f"grid has no axis {unknown[0]!r}; there are {known}")
-        if [len(axes) for axes in chosen] != [1, 1] or not all(self.grid.values()):
+        along, lines = (self.grid.keys() & known for known in (ALONG, LINES))
+        if [len(self.grid), len(along), len(lines)] != [2, 1, 1] or not all(self.grid.values()):
             raise ConfigError(
                 f"grid is {self.grid}; give at least one value of one of {', '.join(ALONG)} and "
                 f"one of {', '.join(LINES)}"
@@ -113,20 +108,7 @@ class SweepConfig:
         return self.reference.stem
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One training of the sweep.
-
-    Attributes:
-        run: the training; its system is the name in tables.
-        point: what it sets of the grid; empty for the reference.
-    """
-
-    run: Run
-    point: Mapping[str, Value] = field(default_factory=dict)
-
-
-def plan(config: SweepConfig) -> list[Trial]:
+def plan(config: SweepConfig) -> list[Run]:
     """Return the trainings: the reference, then every point of the grid whose budget can be met.
 
     Raises:
@@ -142,7 +124,7 @@ def plan(config: SweepConfig) -> list[Trial]:
         backbone = Backbone.from_pretrained(base.backbone)
         shapes = target_shapes(backbone.whisper, map(str, config.grid["target"]))
         n_backbone = backbone.n_parameters
-    trials = [Trial(lora)]
+    runs = [lora]
     for values in product(*config.grid.values()):
         point = dict(zip(config.grid, values, strict=True))
         name = "-".join(f"{a}-{v if isinstance(v, str) else f'{v:g}'}" for a, v in point.items())
@@ -161,36 +143,26 @@ def plan(config: SweepConfig) -> list[Trial]:
         options["source.settings"] = settings
         system = f"{base.source.kind}:{name}"
         run = short_run(system, config.meta, config.runs / name, config.steps, options)
-        trials.append(Trial(run, point))
-    return trials
+        runs.append(replace(run, point=point))
+    return runs
 
 
 def rank_of(budget: float, shape: TargetShape, n_backbone: int) -> int | None:
     """Return the highest rank that does not exceed a budget, so that the next one would.
 
-    Args:
-        budget: share of the backbone's weights.
-        shape: of the matrix type.
-        n_backbone: weights of the backbone.
-    Returns:
-        None where rank 1 exceeds it, or the highest possible rank does not use it up.
+    None where rank 1 exceeds it, or the highest possible rank does not use it up. The budget is a
+    share of the backbone's weights.
     """
     rank = int(budget * n_backbone / shape.n_weights(1) * (1 + 1e-12))
     return rank if 1 <= rank <= min(MAX_RANK, shape.d_in, shape.d_out) else None
 
 
-def sweep_rows(scores: Scores, trials: Sequence[Trial], config: SweepConfig) -> list[Row]:
-    """Return errors and forgetting of every system; rows of a point say which one.
-
-    Args:
-        scores: of the backbone, further references, and all trials.
-        trials: of `plan`.
-        config: of the program.
-    """
-    points = {trial.run.system: dict(trial.point) for trial in trials}
+def sweep_rows(scores: Scores, runs: Sequence[Run], config: SweepConfig) -> list[Row]:
+    """Return errors and forgetting of every system; rows of a point of `runs` say which one."""
+    points = {run.system: run.point for run in runs}
     groups = [group for group in scores.groups() if group.corpus is None]
     target, typical = targets(groups)[:1], [g for g in groups if g.cohort == TYPICAL]
-    rows = [row for group in (*target, *typical) for row in scores.group_rows(group)]
+    rows = [row for group in (*target, *typical) for row in scores.rows(group)]
     new = {group.domain: scores.part(group.chosen) for group in target}
     for group in typical if target else ():
         old = scores.part(group.chosen)
@@ -243,10 +215,8 @@ def ranking_rows(sizes: Sequence[Row], errors: Sequence[Row]) -> list[Row]:
 def points_table(rows: Sequence[Row]) -> Table:
     """Return a line for each reference and point of a sweep: errors, forgetting, what it costs.
 
-    Args:
-        rows: of this program.
-    Returns:
-        Fractions in percent with their 95 % intervals.
+    Fractions are in percent, with their 95 % intervals.
+
     Raises:
         ConfigError: rows of another program.
     """
@@ -256,9 +226,7 @@ def points_table(rows: Sequence[Row]) -> Table:
     target = next((row for row in errors if row["cohort"] != TYPICAL), None)
     if not all(varied) or target is None:
         raise ConfigError("no row is of a point of a sweep; it was made by another program")
-    # A file from before rows said so is of simulated cohorts.
-    domain = "recorded" if target.get("domain") == "recorded" else "simulated"
-    cohort = target["cohort"]
+    cohort, domain = target["cohort"], target["domain"]
     called = f"{domain} cohorts" if cohort == ATYPICAL else f"{cohort}, {domain}"
     unit = str(target["metric"]).upper()
     columns = {
@@ -292,29 +260,27 @@ def main() -> None:
     """Train, evaluate, write the JSON, print the table."""
     config = read_config(SweepConfig)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    trials = plan(config)
+    runs = plan(config)
     # Before the trainings, so that a missing test set is known at once.
-    bench = None if config.only_train else Bench(config.bench)
-    train_all([[trial.run] for trial in trials], config.processes, config.threads)
-    if bench is None:
-        return
-    bench = bench.beside({trial.run.system: trial.run.best for trial in trials})
-    domains, cohorts = bench.column("domain"), bench.column("cohort")
+    bench = Bench(config.bench)
+    train_all([[run] for run in runs], config.processes, config.threads)
+    bench = bench.beside({run.system: run.best for run in runs})
     # What is recorded of other cohorts says nothing here where any are simulated, see `targets`.
+    simulated = any(view.domain == SIMULATED for view in bench.views)
     chosen = [
         i
-        for i, (domain, cohort) in enumerate(zip(domains, cohorts, strict=True))
-        if domain == SIMULATED or cohort == TYPICAL or SIMULATED not in domains
+        for i, view in enumerate(bench.views)
+        if view.domain == SIMULATED or view.cohort == TYPICAL or not simulated
     ]
-    scores = bench.scores(bench.names(controls=False), chosen)
-    rows = sweep_rows(scores, trials, config)
+    scores = bench.scores(bench.systems, chosen)
+    rows = sweep_rows(scores, runs, config)
     if "target" in config.grid:
         together = bench.systems[config.lora].model
         factors, whisper = together.factors(), together.backbone.whisper
         moved = size_rows(factors, whisper, None, 1)
         moved += weight_rows(factors, whisper, None, AngleSettings())
         rows += ranking_rows(moved, rows)
-    trained = {trial.run.system: list(trial.run.arguments) for trial in trials}
+    trained = {run.system: list(run.arguments) for run in runs}
     bench.save("eval.sweep", config, rows, trainings=trained)
     table = points_table(rows)
     print_lines("percent; of speakers nobody trained on", table.header, table.lines)

@@ -26,6 +26,7 @@ from eval.lib.tables import print_lines
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
+from hyperasr.metrics.uncertainty import word_correctness
 from hyperasr.transcription.disfluency import FILLERS, apply_edits, clean_edits
 from train.loop.program import read_config, run_program
 
@@ -56,7 +57,7 @@ def written(meant: str, heard: str, hypothesis: str) -> tuple[Counter[str], Coun
     """
     words = heard.split()
     between = set(_inserted(meant.split(), words))
-    hits = _hits(words, hypothesis.split())
+    hits = word_correctness(hypothesis, heard)  # of part-words, as they are
     all_of: Counter[str] = Counter()
     found: Counter[str] = Counter()
     for _, group in groupby(range(len(words)), key=lambda i: words[i]):
@@ -66,7 +67,7 @@ def written(meant: str, heard: str, hypothesis: str) -> tuple[Counter[str], Coun
             kind = kind_of(words[run[0]])
             all_of[kind] += len(extra)
             n_meant = len(run) - len(extra)
-            found[kind] += max(0, sum(i in hits for i in run) - n_meant)
+            found[kind] += max(0, sum(hits[i] for i in run) - n_meant)
     return all_of, found
 
 
@@ -89,22 +90,9 @@ def invented(reference: str, hypothesis: str) -> int:
 
 def _inserted(reference: Sequence[str], words: Sequence[str]) -> list[int]:
     """Return the places of the words that are not in the reference."""
-    if not words:
-        return []
-    if not reference:
-        return list(range(len(words)))
     chunks = jiwer.process_words(" ".join(reference), " ".join(words)).alignments[0]
     inserted = [chunk for chunk in chunks if chunk.type == "insert"]
     return [i for c in inserted for i in range(c.hyp_start_idx, c.hyp_end_idx)]
-
-
-def _hits(reference: Sequence[str], words: Sequence[str]) -> set[int]:
-    """Return the places of the reference's words that are written; of part-words, as they are."""
-    if not words or not reference:
-        return set()
-    chunks = jiwer.process_words(" ".join(reference), " ".join(words)).alignments[0]
-    equal = [chunk for chunk in chunks if chunk.type == "equal"]
-    return {i for c in equal for i in range(c.ref_start_idx, c.ref_end_idx)}
 
 
 def rows_of(
@@ -137,13 +125,12 @@ def rows_of(
     clean = [" ".join(apply_edits(w, clean_edits(w))) for w in map(str.split, hypotheses)]
     for cohort in sorted(set(cohorts)):
         at = [i for i, other in enumerate(cohorts) if other == cohort]
-        for measure, references, texts in (
-            ("verbatim", heard, hypotheses),
-            ("clean", meant, clean),
+        for measure, rules, references, texts in (
+            ("verbatim", normaliser("verbatim"), heard, hypotheses),
+            ("clean", normaliser("spoken"), meant, clean),
         ):
-            name = "verbatim" if measure == "verbatim" else "spoken"
             pairs = [references[i] for i in at], [texts[i] for i in at]
-            value = error_rate(score(*pairs, normaliser(name), "wer"))
+            value = error_rate(score(*pairs, rules, "wer"))
             rows.append({"measure": measure, "cohort": cohort, "value": value, "n": len(at)})
     return [{"system": system, **row} for row in rows]
 
@@ -154,12 +141,11 @@ def main() -> None:
     bench = Bench(replace(config.bench, simulate=("stuttering",), unadapted=(BACKBONE,)))
     cohorts = bench.column("cohort")
     chosen = [i for i, cohort in enumerate(cohorts) if cohort in ("stuttering", TYPICAL)]
-    texts = [bench.column("text"), bench.verbatim()]
+    columns = (cohorts, bench.column("text"), bench.verbatim())
+    about = [[column[i] for i in chosen] for column in columns]
     rows = []
     for name in bench.systems:
-        references = [[text[i] for i in chosen] for text in texts]
-        hypotheses = bench.decode(name, chosen)
-        rows += rows_of(name, [cohorts[i] for i in chosen], *references, hypotheses)
+        rows += rows_of(name, *about, bench.decode(name, chosen))
     described = "what is written of simulated stuttering, and invented on typical speech"
     bench.save("eval.verbatim", config, rows, protocol=described)
     lines = [

@@ -10,8 +10,9 @@ many of the reference's words are in both (``n_words``).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,49 +39,20 @@ class WritingConfig:
     """Result file."""
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Counts of what two texts mark alike.
-
-    Attributes:
-        both, hypothesis, reference: words marked in both, in the hypothesis, in the reference.
-    """
-
-    both: int = 0
-    hypothesis: int = 0
-    reference: int = 0
-
-    def __add__(self, other: Agreement) -> Agreement:
-        sums = [getattr(self, f.name) + getattr(other, f.name) for f in fields(self)]
-        return Agreement(*sums)
-
-    def measures(self) -> dict[str, float | None]:
-        """Return F1 (``value``), precision and recall; None of nothing."""
-        total = self.hypothesis + self.reference
-        return {
-            "value": 2 * self.both / total if self.reference else None,
-            "precision": self.both / self.hypothesis if self.hypothesis else None,
-            "recall": self.both / self.reference if self.reference else None,
-        }
-
-
-def compare(reference: str, hypothesis: str) -> tuple[Agreement, Agreement, int]:
+def compare(reference: str, hypothesis: str) -> tuple[Counter[str], Counter[str], int]:
     """Return the agreement in marks and in capitals, over the words that both texts have.
 
     Args:
         reference, hypothesis: as they were written.
     Returns:
-        Marks, capitals, number of words compared.
+        Of marks and of capitals the words marked in the ``reference``, in the ``hypothesis``, and
+        in ``both`` alike; the number of words compared.
     """
     ours, theirs = _words(reference), _words(hypothesis)
-    if not ours or not theirs:
-        return Agreement(), Agreement(), 0
-    aligned = jiwer.process_words(
-        " ".join(key for key, _, _ in ours), " ".join(key for key, _, _ in theirs)
-    ).alignments[0]
+    aligned = jiwer.process_words(*(" ".join(word for word, *_ in side) for side in (ours, theirs)))
     pairs = [
         pair
-        for chunk in aligned
+        for chunk in aligned.alignments[0]
         if chunk.type == "equal"
         for pair in zip(
             ours[chunk.ref_start_idx : chunk.ref_end_idx],
@@ -88,46 +60,48 @@ def compare(reference: str, hypothesis: str) -> tuple[Agreement, Agreement, int]
             strict=True,
         )
     ]
-    marks = [(a[1], b[1]) for a, b in pairs]
-    capitals = [("A" if a[2] else "", "A" if b[2] else "") for a, b in pairs]
-    return _agreement(marks), _agreement(capitals), len(pairs)
+    marks, capitals = (_agreement((a[i], b[i]) for a, b in pairs) for i in (1, 2))
+    return marks, capitals, len(pairs)
 
 
-def _words(text: str) -> list[tuple[str, str, bool]]:
-    """Return each word's letters in lower case, the mark behind it, whether it has a capital."""
+def _words(text: str) -> list[tuple[str, str, str]]:
+    """Return each word's letters in lower case, the mark behind it, "A" where it has a capital."""
     found = []
     for word in text.split():
         bare = word.strip("\"'()[]-").rstrip(_MARKS)
         key = "".join(c for c in bare.lower() if c.isalnum() or c == "'")
         mark = word.rstrip("\"')]")[-1:]
         if key:
-            found.append((key, mark if mark in _MARKS else "", bare[:1].isupper()))
+            capital = "A" if bare[:1].isupper() else ""
+            found.append((key, mark if mark in _MARKS else "", capital))
     return found
 
 
-def _agreement(pairs: Iterable[tuple[str, str]]) -> Agreement:
-    both = hypothesis = reference = 0
+def _agreement(pairs: Iterable[tuple[str, str]]) -> Counter[str]:
+    count: Counter[str] = Counter()
     for ours, theirs in pairs:
-        both += bool(ours) and ours == theirs
-        reference += bool(ours)
-        hypothesis += bool(theirs)
-    return Agreement(both, hypothesis, reference)
+        here = {"reference": bool(ours), "hypothesis": bool(theirs)}
+        count.update(here, both=bool(ours) and ours == theirs)
+    return count
 
 
 def rows_of(
     system: str, references: Sequence[str], hypotheses: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return the two rows of a system."""
-    marks, capitals, n_words = Agreement(), Agreement(), 0
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        own_marks, own_capitals, n = compare(reference, hypothesis)
-        marks, capitals, n_words = marks + own_marks, capitals + own_capitals, n_words + n
-    about = {"system": system, "base": BACKBONE, "cohort": TYPICAL}
-    size = {"n_words": n_words, "n_utterances": len(references)}
-    return [
-        {**about, "measure": name, **own.measures(), **size, "n_marked": own.reference}
-        for name, own in (("marks", marks), ("capitals", capitals))
-    ]
+    """Return the two rows of a system; F1 (``value``), precision and recall are None of nothing."""
+    compared = [compare(r, h) for r, h in zip(references, hypotheses, strict=True)]
+    rows = []
+    for name, counts in (
+        ("marks", sum((marks for marks, _, _ in compared), Counter())),
+        ("capitals", sum((capitals for _, capitals, _ in compared), Counter())),
+    ):
+        both, ours, theirs = (counts[n] for n in ("both", "reference", "hypothesis"))
+        row = {"system": system, "base": BACKBONE, "cohort": TYPICAL, "measure": name}
+        row |= {"value": 2 * both / (ours + theirs) if ours else None}
+        row |= {"precision": both / theirs if theirs else None}
+        row |= {"recall": both / ours if ours else None, "n_words": sum(n for *_, n in compared)}
+        rows.append(row | {"n_utterances": len(references), "n_marked": ours})
+    return rows
 
 
 def main() -> None:

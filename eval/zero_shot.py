@@ -18,7 +18,7 @@ unadapted is the row without training that is best on that cohort.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,28 +51,22 @@ class ZeroShotConfig:
 
 
 def rows_of(scores: Scores, *, severities: bool = True) -> list[dict[str, Any]]:
-    """Return all rows of the result file for one metric.
-
-    Args:
-        scores: of every system.
-        severities: also a row for each severity of a cohort, as far as it is known.
-    """
+    """Return all rows of the result file for one metric, by severity too as far as it is known."""
     pairs = differences(scores.counts)
     rows: list[dict[str, Any]] = []
     for group in scores.groups():
-        rows += scores.group_rows(group, pairs=pairs)
+        rows += scores.rows(group, pairs=pairs)
         if group.corpus or group.cohort in (ATYPICAL, TYPICAL) or not severities:
             continue
         for level, chosen in levels_of(scores.meta["severity"], group.chosen).items():
-            rows += scores.rows(chosen, group.cohort, group.domain, pairs=pairs, severity=level)
+            rows += scores.rows(replace(group, chosen=tuple(chosen)), pairs=pairs, severity=level)
     return rows
 
 
 def excess_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return how much of the excess error each adapted system recovers, by cohort and corpus.
 
-    Args:
-        rows: of one metric. Groups without typical speech beside them have no excess.
+    Groups without typical speech beside them have no excess. The rows are of one metric.
     """
     errors = [r for r in rows if "against" not in r and "severity" not in r and "value" in r]
     groups: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}

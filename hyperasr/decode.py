@@ -49,6 +49,7 @@ def token_limits(lengths: Tensor) -> Tensor:
     return (lengths * _TOKENS_PER_STATE).long() + _SPARE_TOKENS
 
 
+@torch.inference_mode()
 def decode(
     model: AdaptedWhisper,
     batch: Batch,
@@ -58,28 +59,38 @@ def decode(
     language: str | Sequence[str] = "en",
     task: str = "transcribe",
     n_samples: int | None = None,
-    generator: torch.Generator | None = None,
+    seed: int = 0,
 ) -> Decoded:
     """Decode a batch, each utterance with the weights generated for it.
 
     Args:
-        model: the model.
         batch: with encoder states (and embeddings) or mel.
         search: greedy by default.
         adapt: False decodes with the frozen backbone alone.
         language: language of the prompt, or of each utterance's.
         task: ``transcribe``, or ``translate`` into English.
         n_samples: decode this many samples of each utterance's posterior; None its mean.
-        generator: of the samples; one number is taken from it, and each sample follows from that,
-            the utterance's id (its place in the batch where there are no ids) and its own number:
-            batch mates change nothing. None is a new one with seed 0.
+        seed: of the samples. Each follows from that, the utterance's id (its place in the batch
+            where there are no ids) and its own number: batch mates change nothing.
     Returns:
         A row an utterance, or n_samples adjacent rows.
     Raises:
         ConfigError: samples of a source that gives points, or without adapting.
     """
-    seed = 0 if n_samples is None else _seed(generator)
-    return _decode(model, batch, search, adapt, n_samples, seed, language, task)
+    k, generators = n_samples or 1, None
+    if n_samples is not None:
+        if not adapt:
+            raise ConfigError("the backbone has no posterior: n_samples needs adapt=True")
+        drawn = torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed))
+        keys = batch.ids or tuple(map(str, range(batch.n_utt)))
+        generators = utterance_generators(int(drawn), keys, n_samples)
+    if not isinstance(language, str):
+        language = [one for one in language for _ in range(k)]
+    limits = token_limits((batch.n_frames + 1) // 2).repeat_interleave(k)
+    with model.adapted(batch, adapt=adapt, n_samples=n_samples, generators=generators) as states:
+        return model.backbone.generate(
+            states, search, language=language, task=task, max_tokens=limits
+        )
 
 
 def decode_tokens(
@@ -92,23 +103,19 @@ def decode_tokens(
     adapt: bool = True,
     embeddings: Tensor | None = None,
     n_samples: int | None = None,
-    generator: torch.Generator | None = None,
+    seed: int = 0,
 ) -> Decoded:
     """Decode rows of a cache; tokens and log-probabilities in the order of `indices`.
 
     Markers and timestamps are suppressed, as in transcribing.
 
     Args:
-        model: the model.
         cache: such as a `hyperasr.cohorts.cache.Cache`.
         indices: which rows; None for all.
         batch_size: rows decoded together, samples counted; the result does not depend on it.
-        search: greedy by default.
-        adapt: False decodes with the backbone alone.
         embeddings: other embeddings for these rows (n, d_spk), for controls.
-        n_samples: decode this many samples of each posterior; None its mean.
-        generator: of the samples; see `decode`. A row's samples follow from its id, or its index in
-            the cache.
+        search, adapt, n_samples, seed: as in `decode`; of rows without an id samples follow from
+            their index in the cache.
     Returns:
         A row for each index, or n_samples adjacent rows.
     Raises:
@@ -118,7 +125,6 @@ def decode_tokens(
     n_vocab = int(model.backbone.whisper.config.vocab_size)
     search = text_only(search or SearchConfig(), model.backbone.eos, n_vocab)
     k = n_samples or 1
-    seed = 0 if n_samples is None else _seed(generator)
     lengths = cache.n_frames
     order = sorted(range(len(indices)), key=lambda i: lengths[indices[i]])
     rows: list[tuple[Any, ...]] = [()] * (len(indices) * k)
@@ -132,9 +138,20 @@ def decode_tokens(
         if embeddings is not None:
             batch = replace(batch, speaker_emb=embeddings[chosen])
         try:
-            decoded = _decode(model, batch, search, adapt, n_samples, seed)
+            decoded = decode(model, batch, search, adapt=adapt, n_samples=n_samples, seed=seed)
         except (RuntimeError, MemoryError) as error:
-            waiting += _halves(chosen, search.beam_size * k, error)
+            n_rows, half = search.beam_size * k, (len(chosen) + 1) // 2
+            if not out_of_memory(error):
+                raise
+            if len(chosen) == 1:
+                what = f"an utterance with {n_rows} beams or samples"
+                raise too_large(error, what) from error
+            warnings.warn(
+                f"{len(chosen)} utterances with {n_rows} beams or samples each do not fit into "
+                f"memory; decoding {half}",
+                stacklevel=2,
+            )
+            waiting += [chosen[half:], chosen[:half]]
             continue
         decoded_rows = zip(
             decoded.tokens, decoded.logprobs, decoded.finished, decoded.score, strict=True
@@ -143,56 +160,3 @@ def decode_tokens(
             rows[chosen[number // k] * k + number % k] = row
     columns = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Decoded(*(tuple(column) for column in columns))
-
-
-def _halves(chosen: list[int], n_rows: int, error: Exception) -> list[list[int]]:
-    """Return the halves of rows for which memory did not suffice, the first one last, and say so.
-
-    Raises:
-        HyperASRError: of a single row.
-        Exception: the error, if it is another one.
-    """
-    if not out_of_memory(error):
-        raise error
-    if len(chosen) == 1:
-        raise too_large(error, f"an utterance with {n_rows} beams or samples") from error
-    half = (len(chosen) + 1) // 2
-    warnings.warn(
-        f"{len(chosen)} utterances with {n_rows} beams or samples each do not fit into memory; "
-        f"decoding {half}",
-        stacklevel=3,
-    )
-    return [chosen[half:], chosen[:half]]
-
-
-@torch.inference_mode()
-def _decode(
-    model: AdaptedWhisper,
-    batch: Batch,
-    search: SearchConfig | None,
-    adapt: bool,
-    n_samples: int | None,
-    seed: int,
-    language: str | Sequence[str] = "en",
-    task: str = "transcribe",
-) -> Decoded:
-    """Decode as `decode`; samples follow from `seed`, ids and their numbers."""
-    k, generators = n_samples or 1, None
-    if n_samples is not None:
-        if not adapt:
-            raise ConfigError("the backbone has no posterior: n_samples needs adapt=True")
-        keys = batch.ids or tuple(str(i) for i in range(batch.n_utt))
-        generators = utterance_generators(seed, keys, n_samples)
-    if not isinstance(language, str):
-        language = [one for one in language for _ in range(k)]
-    limits = token_limits((batch.n_frames + 1) // 2).repeat_interleave(k)
-    with model.adapted(batch, adapt=adapt, n_samples=n_samples, generators=generators) as states:
-        return model.backbone.generate(
-            states, search, language=language, task=task, max_tokens=limits
-        )
-
-
-def _seed(generator: torch.Generator | None) -> int:
-    """Take one number from a generator."""
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    return int(torch.randint(2**62, (), generator=generator, device=generator.device))

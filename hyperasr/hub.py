@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, Self, Unpack, overload
 
@@ -20,7 +18,6 @@ from safetensors.torch import save_file
 from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.checkpoint import (
     FORMAT_VERSION,
-    current_settings,
     load_strictly,
     read_head,
     stored,
@@ -32,7 +29,7 @@ from hyperasr.model import AdaptedWhisper
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription.options import TranscribeKeywords, options_of
 from hyperasr.transcription.pipeline import iter_transcribe, transcribe
-from hyperasr.transcription.sources import holds_several, recordings_of
+from hyperasr.transcription.recordings import holds_several, recordings_of
 from hyperasr.transcription.transcript import Result, Transcript
 from hyperasr.types import Segment, Utterance
 from hyperasr.util.config import from_dict, to_dict
@@ -51,9 +48,11 @@ from hyperasr.whisper.weights import (
 EMBEDDED = {
     "tiny.en": ASSETS / "tiny.en" / "hypernet_encoder_decoder",
     "tiny.en-decoder": ASSETS / "tiny.en" / "hypernet",
+    "base-decoder": ASSETS / "base" / "hypernet",
 }
-"""Folders of the adapters inside the package by name, each that of the embedded Whisper that they
-adapt. Where a folder is not there, its name opens the plain Whisper."""
+"""Folders of the adapters inside the package by name. The Whisper that they adapt is inside too,
+but for base, which comes from the hub or the extra `base`. Where the folder of ``tiny.en`` is not
+there, the name opens the plain Whisper."""
 
 
 class Samples(Protocol):
@@ -345,9 +344,6 @@ class HyperASR(AdaptedWhisper):
             backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {folder}")
             speaker_config = from_dict(SpeakerConfig, head["speaker"], where)
             source_config = from_dict(SourceConfig, head["source"], where)
-            if source_config.settings:
-                settings = current_settings(source_config.settings)
-                source_config = replace(source_config, settings=settings)
             try:
                 model = cls(backbone, speaker_config, source_config, fit_prior=False)
             except (RuntimeError, OverflowError, MemoryError, TypeError) as error:
@@ -438,7 +434,7 @@ def push_to_hub(
             switched off.
         HyperASRError: the hub refused.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     folder = Path(folder)
     card = model_card(folder, license=license)
@@ -446,20 +442,15 @@ def push_to_hub(
     if constants.HF_HUB_OFFLINE:
         raise ConfigError("the network is switched off (HF_HUB_OFFLINE); uploading needs it")
     api = HfApi(endpoint=endpoint, token=token)
-    with tempfile.TemporaryDirectory() as staged:
-        for name in MODEL_FILES:
-            if (folder / name).is_file() and name != CARD_FILE:
-                # A copy: an upload reads a file twice, and it must not change in between.
-                (Path(staged) / name).write_bytes((folder / name).read_bytes())
-        (Path(staged) / CARD_FILE).write_text(card, encoding="utf-8")
-        try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            info: Any = api.upload_folder(
-                repo_id=repo_id, folder_path=staged, commit_message="hyperasr model"
-            )
-        except Exception as error:  # of the hub, of its validation, of the network
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise HyperASRError(f"cannot upload to {repo_id!r}: {reason}") from error
+    contents = {n: (folder / n).read_bytes() for n in MODEL_FILES if (folder / n).is_file()}
+    contents[CARD_FILE] = card.encode()
+    files = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        info = api.create_commit(repo_id, files, commit_message="hyperasr model")
+    except Exception as error:  # of the hub, of its validation, of the network
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise HyperASRError(f"cannot upload to {repo_id!r}: {reason}") from error
     return str(info.commit_url)
 
 

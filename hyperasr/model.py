@@ -144,25 +144,6 @@ class AdaptedWhisper(nn.Module):
         by_speaker = (self.source_config.settings or {}).get("by") == "speaker"
         return batch.speakers if by_speaker else batch.cohorts
 
-    def posterior(
-        self, speaker_emb: Tensor | None = None, groups: Sequence[str] = ()
-    ) -> GaussianFactors:
-        """Return the distribution over each utterance's factors.
-
-        Args:
-            speaker_emb: (n_utt, d_spk); None where the source is not conditioned.
-            groups: of each utterance, for a source with posteriors by cohort or speaker.
-        Raises:
-            ConfigError: the source gives points.
-        """
-        if not self.is_gaussian:
-            raise ConfigError(
-                f"a source of kind {self.source_config.kind!r} gives points, not a distribution; "
-                "posterior samples need bayes_hypernet, vi_lora or blora"
-            )
-        posterior: GaussianFactors = self.source(speaker_emb, groups=list(groups) or None)
-        return posterior
-
     def factors(
         self,
         speaker_emb: Tensor | None = None,
@@ -188,8 +169,13 @@ class AdaptedWhisper(nn.Module):
             factors: LoRAFactors | GaussianFactors
             factors = self.source(speaker_emb, groups=list(groups) or None)
             return factors.mean() if isinstance(factors, GaussianFactors) else factors
+        if not self.is_gaussian:
+            raise ConfigError(
+                f"a source of kind {self.source_config.kind!r} gives points, not a distribution; "
+                "posterior samples need bayes_hypernet, vi_lora or blora"
+            )
         n_utt = len(groups) if speaker_emb is None else speaker_emb.shape[0]
-        posterior = self.posterior(speaker_emb, groups)
+        posterior: GaussianFactors = self.source(speaker_emb, groups=list(groups) or None)
         return posterior.sample(generators, n_samples, n_utt=max(1, n_utt))
 
     @contextmanager
@@ -367,7 +353,7 @@ class AdaptedWhisper(nn.Module):
 
     def budget(self) -> str:
         """Return one line: parameters of the source and per utterance, their shares, the cost."""
-        line = str(self.source.budget(self.backbone.n_parameters))
+        line = self.source.budget(self.backbone.n_parameters)
         if self.adapts_encoder:
             line += "; encoder targets: cached states do not serve, each batch is encoded again"
         return line

@@ -64,6 +64,17 @@ class Utterance:
         return asdict(self)
 
 
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `function` to a tensor, or to every tensor of a mapping or one of the types below."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(part, function) for key, part in value.items()}
+    if isinstance(value, EncoderOutput | TeacherTokens | Batch):
+        return replace(value, **_mapped(vars(value), function))
+    return value
+
+
 @dataclass(frozen=True)
 class EncoderOutput:
     """Encoder states of a batch.
@@ -93,15 +104,6 @@ class EncoderOutput:
                 "expected (n_utt, n_states, d_model) and (n_utt,)"
             )
 
-    def to(self, device: torch.device) -> EncoderOutput:
-        """Return the same on another device."""
-        moments = {index: rows.to(device) for index, rows in self.moments.items()}
-        moved = {
-            name: None if value is None else value.to(device)
-            for name, value in (("sounding", self.sounding), ("attended", self.attended))
-        }
-        return EncoderOutput(self.states.to(device), self.lengths.to(device), moments, **moved)
-
     def select(self, index: Tensor) -> EncoderOutput:
         """Return the utterances `index` (n,) int64, without padding that only others needed."""
         lengths = self.lengths[index]
@@ -127,15 +129,7 @@ class TeacherTokens:
 
     def to(self, device: torch.device) -> TeacherTokens:
         """Return the same on another device."""
-        return TeacherTokens(self.ids.to(device), self.logprobs.to(device))
-
-    def select(self, index: Tensor) -> TeacherTokens:
-        """Return the utterances `index` (n,) int64."""
-        return TeacherTokens(self.ids[index], self.logprobs[index])
-
-    def cut(self, n_tokens: int) -> TeacherTokens:
-        """Return the first places."""
-        return TeacherTokens(self.ids[:, :n_tokens], self.logprobs[:, :n_tokens])
+        return _mapped(self, lambda tensor: tensor.to(device))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -177,27 +171,23 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the same with its tensors on another device; waveforms stay where they are."""
-        moved: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor | EncoderOutput | TeacherTokens)
-        }
-        return replace(self, **moved)
+        return _mapped(self, lambda tensor: tensor.to(device))  # type: ignore[no-any-return]
 
     def select(self, rows: Sequence[int]) -> Batch:
         """Return the utterances `rows`, without padding that only the others needed."""
         index = torch.tensor(rows, device=self.n_frames.device)
         chosen: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if isinstance(value, Tensor | EncoderOutput | TeacherTokens):
-                chosen[name] = value[index] if isinstance(value, Tensor) else value.select(index)
+            if isinstance(value, EncoderOutput):
+                chosen[name] = value.select(index)
+            elif isinstance(value, Tensor | TeacherTokens):
+                chosen[name] = _mapped(value, lambda tensor: tensor[index])
             elif isinstance(value, tuple):
                 chosen[name] = tuple(value[row] for row in rows) if value else ()
         if self.tokens is not None and self.n_tokens is not None:
             longest = int(chosen["n_tokens"].max())
-            chosen["tokens"] = chosen["tokens"][:, :longest]
-            if self.teacher is not None:
-                chosen["teacher"] = chosen["teacher"].cut(longest)
+            for name in chosen.keys() & {"tokens", "teacher"}:
+                chosen[name] = _mapped(chosen[name], lambda tensor: tensor[:, :longest])
         return replace(self, **chosen)
 
     @property

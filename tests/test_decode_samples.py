@@ -88,7 +88,7 @@ def test_samples_are_those_of_merged_weights(
     mel = torch.randn(2, 80, 60, generator=seeded())
     mel[1, :, 21:] = 0
     batch = Batch(n_frames, mel=mel, ids=("x", "y"))
-    found = decode(model, batch, search, n_samples=K, generator=seeded(7))
+    found = decode(model, batch, search, n_samples=K, seed=7)
     expected = alone(model, batch, 7, search)
     assert found.tokens == expected.tokens
     assert found.finished == expected.finished
@@ -98,27 +98,27 @@ def test_samples_are_those_of_merged_weights(
 
 
 def test_a_sample_does_not_depend_on_its_batch(model: HyperASR, rows: Rows) -> None:
-    together = decode_rows(model, rows, n_samples=K, generator=seeded())
+    together = decode_rows(model, rows, n_samples=K, seed=3)
     assert len(together) == 5 * K
     assert len(set(together)) > 5, "samples differ"
     for batch_size in (1, 2 * K, 1000):
-        again = decode_rows(model, rows, batch_size=batch_size, n_samples=K, generator=seeded())
+        again = decode_rows(model, rows, batch_size=batch_size, n_samples=K, seed=3)
         assert again == together
     order = [4, 1, 1]
-    some = decode_rows(model, rows, order, n_samples=K, generator=seeded())
+    some = decode_rows(model, rows, order, n_samples=K, seed=3)
     assert some == [together[i * K + k] for i in order for k in range(K)]
-    fewer = decode_rows(model, rows, n_samples=1, generator=seeded())
+    fewer = decode_rows(model, rows, n_samples=1, seed=3)
     assert fewer == together[::K], "the first sample is the first, however many are drawn"
 
 
 def test_samples_follow_the_id_where_there_is_one(model: HyperASR, rows: Rows) -> None:
     batch = replace(rows.batch([0, 1, 2]), ids=("a", "b", "c"))
-    found = decode(model, batch, n_samples=K, generator=seeded())
+    found = decode(model, batch, n_samples=K, seed=3)
     turned = replace(rows.batch([2, 0]), ids=("c", "a"))
-    again = decode(model, turned, n_samples=K, generator=seeded())
+    again = decode(model, turned, n_samples=K, seed=3)
     assert again.tokens == found.tokens[2 * K :] + found.tokens[:K]
     renamed = replace(rows.batch([0, 1, 2]), ids=("a", "b", "d"))
-    other = decode(model, renamed, n_samples=K, generator=seeded())
+    other = decode(model, renamed, n_samples=K, seed=3)
     assert other.tokens[: 2 * K] == found.tokens[: 2 * K]
     assert other.logprobs[2 * K :] != found.logprobs[2 * K :]
 
@@ -132,15 +132,12 @@ def test_samples_know_where_the_sound_ends(model: HyperASR, rows: Rows) -> None:
         assert states.sounding.tolist() == [9, 9, 4, 4]
 
 
-def test_the_generator_decides_and_is_used_once(model: HyperASR, rows: Rows) -> None:
-    first = decode_tokens(model, rows, n_samples=K, generator=seeded(1))
-    assert decode_tokens(model, rows, n_samples=K, generator=seeded(1)) == first
-    assert decode_tokens(model, rows, n_samples=K, generator=seeded(2)).logprobs != first.logprobs
-    one = seeded(1)
-    decode_tokens(model, rows, n_samples=K, generator=one)
-    assert decode_tokens(model, rows, n_samples=K, generator=one).logprobs != first.logprobs
+def test_the_seed_decides(model: HyperASR, rows: Rows) -> None:
+    first = decode_tokens(model, rows, n_samples=K, seed=1)
+    assert decode_tokens(model, rows, n_samples=K, seed=1) == first
+    assert decode_tokens(model, rows, n_samples=K, seed=2).logprobs != first.logprobs
     default = decode_tokens(model, rows, n_samples=K)
-    assert default == decode_tokens(model, rows, n_samples=K, generator=seeded(0))
+    assert default == decode_tokens(model, rows, n_samples=K, seed=0)
 
 
 def test_without_samples_the_mean_is_decoded(model: HyperASR, rows: Rows) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.adapters.posterior import utterance_generators
-from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.errors import ShapeError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch
@@ -119,7 +118,7 @@ def test_objective_is_the_sum_of_its_parts(
     with torch.no_grad():
         found = model(batch)
         emb, _ = model.embed(batch)
-        posterior = model.posterior(emb, model.groups(batch))
+        posterior = model.source(emb, groups=model.groups(batch))
         kl = posterior.kl(model.source.prior, "mean_per_matrix")
         means = model.factors(emb, model.groups(batch))
         squares = [
@@ -175,7 +174,7 @@ class TestFactors:
         generators = utterance_generators(0, ["x", "y", "z"], 3)
         drawn = model.factors(emb, n_samples=3, generators=generators)
         assert (mean.n_utt, drawn.n_utt) == (3, 9)
-        posterior = model.posterior(emb)
+        posterior = model.source(emb)
         again = posterior.sample(utterance_generators(0, ["x", "y", "z"], 3), 3)
         assert torch.equal(drawn["decoder.fc1"].A, again["decoder.fc1"].A)
 
@@ -207,12 +206,12 @@ class TestCheckpoints:
         model.save_pretrained(tmp_path / "m", backbone="unused")
         loaded = HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
         emb, _ = model.embed(batch)
-        own, other = (m.posterior(emb, m.groups(batch)) for m in (model, loaded))
+        own, other = (m.source(emb, groups=m.groups(batch)) for m in (model, loaded))
         pair, saved = own.mean()["decoder.fc1"], other.mean()["decoder.fc1"]
         torch.testing.assert_close(pair.A, saved.A, atol=5e-3, rtol=5e-3)
         for mine, theirs in zip(_sigmas(own), _sigmas(other), strict=True):
             torch.testing.assert_close(mine, theirs, atol=2e-2, rtol=5e-3)
-        prior, again = model.source.prior.sigma, loaded.source.prior.sigma
+        prior, again = model.source.prior, loaded.source.prior
         assert torch.equal(prior["decoder.fc1"], again["decoder.fc1"])
 
     def test_a_dual_prior_is_loaded_without_scikit_learn(
@@ -227,38 +226,9 @@ class TestCheckpoints:
             monkeypatch.setitem(sys.modules, module, None)
         monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
         loaded = HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
-        assert float(loaded.source.prior.sigma["decoder.fc1"][0]) == pytest.approx(0.77)
+        assert float(loaded.source.prior["decoder.fc1"][0]) == pytest.approx(0.77)
         stored = load_file(tmp_path / "m" / "model.safetensors")
         assert stored["source.prior_sigma.decoder_fc1"].dtype == torch.float32
-
-    @pytest.mark.parametrize(
-        ("old", "now"),
-        [
-            ({"covariance_rank": 0, "unseen": "error"}, {}),
-            ({"head": "linear", "generate": "both", "expansion": 2}, {}),
-            ({"head": "mlp"}, None),
-            ({"covariance_rank": 4}, None),
-            ({"prior": "dual_always"}, {"prior": "dual"}),
-        ],
-    )
-    def test_settings_of_earlier_versions(
-        self,
-        old: dict[str, Any],
-        now: dict[str, Any] | None,
-        random_backbone: Backbone,
-        tmp_path: Path,
-    ) -> None:
-        build(random_backbone, "vi_lora").save_pretrained(tmp_path / "m", backbone="unused")
-        path = tmp_path / "m" / "config.json"
-        head = json.loads(path.read_text())
-        head["source"]["settings"] |= old
-        path.write_text(json.dumps(head))
-        if now is None:
-            with pytest.raises(ConfigError, match=next(iter(old))):
-                HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
-        else:
-            loaded = HyperASR.from_pretrained(tmp_path / "m", backbone=random_backbone)
-            assert loaded.source_config.settings == SETTINGS["vi_lora"][1] | now
 
 
 def _sigmas(posterior: Any) -> list[Tensor]:

@@ -23,7 +23,7 @@ import torch
 import hyperasr
 from hyperasr.errors import AudioError, ConfigError, HyperASRError
 from hyperasr.hub import HyperASR, load
-from hyperasr.transcription import sources
+from hyperasr.transcription import recordings
 from hyperasr.transcription.options import TranscribeKeywords, TranscribeOptions
 from hyperasr.transcription.pipeline import Result, iter_transcribe
 from hyperasr.transcription.transcript import Transcript
@@ -229,7 +229,7 @@ def test_addresses_are_fetched_where_the_network_is_allowed(
         assert (found.text, found.id) == (texts[1], f"{host}/1.wav")
         with pytest.raises(AudioError, match=r"absent\.wav cannot be fetched: .*404"):
             model.transcribe(f"{host}/absent.wav")
-        monkeypatch.setattr(sources, "MOST_BYTES", 1 << 10)
+        monkeypatch.setattr(recordings, "MOST_BYTES", 1 << 10)
         with pytest.raises(AudioError, match=r"1\.wav has more than 1.* GB"):
             model.transcribe(f"{host}/1.wav")
         monkeypatch.setattr(model, "offline", True)

@@ -33,14 +33,12 @@ from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.hub import HyperASR
 from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
-from hyperasr.util.files import atomic_folder, atomic_write_text
+from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
-from train.config import MetaConfig
-from train.loop.batches import split_batch
-from train.loop.loop import LoopConfig
+from train.config import LoopConfig, MetaConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
-from train.loop.scoring import MelOnly, evaluate
-from train.meta import data_of, frozen, judge_of
+from train.loop.scoring import evaluate, mel_only
+from train.meta import data_of, frozen, judge_of, split_batch
 
 log = logging.getLogger("train.baselines")
 TRAINING_FILE = "training.json"
@@ -65,9 +63,6 @@ class FineTuneConfig:
     """The training loop."""
 
     def __post_init__(self) -> None:
-        methods = ("decoder_ft", "full_ft", "residual", "peft")
-        if self.method not in methods:
-            raise ConfigError(f"no method {self.method!r}; there are {', '.join(methods)}")
         settings = self.data.source.settings or {}
         is_global = settings.get("by", "global") == "global"
         if self.method == "peft" and not (self.data.source.kind == "static" and is_global):
@@ -170,7 +165,7 @@ def peft_lora(whisper: Any, source: SourceConfig, seed: int) -> Any:
 
 def scorer(config: FineTuneConfig, dev: Cache) -> Callable[[nn.Module], dict[str, float]]:
     """Return what measures a `TunedObjective` on the development rows."""
-    rows: Any = MelOnly(dev) if config.adapts_encoder else dev
+    rows: Any = mel_only(dev) if config.adapts_encoder else dev
 
     def score_of(objective: nn.Module) -> dict[str, float]:
         with objective.adapted():
@@ -181,23 +176,20 @@ def scorer(config: FineTuneConfig, dev: Cache) -> Callable[[nn.Module], dict[str
 
 def saver(config: FineTuneConfig) -> Callable[[nn.Module], None]:
     """Return what writes a `TunedObjective` into the run folder's `best`."""
+    best, notes = config.out / "best", {"config": to_dict(config)}
 
     def save_best(objective: nn.Module) -> None:
         if objective.adapters is not None:
+            fingerprint = objective.backbone.fingerprint()
             objective.adapters.save_pretrained(
-                config.out / "best",
-                backbone=config.data.backbone,
-                fingerprint=objective.backbone.fingerprint(),
-                training={"config": to_dict(config)},
+                best, backbone=config.data.backbone, fingerprint=fingerprint, training=notes
             )
             return
-        with atomic_folder(config.out / "best") as temporary:
-            for adapter in objective.peft:
-                adapter.save_pretrained(str(temporary))
-            if not objective.peft:
-                objective.backbone.save_pretrained(temporary)
-            notes = json.dumps({"training": {"config": to_dict(config)}}, indent=1)
-            atomic_write_text(temporary / TRAINING_FILE, f"{notes}\n")
+        with atomic_folder(best) as temporary:
+            for trained in objective.peft or (objective.backbone,):
+                trained.save_pretrained(temporary)
+            text = json.dumps({"training": notes}, indent=1) + "\n"
+            (temporary / TRAINING_FILE).write_text(text, encoding="utf-8")
 
     return save_best
 
@@ -205,12 +197,10 @@ def saver(config: FineTuneConfig) -> Callable[[nn.Module], None]:
 def main() -> None:
     """Train, and leave the best recogniser or adapters in the run folder."""
     config = read_config(FineTuneConfig)
-    loop = config.loop
-    accelerator = start(config.method, config.out, loop.mixed_precision, loop.tracker)
-    data = config.data
-    backbone = frozen(data)
-    views, dev = data_of(config.meta(), backbone, accelerator)
-    judge = judge_of(config.meta(), backbone, accelerator, dev)
+    accelerator = start(config.method, config.out, config.loop)
+    backbone, meta = frozen(config.data), config.meta()
+    views, dev = data_of(meta, backbone, accelerator)
+    judge = judge_of(meta, backbone, accelerator, dev)
     objective = TunedObjective(backbone, config)
     n_trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     share = n_trained / backbone.n_parameters
@@ -225,7 +215,6 @@ def main() -> None:
         config,
         accelerator,
         split=split_batch,
-        together=True,
         judge=judge,
     )
 

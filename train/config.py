@@ -1,9 +1,10 @@
-"""The settings of a meta-training."""
+"""The settings of a meta-training, and of the loop that all trainings have."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.objective import ObjectiveConfig
@@ -12,7 +13,61 @@ from hyperasr.cohorts.simulate import COHORTS, check_simulated
 from hyperasr.cohorts.views import Variety
 from hyperasr.errors import ConfigError
 from hyperasr.speaker.encoder import SpeakerConfig
-from train.loop.loop import LoopConfig
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast to train."""
+
+    steps: int = 4_000
+    """Optimiser steps, at least 1."""
+    lr: float = 1e-3
+    """Peak learning rate, above 0."""
+    warmup: float = 0.05
+    """Share of the steps with rising learning rate, in [0, 1)."""
+    cooldown: float = 0.5
+    """Share of the steps at the end in which the learning rate falls to 1 %, in [0, 1]."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay, at least 0."""
+    clip_norm: float = 1.0
+    """Largest gradient norm, above 0."""
+    accumulate: int = 1
+    """Batches a step and process, at least 1."""
+    parts: int = 1
+    """Parts that each batch is cut into to fit into memory, at least 1; doubled where memory runs
+    out. The gradient is that of the whole batch."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, in [0, 1); 0 for none."""
+    eval_every: int = 500
+    """Steps between evaluations; the best checkpoint is kept."""
+    save_every: int = 250
+    """Steps between checkpoints to resume from."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    seed: int = 0
+    """Seed of every random choice."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Arithmetic of forward and backward; weights stay in float32."""
+    tracker: str = "tensorboard"
+    """Where measures go besides the log: a tracker that Accelerate knows by name, or ``none``."""
+    watchdog_s: float = 1_800.0
+    """Longest time in one stage of a step, in seconds, before it counts as a hang, at least 0; 0
+    for none. One process then writes where it is and goes on, one of several ends."""
+    accept_changes: bool = False
+    """Go on in a run folder whose run had other settings, which is otherwise refused."""
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "accumulate", "parts", "eval_every", "save_every", "log_every")
+        for names, is_right, what in (
+            (counts, lambda value: value >= 1, "at least 1"),
+            (("lr", "clip_norm"), lambda value: value > 0, "above 0"),
+            (("warmup", "ema"), lambda value: 0 <= value < 1, "in [0, 1)"),
+            (("cooldown",), lambda value: 0 <= value <= 1, "in [0, 1]"),
+            (("weight_decay", "watchdog_s"), lambda value: value >= 0, "at least 0"),
+        ):
+            for name in names:
+                if not is_right(getattr(self, name)):
+                    raise ConfigError(f"{name} is {getattr(self, name)}; it must be {what}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +94,7 @@ class MetaConfig:
     simulate: tuple[str, ...] = COHORTS
     """Cohorts to simulate on typical recordings, several joined by ``+`` for people with mixed
     traits; empty simulates nothing."""
-    writing: str = "intended"
+    writing: Literal["intended", "verbatim"] = "intended"
     """What simulated people's texts are: ``intended``, what they meant, or ``verbatim``, what is
     heard: repetitions, part-words and fillers as well."""
     cache: Path = Path("runs/cache")
@@ -96,8 +151,6 @@ class MetaConfig:
                 f"teacher is {self.teacher} and objective.teacher {self.objective.teacher:g}; give "
                 "both or neither"
             )
-        if self.writing not in ("intended", "verbatim"):
-            raise ConfigError(f"writing is {self.writing!r}; it must be intended or verbatim")
         if self.dev_per_speaker < 0:
             raise ConfigError(f"dev_per_speaker is {self.dev_per_speaker}; it must be at least 0")
         if self.batch_size < 1:

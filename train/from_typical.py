@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,12 +31,11 @@ from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Utterance
 from hyperasr.util.files import keep_inputs
 from hyperasr.whisper.backbone import Backbone
-from train.config import MetaConfig
+from train.config import LoopConfig, MetaConfig
 from train.data.split import by_cohort, in_lower_case, some_of_each
 from train.data.views import LONGEST_SIMULATED_S, development_plan, training_plan, usable
 from train.data.words import WordsConfig, cut
 from train.data.writing import lines_beside, write
-from train.loop.loop import LoopConfig
 from train.loop.program import read_config, run_program
 from train.meta import frozen, run
 
@@ -101,9 +100,8 @@ def read_speech(speech: Path) -> list[Utterance]:
         prepared = prepare("generic", speech)
         rows = list(prepared)
         print("\n".join(prepared.report.lines()))
-    kept = [
-        replace(row, path=str(Path(row.path).resolve())) for row in usable(rows, speech, COHORTS)
-    ]
+    found = usable(rows, speech, COHORTS)
+    kept = [replace(row, path=str(Path(row.path).resolve())) for row in found]
     n_typical = sum(row.cohort == TYPICAL for row in kept)
     if n_typical < 2:
         raise ConfigError(
@@ -123,14 +121,15 @@ def split_speakers(
     With fewer than three speakers of a cohort utterances are kept out instead, and the log says so.
     """
 
-    def order(name: str) -> str:
-        return hashlib.sha256(name.encode()).hexdigest()
+    def some(names: Iterable[str]) -> list[str]:
+        ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        return ordered[: max(1, round(share * len(ordered)))]
 
     dev_ids: set[str] = set()
     for cohort, own in by_cohort(rows).items():
-        speakers = sorted({row.speaker for row in own}, key=order)
+        speakers = {row.speaker for row in own}
         if len(speakers) >= 3:
-            out = set(speakers[: max(1, round(share * len(speakers)))])
+            out = some(speakers)
             dev_ids |= {row.id for row in own if row.speaker in out}
             continue
         log.warning(
@@ -139,9 +138,8 @@ def split_speakers(
             len(speakers),
             cohort,
         )
-        chosen = sorted(own, key=lambda row: order(row.id))
-        n_out = min(max(1, round(share * len(own))), len(own) - 1)  # one utterance alone trains
-        dev_ids |= {row.id for row in chosen[:n_out]}
+        if len(own) > 1:  # one utterance alone trains
+            dev_ids |= set(some([row.id for row in own]))
     train = [replace(row, split="train") for row in rows if row.id not in dev_ids]
     return train, [replace(row, split="dev") for row in rows if row.id in dev_ids]
 

@@ -11,7 +11,7 @@ checkpoint by; the number of steps is the choice. How the paper trained its indi
 learning rate, start) is not known; ours is stated in the YAML. The second is what VI LoRA is for
 (arXiv 2509.20397): a Gaussian over one person's factors, learned from little of their speech.
 
-Leaves in OUT/k-05 the model (loaded with `HyperASR.from_pretrained`, decoded over `People`), and
+Leaves in OUT/k-05 the model (loaded with `HyperASR.from_pretrained`, decoded over `by_person`), and
 ``people.json``: which utterances of whom were enrolled, and which are to be recognised.
 """
 
@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hyperasr.adapters import SourceConfig, StaticLoRA
+from hyperasr.adapters import SourceConfig
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.adapters.posterior import GaussianFactors
 from hyperasr.cohorts.cache import Cache, CacheConfig
@@ -41,10 +41,11 @@ from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
 from hyperasr.util.files import atomic_write_text
 from hyperasr.whisper.backbone import Backbone
+from train.config import LoopConfig
 from train.data.views import LONGEST_SIMULATED_S, cached, check_text, usable
-from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
-from train.meta import frozen, start_from_global
+from train.loop.scoring import Rows
+from train.meta import frozen, start_from
 
 log = logging.getLogger("train.individual")
 # Of the simulated people; `eval.zero_shot` has the same.
@@ -112,19 +113,14 @@ class Enrolment:
     recognised: list[int]
 
 
-class People:
-    """A cache that names the person of each row as its speaker, for factors by speaker."""
+def by_person(cache: Cache) -> Rows:
+    """Return a cache's rows with the person of each as its speaker, for factors by speaker."""
 
-    def __init__(self, cache: Cache) -> None:
-        self.cache, self.meta, self.n_frames = cache, cache.meta, cache.n_frames
-        self.people = [cache.person(row) for row in range(len(cache))]
+    def batch(rows: Sequence[int]) -> Batch:
+        people = tuple(cache.person(row) for row in rows)
+        return replace(cache.batch(rows), speakers=people)
 
-    def __len__(self) -> int:
-        return len(self.cache)
-
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """Return rows as a batch whose speakers are the people."""
-        return replace(self.cache.batch(rows), speakers=tuple(self.people[row] for row in rows))
+    return Rows(cache.meta, cache.n_frames, batch)
 
 
 def enrol(
@@ -136,10 +132,8 @@ def enrol(
 
     Args:
         people: person of each row.
-        k: enrolment utterances; 0 for all but the held-out ones.
-        held_out: utterances that are never enrolled; 0 recognises whatever is left.
+        k, held_out, drop_short: as in `IndividualConfig`.
         seed: of the order.
-        drop_short: leave out people with too few utterances.
     Returns:
         Rows by person.
     Raises:
@@ -167,24 +161,13 @@ def enrol(
     return chosen
 
 
-class EnrolmentBatches:
-    """Batch number -> some utterances of every person, each of theirs equally often."""
-
-    def __init__(self, people: People, chosen: dict[str, Enrolment]) -> None:
-        self.people, self.chosen = people, chosen
-
-    def rows(self, number: int) -> list[int]:
-        """Return the rows of a batch, a person's beside each other."""
-        batch = []
-        for enrolment in self.chosen.values():
-            own = enrolment.enrolled
-            n = min(PER_STEP, len(own))
-            batch += [own[(number * n + i) % len(own)] for i in range(n)]
-        return batch
-
-    def __call__(self, number: int) -> Batch:
-        """Return batch `number`."""
-        return self.people.batch(self.rows(number))
+def rows_of_batch(chosen: dict[str, Enrolment], number: int) -> list[int]:
+    """Return some rows of every person beside each other, over batches each of theirs as often."""
+    batch = []
+    for own in (enrolment.enrolled for enrolment in chosen.values()):
+        n = min(PER_STEP, len(own))
+        batch += [own[(number * n + i) % len(own)] for i in range(n)]
+    return batch
 
 
 class IndividualObjective(nn.Module):
@@ -205,8 +188,7 @@ class IndividualObjective(nn.Module):
         model, goal = self.model, self.model.objective
         encoded = model.encode(batch)
         adapter = model.source(batch.speaker_emb, groups=list(batch.speakers))
-        kl = torch.zeros((), device=model.backbone.device)
-        factors = adapter
+        factors, kl = adapter, torch.zeros((), device=model.backbone.device)
         if isinstance(adapter, GaussianFactors):
             kl = adapter.kl(model.source.prior, goal.kl_reduction).float()
             factors = adapter.sample()
@@ -221,7 +203,7 @@ class IndividualObjective(nn.Module):
         return {"total": total, "nll": own.mean(), "kl": kl}
 
 
-def people_of(config: IndividualConfig, backbone: Backbone) -> People:
+def people_of(config: IndividualConfig, backbone: Backbone) -> Rows:
     """Encode the people's utterances, simulated or as recorded, or take what is cached of them.
 
     Raises:
@@ -239,7 +221,7 @@ def people_of(config: IndividualConfig, backbone: Backbone) -> People:
         n_people = len({view.person for view in own})
         log.info("%s, %s: %d utterances of %d people", cohort, domain, len(own), n_people)
     kept = CacheConfig(SpeakerConfig(), keep_mel=True)
-    return People(cached(config, [views], backbone, kept))
+    return by_person(cached(config, [views], backbone, kept))
 
 
 def new_model(config: IndividualConfig, backbone: Backbone, people: Sequence[str]) -> HyperASR:
@@ -249,8 +231,8 @@ def new_model(config: IndividualConfig, backbone: Backbone, people: Sequence[str
     model = HyperASR(
         backbone, SpeakerConfig(), source, seed=config.loop.seed, objective=config.objective
     )
-    if config.init_from and isinstance(model.source, StaticLoRA):
-        start_from_global(model.source, config.init_from, backbone)
+    if config.init_from:
+        start_from(model, config.init_from)
     return model
 
 
@@ -260,17 +242,12 @@ def run(config: IndividualConfig) -> None:
     # There is nothing to choose a checkpoint by: the last one counts.
     loop = replace(config.loop, eval_every=config.loop.steps)
     config = replace(config, out=folder, loop=loop)
-    accelerator = start("individual", folder, loop.mixed_precision, loop.tracker)
+    accelerator = start("individual", folder, loop)
     backbone = frozen(config)
     with accelerator.main_process_first():
         people = people_of(config, backbone)
-    chosen = enrol(
-        people.people,
-        k=config.k,
-        held_out=config.held_out,
-        seed=loop.seed,
-        drop_short=config.drop_short,
-    )
+    how = {"k": config.k, "held_out": config.held_out, "drop_short": config.drop_short}
+    chosen = enrol(people.meta["person"], **how, seed=loop.seed)
     log.info("%d people enrol with %s utterances", len(chosen), config.k or "all their")
 
     def save_best(objective: nn.Module) -> None:
@@ -282,12 +259,11 @@ def run(config: IndividualConfig) -> None:
             person: {name: [ids[row] for row in rows] for name, rows in vars(enrolment).items()}
             for person, enrolment in chosen.items()
         }
-        text = json.dumps({"people": named}, indent=1)
-        atomic_write_text(folder / "people.json", f"{text}\n")
+        atomic_write_text(folder / "people.json", json.dumps({"people": named}, indent=1) + "\n")
 
     fit_and_report(
         IndividualObjective(new_model(config, backbone, list(chosen))),
-        EnrolmentBatches(people, chosen),
+        lambda number: people.batch(rows_of_batch(chosen, number)),
         lambda objective: {"score": 0.0},
         save_best,
         config,

@@ -30,7 +30,6 @@ from hyperasr.util.config import to_dict
 from hyperasr.whisper.backbone import Backbone
 from train.config import MetaConfig
 from train.data.views import Views, as_written, cached, development_views, of_cohorts
-from train.loop.batches import split_batch
 from train.loop.program import fit_and_report, read_config, run_program, start
 from train.loop.scoring import Judge, evaluate
 
@@ -59,6 +58,25 @@ class Objective(nn.Module):
         self.model.at_step(step, n_steps)
 
 
+def split_batch(batch: Batch, n_parts: int) -> list[tuple[Batch, float]]:
+    """Cut a batch into parts whose weighted losses add up to the loss of the whole.
+
+    The weight of a part is its share of the scored tokens, because the cross-entropy is a mean over
+    tokens. Terms that are a mean over utterances (the divergence of per-utterance posteriors) are
+    thereby weighted by tokens too; terms that are alike for all utterances do not change.
+
+    Returns:
+        At most `n_parts` parts, utterances of similar length together; none is empty.
+    """
+    assert batch.n_tokens is not None
+    scored = (batch.n_tokens - batch.n_prompt).tolist()
+    order = sorted(range(batch.n_utt), key=lambda row: int(batch.n_frames[row]))
+    size = -(-batch.n_utt // n_parts)
+    parts = [order[first : first + size] for first in range(0, batch.n_utt, size)]
+    total = sum(scored)
+    return [(batch.select(rows), sum(scored[row] for row in rows) / total) for rows in parts]
+
+
 def frozen(config: Any) -> Backbone:
     """Load the frozen Whisper of a training, which hears what `config` says."""
     return Backbone.from_pretrained(
@@ -81,11 +99,9 @@ def data_of(
 def judge_of(
     config: MetaConfig, backbone: Backbone, accelerator: Accelerator, dev: Cache
 ) -> Judge | None:
-    """Return what compares with the unadapted recogniser; None where nobody wants to know.
+    """Return what compares with the unadapted recogniser on the cohorts of the development rows.
 
-    Args:
-        config, backbone, accelerator: of the training.
-        dev: the rows that choose its checkpoint, whose cohorts are compared.
+    None where nobody wants to know.
     """
     if not config.must_help:
         return None
@@ -136,24 +152,31 @@ def with_groups(source: SourceConfig, cache: Cache) -> SourceConfig:
     return replace(source, settings={**settings, "groups": sorted(set(cache.meta[settings["by"]]))})
 
 
-def trained_on(backbone: Backbone, model_folder: Path) -> HyperASR:
-    """Open a model that was trained on this Whisper, for whatever audio context."""
-    head = read_head(model_folder)
-    heard = Backbone(backbone.whisper, backbone.tokenizer, head["audio_context"], head["margin_s"])
-    return HyperASR.from_pretrained(model_folder, backbone=heard)
-
-
 def start_from(model: HyperASR, model_folder: Path) -> None:
-    """Let a hypernetwork start as a trained model: a global LoRA, or a hypernetwork like itself.
+    """Let a model start as a trained one: a global LoRA, or a hypernetwork like its own.
 
     Raises:
-        ConfigError: that model has other targets or another shape.
+        ConfigError: a model that starts as no other, or that one has other targets or shapes.
     """
-    trained = trained_on(model.backbone, model_folder)
-    assert isinstance(model.source, HyperNet)
-    if not isinstance(trained.source, HyperNet):
-        start_from_static(model.source, trained, model_folder)
-        return
+    head, backbone, source = read_head(model_folder), model.backbone, model.source
+    heard = Backbone(backbone.whisper, backbone.tokenizer, head["audio_context"], head["margin_s"])
+    trained = HyperASR.from_pretrained(model_folder, backbone=heard)
+    if isinstance(source, HyperNet) and isinstance(trained.source, HyperNet):
+        go_on(model, trained, model_folder)
+    elif isinstance(source, HyperNet | StaticLoRA):
+        start_as_global_lora(source, trained, model_folder)
+    else:
+        raise ConfigError(
+            f"init_from is for a hypernetwork or static LoRA, not for {model.source_config.kind!r}"
+        )
+
+
+def go_on(model: HyperASR, trained: HyperASR, model_folder: Path) -> None:
+    """Let a hypernetwork have the weights of a trained one.
+
+    Raises:
+        ConfigError: that one has another shape.
+    """
     own, other = model.source.state_dict(), trained.source.state_dict()
     shapes = [{name: value.shape for name, value in weights.items()} for weights in (own, other)]
     if shapes[0] != shapes[1] or model.speaker_config != trained.speaker_config:
@@ -173,29 +196,13 @@ def start_from(model: HyperASR, model_folder: Path) -> None:
 
 
 @torch.no_grad()
-def start_from_static(source: HyperNet, static: HyperASR, model_folder: Path) -> None:
-    """Let the hypernetwork's bias be a trained global LoRA, so that it starts as that adapter.
+def start_as_global_lora(
+    source: HyperNet | StaticLoRA, trained: HyperASR, model_folder: Path
+) -> None:
+    """Let every group's factors, or the bias of a hypernetwork, be those of a trained global LoRA.
 
     Targets that the LoRA does not have start as they always do, with no update.
-    """
-    for name, (a, b) in global_lora(static, source, model_folder).items():
-        key = source.key(name)
-        source.bias_A[key].copy_(a[:, 0].flatten(1))
-        source.bias_B[key].copy_(b[:, 0].mT.flatten(1))
 
-
-@torch.no_grad()
-def global_lora(
-    trained: HyperASR, source: HyperNet | StaticLoRA, model_folder: Path
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the factors of a trained global LoRA by target, for another source to start from.
-
-    Args:
-        trained: the model with the LoRA.
-        source: what starts from it.
-        model_folder: of `trained`, for messages.
-    Returns:
-        A (n_layer, 1, rank, d_in) and B (n_layer, 1, d_out, rank) for the scaling of `source`.
     Raises:
         ConfigError: no global LoRA, another rank, or a target that `source` does not have.
     """
@@ -213,17 +220,14 @@ def global_lora(
         )
     factors = trained.factors(torch.zeros(1, trained.speaker.d_spk, device=trained.backbone.device))
     ratio = factors.scaling / source.scaling
-    return {name: (pair.A[:, :1], ratio * pair.B[:, :1]) for name, pair in factors.targets.items()}
-
-
-@torch.no_grad()
-def start_from_global(source: StaticLoRA, model_folder: Path, backbone: Backbone) -> None:
-    """Let every group's factors be those of a trained global LoRA, on its targets."""
-    trained = trained_on(backbone, model_folder)
-    for name, (a, b) in global_lora(trained, source, model_folder).items():
-        key = source.key(name)
-        source.A[key].copy_(a.expand_as(source.A[key]))
-        source.B[key].copy_(b.expand_as(source.B[key]))
+    for name, pair in factors.targets.items():
+        key, a, b = source.key(name), pair.A[:, :1], ratio * pair.B[:, :1]
+        if isinstance(source, HyperNet):
+            source.bias_A[key].copy_(a[:, 0].flatten(1))
+            source.bias_B[key].copy_(b[:, 0].mT.flatten(1))
+        else:
+            source.A[key].copy_(a.expand_as(source.A[key]))
+            source.B[key].copy_(b.expand_as(source.B[key]))
 
 
 def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
@@ -235,20 +239,13 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
     if isinstance(model.source, HyperNet) and cache.keeps_embeddings:
         model.source.fit_embedding(cache.embedding_blocks())
     if config.init_from:
-        if isinstance(model.source, HyperNet):
-            start_from(model, config.init_from)
-        elif isinstance(model.source, StaticLoRA):
-            start_from_global(model.source, config.init_from, backbone)
-        else:
-            raise ConfigError(
-                f"init_from is for a hypernetwork or static LoRA, not for {config.source.kind!r}"
-            )
+        start_from(model, config.init_from)
     return model
 
 
 def run(config: MetaConfig) -> dict[str, float]:
     """Train, leave the best model in the run folder, and return its measures."""
-    accelerator = start("meta", config.out, config.loop.mixed_precision, config.loop.tracker)
+    accelerator = start("meta", config.out, config.loop)
     backbone = frozen(config)
     views, dev = data_of(config, backbone, accelerator)
     judge = judge_of(config, backbone, accelerator, dev)
@@ -269,7 +266,6 @@ def run(config: MetaConfig) -> dict[str, float]:
         config,
         accelerator,
         split=split_batch,
-        together=True,
         judge=judge,
     )
 

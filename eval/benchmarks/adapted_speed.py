@@ -18,9 +18,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from eval.benchmarks.speed import ctranslate2_folder
+from eval.benchmarks.speed import ctranslate2_folder, in_own_process
 from eval.lib import results
 from eval.lib.bench import BenchConfig
 from eval.lib.systems import (
@@ -103,55 +101,40 @@ class AdaptedSpeedConfig:
 
 def hears(system: System) -> Heard:
     """Return the function that decodes by a system."""
-    return lambda waveforms: _texts(system, waveforms)
-
-
-def _texts(system: System, waveforms: list[np.ndarray]) -> list[str]:
     backbone = system.model.backbone
-    mel, n_frames = backbone.features(waveforms)
     search = text_only(SearchConfig(), backbone.eos, int(backbone.whisper.config.vocab_size))
-    found = decode(system.model, Batch(n_frames=n_frames, mel=mel), search, adapt=system.adapt)
-    return [backbone.text(tokens) for tokens in found.tokens]
+
+    def texts(waveforms: list[np.ndarray]) -> list[str]:
+        mel, n_frames = backbone.features(waveforms)
+        found = decode(system.model, Batch(n_frames=n_frames, mel=mel), search, adapt=system.adapt)
+        return [backbone.text(tokens) for tokens in found.tokens]
+
+    return texts
 
 
 def peer(spec: str, scratch: Path, threads: int) -> Heard:
-    """Open one of `AdaptedSpeedConfig.peers`.
-
-    Args:
-        spec: a Whisper and how it is run.
-        scratch: where faster-whisper's copy of it is written.
-        threads: of faster-whisper.
-    """
+    """Open one of `AdaptedSpeedConfig.peers`; `scratch` is for faster-whisper's copy of it."""
     name, _, way = spec.rpartition(" ")
     backbone = Backbone.from_pretrained(name)
     if way != FASTER_WHISPER:
         return hears(open_unadapted(way, backbone))
     folder = scratch / Path(name).name / "whisper"  # its conversion lies beside it
     backbone.save_pretrained(folder)
-    # In a process of its own, since the engine's threads slow ours down.
-    pool = ProcessPoolExecutor(1, get_context("spawn"))
-    converted = ctranslate2_folder(folder, "int8")
-    pool.submit(_open_faster_whisper, str(converted), threads).result()
-    return lambda waveforms: pool.submit(_faster_whisper_texts, waveforms).result()
+    return in_own_process(_faster_whisper, str(ctranslate2_folder(folder, "int8")), threads)
 
 
-_faster_whisper: list[Any] = []  # in its process
-
-
-def _open_faster_whisper(folder: str, threads: int) -> None:
+def _faster_whisper(folder: str, threads: int) -> Heard:
     from faster_whisper import WhisperModel
 
     model = WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=threads)
-    _faster_whisper.append(model)
+    how: dict[str, Any] = {"language": "en", "beam_size": 1, "without_timestamps": True}
 
+    def texts(waveforms: list[np.ndarray]) -> list[str]:
+        # One by one: a list of recordings is nothing that it takes.
+        found = (model.transcribe(wave, **how)[0] for wave in waveforms)
+        return ["".join(segment.text for segment in segments).strip() for segments in found]
 
-def _faster_whisper_texts(waveforms: list[np.ndarray]) -> list[str]:
-    """Transcribe one by one, greedily: a list of recordings is nothing that it takes."""
-    how = {"language": "en", "beam_size": 1, "without_timestamps": True}
-    return [
-        "".join(segment.text for segment in _faster_whisper[0].transcribe(wave, **how)[0]).strip()
-        for wave in waveforms
-    ]
+    return texts
 
 
 def point_of(
@@ -200,17 +183,6 @@ def draw(points: Sequence[dict[str, Any]], adapted: Sequence[str], figure: Path)
         figure.parent.mkdir(parents=True, exist_ok=True)
         drawing.savefig(figure, metadata={"Date": None})
         pyplot.close(drawing)
-
-
-def opened(config: AdaptedSpeedConfig, scratch: Path) -> dict[str, Heard]:
-    """Open the adapted systems, the backbone that they are compared with, and the peers."""
-    backbone = Backbone.from_pretrained(config.bench.backbone)
-    systems = {
-        name: hears(open_system(name, config.bench.systems[name], backbone))
-        for name in config.systems
-    }
-    systems[f"{config.bench.backbone} {BACKBONE}"] = hears(open_unadapted(BACKBONE, backbone))
-    return systems | {spec: peer(spec, scratch, config.threads) for spec in config.peers}
 
 
 def timed(
@@ -266,7 +238,12 @@ def main() -> None:
     made = [(*render_view(view), view) for view in views]
     made.sort(key=lambda one: len(one[0]))
     with tempfile.TemporaryDirectory() as scratch:
-        systems = opened(config, Path(scratch))
+        bench, backbone = config.bench, Backbone.from_pretrained(config.bench.backbone)
+        systems = {
+            name: hears(open_system(name, bench.systems[name], backbone)) for name in config.systems
+        }
+        systems[f"{bench.backbone} {BACKBONE}"] = hears(open_unadapted(BACKBONE, backbone))
+        systems |= {spec: peer(spec, Path(scratch), config.threads) for spec in config.peers}
         rows_tested = [view.utterance for view in views]
         results.note_look(config.bench.looks, config.bench.test, rows_tested, list(systems))
         batches = [
@@ -280,19 +257,16 @@ def main() -> None:
     audio_s = sum(len(waveform) for waveform, *_ in made) / SAMPLE_RATE
     n_short = sum(len(batch[-1]) <= SAMPLE_RATE * config.short_s for batch in batches)
     rows = []
-    parts = ((len(batches), "all"), (n_short, f"up to {config.short_s:g} s"))
+    parts = [(len(batches), "all"), (n_short, f"up to {config.short_s:g} s")]
     for which, name in enumerate(config.systems):
-        for n_batches, what in parts:
+        for n_batches, what in parts if n_short else parts[:1]:
             n_views = sum(map(len, batches[:n_batches]))
-            if n_batches:
-                setting = (
-                    f"{config.source}, {what}, batches of {config.batch_size}, "
-                    f"{config.threads} threads"
-                )
-                pair = [which, len(config.systems)]
-                own = [counts[i][:n_views] for i in pair]
-                row = row_of(times[:n_batches, pair], own, setting, config.bench.seed)
-                rows.append({**row, "system": name, "headline": which == 0})
+            how = f"batches of {config.batch_size}, {config.threads} threads"
+            pair = [which, len(config.systems)]
+            own = [counts[i][:n_views] for i in pair]
+            setting = f"{config.source}, {what}, {how}"
+            row = row_of(times[:n_batches, pair], own, setting, config.bench.seed)
+            rows.append({**row, "system": name, "headline": which == 0})
     points = [
         point_of(name, float(seconds), views, own, audio_s)
         for name, seconds, own in zip(systems, times.sum(axis=0), counts, strict=True)

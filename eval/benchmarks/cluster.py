@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +23,13 @@ import torch
 from eval.benchmarks.speed import peer_version
 from eval.lib import results
 from eval.lib.tables import print_rows
+from hyperasr.audio.reading import duration_s
 from hyperasr.errors import ConfigError
 from hyperasr.hub import load
 from hyperasr.transcription.cluster import Row, in_this_process, on_ray, recordings_of
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 from train.loop.program import read_config, run_program
-
-Blocks = Callable[[], Iterator[list[Row]]]
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,8 @@ class ClusterConfig:
 
 def speech(clips: Path, seconds: float) -> list[Recording]:
     """Return recordings of at least so much speech, each with an id of its own."""
-    from hyperasr.audio.reading import load as read
-
     recordings = recordings_of([str(clips)])
-    lasts = [len(read(str(r.path))) / 16_000 for r in recordings]
-    repeats = int(np.ceil(seconds / sum(lasts)))
+    repeats = int(np.ceil(seconds / sum(duration_s(str(r.path)) for r in recordings)))
     return [replace(r, id=f"{i}-{r.id}") for i in range(repeats) for r in recordings]
 
 
@@ -91,8 +86,10 @@ def measure(config: ClusterConfig) -> list[results.Row]:
     model, options = open_model(device="cpu"), TranscribeOptions(word_times=True)
     recordings = speech(config.clips, 60 * config.minutes)
     ray = partial(on_ray, model, open_model, recordings, options)
-    sides: dict[int, Blocks] = {0: lambda: in_this_process(model, recordings, options)}
-    sides |= {n: partial(ray, workers=n) for n in config.workers}
+    sides: dict[int, Callable[[], Iterator[list[Row]]]] = {
+        0: partial(in_this_process, model, recordings, options),
+        **{n: partial(ray, workers=n) for n in config.workers},
+    }
     times: dict[int, list[float]] = {n: [] for n in sides}
     for _ in range(config.rounds):
         for n, blocks in sides.items():
@@ -116,10 +113,12 @@ def row(
     ratios = [a / b for a, b in zip(ours, peers, strict=True)]
     ratio = float(np.median(ours) / np.median(peers))
     text = f"{workers} workers, {setting}" if workers > 1 else f"1 worker, {setting}"
-    about: dict[str, Any] = {"workers": workers, "hours_an_hour": float(np.median(ours))}
-    about["peer_hours_an_hour"] = float(np.median(peers))
-    about["ratios"] = ratios
-    return results.speed_row(benchmark, ratio, None, None, len(ours), peer, text) | about
+    return results.speed_row(benchmark, ratio, None, None, len(ours), peer, text) | {
+        "workers": workers,
+        "hours_an_hour": float(np.median(ours)),
+        "peer_hours_an_hour": float(np.median(peers)),
+        "ratios": ratios,
+    }
 
 
 def main() -> None:

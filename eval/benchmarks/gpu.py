@@ -11,9 +11,9 @@ backward, clipping, AdamW); ``decoding``, tokens a second. Takes a few minutes.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +132,11 @@ def training_row(model: HyperASR, host: Batch, rounds: int) -> dict[str, Any]:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        wait(device)
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    row = {"utterances_per_s": host.n_utt / seconds(step, device, rounds)}
+    row = {"utterances_per_s": host.n_utt / interleaved([step], rounds).min()}
     model.eval()
     if device.type == "cuda":
         row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
@@ -144,34 +145,21 @@ def training_row(model: HyperASR, host: Batch, rounds: int) -> dict[str, Any]:
 
 def decoding_jobs(model: HyperASR, host: Batch, n_tokens: int) -> list[Callable[[], Any]]:
     """Return functions that decode a batch, adapted and unadapted, every row to n_tokens tokens."""
-    backbone = model.backbone
-    batch = host.to(backbone.device)
-    search = fixed_search(backbone, n_tokens)
+    device = model.backbone.device
+    batch, search = host.to(device), fixed_search(model.backbone, n_tokens)
 
     def job(adapt: bool) -> Any:
         found = decode(model, batch, search, adapt=adapt)
-        wait(backbone.device)
+        wait(device)
         return found
 
-    return [lambda: job(True), lambda: job(False)]
+    return [partial(job, True), partial(job, False)]
 
 
 def wait(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def seconds(work: Callable[[], Any], device: torch.device, rounds: int) -> float:
-    """Return the shortest time of `work`, in seconds, after one that does not count."""
-    times = []
-    for _ in range(rounds + 1):
-        wait(device)
-        started = time.perf_counter()
-        work()
-        wait(device)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
 
 
 def measure(config: GpuConfig) -> tuple[list[results.Row], dict[str, Any]]:

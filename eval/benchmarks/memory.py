@@ -56,23 +56,21 @@ def measure(config: MemoryConfig) -> list[results.Row]:
         clips = [replace(row, path=str(Path(row.path).resolve())) for row in clips]
         many = (replace(clips[i % len(clips)], id=str(i)) for i in range(config.rows))
         write_manifest(manifest, many)
-        return [
-            row(f"a recording of {config.minutes:g} minutes", peak_mib(long, None)),
-            row(f"a manifest of {config.rows:,} rows", peak_mib(manifest, config.seconds)),
-        ]
-
-
-def row(setting: str, mib: float) -> results.Row:
-    """Return what was measured as a row."""
-    return {"benchmark": "memory", "setting": f"tiny.en, {setting}", "mib": mib}
+        measured = {
+            f"a recording of {config.minutes:g} minutes": peak_mib(long, None),
+            f"a manifest of {config.rows:,} rows": peak_mib(manifest, config.seconds),
+        }
+    return [
+        {"benchmark": "memory", "setting": f"tiny.en, {setting}", "mib": mib}
+        for setting, mib in measured.items()
+    ]
 
 
 def peak_mib(source: Path, seconds: float | None) -> float:
-    """Transcribe and return the most memory held, in MiB.
+    """Transcribe a recording or manifest and return the most memory held, in MiB.
 
-    Args:
-        source: recording or manifest.
-        seconds: after which the command is ended; None lets it come to its end.
+    After so many seconds the command is ended; None lets it come to its end.
+
     Raises:
         HyperASRError: the command failed, or was over before it was to be ended.
     """
@@ -86,8 +84,11 @@ def peak_mib(source: Path, seconds: float | None) -> float:
         subprocess.Popen(command, stderr=messages) as process,
     ):
         while process.poll() is None:
+            # Linux keeps the most that it held, so that no peak falls between two looks.
             with suppress(OSError):
-                peak = max(peak, held_most(process.pid))
+                status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+                peaks = [int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line]
+                peak = max([peak, *peaks])  # none once it has ended
             if seconds is not None and time.monotonic() - started > seconds and not ended:
                 process.terminate()
                 ended = True
@@ -97,18 +98,6 @@ def peak_mib(source: Path, seconds: float | None) -> float:
     if ended != (seconds is not None) or (not ended and process.returncode):
         raise HyperASRError(f"{' '.join(command)} ended with {process.returncode}: {said[-500:]}")
     return peak / 1024
-
-
-def held_most(pid: int) -> int:
-    """Return the most memory that a living process has held so far, in KiB; 0 once it has ended.
-
-    Linux keeps it, so that no peak falls between two looks.
-
-    Raises:
-        OSError: there is no such process.
-    """
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return next((int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line), 0)
 
 
 def main() -> None:

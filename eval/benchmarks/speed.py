@@ -121,12 +121,16 @@ class Bench:
         self.folder = scratch / "whisper"  # for peers: on 30 s, as published
         self.whole.save_pretrained(self.folder)
         self.mel = self.whole.features(self.waves)[0]
+        self.few = max(2, config.rounds // 4)  # rounds of what takes seconds
         self.work = f"{config.n_utt} utterances of {config.seconds:g} s, {config.n_tokens} tokens"
 
     def ours(self, dtype: str = "float32", n_utt: int | None = None, *, adapt: bool = True) -> Job:
         """Return the job of decoding the first n_utt utterances (None: all)."""
         model = self.model if dtype == "float32" else load(MODEL, device="cpu", dtype=dtype)
-        return decoding(model, self.waves[:n_utt], self.config.n_tokens, adapt=adapt)
+        mel, n_frames = model.backbone.features(self.waves[:n_utt])
+        batch = Batch(n_frames=n_frames, mel=mel)
+        search = fixed_search(model.backbone, self.config.n_tokens)
+        return lambda: decode(model, batch, search, adapt=adapt)
 
     @torch.inference_mode()
     def factors(self) -> LoRAFactors:
@@ -134,25 +138,16 @@ class Bench:
         mel, n_frames = self.model.backbone.features(self.waves)
         return self.model.factors(self.model.embed(Batch(n_frames=n_frames, mel=mel))[0])
 
-    def compare(self, name: str, jobs: Mapping[tuple[str, str], Job], rounds: int) -> None:
-        """Time the jobs in turn and add a row for each but the first, which is ours.
-
-        Args:
-            name: of the rows.
-            jobs: by peer and setting.
-            rounds: timed ones.
-        """
-        times = interleaved(list(jobs.values()), rounds)
-        for index, (peer, setting) in list(enumerate(jobs))[1:]:
+    def compare(
+        self, name: str, ours: Job, peers: Mapping[str, Job], setting: str, rounds: int
+    ) -> None:
+        """Time ours and the peers' jobs in turn, and add a row for each peer."""
+        times = interleaved([ours, *peers.values()], rounds)
+        text = f"{MODEL}, {setting}, {self.config.threads} threads"
+        for index, peer in enumerate(peers, start=1):
             pair = times[:, [0, index]]
-            text = f"{MODEL}, {setting}, {self.config.threads} threads"
             row = ratio_row(name, pair, peer, text, self.config.seed)
             self.rows.append(row | {"seconds": np.median(pair, axis=0).tolist()})
-
-    @property
-    def few(self) -> int:
-        """Rounds of what takes seconds."""
-        return max(2, self.config.rounds // 4)
 
 
 def voice_like(seconds: float, rng: np.random.Generator) -> np.ndarray:
@@ -160,14 +155,6 @@ def voice_like(seconds: float, rng: np.random.Generator) -> np.ndarray:
     t = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     wave = np.sign(np.sin(2 * np.pi * rng.uniform(90, 220) * t)) * (np.sin(2 * np.pi * 3 * t) > 0)
     return (0.2 * wave + 0.01 * rng.standard_normal(len(t))).astype(np.float32)
-
-
-def decoding(model: HyperASR, waves: list[np.ndarray], n_tokens: int, *, adapt: bool) -> Job:
-    """Return a function that decodes the utterances, every one to n_tokens tokens."""
-    mel, n_frames = model.backbone.features(waves)
-    batch = Batch(n_frames=n_frames, mel=mel)
-    search = fixed_search(model.backbone, n_tokens)
-    return lambda: decode(model, batch, search, adapt=adapt)
 
 
 def fixed_search(backbone: Backbone, n_tokens: int) -> SearchConfig:
@@ -261,41 +248,33 @@ def peft_jobs(
     }
 
 
-class Engine:
-    """CTranslate2, the engine of faster-whisper, unadapted, in a process of its own.
-
-    With the engine in our process, our decoding of one utterance took twice as long from its first
-    call on; in use the two are not in one process either. The process ends with the object.
+def ctranslate2_job(
+    folder: Path, mel: Tensor, n_tokens: int, *, at_once: bool, threads: int, compute: str = "int8"
+) -> Callable[[], Tokens]:
+    """Return a function that lets CTranslate2, the engine of faster-whisper, decode unadapted.
 
     Args:
         folder: of the Whisper; the engine's own layout is written beside it.
-        threads: of one decoding.
+        mel, n_tokens: as `generating`.
+        at_once: all utterances in one batch, or one by one.
+        threads: of the decoding.
+        compute: number format of weights and products: ``int8``, ``float32``.
     """
-
-    def __init__(self, folder: Path, threads: int) -> None:
-        self.folder, self.threads = folder, threads
-        whisper = load_whisper(folder, offline=True)[0]
-        known = whisper.generation_config
-        self.prompt = [known.decoder_start_token_id, known.no_timestamps_token_id]
-        self.ends = list(range(known.eos_token_id, whisper.config.vocab_size))
-        self.n_jobs = 0
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"))
-
-    def job(
-        self, mel: Tensor, n_tokens: int, at_once: bool, compute: str = "int8"
-    ) -> Callable[[], Tokens]:
-        """Return a function that decodes.
-
-        Args:
-            mel, n_tokens: as `generating`.
-            at_once: all utterances in one batch, or one by one.
-            compute: number format of weights and products: ``int8``, ``float32``.
-        """
-        number, self.n_jobs = self.n_jobs, self.n_jobs + 1
-        converted = ctranslate2_folder(self.folder, compute)
-        fixed = (mel, n_tokens, at_once, self.threads, compute, self.prompt, self.ends)
-        self.pool.submit(_engine, number, converted, *fixed).result()
-        return lambda: self.pool.submit(_engine_tokens, number).result()
+    whisper = load_whisper(folder, offline=True)[0]
+    known = whisper.generation_config
+    prompt = [known.decoder_start_token_id, known.no_timestamps_token_id]
+    options = {
+        "beam_size": 1,
+        # The engine takes half of it for what came before, whether there is any or not.
+        "max_length": 2 * max(n_tokens, len(prompt)),
+        "suppress_blank": True,
+        # What the model suppresses itself, and what ends a text.
+        "suppress_tokens": [-1, *range(known.eos_token_id, whisper.config.vocab_size)],
+    }
+    converted = str(ctranslate2_folder(folder, compute))
+    how = {"device": "cpu", "compute_type": compute, "intra_threads": threads}
+    batches = mel.split(len(mel) if at_once else 1)
+    return in_own_process(_ctranslate2, converted, how, batches, prompt, options)
 
 
 def ctranslate2_folder(folder: Path, compute: str) -> Path:
@@ -311,50 +290,50 @@ def ctranslate2_folder(folder: Path, compute: str) -> Path:
     return converted
 
 
-_jobs: dict[int, Callable[[], Tokens]] = {}  # in the engine's process
-
-
-def _engine(
-    number: int,
-    folder: Path,
-    mel: Tensor,
-    n_tokens: int,
-    at_once: bool,
-    threads: int,
-    compute: str,
+def _ctranslate2(
+    folder: str,
+    how: dict[str, Any],
+    batches: Sequence[Tensor],
     prompt: list[int],
-    ends: list[int],
-) -> None:
+    options: dict[str, Any],
+) -> Callable[[], Tokens]:
     import ctranslate2
 
-    model = ctranslate2.models.Whisper(
-        str(folder), device="cpu", compute_type=compute, intra_threads=threads
-    )
-    size = len(mel) if at_once else 1
+    model = ctranslate2.models.Whisper(folder, **how)
     # The engine reads the very memory, so the arrays must stay.
-    arrays = [mel[s : s + size].contiguous().numpy() for s in range(0, len(mel), size)]
-    batches = [ctranslate2.StorageView.from_array(array) for array in arrays]
+    arrays = [batch.contiguous().numpy() for batch in batches]
+    views = [ctranslate2.StorageView.from_array(array) for array in arrays]
 
     def run() -> Tokens:
         tokens: Tokens = []
-        for array, batch in zip(arrays, batches, strict=True):
-            found = model.generate(
-                batch,
-                [prompt] * len(array),
-                beam_size=1,
-                # The engine takes half of it for what came before, whether there is any or not.
-                max_length=2 * max(n_tokens, len(prompt)),
-                suppress_blank=True,
-                suppress_tokens=[-1, *ends],  # and what the model suppresses itself
-            )
+        for array, view in zip(arrays, views, strict=True):
+            found = model.generate(view, [prompt] * len(array), **options)
             tokens += [row.sequences_ids[0] for row in found]
         return tokens
 
-    _jobs[number] = run
+    return run
 
 
-def _engine_tokens(number: int) -> Tokens:
-    return _jobs[number]()
+def in_own_process(make: Callable[..., Callable[..., Any]], *given: Any) -> Callable[..., Any]:
+    """Return a function that calls, in a process of its own, what `make` of `given` returns there.
+
+    With CTranslate2 in our process, our decoding of one utterance took twice as long from its first
+    call on; in use the two are not in one process either. The process ends with the function.
+    """
+    pool = ProcessPoolExecutor(1, get_context("spawn"))
+    pool.submit(_make, make, given).result()
+    return lambda *arguments: pool.submit(_call, arguments).result()
+
+
+_made: list[Callable[..., Any]] = []  # in the process of its own
+
+
+def _make(make: Callable[..., Callable[..., Any]], given: tuple[Any, ...]) -> None:
+    _made.append(make(*given))
+
+
+def _call(arguments: tuple[Any, ...]) -> Any:
+    return _made[0](*arguments)
 
 
 # Benchmarks
@@ -368,23 +347,20 @@ def adaptation(bench: Bench) -> None:
         ("int8", None, bench.work),
         ("float32", 1, one),
     ):
-        jobs = {
-            (peer, f"{dtype}, {work}"): bench.ours(dtype, n_utt, adapt=peer == "ours")
-            for peer in ("ours", "the unadapted backbone")
-        }
+        ours, peer = (bench.ours(dtype, n_utt, adapt=adapt) for adapt in (True, False))
+        peers = {"the unadapted backbone": peer}
         # A few percent are in question, and rounds differ by more.
-        bench.compare("adapted_over_unadapted", jobs, 4 * bench.config.rounds)
+        rounds = 4 * bench.config.rounds
+        bench.compare("adapted_over_unadapted", ours, peers, f"{dtype}, {work}", rounds)
 
 
 def transformers(bench: Bench) -> None:
     """Trimmed and adapted against transformers unadapted, which takes 30 s."""
-    jobs: dict[tuple[str, str], Job] = {
-        ("ours", ""): bench.ours(),
-        (f"{peer_version('transformers')}, unadapted, 30 s", f"float32, {bench.work}"): generating(
-            load_whisper(bench.folder, offline=True)[0].eval(), bench.mel, bench.config.n_tokens
-        ),
-    }
-    bench.compare("trimmed_adapted_over_unadapted", jobs, bench.few)
+    name = f"{peer_version('transformers')}, unadapted, 30 s"
+    whisper = load_whisper(bench.folder, offline=True)[0].eval()
+    peers = {name: generating(whisper, bench.mel, bench.config.n_tokens)}
+    setting = f"float32, {bench.work}"
+    bench.compare("trimmed_adapted_over_unadapted", bench.ours(), peers, setting, bench.few)
 
 
 def peft(bench: Bench) -> None:
@@ -396,34 +372,34 @@ def peft(bench: Bench) -> None:
         ("over_peft_mixed_batch", ["mixed batch"]),
         ("over_peft_swap", ["set_adapter", "merge_adapter"]),
     ):
-        jobs: dict[tuple[str, str], Job] = {("ours", ""): bench.ours()}
-        jobs |= {(f"{name}, {kind}, 30 s", setting): made[kind] for kind in kinds}
-        bench.compare(benchmark, jobs, bench.few)
+        peers = {f"{name}, {kind}, 30 s": made[kind] for kind in kinds}
+        bench.compare(benchmark, bench.ours(), peers, setting, bench.few)
 
 
 def faster_whisper(bench: Bench) -> None:
     """Trimmed, adapted and int8 against the engine of faster-whisper in int8, unadapted."""
     name, c = peer_version("ctranslate2"), bench.config
     all_of, one_of = bench.mel, bench.mel[:1]
-    engine = Engine(bench.folder, c.threads)
     for dtype in ("int8", "float32"):
         for work, n_utt, kinds in (
             (bench.work, None, {"batched, ": (all_of, True), "one by one, ": (all_of, False)}),
             ("one of the utterances", 1, {"": (one_of, True)}),
         ):
-            setting = f"ours {dtype}, theirs int8, {work}"
-            jobs: dict[tuple[str, str], Job] = {("ours", ""): bench.ours(dtype, n_utt)}
+            ours, peers = bench.ours(dtype, n_utt), {}
             for kind, (mel, at_once) in kinds.items():
-                job = engine.job(mel, c.n_tokens, at_once)
+                job = ctranslate2_job(
+                    bench.folder, mel, c.n_tokens, at_once=at_once, threads=c.threads
+                )
                 if (lengths := {len(tokens) for tokens in job()}) != {c.n_tokens}:
                     raise ConfigError(f"{name} decoded {lengths} tokens instead of {c.n_tokens}")
-                jobs[f"{name}, {kind}30 s", setting] = job
-            bench.compare("over_faster_whisper_int8", jobs, c.rounds if n_utt else bench.few)
+                peers[f"{name}, {kind}30 s"] = job
+            setting, rounds = f"ours {dtype}, theirs int8, {work}", c.rounds if n_utt else bench.few
+            bench.compare("over_faster_whisper_int8", ours, peers, setting, rounds)
 
 
 def training(bench: Bench) -> None:
     """A step with the decoder's W1 as target: states from the cache, and encoded anew."""
-    c, folder = bench.config, bench.scratch
+    c = bench.config
     for backbone in (bench.whole, bench.model.backbone):
         source = SourceConfig("hypernet", settings={"rank": 8})
         objective = ObjectiveConfig(negatives=4_096)
@@ -441,17 +417,12 @@ def training(bench: Bench) -> None:
             n_prompt=len(prompt),
         )
         emb, encoded = model.embed(batch)
-        path = folder / f"{backbone.audio_context}.safetensors"
+        path = bench.scratch / f"{backbone.audio_context}.safetensors"
         save_file({"states": encoded.states.half(), "emb": emb}, path)
-        from_cache = partial(cached, batch, encoded, path)
-        jobs: dict[tuple[str, str], Job] = {
-            ("ours", ""): training_step(model, from_cache),
-            (
-                "encoding each batch anew",
-                f"{backbone.audio_context} context, float32, {bench.work}, decoder W1",
-            ): training_step(model, lambda batch=batch: batch),
-        }
-        bench.compare("cached_over_uncached_training", jobs, bench.few)
+        from_cache = training_step(model, partial(cached, batch, encoded, path))
+        peers = {"encoding each batch anew": training_step(model, lambda batch=batch: batch)}
+        setting = f"{backbone.audio_context} context, float32, {bench.work}, decoder W1"
+        bench.compare("cached_over_uncached_training", from_cache, peers, setting, bench.few)
 
 
 def cached(batch: Batch, encoded: EncoderOutput, path: Path) -> Batch:

@@ -8,10 +8,9 @@ subspaces of the same shape (chance), and for cohorts those of two halves of its
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -51,14 +50,10 @@ class Who:
     persons: Sequence[str]
     cohorts: Sequence[str]
 
-    def names(self, column: str) -> list[str]:
-        """Return the distinct values of a column, sorted."""
-        return sorted(set(getattr(self, column)))
-
-    def rows(self, **where: str) -> list[int]:
-        """Return the utterances with these values."""
-        n = len(self.speakers)
-        return [i for i in range(n) if all(getattr(self, c)[i] == v for c, v in where.items())]
+    def members(self) -> dict[str, list[int]]:
+        """Return the utterances of each cohort, by the sorted names of cohorts."""
+        names = sorted(set(self.cohorts))
+        return {name: [i for i, c in enumerate(self.cohorts) if c == name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -86,13 +81,7 @@ class AngleSettings:
 
 def first_of_each(persons: Sequence[str], n: int) -> list[int]:
     """Return the first n rows of each person."""
-    seen: Counter[str] = Counter()
-    rows = []
-    for row, person in enumerate(persons):
-        seen[person] += 1
-        if seen[person] <= n:
-            rows.append(row)
-    return rows
+    return [row for row, person in enumerate(persons) if persons[:row].count(person) < n]
 
 
 def layers_of(factors: LoRAFactors) -> Iterator[tuple[str, int, DeltaSVD]]:
@@ -110,15 +99,9 @@ def layers_of(factors: LoRAFactors) -> Iterator[tuple[str, int, DeltaSVD]]:
 def update_rows(factors: LoRAFactors, who: Who, settings: AngleSettings) -> list[Row]:
     """Return the angles between updates at all levels, for every target, layer, space and rank.
 
-    Args:
-        factors: of one row an utterance.
-        who: as many utterances.
-        settings: ranks and draws.
     Raises:
         ConfigError: factors that are not finite, or of lower rank than asked for.
     """
-    if factors.n_utt != len(who.speakers):
-        raise ConfigError(f"factors of {factors.n_utt} utterances, speakers of {len(who.speakers)}")
     rows: list[Row] = []
     for target, layer, svd in layers_of(factors):
         for space in SPACES:
@@ -179,7 +162,7 @@ def _utterance_rows(angles: Tensor, who: Who, settings: AngleSettings) -> list[R
     rows = []
     for relation, mask in masks.items():
         inside = relation in ("same_person", "same_cohort")
-        names = who.names("cohorts")
+        names = sorted(set(who.cohorts))
         for a, b in [(c, c) for c in names] if inside else list(combinations(names, 2)):
             both = (cohorts[first] == a) & (cohorts[second] == b)
             both |= (cohorts[first] == b) & (cohorts[second] == a)
@@ -219,15 +202,9 @@ def pair_interval(
 ) -> Row:
     """Return the 95 % interval of a mean over pairs of utterances, by draws of whole speakers.
 
-    A pair counts as often as both of its speakers were drawn together: the product of their
-    numbers, or the number itself where both are one.
-
-    Args:
-        values: of each pair.
-        first, second: its two speakers.
-        n_resamples, seed: of the bootstrap.
-    Returns:
-        ``low`` and ``high``, or None and the ``reason`` for fewer than two speakers.
+    A pair counts as often as both of its speakers, `first` and `second`, were drawn together: the
+    product of their numbers, or the number itself where both are one. ``low`` and ``high`` are
+    None, with the ``reason``, for fewer than two speakers.
     """
     names = sorted({*map(str, first), *map(str, second)})
     place = {name: i for i, name in enumerate(names)}
@@ -255,7 +232,7 @@ def _cohort_rows(
     svd: DeltaSVD, who: Who, space: str, rank: int, settings: AngleSettings
 ) -> list[Row]:
     """Angles between cohorts' subspaces, and between halves of the speakers of each."""
-    members = {name: who.rows(cohorts=name) for name in who.names("cohorts")}
+    members = who.members()
     bases = {name: group_basis(svd, own, space, rank) for name, own in members.items()}
     rows = []
     for name, own in members.items():
@@ -306,13 +283,8 @@ def _halves(
 def size_rows(factors: LoRAFactors, whisper: Any, who: Who | None, n_resamples: int) -> list[Row]:
     """Return how large updates are beside their weights, and their effective rank.
 
-    ``relative_norm`` is the Frobenius norm of delta W over that of W, mean over utterances.
-
-    Args:
-        factors: one row an utterance, or shared.
-        whisper: holds the weights.
-        who: None for shared factors, which get one row for everybody.
-        n_resamples: of the speaker-clustered intervals.
+    ``relative_norm`` is the Frobenius norm of delta W over that of W, mean over utterances. Shared
+    factors, of which `who` is None, get one row for everybody.
     """
     rows: list[Row] = []
     targets = find_targets(whisper, factors)
@@ -333,7 +305,7 @@ def weight_rows(
 ) -> list[Row]:
     """Return the angles between the leading subspaces of W and of W + delta W.
 
-    Args and Raises: as `size_rows`; also ConfigError for a rank that a weight does not have.
+    As `size_rows`; a rank that a weight does not have is a ConfigError.
     """
     rows: list[Row] = []
     targets = find_targets(whisper, factors)
@@ -345,15 +317,12 @@ def weight_rows(
                 top.angles(a, b, factors.scaling, ranks)
                 for a, b in zip(pair.A[layer], pair.B[layer], strict=True)
             ]
-            for space in SPACES:
-                for rank in ranks:
-                    angles = torch.stack([one[rank][space] for one in found])
-                    degrees = torch.rad2deg(angles).numpy()
-                    place = {"target": target, "layer": layer, "space": space, "rank": rank}
-                    for row in means_by_cohort(
-                        degrees.mean(1), who, settings.n_resamples, degrees[:, 0]
-                    ):
-                        rows.append({"measure": "weight_angle", **place, **row})
+            for space, rank in product(SPACES, ranks):
+                degrees = torch.rad2deg(torch.stack([one[rank][space] for one in found])).numpy()
+                about = {"measure": "weight_angle", "target": target, "layer": layer}
+                about |= {"space": space, "rank": rank}
+                n, largest = settings.n_resamples, degrees[:, 0]
+                rows += [about | row for row in means_by_cohort(degrees.mean(1), who, n, largest)]
     return rows
 
 
@@ -368,8 +337,7 @@ def means_by_cohort(
         row: Row = {"cohort": "all", "value": float(values.mean())}
         return [row | ({} if largest is None else {"largest": float(largest.mean())})]
     rows = []
-    for cohort in ["all", *who.names("cohorts")]:
-        chosen = list(range(len(values))) if cohort == "all" else who.rows(cohorts=cohort)
+    for cohort, chosen in {"all": list(range(len(values))), **who.members()}.items():
         own = values[chosen]
         interval = clustered_interval(
             lambda drawn, own=own: float(own[drawn].mean()),

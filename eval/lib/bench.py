@@ -9,7 +9,7 @@ the same thing twice and an interrupted evaluation goes on.
     bench = Bench(config)
     texts = bench.decode("hypernet")  # one hypothesis a row of the test set
     scores = bench.scores(["backbone", "hypernet", "hypernet_shuffled"])
-    rows = [row for group in scores.groups() for row in scores.group_rows(group)]
+    rows = [row for group in scores.groups() for row in scores.rows(group)]
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Bench:
 
     Args:
         config: the settings.
-        backbone: the frozen one, already loaded; None loads it.
+        backbone: the frozen one, where it is loaded already.
     Raises:
         ConfigError: a system's folder is missing.
         ManifestError: training data leak into the test.
@@ -72,7 +72,7 @@ class Bench:
         print_found(config.test, found, config.simulate)
         self.backbone = backbone or Backbone.from_pretrained(config.backbone)
         self.protocol = protocol(config.protocol)
-        self.store = Store(config.store, plan_key(self.views), len(self.views))
+        self.store = Store(config.store, plan_key(self.views))
         self.systems = {name: open_unadapted(name, self.backbone) for name in config.unadapted}
         self._open(config.systems)
         self._checked: set[Path] = set()
@@ -164,16 +164,11 @@ class Bench:
         """The test rows as every system shares them."""
         return self.cache_of(self.systems[BACKBONE])
 
-    @property
-    def n_rows(self) -> int:
-        """Views of the test set."""
-        return len(self.views)
-
     def rows_of(self, name: str) -> list[int]:
         """Return the rows a system may decode: all, save for what people enrolled with."""
         recognised = self.find(name)[0].recognised
         if recognised is None:
-            return list(range(self.n_rows))
+            return list(range(len(self.views)))
         return [row for row, view in enumerate(self.views) if view.id in recognised]
 
     def column(self, name: str) -> list[Any]:
@@ -192,14 +187,14 @@ class Bench:
     def verbatim(self) -> list[str]:
         """Return what is heard in each row, repetitions and fillers included; made once."""
         made = self.store.read("verbatim")
-        missing = [row for row in range(self.n_rows) if row not in made]
+        missing = [row for row in range(len(self.views)) if row not in made]
         for row in track(missing, "verbatim references", transient=True):
             made[row] = verbatim_text(self.views[row])
         if missing:
             self.store.write("verbatim", made, {})
-        return [made[row] for row in range(self.n_rows)]
+        return [made[row] for row in range(len(self.views))]
 
-    def names(self, controls: bool = True) -> list[str]:
+    def names(self) -> list[str]:
         """List what can be decoded: every system, each followed by its controls.
 
         What follows a colon in a name tells variants of one system apart. Controls for which the
@@ -208,8 +203,7 @@ class Bench:
         names, wanted = [], self.config.controls_of
         for name, system in self.systems.items():
             names.append(name)
-            asked = wanted is None or name.partition(":")[0] in wanted
-            if controls and system.conditioned and asked:
+            if system.conditioned and (wanted is None or name.partition(":")[0] in wanted):
                 names += [f"{name}_{control}" for control in CONTROLS if self._allows(control)]
         return names
 
@@ -234,9 +228,7 @@ class Bench:
             return self.systems[name], None
         for control in CONTROLS:
             system = self.systems.get(name.removesuffix(f"_{control}"))
-            if name.endswith(f"_{control}") and system is not None:
-                if not system.conditioned:
-                    raise ConfigError(f"{system.name} listens to no embedding; it has no controls")
+            if system is not None and system.conditioned:
                 return system, control
         raise ConfigError(f"no system is called {name!r}; there are {', '.join(self.names())}")
 
@@ -285,7 +277,7 @@ class Bench:
                     adapt=system.adapt,
                     embeddings=None if embs is None else embs[chosen],
                     n_samples=n_samples,
-                    generator=torch.Generator().manual_seed(self.config.seed),
+                    seed=self.config.seed,
                 )
             lines = [
                 [list(t), [round(p, 5) for p in lp], done, round(score, 5)]
@@ -308,17 +300,9 @@ class Bench:
         *,
         metric: str | None = None,
     ) -> Scores:
-        """Decode and count the edits of several systems on the same rows.
-
-        Args:
-            names: systems and controls.
-            rows: row numbers; None for all.
-            metric: ``wer`` or ``cer``; None for the protocol's first.
-        """
-        texts = {}
-        for name in track(list(names), "decoding", transient=True):
-            texts[name] = self.decode(name, rows)
-        return self.score(texts, rows, metric=metric)
+        """Decode and count the edits of systems and controls on the same rows, see `score`."""
+        tracked = track(list(names), "decoding", transient=True)
+        return self.score({name: self.decode(name, rows) for name in tracked}, rows, metric=metric)
 
     def score(
         self,
@@ -327,14 +311,19 @@ class Bench:
         *,
         metric: str | None = None,
     ) -> Scores:
-        """Count the edits of hypotheses that are already there, each in the order of `rows`."""
-        wanted = list(range(self.n_rows)) if rows is None else list(rows)
+        """Count the edits of hypotheses that are already there, each in the order of `rows`.
+
+        All rows where there are no row numbers; by the protocol's first metric (``wer`` or ``cer``)
+        where there is none.
+        """
+        wanted = list(range(len(self.views))) if rows is None else list(rows)
         names = ("id", "speaker", "cohort", "domain", "severity", "source", "person")
         meta = {name: [self.column(name)[i] for i in wanted] for name in names}
         clean = [self.column("text")[i] for i in wanted]
         heard = None
         if self.protocol.references != "clean":
-            heard = [self.verbatim()[i] for i in wanted]
+            verbatim = self.verbatim()
+            heard = [verbatim[i] for i in wanted]
         metric = metric or self.protocol.metrics[0]
         counts = {
             name: self.protocol.score(hypotheses, clean, heard, metric)

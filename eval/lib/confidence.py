@@ -76,8 +76,8 @@ def said(decoded: Decoded, backbone: Backbone, normaliser: Normaliser) -> list[S
             of its own.
     """
     found = []
-    scores = decoded.score or [0.0] * len(decoded.tokens)
-    for tokens, logprobs, score in zip(decoded.tokens, decoded.logprobs, scores, strict=True):
+    lines = zip(decoded.tokens, decoded.logprobs, decoded.score, strict=True)
+    for tokens, logprobs, score in lines:
         words: list[str] = []
         probabilities: list[float] = []
         for word in words_of(backbone, tokens, logprobs):
@@ -99,8 +99,7 @@ class Words:
     """Words of many utterances: whether each is right, and what is claimed about it.
 
     Attributes:
-        utterance: row number of each word.
-        speaker: of each word.
+        utterance, speaker: row number and speaker of each word.
         correct: whether it is the reference's word.
         claims: probability of being right, by kind of confidence.
     """
@@ -132,27 +131,22 @@ def collect(
     Raises:
         ConfigError: no word was written at all.
     """
-    utterance: list[int] = []
     correct: list[bool] = []
-    probability: list[float] = []
-    agreement: list[float] = []
-    for row, (made, reference) in enumerate(zip(transcripts, references, strict=True)):
-        utterance += [row] * len(made.words)
+    for made, reference in zip(transcripts, references, strict=True):
         correct += word_correctness(reference, made.text)
-        probability += made.probabilities
-        if samples is not None:
-            doubt = disagreement(made.text, samples[row])[0]
-            agreement += list(smoothed([1 - d for d in doubt], len(samples[row])))
-    if not utterance:
+    if not correct:
         raise ConfigError("no word was recognised in any utterance; there is nothing to calibrate")
-    claims: dict[str, Floats] = {"token_logprob": np.array(probability)}
+    probability = np.array([p for made in transcripts for p in made.probabilities])
+    claims: dict[str, Floats] = {"token_logprob": probability}
     if calibration is not None:
         claims["probability"] = calibration(probability)
     if samples is not None:
-        claims["disagreement"] = np.array(agreement)
-    rows = np.array(utterance)
-    who = np.asarray(speakers, dtype=str)[rows]
-    return Words(rows, who, np.array(correct), claims)
+        pairs = [(disagreement(m.text, s), s) for m, s in zip(transcripts, samples, strict=True)]
+        claims["disagreement"] = np.concatenate(
+            [smoothed(1 - np.array(d), len(s)) for d, s in pairs]
+        )
+    rows = np.repeat(np.arange(len(transcripts)), [len(made.words) for made in transcripts])
+    return Words(rows, np.asarray(speakers, dtype=str)[rows], np.array(correct), claims)
 
 
 def fitted(words: Words) -> Words:

@@ -62,14 +62,12 @@ def forgetting_rows(
         lora_lost, lora_drops = of_lora - of_before, lora_draws - before_draws
         if lora_lost <= 0:
             rows.append(drawn.row(GAIN, system, lora, RECORDED, None, None, _NOT_FORGETTING))
-        elif np.percentile(lora_drops, PERCENTILES[0]) <= 0:
-            # Where the LoRA of a draw does not degrade, the share has no meaning.
-            share = 1 - lost / lora_lost
-            rows.append(drawn.row(GAIN, system, lora, RECORDED, share, None, _UNSURE))
         else:
-            kept = lora_drops > 0
-            gains = 1 - drops[kept] / lora_drops[kept]
-            rows.append(drawn.row(GAIN, system, lora, RECORDED, 1 - lost / lora_lost, gains))
+            # Where the LoRA of a draw does not degrade, the share has no meaning.
+            sure, kept = np.percentile(lora_drops, PERCENTILES[0]) > 0, lora_drops > 0
+            gains = 1 - drops[kept] / lora_drops[kept] if sure else None
+            share = 1 - lost / lora_lost
+            rows.append(drawn.row(GAIN, system, lora, RECORDED, share, gains, _UNSURE))
         for domain, scores in target.items():
             there = _Draws(scores)
             (a, draws_a), (b, draws_b) = there.rates(system), there.rates(lora)
@@ -103,12 +101,11 @@ class _Draws:
         why_not: str = "",
     ) -> Row:
         """Return a row; where there are no draws, `why_not` is the reason."""
-        low = high = None
-        alone = self.drawn.n_speakers < 2
-        reason = ONE_SPEAKER if alone and value is not None else why_not
-        if draws is not None and not alone:
-            low, high = (float(x) for x in np.percentile(draws, PERCENTILES))
-            reason = ""
+        low, high, reason = None, None, why_not
+        if self.drawn.n_speakers < 2 and value is not None:
+            reason = ONE_SPEAKER
+        elif draws is not None:
+            (low, high), reason = np.percentile(draws, PERCENTILES).tolist(), ""
         row: Row = {"system": system, "against": against, "metric": metric}
         row |= {"unit": self.scores.metric, "domain": domain, "value": value}
         row |= {"low": low, "high": high, "n_utterances": len(self.scores)}

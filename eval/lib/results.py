@@ -6,9 +6,9 @@ import dataclasses
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -23,7 +23,7 @@ from hyperasr.metrics.normalisers import Normaliser
 from hyperasr.metrics.protocols import Protocol
 from hyperasr.metrics.statistics import Interval, holm
 from hyperasr.types import Utterance
-from hyperasr.util.files import atomic_write_text
+from hyperasr.util.files import atomic_write_text, writing
 
 PACKAGES = ("torch", "transformers", "speechbrain", "datasets", "accelerate", "jiwer", "numpy")
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,29 +36,25 @@ Row = dict[str, Any]
 
 def error_row(
     system: str,
-    cohort: str,
-    domain: str,
+    place: Mapping[str, Any],
     interval: Interval,
     counts: Sequence[EditCounts],
-    metric: str,
-    severity: float | str | None = None,
-    *,
-    protocol: Protocol | None = None,
+    protocol: Protocol,
     speakers: Sequence[str] | None = None,
 ) -> Row:
     """Return one error rate as a row.
 
     Args:
-        system, cohort, domain: what was measured on whom; `domain` is ``recorded``, ``simulated``.
+        system: what was measured.
+        place: on whom and in what: `cohort`, `domain` (``recorded`` or ``simulated``), `metric`
+            (``wer`` or ``cer``), and the `severity` or a range of it where rows have one.
         interval: of the corpus rate, from `hyperasr.metrics.statistics`.
         counts: the edits of each utterance behind it.
-        metric: ``wer`` or ``cer``.
-        severity: of the simulated cohort, or a range of it; left out of the row if None.
         protocol: how it was scored; its name, and name and hash of its normaliser go into the row.
         speakers: of each utterance; where given, the row has the mean over speakers, ``macro``.
     """
     total = sum(counts, EditCounts())
-    row = _measurement({"system": system}, cohort, domain, interval, metric, severity, protocol)
+    row = {"system": system, **place, **interval_fields(interval), **protocol.fields()}
     row |= {"errors": dataclasses.asdict(total), "clipped": clipped_rate(counts)}
     if speakers is not None and total.n_reference:
         row["macro"] = macro_by_speaker(counts, speakers)
@@ -66,15 +62,7 @@ def error_row(
 
 
 def difference_row(
-    system: str,
-    against: str,
-    cohort: str,
-    domain: str,
-    interval: Interval,
-    metric: str,
-    severity: float | str | None = None,
-    *,
-    protocol: Protocol | None = None,
+    system: str, against: str, place: Mapping[str, Any], interval: Interval, protocol: Protocol
 ) -> Row:
     """Return a paired difference as a row: `system` minus `against`, below 0 where it is better.
 
@@ -82,22 +70,7 @@ def difference_row(
     as in `error_row`.
     """
     names = {"system": system, "against": against}
-    return _measurement(names, cohort, domain, interval, metric, severity, protocol)
-
-
-def _measurement(
-    names: Mapping[str, str],
-    cohort: str,
-    domain: str,
-    interval: Interval,
-    metric: str,
-    severity: float | str | None,
-    protocol: Protocol | None,
-) -> Row:
-    row: Row = {**names, "cohort": cohort, "domain": domain, "metric": metric}
-    if severity is not None:
-        row["severity"] = severity
-    return row | interval_fields(interval) | (protocol.fields() if protocol else {})
+    return {**names, **place, **interval_fields(interval), **protocol.fields()}
 
 
 def interval_fields(interval: Interval) -> Row:
@@ -204,53 +177,31 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the results {path}: {reason}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON ({error}); write it again") from error
-    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+    rows = content.get("rows") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"{path} is not a result file: it has no list of rows")
     return content
 
 
-def read_folder(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Read every result file of a folder, by name without ending.
-
-    Raises:
-        ConfigError: the folder is missing, or a JSON file in it is none of ours.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ConfigError(f"there is no results folder {folder}; run the evaluation programs first")
-    contents = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
-    fields = ("command", "git_commit", "created", "machine", "protocol", "normaliser")
-    for name, content in contents.items():
-        lacks = [field for field in fields if field not in content]
-        if lacks or not all(isinstance(row, dict) for row in content["rows"]):
-            what = f"its head has no {lacks[0]!r}" if lacks else "its rows are not measurements"
-            raise ConfigError(
-                f"{folder / name}.json is not a result file of this project: {what}; "
-                "move it elsewhere"
-            )
-    return contents
-
-
 def _plain(value: Any, digits: int | None = None) -> Any:
     """Turn dataclasses, paths, tuples, arrays and numpy scalars into what JSON knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner, digits) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner, digits) for inner in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
+
+    def known(other: Any) -> Any:
+        if dataclasses.is_dataclass(other) and not isinstance(other, type):
+            return dataclasses.asdict(other)
+        if hasattr(other, "tolist"):
+            return other.tolist()
+        if isinstance(other, Path):
+            return str(other)
+        name = type(other).__name__
+        raise ConfigError(f"a {name} cannot be written to a result file; use numbers")
+
+    def number(text: str) -> float:
         # Adding 0.0 turns -0.0 into 0.0.
-        return value if digits is None else round(value, digits) + 0.0
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    raise ConfigError(f"a {type(value).__name__} cannot be written to a result file; use numbers")
+        return float(text) if digits is None else round(float(text), digits) + 0.0
+
+    text = json.dumps(value, default=known)
+    return json.loads(text, parse_float=number, parse_constant=lambda _: None)
 
 
 # Where numbers come from
@@ -272,12 +223,13 @@ def head(
     import torch
 
     cuda = torch.cuda.is_available()
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return {
         # Quoted so that a reader's shell takes it as it stands.
         "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "git_commit": _git_commit(ROOT),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version(), **versions},
         "machine": {
             "cpu": _cpu_name(),
             "cores": os.cpu_count(),
@@ -314,13 +266,11 @@ def note_look(
     about = {"config": config, "test": test, "systems": list(systems)}
     made = head(program, about, 0, "", None)
     line = {name: made[name] for name in ("created", "git_commit", "command")} | made["config"]
-    try:
+    with writing(looks):
         looks.parent.mkdir(parents=True, exist_ok=True)
         # One write of a file that is only appended to: lines of several programs do not mix.
         with looks.open("ab", buffering=0) as file:
             file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise ConfigError(f"cannot append to {looks}: {error.strerror or error}") from error
 
 
 def _portable(value: Any) -> Any:
@@ -338,13 +288,6 @@ def _portable(value: Any) -> Any:
     if Path(value).is_relative_to(Path.home()):
         return str("~" / Path(value).relative_to(Path.home()))
     return value
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _git_commit(root: Path) -> str | None:
@@ -371,9 +314,6 @@ def _git_commit(root: Path) -> str | None:
 
 
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else (platform.processor() or platform.machine())
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)", info.read_text() if info.is_file() else "", re.M)
+    return found[1].strip() if found else (platform.processor() or platform.machine())

@@ -13,21 +13,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from eval.lib.scores import in_order
-from hyperasr.cohorts.cache import CacheConfig, build_cache
+from hyperasr.cohorts.cache import CacheConfig
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.errors import ConfigError
 from hyperasr.util.config import to_dict
 from train.config import MetaConfig
-from train.data.views import Views, development_views
+from train.data.views import Views, cached, development_views
 from train.loop.program import read_config
-from train.loop.state import changed_settings, flat_settings
+from train.loop.state import changed_settings, flat_settings, last_state, read_head
 from train.meta import frozen
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,14 @@ class Run:
         config: its settings.
         arguments: of the program, which give these settings.
         held_out: the cohort it does not see, in a fold.
+        point: what it sets of the grid, in a sweep; empty for the reference.
     """
 
     system: str
     config: MetaConfig
     arguments: tuple[str, ...]
     held_out: str = ""
+    point: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
     def best(self) -> Path:
@@ -157,39 +159,28 @@ def short_run(system: str, yaml: Path, folder: Path, steps: int, options: Mappin
 
 def is_finished(run: Run) -> bool:
     """Tell whether a run came to its end with these settings, whatever may change on the way."""
-    try:
-        notes = json.loads((run.best / "config.json").read_text(encoding="utf-8"))["training"]
-        heads = list(run.config.out.glob("state-*/state.json"))
-        steps = [json.loads(head.read_text(encoding="utf-8"))["step"] for head in heads]
-        trained = flat_settings(notes["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    if last_state(run.config.out) is None or not run.best.is_dir():
         return False
-    now, batches = flat_settings(to_dict(run.config)), "loop.accumulate"
-    # Free within a run, where more processes make up for it; these all have one.
-    same = not changed_settings(trained, now) and trained.get(batches) == now[batches]
-    return same and max(steps, default=0) >= run.config.loop.steps
+    head = read_head(run.config.out)
+    # As the loop notes it, of one process.
+    now = to_dict(run.config) | {"batches a step": run.config.loop.accumulate}
+    changed = changed_settings(flat_settings(head["settings"]), flat_settings(now))
+    return not changed and head["step"] >= run.config.loop.steps
 
 
 def prepare(runs: Sequence[Run]) -> None:
     """Make the caches that runs share, before several processes would make them at once."""
-    done: set[str] = set()
+    shared: dict[str, MetaConfig] = {}
     for run in runs:
         config = replace(run.config, cohorts=())
         heard_by = (config.backbone, config.audio_context, config.margin_s, config.speaker)
-        key = repr((config.train, config.words, config.simulate, *heard_by, config.needs_mel))
-        if key in done:
-            continue
-        done.add(key)
+        key = (config.train, config.words, config.simulate, *heard_by, config.needs_mel)
+        shared.setdefault(repr(key), config)
+    for config in shared.values():
         backbone = frozen(config)
-        views = Views(config, backbone)
-        build_cache(
-            config.cache,
-            development_views(config.dev, config.simulate, config.dev_per_speaker),
-            config.backbone,
-            CacheConfig(config.speaker, views.cache.keeps_mel),
-            backbone=backbone,
-            workers=config.workers,
-        )
+        kept = CacheConfig(config.speaker, Views(config, backbone).cache.keeps_mel)
+        plan = development_views(config.dev, config.simulate, config.dev_per_speaker)
+        cached(config, [plan], backbone, kept)
 
 
 def train_all(chains: Sequence[Sequence[Run]], processes: int = 1, threads: int = 0) -> None:
@@ -209,11 +200,6 @@ def train_all(chains: Sequence[Sequence[Run]], processes: int = 1, threads: int 
             run.train(threads)
 
     with ThreadPoolExecutor(processes) as pool:
-        waiting = [pool.submit(train, chain) for chain in chains]
-        try:
-            for number, done in enumerate(as_completed(waiting), start=1):
-                done.result()
-                log.info("%d of %d trained", number, len(chains))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        # A failure cancels the chains that have not started.
+        for number, _ in enumerate(pool.map(train, chains), start=1):
+            log.info("%d of %d trained", number, len(chains))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,6 @@ from eval.lib.results import difference_row, error_row
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.splits import severity_bin
 from hyperasr.cohorts.views import TYPICAL
-from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.error_rates import EditCounts
 from hyperasr.metrics.protocols import Protocol
 from hyperasr.metrics.statistics import SpeakerBootstrap
@@ -91,11 +91,9 @@ def targets(groups: Iterable[Group], corpus: str | None = None) -> list[Group]:
 
 def labels(cohorts: Sequence[str], domains: Sequence[str]) -> list[str]:
     """Return the cohort of each utterance, with its domain where others of it are of another."""
-    pairs = set(zip(cohorts, domains, strict=True))
-    twice = {c for c, domain in pairs if domain == SIMULATED} & {
-        c for c, domain in pairs if domain == RECORDED
-    }
-    return [f"{c}, {d}" if c in twice else c for c, d in zip(cohorts, domains, strict=True)]
+    pairs = list(zip(cohorts, domains, strict=True))
+    n_domains = Counter(cohort for cohort, _ in set(pairs))
+    return [f"{c}, {d}" if n_domains[c] > 1 else c for c, d in pairs]
 
 
 def levels_of(
@@ -135,40 +133,18 @@ class Scores:
     seed: int = 0
     apart: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        sizes = {name: len(values) for name, values in (*self.meta.items(), *self.counts.items())}
-        if len(set(sizes.values())) > 1:
-            raise ShapeError(f"scores of different numbers of utterances: {sizes}")
-
     def __len__(self) -> int:
         return len(self.meta["speaker"])
-
-    def pick(self, **where: Any) -> list[int]:
-        """Return the utterances with these values."""
-        n = range(len(self))
-        return [i for i in n if all(self.meta[k][i] == v for k, v in where.items())]
 
     def groups(self) -> list[Group]:
         """Return the utterances as tables group them, see `groups_of`."""
         return groups_of(self.meta, self.apart)
 
-    def headline(self) -> Scores:
-        """Return the utterances of the corpora that are not apart."""
-        sources = self.meta["source"]
-        return self.part([i for i, source in enumerate(sources) if source not in self.apart])
-
-    def group_rows(self, group: Group, **options: Any) -> list[Row]:
-        """Return the rows of a group; options as for `rows`."""
-        return self.rows(group.chosen, group.cohort, group.domain, **group.fields, **options)
-
     def rows(
         self,
-        chosen: Sequence[int],
-        cohort: str,
-        domain: str,
+        group: Group,
         *,
         pairs: Iterable[tuple[str, str]] = (),
-        systems: Iterable[str] | None = None,
         severity: float | str | None = None,
         **extra: Any,
     ) -> list[Row]:
@@ -177,46 +153,27 @@ class Scores:
         All intervals come from the same draws of speakers.
 
         Args:
-            chosen: utterances; none gives no rows.
-            cohort, domain, severity: what the rows say they are about.
+            group: the utterances, and what the rows say they are about.
             pairs: (system, against) to compare; those with an unknown system are passed over.
-            systems: which ones; None for all.
+            severity: what the rows say it is.
             extra: further fields of every row.
         """
-        if not chosen:
-            return []
-        who = [self.meta["speaker"][i] for i in chosen]
+        who = [self.meta["speaker"][i] for i in group.chosen]
         drawn = SpeakerBootstrap(who, seed=self.seed, clip=self.protocol.clip)
-        picked = {s: [values[i] for i in chosen] for s, values in self.counts.items()}
+        picked = {s: [values[i] for i in group.chosen] for s, values in self.counts.items()}
+        place: Row = {"cohort": group.cohort, "domain": group.domain, "metric": self.metric}
+        if severity is not None:
+            place["severity"] = severity
         rows = [
-            error_row(
-                name,
-                cohort,
-                domain,
-                drawn.rate(picked[name]),
-                picked[name],
-                self.metric,
-                severity,
-                protocol=self.protocol,
-                speakers=who,
-            )
-            for name in (picked if systems is None else systems)
+            error_row(name, place, drawn.rate(counts), counts, self.protocol, who)
+            for name, counts in picked.items()
         ]
         rows += [
-            difference_row(
-                a,
-                b,
-                cohort,
-                domain,
-                drawn.difference(picked[a], picked[b]),
-                self.metric,
-                severity,
-                protocol=self.protocol,
-            )
+            difference_row(a, b, place, drawn.difference(picked[a], picked[b]), self.protocol)
             for a, b in pairs
             if a in picked and b in picked
         ]
-        return [{**row, **extra} for row in rows]
+        return [{**row, **group.fields, **extra} for row in rows]
 
     def part(self, chosen: Sequence[int]) -> Scores:
         """Return some of the utterances."""
@@ -225,16 +182,7 @@ class Scores:
         return replace(self, meta=meta, counts=counts)
 
     def joined(self, other: Scores) -> Scores:
-        """Return the utterances of both, for the systems that both have.
-
-        Raises:
-            ConfigError: they were scored by different rules.
-        """
-        if (self.protocol, self.metric) != (other.protocol, other.metric):
-            raise ConfigError(
-                f"scores by protocol {self.protocol.name!r} ({self.metric}) and by "
-                f"{other.protocol.name!r} ({other.metric}) cannot be joined; use one for both"
-            )
+        """Return the utterances of both, scored alike, for the systems that both have."""
         meta = {k: [*self.meta[k], *other.meta[k]] for k in self.meta}
         common = [name for name in self.counts if name in other.counts]
         counts = {name: [*self.counts[name], *other.counts[name]] for name in common}

@@ -14,7 +14,7 @@ import ast
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -35,8 +35,8 @@ from hyperasr.types import Batch, Decoded
 from hyperasr.whisper.backbone import MARGIN_S, Backbone
 from hyperasr.whisper.loading import quiet_transformers
 from train.baselines import TRAINING_FILE
-from train.individual import People
-from train.loop.scoring import MelOnly
+from train.individual import by_person
+from train.loop.scoring import Rows, mel_only
 
 BACKBONE, PLAIN = "backbone", "backbone_plain"
 TRIMMED, TRIMMED_STOP = "backbone_trimmed", "backbone_trimmed_stop"
@@ -105,15 +105,8 @@ def open_unadapted(name: str, backbone: Backbone) -> System:
     else:  # our search on the real length and a margin of silence, whatever the others hear
         heard = Backbone(backbone.whisper, backbone.tokenizer, "trimmed", MARGIN_S)
         digest = _hash(f"{_fingerprint(None, heard)}/{name == TRIMMED_STOP}".encode())
-    return System(
-        name,
-        HyperASR.unadapted(heard),
-        False,
-        digest,
-        from_audio=True,
-        plain=name == PLAIN,
-        stops=name != TRIMMED,
-    )
+    how = {"from_audio": True, "plain": name == PLAIN, "stops": name != TRIMMED}
+    return System(name, HyperASR.unadapted(heard), False, digest, **how)
 
 
 def open_system(name: str, folder: Path, backbone: Backbone) -> System:
@@ -128,39 +121,24 @@ def open_system(name: str, folder: Path, backbone: Backbone) -> System:
         CheckpointMismatch: it belongs to another backbone.
     """
     folder = Path(folder)
-    kind = _kind(name, folder)
+    kind, notes = _kind(name, folder), _notes(folder)
     digest = _fingerprint(folder, backbone)
-    head = read_head(folder) if kind == "adapter" else _trained_to_hear(folder)
     # The same weights, hearing what this system was trained to hear.
-    heard = [head[name] for name in ("audio_context", "margin_s") if head.get(name) is not None]
+    about = read_head(folder) if kind == "adapter" else notes.get("config", {}).get("data", {})
+    heard = [about[key] for key in ("audio_context", "margin_s") if about.get(key) is not None]
     if heard and heard != [backbone.audio_context, backbone.margin_s]:
         backbone = Backbone(backbone.whisper, backbone.tokenizer, *heard)
+    found: dict[str, Any] = {"training": notes, "folder": folder}
     if kind == "adapter":
         model = HyperASR.from_pretrained(folder, backbone=backbone)
-        budget = model.source.budget(backbone.n_parameters)
+        n_source = sum(p.numel() for p in model.source.parameters())
         n_speaker = sum(p.numel() for p in model.speaker.parameters() if p.requires_grad)
-        return System(
-            name,
-            model,
-            True,
-            digest,
-            n_trained=budget.n_source + n_speaker,
-            n_generated=budget.n_generated_per_utterance,
-            recognised=_recognised(folder, model),
-            training=head["training"],
-            folder=folder,
-        )
-    tuned, n_trained, own_encoder = _OPENERS[kind](name, folder, backbone)
-    return System(
-        name,
-        HyperASR.unadapted(tuned),
-        False,
-        digest,
-        own_encoder=own_encoder,
-        n_trained=n_trained,
-        training=_notes(folder),
-        folder=folder,
-    )
+        found |= {"n_trained": n_source + n_speaker, "n_generated": model.source.n_generated}
+        found |= {"recognised": _recognised(folder, model)}
+    else:
+        tuned, found["n_trained"], found["own_encoder"] = _OPENERS[kind](name, folder, backbone)
+        model = HyperASR.unadapted(tuned)
+    return System(name, model, kind == "adapter", digest, **found)
 
 
 def view_of(system: System, rows: Any, views: Sequence[View] = ()) -> Any:
@@ -175,9 +153,9 @@ def view_of(system: System, rows: Any, views: Sequence[View] = ()) -> Any:
         views: what its rows are of, for systems that hear the audio.
     """
     if system.recognised is not None:
-        return People(rows)
+        return by_person(rows)
     if system.own_encoder:
-        return MelOnly(rows)
+        return mel_only(rows)
 
     def from_audio(indices: Sequence[int]) -> Batch:
         waveforms = [render_view(views[i])[0] for i in indices]
@@ -185,19 +163,8 @@ def view_of(system: System, rows: Any, views: Sequence[View] = ()) -> Any:
         return Batch(n_frames=n_frames, mel=mel, ids=tuple(views[i].id for i in indices))
 
     if system.from_audio:
-        return _Rows(rows.n_frames, from_audio)
+        return Rows(rows.meta, rows.n_frames, from_audio)
     return rows
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """As much of a cache as decoding needs."""
-
-    n_frames: Sequence[int]
-    batch: Callable[[Sequence[int]], Batch]
-
-    def __len__(self) -> int:
-        return len(self.n_frames)
 
 
 def _kind(name: str, folder: Path) -> str:
@@ -210,11 +177,11 @@ def _kind(name: str, folder: Path) -> str:
             f"{name}: {folder} holds no model (config.json is missing or damaged); train it first, "
             "or take it out of the list of systems"
         ) from error
-    if isinstance(head, dict) and "source" in head:
+    if "source" in head:
         return "adapter"
-    if isinstance(head, dict) and head.get("format") == RESIDUAL:
+    if head.get("format") == RESIDUAL:
         return "residual"
-    if isinstance(head, dict) and head.get("model_type") == "whisper":
+    if head.get("model_type") == "whisper":
         return "fine_tuned"
     raise ConfigError(f"{name}: {folder}/config.json is of nothing that decodes speech")
 
@@ -228,15 +195,14 @@ def _recognised(folder: Path, model: HyperASR) -> frozenset[str] | None:
     if settings.get("by") != "speaker":
         return None
     path = folder.parent / "people.json"
-    try:
-        people = json.loads(path.read_text(encoding="utf-8"))["people"].values()
-        enrolled = {name for person in people for name in person["enrolled"]}
-        recognised = frozenset(name for person in people for name in person["recognised"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    if not path.is_file():
         raise ConfigError(
             f"{folder} has factors by person, but {path} does not say who enrolled with what; "
             "train it with train.individual"
-        ) from error
+        )
+    people = json.loads(path.read_text(encoding="utf-8"))["people"].values()
+    enrolled = {name for person in people for name in person["enrolled"]}
+    recognised = frozenset(name for person in people for name in person["recognised"])
     if recognised & enrolled:
         raise ConfigError(f"{path}: somebody is to be recognised in what they enrolled with")
     return recognised
@@ -308,32 +274,22 @@ def _changed(name: str, tuned: Backbone, backbone: Backbone) -> dict[str, Tensor
 
 def _notes(folder: Path) -> dict[str, Any]:
     """Return a program's notes: in the model's config.json where there is a place, or beside it."""
-    for name in ("config.json", TRAINING_FILE):
-        try:
-            notes = json.loads((folder / name).read_text(encoding="utf-8")).get("training")
-        except (OSError, ValueError, AttributeError):
-            continue
-        if isinstance(notes, dict):
-            return notes
+    for path in (folder / "config.json", folder / TRAINING_FILE):
+        if path.is_file():
+            notes = json.loads(path.read_text(encoding="utf-8")).get("training")
+            if isinstance(notes, dict):
+                return notes
     return {}
-
-
-def _trained_to_hear(folder: Path) -> dict[str, Any]:
-    """Return ``audio_context`` and ``margin_s`` of a baseline's training; nothing if unknown."""
-    config = _notes(folder).get("config", {})
-    data = config.get("data", {})
-    return {name: data.get(name) for name in ("audio_context", "margin_s")}
 
 
 def _fingerprint(folder: Path | None, backbone: Backbone) -> str:
     digest = hashlib.sha256(f"{backbone.fingerprint()}/{_code()}".encode())
-    # The fit of the word probabilities comes after decoding.
-    files = [] if folder is None else sorted(p for p in folder.iterdir() if p.is_file())
-    files = [p for p in files if p.name != CALIBRATION_FILE]
-    for path in files:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"/{path.name}/{content}".encode())
+    for path in sorted(folder.iterdir()) if folder else ():
+        # The fit of the word probabilities comes after decoding.
+        if path.is_file() and path.name != CALIBRATION_FILE:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"/{path.name}/{content}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -353,18 +309,13 @@ def _code() -> str:
 
 def imported(modules: Sequence[str]) -> list[str]:
     """Return modules of this package and what they import from it when they are imported."""
-    found: set[str] = set()
-    waiting = list(modules)
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
+    found = list(modules)
+    for name in found:  # which grows
         for statement in ast.parse(_file(name).read_text(encoding="utf-8")).body:
             if isinstance(statement, ast.ImportFrom) and statement.module:
                 base = statement.module
-                names = [base, *(f"{base}.{alias.name}" for alias in statement.names)]
-                waiting += [n for n in names if n.startswith("hyperasr.") and _file(n).is_file()]
+                names = {base, *(f"{base}.{alias.name}" for alias in statement.names)} - set(found)
+                found += [n for n in names if n.startswith("hyperasr.") and _file(n).is_file()]
     return sorted(found)
 
 
@@ -393,24 +344,21 @@ def most_tokens(backbone: Backbone) -> int:
 
 
 @torch.inference_mode()
-def plain_tokens(
-    backbone: Backbone, rows: Any, indices: Sequence[int], batch_size: int = BATCH
-) -> Decoded:
+def plain_tokens(backbone: Backbone, rows: Any, indices: Sequence[int]) -> Decoded:
     """Decode rows by transformers' `generate`; in the order of `indices`, without probabilities.
 
     Args:
         backbone: with the full audio context.
         rows: whose batches bring log-mel (n_utt, n_mels, 3000).
         indices: which.
-        batch_size: rows decoded together.
     Returns:
         Tokens as `hyperasr.decode.decode_tokens` gives them; a row that is as long as it may be is
         not finished.
     """
     most = most_tokens(backbone)
     tokens: list[tuple[int, ...]] = []
-    for start in range(0, len(indices), batch_size):
-        batch = rows.batch(list(indices[start : start + batch_size]))
+    for start in range(0, len(indices), BATCH):
+        batch = rows.batch(list(indices[start : start + BATCH]))
         with quiet_transformers():  # which would have an attention mask, and does not use it
             made = backbone.whisper.generate(input_features=batch.mel)
         for row in made.tolist():

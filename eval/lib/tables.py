@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,10 @@ WIDTH_WITHOUT_TERMINAL = 200
 BY_COHORT = ("cohort", "domain")
 
 Row = Mapping[str, Any]
+
+
+class NoRows(ConfigError):
+    """No row is of what a table is to show."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,8 @@ def print_rows(
 
     Rows of one corpus and those of a subset are left out unless the options ask for them.
     """
-    options = {"corpus": None, "subset": None} | options
-    if "severity" in columns:
-        rows = [row for row in rows if row.get("severity") is not None]
-    where = {k: v for k, v in options.items() if k not in ("show", "differences")}
-    if rows and (
-        options.get("show") == "cost"
-        or "benchmark" in rows[0]
-        or _pick(rows, columns, options.get("differences", False), where)
-    ):
-        made = table(rows, columns, **options)
+    with suppress(NoRows):
+        made = table(rows, columns, **{"corpus": None, "subset": None, **options})
         print_lines(title, made.header, made.lines)
 
 
@@ -94,8 +91,9 @@ def table(
             severity count only if `severity` is given or among the columns. A list or tuple
             takes any of its values, in its order.
     Raises:
-        ConfigError: no row is left, two of them claim one cell, they were scored under different
-            protocols or by different normalisers, or `show` is unknown.
+        NoRows: no row is left.
+        ConfigError: two rows claim one cell, they were scored under different protocols or by
+            different normalisers, or `show` is unknown.
     """
     if rows and all("benchmark" in row for row in rows):
         return _speed_table(rows, {name: v for name, v in where.items() if v is not None})
@@ -108,7 +106,7 @@ def table(
         )
     picked = _pick(rows, columns, differences, where)
     if not picked:
-        raise ConfigError(f"no row has {_words(where) or 'what was asked for'}; nothing to show")
+        raise NoRows(f"no row has {_words(where) or 'what was asked for'}; nothing to show")
     if "protocol" not in columns:
         _check_protocol(picked)
     cells: dict[tuple[str, tuple[Any, ...]], Row] = {}
@@ -123,8 +121,7 @@ def table(
                 "add a field that tells them apart to `columns`, or choose one value of it"
             )
         cells[place] = row
-    names = list(dict.fromkeys(system for system, _ in cells))
-    keys = list(dict.fromkeys(key for _, key in cells))
+    names, keys = (dict.fromkeys(place[side] for place in cells) for side in (0, 1))
     header = [_heading(key, [row for (_, k), row in cells.items() if k == key]) for key in keys]
     lines = [
         (name, *(_number(cells.get((name, key)), show, differences) for key in keys))
@@ -219,13 +216,12 @@ def _words(where: Mapping[str, Any]) -> str:
 def _speed_table(rows: Sequence[Row], where: Mapping[str, Any]) -> Table:
     rows = [row for row in rows if all(row.get(k) in _choices(v) for k, v in where.items())]
     if not rows:
-        raise ConfigError(f"no row has {_words(where)}; nothing to show")
-    ratios = [with_interval({**row, "value": row["ratio"]}, 2) for row in rows]
+        raise NoRows(f"no row has {_words(where)}; nothing to show")
     names = ("benchmark", "peer", "setting")
-    lines = [
-        (*(row[name] for name in names), ratio, str(row["rounds"]))
-        for row, ratio in zip(rows, ratios, strict=True)
-    ]
+    lines = []
+    for row in rows:
+        ratio = with_interval({**row, "value": row["ratio"]}, 2)
+        lines.append((*(row[name] for name in names), ratio, str(row["rounds"])))
     return Table((*names, "ratio", "rounds"), tuple(lines))
 
 

@@ -84,12 +84,9 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         protocol(self.protocol)
-        if self.per_speaker < 0:
-            raise ConfigError(f"per_speaker is {self.per_speaker}; it must be at least 0")
-        if self.beam_size < 1 or self.workers < 1:
-            raise ConfigError(
-                f"beam_size and workers must be at least 1, not {self.beam_size} and {self.workers}"
-            )
+        for name, least in (("per_speaker", 0), ("beam_size", 1), ("workers", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         unknown = [name for name in self.unadapted if name not in UNADAPTED]
         if unknown or BACKBONE not in self.unadapted:
             raise ConfigError(
@@ -98,8 +95,7 @@ class BenchConfig:
             )
         for cohort in self.simulate:
             check_simulated(cohort)
-        reserved = sorted(n for n in self.systems if n in UNADAPTED)
-        if reserved:
+        if reserved := sorted(n for n in self.systems if n in UNADAPTED):
             raise ConfigError(f"a system cannot be called {reserved[0]!r}; choose another name")
 
 
@@ -191,7 +187,7 @@ def _too_long(views: Sequence[View], config: BenchConfig) -> set[str]:
     unsure = [v for v in views if v.simulates and seconds(v.utterance) > _SURELY_FITS_S]
     if not unsure:
         return set()
-    store = Store(config.store, plan_key(unsure), len(unsure))
+    store = Store(config.store, plan_key(unsure))
     known = store.read(_LENGTHS)
     missing = [row for row in range(len(unsure)) if row not in known]
     if missing:
@@ -217,18 +213,15 @@ def print_found(where: Path, found: Iterable[Found], simulate: Sequence[str] = (
         found: of each recording or view.
         simulate: cohorts that are simulated on typical recordings.
     """
-    n = Counter[tuple[str, str, str]]()
-    speakers: dict[tuple[str, str, str], set[str]] = {}
-    for *place, speaker in found:
-        n[tuple(place)] += 1
-        speakers.setdefault(tuple(place), set()).add(speaker)
-    order = {cohort: i for i, cohort in enumerate(in_order(cohort for cohort, *_ in n))}
-    places = sorted(n, key=lambda p: (p[1] == RECORDED, order[p[0]], p[2]))
-    lines = [(*place, str(n[place]), str(len(speakers[place]))) for place in places]
+    found = list(found)
+    n = Counter((cohort, domain, corpus) for cohort, domain, corpus, _ in found)
+    speakers = Counter((cohort, domain, corpus) for cohort, domain, corpus, _ in set(found))
+    order = in_order(cohort for cohort, *_ in n)
+    places = sorted(n, key=lambda p: (p[1] == RECORDED, order.index(p[0]), p[2]))
+    lines = [(*place, str(n[place]), str(speakers[place])) for place in places]
     print_lines(str(where), ("cohort", "domain", "corpus", "recordings", "speakers"), lines)
-    typical = any(cohort == TYPICAL for cohort, *_ in n)
-    shown = ", ".join(simulate) if simulate and typical else ""
-    print(f"{SIMULATED} on typical recordings: {shown or 'nothing'}")
+    shown = simulate if any(cohort == TYPICAL for cohort, *_ in n) else ()
+    print(f"{SIMULATED} on typical recordings: {', '.join(shown) or 'nothing'}")
 
 
 class Store:
@@ -237,24 +230,18 @@ class Store:
     Args:
         root: folder of all test sets.
         plan: what identifies the test set, from `hyperasr.cohorts.views.plan_key`.
-        n_rows: of the test set.
     """
 
-    def __init__(self, root: Path, plan: str, n_rows: int) -> None:
-        self.folder, self.n_rows = Path(root) / plan, n_rows
+    def __init__(self, root: Path, plan: str) -> None:
+        self.folder = Path(root) / plan
 
     def read(self, key: str) -> dict[int, Any]:
-        """Return the values that are there; none where the file is missing or damaged."""
+        """Return the values that are there."""
         path = self.folder / f"{key}.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            rows = {int(row): value for row, value in content["rows"].items()}
-        except FileNotFoundError:
+        if not path.is_file():
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s is damaged (%s); its rows are made again", path, error)
-            return {}
-        return {row: value for row, value in rows.items() if 0 <= row < self.n_rows}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {int(row): value for row, value in content["rows"].items()}
 
     def write(self, key: str, rows: Mapping[int, Any], notes: Mapping[str, Any]) -> None:
         """Write the values whole or not at all; rows that another process added stay.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperasr.adapters.base import AdapterSource, Budget
+from hyperasr.adapters.base import AdapterSource
 from hyperasr.adapters.bayes_hypernet import BayesHyperNet, BayesHyperNetConfig
 from hyperasr.adapters.build import GAUSSIAN_SOURCES, SourceConfig, new_source
 from hyperasr.adapters.hypernet import HyperNet, HyperNetConfig
@@ -16,7 +16,6 @@ __all__ = [
     "BLoRAConfig",
     "BayesHyperNet",
     "BayesHyperNetConfig",
-    "Budget",
     "HyperNet",
     "HyperNetConfig",
     "SourceConfig",

@@ -1,10 +1,9 @@
-"""What every adapter source has in common: targets, rank, scaling and a printable budget."""
+"""What every adapter source has in common: targets, rank, scaling and a budget."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,39 +14,6 @@ from hyperasr.errors import ConfigError
 from hyperasr.types import LayerFactors, LoRAFactors
 
 MAX_RANK = 32
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Size of a source beside the backbone it adapts; counts are of scalar parameters."""
-
-    n_source: int
-    """Trained parameters of the source."""
-
-    n_generated_per_utterance: int
-    """Factor entries that depend on the utterance; 0 for a source that is not conditioned."""
-
-    n_backbone: int
-    """Parameters of the frozen backbone, > 0."""
-
-    @property
-    def share_source(self) -> float:
-        """Trained parameters as a fraction of the backbone's."""
-        return self.n_source / self.n_backbone
-
-    @property
-    def share_generated(self) -> float:
-        """Generated parameters of one utterance as a fraction of the backbone's."""
-        return self.n_generated_per_utterance / self.n_backbone
-
-    def __str__(self) -> str:
-        """Say it in one line, as training programs print it at the start."""
-        return (
-            f"budget: source {self.n_source:,} parameters "
-            f"({_percent(self.share_source)} of the backbone's {self.n_backbone:,}), "
-            f"generates {self.n_generated_per_utterance:,} per utterance "
-            f"({_percent(self.share_generated)})"
-        )
 
 
 class AdapterSource(nn.Module, ABC):
@@ -61,9 +27,11 @@ class AdapterSource(nn.Module, ABC):
         targets: sizes of each target, by name.
         rank, alpha: of the factors; `scaling = alpha / rank`.
         conditioned: whether `forward` reads the speaker embedding.
+        n_generated: factor entries that depend on the utterance.
     """
 
     conditioned: bool = False
+    n_generated: int = 0
 
     def __init__(self, targets: Mapping[str, TargetShape], rank: int, alpha: float) -> None:
         super().__init__()
@@ -84,11 +52,6 @@ class AdapterSource(nn.Module, ABC):
         """alpha / rank: delta_weight = scaling * B @ A."""
         return self.alpha / self.rank
 
-    @property
-    def n_generated_per_utterance(self) -> int:
-        """Factor entries that depend on the utterance."""
-        return 0
-
     @abstractmethod
     def forward(
         self,
@@ -105,10 +68,17 @@ class AdapterSource(nn.Module, ABC):
             their distribution; n_utt is 1 where one serves all.
         """
 
-    def budget(self, n_backbone_params: int) -> Budget:
-        """Count the source's parameters beside a backbone of `n_backbone_params`."""
-        n_source = sum(p.numel() for p in self.parameters())
-        return Budget(n_source, self.n_generated_per_utterance, n_backbone_params)
+    def budget(self, n_backbone: int) -> str:
+        """Return the source's size beside a backbone's `n_backbone` parameters, in one line.
+
+        As training programs print it at the start.
+        """
+        n_source, n_generated = sum(p.numel() for p in self.parameters()), self.n_generated
+        return (
+            f"budget: source {n_source:,} parameters "
+            f"({100 * n_source / n_backbone:.3g} % of the backbone's {n_backbone:,}), "
+            f"generates {n_generated:,} per utterance ({100 * n_generated / n_backbone:.3g} %)"
+        )
 
     def pack(
         self, pairs: Mapping[str, tuple[Tensor, Tensor]], *, shared: bool = False
@@ -135,7 +105,3 @@ def kaiming_start(shape: Sequence[int], d_in: int, generator: torch.Generator) -
     """Draw A as an ordinary LoRA does: uniform in +-1/sqrt(d_in) (Kaiming, a = sqrt(5))."""
     uniform = torch.rand(tuple(shape), generator=generator)
     return (uniform * 2 - 1).mul(d_in**-0.5)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

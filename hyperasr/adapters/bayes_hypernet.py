@@ -19,12 +19,7 @@ from torch import Tensor, nn
 from hyperasr.adapters.hypernet import HyperNet, HyperNetConfig, zero_linear
 from hyperasr.adapters.lora import TargetShape
 from hyperasr.adapters.posterior import GaussianFactors, LogSigma
-from hyperasr.adapters.priors import (
-    FactorPrior,
-    GaussianSettings,
-    PriorBuffers,
-    clamp_log_sigma,
-)
+from hyperasr.adapters.priors import GaussianSettings, PriorBuffers, clamp_log_sigma
 from hyperasr.errors import ConfigError
 
 
@@ -64,21 +59,15 @@ class BayesHyperNet(HyperNet):
         self.bias_sigma = nn.ParameterDict()
         for name, shape in self.targets.items():
             n_out = sum(self._n_deviations(shape))
+            self.n_generated += shape.n_layer * n_out
             self.sigma_heads[self.key(name)] = zero_linear(config.d_hidden, n_out)
             start = torch.full((shape.n_layer, n_out), math.log(config.sigma_start))
             self.bias_sigma[self.key(name)] = nn.Parameter(start)
 
     @property
-    def prior(self) -> FactorPrior:
-        """The prior of every target."""
-        prior: FactorPrior = self.prior_sigma()
-        return prior
-
-    @property
-    def n_generated_per_utterance(self) -> int:
-        """Outputs of the heads for one utterance, over all layers: means and deviations."""
-        more = sum(s.n_layer * sum(self._n_deviations(s)) for s in self.targets.values())
-        return super().n_generated_per_utterance + more
+    def prior(self) -> dict[str, Tensor]:
+        """Width of the prior of every target's layers (n_layer,)."""
+        return self.prior_sigma.by_target()
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Return them for the heads of the means and of the deviations; see `HyperNet`."""
@@ -96,17 +85,14 @@ class BayesHyperNet(HyperNet):
             Means and log deviations of A (n_layer, n_utt, rank, d_in) and B (n_layer, n_utt, d_out,
             rank) of each target.
         """
-        hidden = self._trunk_states(speaker_emb)
-        log_sigma = {
-            name: self._log_sigma(name, shape, rows)
-            for name, shape, rows in self._by_target(hidden)
-        }
-        return GaussianFactors(self._points(hidden), log_sigma)
+        states = self._trunk_states(speaker_emb)
+        log_sigma = {name: self._log_sigma(name, hidden) for name, hidden in states.items()}
+        return GaussianFactors(self._points(states), log_sigma)
 
-    def _log_sigma(self, name: str, shape: TargetShape, hidden: Tensor) -> LogSigma:
+    def _log_sigma(self, name: str, hidden: Tensor) -> LogSigma:
         """Turn (n_layer, n_utt, d_hidden) into log deviations of one target."""
         key, rank = self.key(name), self.rank
-        n_a, n_b = self._n_deviations(shape)
+        n_a, n_b = self._n_deviations(self.targets[name])
         out = clamp_log_sigma(self.sigma_heads[key](hidden) + self.bias_sigma[key][:, None])
         a, b = torch.split(out, [n_a, n_b], dim=-1)
         return LogSigma(

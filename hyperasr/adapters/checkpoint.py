@@ -24,15 +24,6 @@ _HEAD = {
     "source": dict,
     "training": dict,
 }
-# Settings of sources that are gone, each with the value at which it changed nothing.
-_GONE = {
-    "covariance_rank": 0,
-    "unseen": "error",
-    "head": "linear",
-    "generate": "both",
-    "expansion": 2,
-}
-_RENAMED = {"prior": {"dual_always": "dual"}}
 
 
 def stored(tensor: Tensor, half: bool) -> Tensor:
@@ -66,19 +57,6 @@ def read_head(path: Path) -> dict[str, Any]:
     for key, value in head.items():
         check_type(value, _HEAD[key], f"{path / 'config.json'}: {key}")
     return head
-
-
-def current_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the stored settings of a source, of whatever version, as this one knows them.
-
-    Those that are gone and changed nothing are left out.
-    """
-    kept = {name: value for name, value in settings.items() if (name, value) not in _GONE.items()}
-    return kept | {
-        name: _RENAMED[name][value]
-        for name, value in kept.items()
-        if name in _RENAMED and isinstance(value, str) and value in _RENAMED[name]
-    }
 
 
 def load_strictly(model: nn.Module, path: Path) -> None:

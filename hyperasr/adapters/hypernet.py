@@ -8,7 +8,7 @@ weights at zero and its bias at an ordinary LoRA initialisation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +89,7 @@ class HyperNet(AdapterSource):
         """Build the network; `generator` decides the initial values (default: seed 0)."""
         super().__init__(targets, config.rank, config.alpha)
         self.config = config
+        self.n_generated = sum(shape.n_weights(config.rank) for shape in self.targets.values())
         generator = generator or torch.Generator().manual_seed(0)
         d, n_rows = config.d_hidden, sum(shape.n_layer for shape in self.targets.values())
         self.register_buffer("emb_mean", torch.zeros(config.d_spk))
@@ -103,17 +104,12 @@ class HyperNet(AdapterSource):
         self.bias_B = nn.ParameterDict()
         for name, shape in self.targets.items():
             key, n_layer = self.key(name), shape.n_layer
-            n_a, n_b = self._n_outputs(shape)
+            n_a, n_b = config.rank * shape.d_in, config.rank * shape.d_out
             # Its bias is per layer, below; saved models have it in a sequence of one.
             self.heads[key] = nn.Sequential(zero_linear(d, n_a + n_b))
-            start = kaiming_start((n_layer, config.rank * shape.d_in), shape.d_in, generator)
+            start = kaiming_start((n_layer, n_a), shape.d_in, generator)
             self.bias_A[key] = nn.Parameter(start)
             self.bias_B[key] = nn.Parameter(torch.zeros(n_layer, n_b))
-
-    @property
-    def n_generated_per_utterance(self) -> int:
-        """Outputs of the heads for one utterance, over all layers."""
-        return sum(s.n_layer * sum(self._n_outputs(s)) for s in self.targets.values())
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Return by parameter name what its learning rate is multiplied with, where it is not 1.
@@ -175,24 +171,12 @@ class HyperNet(AdapterSource):
         """
         return self._points(self._trunk_states(speaker_emb))
 
-    def _points(self, hidden: Tensor) -> LoRAFactors:
-        """Turn the trunk's states (n_rows, n_utt, d_hidden) into factors."""
-        return self.pack(
-            {
-                name: self._factors(name, shape, rows)
-                for name, shape, rows in self._by_target(hidden)
-            }
-        )
+    def _points(self, states: Mapping[str, Tensor]) -> LoRAFactors:
+        """Turn the trunk's states of each target into factors."""
+        return self.pack({name: self._factors(name, hidden) for name, hidden in states.items()})
 
-    def _by_target(self, hidden: Tensor) -> Iterator[tuple[str, TargetShape, Tensor]]:
-        """Give each target its layers' states (n_layer, n_utt, d_hidden)."""
-        first = 0
-        for name, shape in self.targets.items():
-            yield name, shape, hidden[first : first + shape.n_layer]
-            first += shape.n_layer
-
-    def _trunk_states(self, speaker_emb: Tensor | None) -> Tensor:
-        """Return (n_rows, n_utt, d_hidden), a row for each (target, layer)."""
+    def _trunk_states(self, speaker_emb: Tensor | None) -> dict[str, Tensor]:
+        """Return the states of each target's layers (n_layer, n_utt, d_hidden)."""
         if speaker_emb is None:
             raise ConfigError("a hypernetwork needs speaker embeddings; pass speaker_emb")
         self._check_embedding(speaker_emb)
@@ -203,26 +187,23 @@ class HyperNet(AdapterSource):
         speaker = repeat(self.speaker(emb), "utt d -> row utt d", row=n_rows)
         layer = repeat(self.layer_emb, "row d -> row utt d", utt=n_utt).to(speaker.dtype)
         states: Tensor = self.trunk(self.join(torch.cat([speaker, layer], dim=-1)))
-        return states
+        by_target = torch.split(states, [shape.n_layer for shape in self.targets.values()])
+        return dict(zip(self.targets, by_target, strict=True))
 
-    def _factors(self, name: str, shape: TargetShape, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _factors(self, name: str, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Turn (n_layer, n_utt, d_hidden) into A and B of one target.
 
         The head writes B as (rank, d_out): its transpose, which `lora.using` reads, then lies
         contiguous in memory and is not copied.
         """
         key, rank = self.key(name), self.rank
-        n_a, n_b = self._n_outputs(shape)
-        out_a, out_b = self.heads[key](hidden).split([n_a, n_b], dim=-1)
+        sizes = [self.bias_A[key].shape[1], self.bias_B[key].shape[1]]
+        out_a, out_b = self.heads[key](hidden).split(sizes, dim=-1)
         a = rearrange(self.bias_A[key], "layer (r d_in) -> layer 1 r d_in", r=rank)
         a = a + rearrange(out_a, "layer utt (r d_in) -> layer utt r d_in", r=rank)
         b = rearrange(self.bias_B[key], "layer (r d_out) -> layer 1 r d_out", r=rank)
         b = b + rearrange(out_b, "layer utt (r d_out) -> layer utt r d_out", r=rank)
         return a, rearrange(b, "layer utt r d_out -> layer utt d_out r")
-
-    def _n_outputs(self, shape: TargetShape) -> tuple[int, int]:
-        """Count what a head generates for one layer: entries of A and of B."""
-        return self.rank * shape.d_in, self.rank * shape.d_out
 
     def _check_embedding(self, emb: Tensor) -> None:
         if emb.dim() != 2 or emb.shape[1] != self.config.d_spk:

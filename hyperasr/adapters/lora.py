@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,6 @@ block, weight (d_ff, d_model)."""
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 """A forward hook: layer, inputs, output -> what the layer is to give instead."""
-
-Result = TypeVar("Result")
-
-_THREAD = threading.local()
 
 _FEED_FORWARD = ("fc1", "fc2")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -75,17 +72,14 @@ def find_targets(whisper: nn.Module, names: Iterable[str]) -> dict[str, list[nn.
     Raises:
         ConfigError: a name is unknown, matches no layer, or there is no Whisper.
     """
-    if isinstance(names, str):
-        names = (names,)
-    parts: dict[str, nn.ModuleList] | None = None
     linears: dict[str, list[nn.Linear]] = {}
     for name in names:
         if name not in TARGET_NAMES:
             close = closest(name, TARGET_NAMES)
             raise ConfigError(f"unknown target {name!r}; did you mean {close!r}?")
-        parts = parts or _layers_by_part(whisper)
         part, matrix = name.split(".")
-        linears[name] = _linears(parts[part], _PATHS[part][matrix])
+        found = map(attrgetter(_PATHS[part][matrix]), layers_by_part(whisper)[part])
+        linears[name] = [module for module in found if isinstance(module, nn.Linear)]
         if not linears[name]:
             raise ConfigError(f"target {name!r} matches no linear layer of this model")
     return linears
@@ -97,11 +91,10 @@ def target_shapes(whisper: nn.Module, names: Iterable[str]) -> dict[str, TargetS
     Raises:
         ConfigError: a name that is unknown or matches no layer.
     """
-    shapes: dict[str, TargetShape] = {}
-    for name, linears in find_targets(whisper, names).items():
-        # Layers of a Whisper are alike; those of anything else fail in `using`.
-        shapes[name] = TargetShape(len(linears), linears[0].in_features, linears[0].out_features)
-    return shapes
+    return {
+        name: TargetShape(len(linears), linears[0].in_features, linears[0].out_features)
+        for name, linears in find_targets(whisper, names).items()
+    }
 
 
 @contextmanager
@@ -136,35 +129,30 @@ def using(model: nn.Module, factors: LoRAFactors) -> Iterator[dict[str, list[nn.
         ]
         for name, linears in targets.items()
     }
-    with hooked(targets, hooks), kept:
-        yield targets
+    with hooked(targets, hooks):
+        _BLOCKS.entered.append(kept)
+        try:
+            yield targets
+        finally:
+            _BLOCKS.entered.remove(kept)
 
 
+@dataclass(eq=False)
 class _Kept:
-    """Which utterances of a block's factors are left in the batch; see `dropping_rows`."""
+    """Which utterances of a block's factors are left in the batch, None for all."""
 
-    def __init__(self, n_utt: int) -> None:
-        self.n_utt, self.version = n_utt, 0
-        self.index: Tensor | None = None
-
-    def __enter__(self) -> None:
-        _blocks().append(self)
-
-    def __exit__(self, *_: object) -> None:
-        _blocks().remove(self)
-
-    def choose(self, index: Tensor | None) -> None:
-        self.index, self.version = index, self.version + 1
-
-    def of(self, factor: Tensor) -> Tensor:
-        if self.index is None or factor.shape[0] == 1:
-            return factor
-        return factor.index_select(0, self.index)
+    n_utt: int
+    index: Tensor | None = None
 
 
-def _blocks() -> list[_Kept]:
-    blocks: list[_Kept] = _THREAD.__dict__.setdefault("blocks", [])
-    return blocks
+class _Blocks(threading.local):
+    """The blocks of `using` that this thread is in."""
+
+    def __init__(self) -> None:
+        self.entered: list[_Kept] = []
+
+
+_BLOCKS = _Blocks()
 
 
 @contextmanager
@@ -175,7 +163,7 @@ def dropping_rows(n_rows: int) -> Iterator[Callable[[Tensor], None] | None]:
         What takes the rows that are left (n,) int64, counted among those that were left before; the
         factors of `using` follow. None where factors have neither one row a row nor one for all.
     """
-    blocks = _blocks()
+    blocks = list(_BLOCKS.entered)
     if any(kept.n_utt not in (1, n_rows) for kept in blocks):
         yield None
         return
@@ -183,13 +171,13 @@ def dropping_rows(n_rows: int) -> Iterator[Callable[[Tensor], None] | None]:
 
     def keep(rows: Tensor) -> None:
         for kept in blocks:
-            kept.choose(rows if kept.index is None else kept.index[rows])
+            kept.index = rows if kept.index is None else kept.index[rows]
 
     try:
         yield keep
     finally:
         for kept, index in zip(blocks, before, strict=True):
-            kept.choose(index)
+            kept.index = index
 
 
 @contextmanager
@@ -210,9 +198,7 @@ def hooked(
             handle.remove()
 
 
-def of_this_thread(
-    hook: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Result],
-) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Result | None]:
+def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return a forward hook that acts in the calling thread alone; elsewhere it does nothing.
 
     Autograd's own threads, in which checkpointed activations are computed again on a GPU, count as
@@ -220,7 +206,7 @@ def of_this_thread(
     """
     owner = threading.get_ident()
 
-    def guarded(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Result | None:
+    def guarded(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Any:
         # A compiler runs the hook of its own thread, and cannot ask which one that is.
         if not torch.compiler.is_compiling() and threading.get_ident() != owner:
             if not threading.current_thread().name.startswith("Dummy-"):
@@ -235,14 +221,12 @@ def squared_norms(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Return the squared Frobenius norm of each target layer's own weight: (n_layer,) by target.
 
     Raises:
-        ConfigError: a target that is unknown, matches no layer, or a layer whose weight is zero.
+        ConfigError: a target that is unknown or matches no layer.
     """
-    norms = {}
-    for name, linears in find_targets(model, names).items():
-        norms[name] = torch.stack([m.weight.float().square().sum() for m in linears])
-        if not bool((norms[name] > 0).all()):
-            raise ConfigError(f"a layer of target {name!r} has zero weights; nothing to compare to")
-    return norms
+    return {
+        name: torch.stack([m.weight.float().square().sum() for m in linears])
+        for name, linears in find_targets(model, names).items()
+    }
 
 
 def squared_product_norm(A: Tensor, B: Tensor) -> Tensor:
@@ -261,23 +245,18 @@ def delta_weight(factors: LoRAFactors, name: str, layer: int) -> Tensor:
     """Return `scaling * B @ A` of one layer, in float32 or wider: (n_utt, d_out, d_in).
 
     For inspection, merging and tests: training and decoding never build it.
-
-    Raises:
-        ConfigError: the factors have no such target or layer.
     """
-    if name not in factors.targets:
-        raise ConfigError(f"no factors for target {name!r}; there are {', '.join(factors)}")
     pair = factors[name]
-    if not 0 <= layer < pair.A.shape[0]:
-        raise ConfigError(f"target {name!r} has {pair.A.shape[0]} layers, layer {layer} asked for")
     dtype = torch.promote_types(pair.A.dtype, torch.float32)
     return factors.scaling * (pair.B[layer].to(dtype) @ pair.A[layer].to(dtype))
 
 
-def merge(model: nn.Module, factors: LoRAFactors) -> None:
-    """Add one utterance's (or shared) factors to the model's own weights, for good.
+@contextmanager
+def merged(model: nn.Module, factors: LoRAFactors) -> Iterator[None]:
+    """Add one utterance's (or shared) factors to the model's own weights inside the block.
 
-    The sum is taken in float32 or wider and cast last. Either all layers change or none.
+    The sum is taken in float32 or wider and cast last. Afterwards the very same weights are there
+    again, bit for bit.
 
     Args:
         model: a Whisper of transformers, or any module that contains one.
@@ -286,27 +265,40 @@ def merge(model: nn.Module, factors: LoRAFactors) -> None:
         ShapeError: more than one utterance, or sizes that do not fit the model.
         ConfigError: unknown targets, weights in 8 bits, or a merged weight that is not finite.
     """
-    with torch.no_grad():
-        for linear, weight in _merged_weights(model, factors):
-            linear.weight.copy_(weight)
+    targets = checked_targets(model, factors)
+    if factors.n_utt != 1:
+        raise ShapeError(
+            f"factors are for {factors.n_utt} utterances; one model holds the weights of one"
+        )
+    changed = []
+    for name, linears in targets.items():
+        for layer, linear in enumerate(linears):
+            if not isinstance(linear.weight, nn.Parameter):  # made anew for whoever asks
+                raise ConfigError(
+                    f"the weights of target {name!r} are in 8 bits, into which nothing can be "
+                    "merged; load the model in float32, bfloat16 or float16"
+                )
+            delta = delta_weight(factors, name, layer)[0]
+            weight = (linear.weight.to(delta.dtype) + delta).to(linear.weight.dtype).detach()
+            if not torch.isfinite(weight).all():
+                raise ConfigError(
+                    f"merging target {name!r} gives weights in layer {layer} that are not finite "
+                    f"in {linear.weight.dtype}; nothing was changed"
+                )
+            changed.append((linear.weight, weight))
 
+    @torch.no_grad()
+    def exchange() -> None:
+        for parameter, other in changed:
+            before = parameter.clone()
+            parameter.copy_(other)
+            other.copy_(before)
 
-@contextmanager
-def merged(model: nn.Module, factors: LoRAFactors) -> Iterator[None]:
-    """Merge for the length of the block, then restore the very same weights, bit for bit.
-
-    Raises:
-        ShapeError, ConfigError: as `merge`.
-    """
-    linears = [m for ms in find_targets(model, factors).values() for m in ms]
-    originals = [linear.weight.detach().clone() for linear in linears]
+    exchange()
     try:
-        merge(model, factors)
         yield
     finally:
-        with torch.no_grad():
-            for linear, weight in zip(linears, originals, strict=True):
-                linear.weight.copy_(weight)
+        exchange()
 
 
 def _make_hook(name: str, a_t: Tensor, b_t: Tensor, scaling: float, kept: _Kept) -> Hook:
@@ -315,18 +307,23 @@ def _make_hook(name: str, a_t: Tensor, b_t: Tensor, scaling: float, kept: _Kept)
     A decoder step of a small model lasts 2 ms, so the usual case is kept to two operations:
     float32 in and out, one row an utterance, no reshaping, the addition fused into the second.
     """
-    dtype, all_a, all_b, version = a_t.dtype, a_t, b_t, kept.version
+    dtype, all_a, all_b, index = a_t.dtype, a_t, b_t, kept.index
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        nonlocal a_t, b_t, version
-        if kept.version != version:
-            a_t, b_t, version = kept.of(all_a), kept.of(all_b), kept.version
+        nonlocal a_t, b_t, index
+        if kept.index is not index:
+            a_t, b_t, index = all_a, all_b, kept.index
+            if index is not None and kept.n_utt > 1:
+                a_t, b_t = a_t.index_select(0, index), b_t.index_select(0, index)
         x, n_utt = args[0], a_t.shape[0]
         x3, y3 = x, y
         if x.shape[0] != n_utt or x.dim() != 3:
             x3, y3 = by_utterance(name, x, n_utt), by_utterance(name, y, n_utt)
         if x.dtype is not dtype or y.dtype is not dtype:
-            out = _accumulate_in(dtype, x3, y3, a_t, b_t, scaling)
+            # In a wider type than the model's, rounded once, at the end.
+            with torch.autocast(x.device.type, enabled=False):
+                update = torch.bmm(x3.to(dtype), a_t)
+                out = torch.baddbmm(y3.to(dtype), update, b_t, alpha=scaling).to(y.dtype)
         elif torch.is_grad_enabled():
             out = torch.baddbmm(y3, torch.bmm(x3, a_t), b_t, alpha=scaling)
         else:
@@ -336,15 +333,6 @@ def _make_hook(name: str, a_t: Tensor, b_t: Tensor, scaling: float, kept: _Kept)
         return out if y3 is y else out.view(y.shape)
 
     return hook
-
-
-def _accumulate_in(
-    dtype: torch.dtype, x: Tensor, y: Tensor, a_t: Tensor, b_t: Tensor, scaling: float
-) -> Tensor:
-    """Add the update in a wider type than the model's and round once, at the end."""
-    with torch.autocast(x.device.type, enabled=False):
-        out = torch.baddbmm(y.to(dtype), torch.bmm(x.to(dtype), a_t), b_t, alpha=scaling)
-    return out.to(y.dtype)
 
 
 def by_utterance(name: str, x: Tensor, n_utt: int) -> Tensor:
@@ -402,39 +390,12 @@ def checked_targets(model: nn.Module, factors: LoRAFactors) -> dict[str, list[nn
     return targets
 
 
-def _merged_weights(model: nn.Module, factors: LoRAFactors) -> list[tuple[nn.Linear, Tensor]]:
-    targets = checked_targets(model, factors)
-    _require_writable(targets)
-    if factors.n_utt != 1:
-        raise ShapeError(
-            f"factors are for {factors.n_utt} utterances; one model holds the weights of one"
-        )
-    changed = []
-    for name, linears in targets.items():
-        for layer, linear in enumerate(linears):
-            delta = delta_weight(factors, name, layer)[0]
-            weight = (linear.weight.to(delta.dtype) + delta).to(linear.weight.dtype)
-            if not torch.isfinite(weight).all():
-                raise ConfigError(
-                    f"merging target {name!r} gives weights in layer {layer} that are not finite "
-                    f"in {linear.weight.dtype}; nothing was changed"
-                )
-            changed.append((linear, weight))
-    return changed
+def layers_by_part(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """Return the layers of a Whisper's encoder and decoder, however deeply it is wrapped.
 
-
-def _require_writable(targets: Mapping[str, list[nn.Linear]]) -> None:
-    """Raise where a layer makes its weight anew for whoever asks, as one of 8 bits does."""
-    for name, linears in targets.items():
-        if not all(isinstance(linear.weight, nn.Parameter) for linear in linears):
-            raise ConfigError(
-                f"the weights of target {name!r} are in 8 bits, into which nothing can be merged; "
-                "load the model in float32, bfloat16 or float16"
-            )
-
-
-def _layers_by_part(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """Find the module that has an encoder and a decoder, however deeply it is wrapped."""
+    Raises:
+        ConfigError: there is no Whisper.
+    """
     for module in model.modules():
         parts = {part: getattr(getattr(module, part, None), "layers", None) for part in _PATHS}
         layers = {p: m for p, m in parts.items() if isinstance(m, nn.ModuleList)}
@@ -444,14 +405,3 @@ def _layers_by_part(model: nn.Module) -> dict[str, nn.ModuleList]:
         f"{type(model).__name__} holds no Whisper: no module with encoder.layers and "
         "decoder.layers; pass a transformers WhisperForConditionalGeneration"
     )
-
-
-def _linears(layers: nn.ModuleList, path: str) -> list[nn.Linear]:
-    modules = []
-    for layer in layers:
-        module: Any = layer
-        for attribute in path.split("."):
-            module = getattr(module, attribute, None)
-        if isinstance(module, nn.Linear):
-            modules.append(module)
-    return modules

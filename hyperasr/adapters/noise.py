@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from hyperasr.adapters import lora
 from hyperasr.adapters.posterior import GaussianFactors
-from hyperasr.errors import ConfigError, ShapeError
 
 
 @contextmanager
@@ -35,13 +34,8 @@ def using_noise(model: nn.Module, posterior: GaussianFactors, n_rows: int) -> It
             d_out, rank).
         n_rows: utterances, or utterances times samples; the batch has a multiple of it.
     Raises:
-        ConfigError: a posterior whose noise is ``plain``: draw factors of it instead.
-        ShapeError: as `lora.using`.
+        ConfigError, ShapeError: as `lora.using`.
     """
-    if posterior.noise == "plain":
-        raise ConfigError("noise 'plain' draws factors: use posterior.sample and lora.using")
-    if n_rows < 1:
-        raise ShapeError(f"{n_rows} rows; an empty batch needs no adaptation")
     targets = lora.checked_targets(model, posterior.mu)
     hooks = {
         name: [_hook(name, layer, posterior, n_rows) for layer, _ in enumerate(linears)]
@@ -55,10 +49,9 @@ def _hook(name: str, layer: int, posterior: GaussianFactors, n_rows: int) -> lor
     """Draw the noise of one layer now, so that every call in the block meets the same weights."""
     pair, log_sigma, scaling = posterior.mu[name], posterior.log_sigma[name], posterior.mu.scaling
     dtype = torch.promote_types(pair.A.dtype, torch.float32)
-    factors = []  # mean (n, m) and noise, of A before B
+    factors = []  # mean (n, m) and signed noise, of A before B
     for mean, deviation in ((pair.A, log_sigma.A), (pair.B, log_sigma.B)):
-        sigma = None if deviation is None else deviation[layer, 0].to(dtype).exp()
-        noise = None if sigma is None else _Signed(sigma, n_rows)
+        noise = None if deviation is None else _drawn(deviation[layer, 0].to(dtype).exp(), n_rows)
         factors.append((mean[layer, 0].to(dtype), noise))
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
@@ -67,20 +60,18 @@ def _hook(name: str, layer: int, posterior: GaussianFactors, n_rows: int) -> lor
             h = lora.by_utterance(name, x, n_rows).to(dtype)
             for mean, noise in factors:
                 out = h @ mean.mT
-                h = out if noise is None else out + noise(h)
+                if noise is not None:
+                    matrix, of_rows, of_columns = noise
+                    out = out + ((h * of_columns) @ matrix.mT) * of_rows
+                h = out
             return y + (scaling * h).to(y.dtype).view(y.shape)
 
     return hook
 
 
-class _Signed:
-    """One draw of a matrix' noise, with random signs for rows and columns of each utterance."""
-
-    def __init__(self, sigma: Tensor, n_rows: int) -> None:
-        n, m = sigma.shape
-        self.noise = sigma * torch.randn_like(sigma)
-        self.row_signs = sigma.new_empty(n_rows, 1, n).normal_().sign()
-        self.column_signs = sigma.new_empty(n_rows, 1, m).normal_().sign()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return ((x * self.column_signs) @ self.noise.mT) * self.row_signs
+def _drawn(sigma: Tensor, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw the noise (n, m) of a matrix, and signs of its rows and columns for each utterance."""
+    n, m = sigma.shape
+    noise = sigma * torch.randn_like(sigma)
+    of_rows = sigma.new_empty(n_rows, 1, n).normal_().sign()
+    return noise, of_rows, sigma.new_empty(n_rows, 1, m).normal_().sign()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperasr.adapters import lora
 from hyperasr.adapters.posterior import KL_REDUCTIONS
-from hyperasr.errors import ConfigError, ShapeError
+from hyperasr.errors import ConfigError
 from hyperasr.types import LoRAFactors, TeacherTokens
 
 _LEAST = 1e-6  # probability of all tokens that a teacher does not name
@@ -44,18 +44,10 @@ class ELBO:
 
     def losses(self) -> dict[str, Tensor]:
         """Return the parts by name, for the training loop and its log; scalars all."""
-        parts: dict[str, Tensor | float] = {
-            "total": self.total,
-            "nll": self.nll,
-            "kl": self.kl,
-            "beta": self.beta,
-            "teacher": self.teacher,
-            "penalty": self.penalty,
-        }
-        like = self.nll.detach()
+        names, like = ("total", "nll", "kl", "beta", "teacher", "penalty"), self.nll
         return {
-            name: value if isinstance(value, Tensor) else like.new_tensor(float(value))
-            for name, value in parts.items()
+            name: torch.as_tensor(getattr(self, name), dtype=like.dtype, device=like.device)
+            for name in names
         }
 
 
@@ -95,17 +87,10 @@ class ObjectiveConfig:
     `relative_size`."""
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("nll_weight", 0),
-            ("teacher", 0),
-            ("negatives", 0),
-            ("beta", 0),
-            ("l2", 0),
-            ("typical_penalty", 0),
-        ):
+        for name in ("nll_weight", "teacher", "negatives", "beta", "l2", "typical_penalty"):
             value = getattr(self, name)
-            if not (value >= low and math.isfinite(value)):
-                raise ConfigError(f"{name} is {value}; it must be a finite number of {low} or more")
+            if not (value >= 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} is {value}; it must be a finite number of 0 or more")
         if not 0 <= self.kl_warmup <= 1:
             raise ConfigError(f"kl_warmup is {self.kl_warmup}; it must be in [0, 1]")
         if self.kl_reduction not in KL_REDUCTIONS:
@@ -171,16 +156,10 @@ def relative_size(factors: LoRAFactors, squared_norms: Mapping[str, Tensor]) -> 
         squared_norms: ||W||^2 of each target's layers (n_layer,), above 0.
     Returns:
         (n_utt,) float32.
-    Raises:
-        ShapeError: layers of a target differ in number.
     """
     ratios = []
     for name, pair in factors.targets.items():
         norms = squared_norms[name]
-        if norms.shape != pair.A.shape[:1]:
-            raise ShapeError(
-                f"{len(norms)} weight norms for {pair.A.shape[0]} layers of target {name!r}"
-            )
         squared = lora.squared_product_norm(pair.A.float(), pair.B.float())
         ratios.append(factors.scaling**2 * squared / norms.to(squared)[:, None])
     return torch.cat(ratios).mean(dim=0)

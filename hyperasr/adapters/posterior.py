@@ -15,7 +15,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from hyperasr.adapters.priors import FactorPrior
 from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.types import LayerFactors, LoRAFactors
 
@@ -59,27 +58,14 @@ class GaussianFactors:
         log_sigma: log standard deviations of each target.
         map_points: whether a factor that is a point counts in the divergence with minus the log
             density of the prior.
-        noise: how training noise enters, one of `NOISE_SCHEMES`.
+        noise: how training noise enters, one of `NOISE_SCHEMES`; other than ``plain`` only where
+            shared.
     """
 
     mu: LoRAFactors
     log_sigma: Mapping[str, LogSigma]
     map_points: bool = False
     noise: str = "plain"
-
-    def __post_init__(self) -> None:
-        for name, pair in self.mu.targets.items():
-            deviations = self.log_sigma[name]
-            for mean, log_sigma in ((pair.A, deviations.A), (pair.B, deviations.B)):
-                if log_sigma is not None and log_sigma.shape != mean.shape:
-                    raise ShapeError(
-                        f"target {name!r} has means {tuple(mean.shape)} and deviations "
-                        f"{tuple(log_sigma.shape)}"
-                    )
-        if self.noise != "plain" and not self.mu.shared:
-            raise ConfigError(
-                f"noise {self.noise!r} needs one posterior for all utterances; use noise 'plain'"
-            )
 
     @property
     def n_utt(self) -> int:
@@ -125,23 +111,24 @@ class GaussianFactors:
             targets[name] = LayerFactors(a, b)
         return replace(self.mu, targets=targets, shared=self.mu.shared and n_row == 1)
 
-    def kl(self, prior: FactorPrior, reduction: str = "sum") -> Tensor:
-        """Return the divergence from a prior in nats, closed form; float64 scalar.
+    def kl(self, prior: Mapping[str, Tensor], reduction: str = "sum") -> Tensor:
+        """Return the divergence from a zero-mean prior in nats, closed form; float64 scalar.
 
         Args:
-            prior: zero-mean Gaussians of every target.
+            prior: standard deviations of each target's layers (n_layer,), for A and B alike.
             reduction: one of `KL_REDUCTIONS`.
-        Raises:
-            ConfigError: an unknown reduction, or a target without a prior.
         """
-        terms = []
+        terms, n_matrices = [], 0
         for name, pair in self.mu.targets.items():
-            log_prior, deviations = prior.log_sigma(name), self.log_sigma[name]
+            log_prior, deviations = prior[name].log(), self.log_sigma[name]
             for mean, log_sigma in ((pair.A, deviations.A), (pair.B, deviations.B)):
-                if log_sigma is not None or self.map_points:
-                    nats = matrix_kl(mean, log_sigma, log_prior)
-                    terms.append((nats, mean.shape[-2] * mean.shape[-1]))
-        return reduce_kl(terms, reduction)
+                if log_sigma is None and not self.map_points:
+                    continue
+                entries = gaussian_kl(mean, log_sigma, log_prior.to(mean)[:, None, None, None])
+                nats = entries.sum(dim=(-2, -1), dtype=torch.float64)  # (n_layer, n_utt)
+                terms.append(nats.sum() / (1 if reduction == "sum" else mean[0, 0].numel()))
+                n_matrices += nats.numel()
+        return torch.stack(terms).sum() / (n_matrices if reduction == "mean" else self.n_utt)
 
 
 def gaussian_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -> Tensor:
@@ -163,42 +150,6 @@ def gaussian_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -
     ratio = log_sigma - prior_log_sigma
     # expm1 keeps the digits where posterior and prior are almost the same.
     return from_mean + 0.5 * torch.expm1(2 * ratio) - ratio
-
-
-def matrix_kl(mu: Tensor, log_sigma: Tensor | None, prior_log_sigma: Tensor) -> Tensor:
-    """Sum the divergence over the entries of one matrix.
-
-    Args:
-        mu: (n_layer, n_row, n, m).
-        log_sigma: the same shape, or None for a point.
-        prior_log_sigma: (n_layer,).
-    Returns:
-        Nats (n_layer, n_row) float64.
-    """
-    prior = prior_log_sigma.to(mu)[:, None, None, None]
-    return gaussian_kl(mu, log_sigma, prior).sum(dim=(-2, -1), dtype=torch.float64)
-
-
-def reduce_kl(terms: Sequence[tuple[Tensor, int]], reduction: str) -> Tensor:
-    """Make one number of the divergences of all matrices; see `KL_REDUCTIONS`.
-
-    Args:
-        terms: of every target's matrices: nats (n_layer, n_row), and the entries of the matrix.
-        reduction: one of `KL_REDUCTIONS`.
-    Returns:
-        Nats, float64 scalar.
-    Raises:
-        ConfigError: an unknown reduction, or nothing to reduce.
-    """
-    if reduction not in KL_REDUCTIONS:
-        raise ConfigError(f"kl_reduction must be one of {KL_REDUCTIONS}, got {reduction!r}")
-    if not terms:
-        raise ConfigError("no factor has a distribution; there is no divergence to reduce")
-    total = torch.stack(
-        [nats.sum() / (1 if reduction == "sum" else n_entries) for nats, n_entries in terms]
-    ).sum()
-    n_all = sum(nats.numel() for nats, _ in terms)
-    return total / (n_all if reduction == "mean" else terms[0][0].shape[1])
 
 
 def utterance_generators(
@@ -223,16 +174,13 @@ def _drawn(mean: Tensor, log_sigma: Tensor | None, each: int, generators: Genera
     rows = mean.unsqueeze(2).expand(-1, -1, each, -1, -1)
     if log_sigma is None:
         return rows.flatten(1, 2)
-    noise = _noise((mean.shape[0], mean.shape[1] * each, *mean.shape[2:]), mean, generators)
+    n_layer, n_posterior, *entries = mean.shape
+    if generators is None:
+        shape = (n_layer, n_posterior * each, *entries)
+        noise = torch.randn(shape, dtype=mean.dtype, device=mean.device)
+    else:  # a generator's own device draws
+        of_rows = [torch.randn(n_layer, *entries, generator=g, device=g.device) for g in generators]
+        noise = torch.stack(of_rows, dim=1).to(mean)
     # Broadcast: means and deviations of a shared posterior are not copied for every utterance.
     noise = rearrange(noise, "layer (row each) n m -> layer row each n m", each=each)
     return torch.addcmul(rows, log_sigma.exp().unsqueeze(2), noise).flatten(1, 2)
-
-
-def _noise(shape: Sequence[int], like: Tensor, generators: Generators) -> Tensor:
-    """Draw standard normal noise (n_layer, n_row, ...); a generator's own device draws it."""
-    if generators is None:
-        return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
-    row_shape = (shape[0], *shape[2:])
-    rows = [torch.randn(row_shape, generator=g, device=g.device) for g in generators]
-    return torch.stack(rows, dim=1).to(like)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperasr.adapters import lora
-from hyperasr.errors import ConfigError, MissingExtra, ShapeError
+from hyperasr.errors import ConfigError, MissingExtra
 
 log = logging.getLogger(__name__)
 
@@ -28,40 +28,6 @@ LOG_SIGMA_RANGE = (-12.0, 2.0)
 
 # Of the variance of all layers together: a component is at least a tenth as wide as the whole.
 LEAST_VARIANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class FactorPrior:
-    """N(0, sigma^2) for every entry of A and B alike, with a sigma for each layer.
-
-    Attributes:
-        sigma: (n_layer,) of each target, above 0.
-    """
-
-    sigma: Mapping[str, Tensor]
-
-    def __post_init__(self) -> None:
-        for name, sigma in self.sigma.items():
-            if sigma.dim() != 1:
-                raise ShapeError(
-                    f"prior of target {name!r} is {tuple(sigma.shape)}, expected (n_layer,)"
-                )
-            right = (sigma > 0) & sigma.isfinite()
-            if not bool(right.all()):
-                raise ConfigError(
-                    f"prior of target {name!r} has width {float(sigma[~right][0]):g}; it must be "
-                    "above 0 and finite"
-                )
-
-    def log_sigma(self, name: str) -> Tensor:
-        """Return the log standard deviations of a target's layers (n_layer,).
-
-        Raises:
-            ConfigError: the target has no prior.
-        """
-        if name not in self.sigma:
-            raise ConfigError(f"no prior for target {name!r}; there are {', '.join(self.sigma)}")
-        return self.sigma[name].log()
 
 
 @dataclass(frozen=True)
@@ -79,17 +45,13 @@ class GaussianSettings:
     prior_sigma: float = 0.1
     """Width of the fixed prior, above 0."""
 
-    prior_scale: float = 1.0
-    """Factor of the widths of a data-driven prior, above 0."""
-
     def __post_init__(self) -> None:
         check_sigma("sigma_start", self.sigma_start)
-        for name in ("prior_sigma", "prior_scale"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(
-                    f"{name} is {value}: a prior of zero width; it must be above 0 and finite"
-                )
+        if not (self.prior_sigma > 0 and math.isfinite(self.prior_sigma)):
+            raise ConfigError(
+                f"prior_sigma is {self.prior_sigma}: a prior of zero width; it must be above 0 and "
+                "finite"
+            )
         if self.prior not in ("fixed", "single", "dual"):
             raise ConfigError(f"prior must be 'fixed', 'single' or 'dual', got {self.prior!r}")
 
@@ -99,38 +61,25 @@ class PriorBuffers(nn.Module):
 
     def __init__(self, settings: GaussianSettings, targets: Mapping[str, lora.TargetShape]) -> None:
         super().__init__()
-        self.settings = settings
+        self.dual = settings.prior == "dual"
         self.names = {name: name.replace(".", "_") for name in targets}
         # A data-driven prior is fitted by `fit`, or loaded; until then this keeps its place.
-        self._store(fixed_prior(targets, settings.prior_sigma))
+        for name, shape in targets.items():
+            width = torch.full((shape.n_layer,), float(settings.prior_sigma))
+            self.register_buffer(self.names[name], width)
 
-    def forward(self) -> FactorPrior:
-        """Return the prior."""
-        return FactorPrior({name: getattr(self, key) for name, key in self.names.items()})
+    def by_target(self) -> dict[str, Tensor]:
+        """Return sigma of N(0, sigma^2), for every entry of A and B: (n_layer,) of each target."""
+        return {name: self.get_buffer(key) for name, key in self.names.items()}
 
     def fit(self, deviations: Mapping[str, Tensor]) -> None:
-        """Fit a data-driven prior; a fixed one stays as it is.
+        """Fit a data-driven prior.
 
         Args:
             deviations: (n_layer,) of each target, as `weight_deviations` returns them.
         """
-        if self.settings.prior == "fixed":
-            return
-        dual = self.settings.prior == "dual"
-        self._store(mixture_prior(deviations, dual=dual, scale=self.settings.prior_scale))
-
-    def _store(self, prior: FactorPrior) -> None:
-        for name, key in self.names.items():
-            self.register_buffer(key, prior.sigma[name].clone())
-
-
-def fixed_prior(targets: Mapping[str, lora.TargetShape], sigma: float) -> FactorPrior:
-    """Return one width for every layer of every target.
-
-    Raises:
-        ConfigError: a width that is not above 0.
-    """
-    return FactorPrior({n: torch.full((s.n_layer,), float(sigma)) for n, s in targets.items()})
+        for name, width in mixture_prior(deviations, dual=self.dual).items():
+            self.register_buffer(self.names[name], width)
 
 
 @torch.no_grad()
@@ -146,25 +95,18 @@ def weight_deviations(whisper: nn.Module, names: Iterable[str]) -> dict[str, Ten
     }
 
 
-def mixture_prior(
-    deviations: Mapping[str, Tensor],
-    *,
-    dual: bool = True,
-    scale: float = 1.0,
-    seed: int = 0,
-) -> FactorPrior:
+def mixture_prior(deviations: Mapping[str, Tensor], *, dual: bool = True) -> dict[str, Tensor]:
     """Let each layer's prior be as wide as the weights of the layers of its kind.
 
-    A component's width is the mean deviation of the layers that belong to it, times `scale`, for A
-    and B alike: entries of the factors are expected to be of the size of the weights they adapt.
-    This is our choice; the paper's rule is not known to us. One component where the layers are all
-    alike.
+    A component's width is the mean deviation of the layers that belong to it, for A and B alike:
+    entries of the factors are expected to be of the size of the weights they adapt. This is our
+    choice; the paper's rule is not known to us. One component where the layers are all alike.
 
     Args:
         deviations: (n_layer,) of each target, as `weight_deviations` returns them.
         dual: two components; False gives one width for all.
-        scale: of every width, above 0.
-        seed: of the mixture's starts.
+    Returns:
+        (n_layer,) of each target, above 0.
     Raises:
         ConfigError: weights without spread, which would give a prior of zero width.
         MissingExtra: two components without scikit-learn.
@@ -175,18 +117,16 @@ def mixture_prior(
             "the weights of a target layer have no spread or are not finite: a prior of zero "
             "width; load pretrained weights, or use prior 'fixed'"
         )
-    if not (scale > 0 and math.isfinite(scale)):
-        raise ConfigError(f"prior_scale is {scale}; it must be above 0")
-    labels = _components(values, seed) if dual else np.zeros(len(values), int)
-    means = [float(values[labels == c].mean()) * scale for c in range(labels.max() + 1)]
+    labels = _components(values) if dual else np.zeros(len(values), int)
+    means = [float(values[labels == c].mean()) for c in range(labels.max() + 1)]
     widths_said = " and ".join(f"{mean:.4g}" for mean in sorted(means))
     log.info("prior: %d component(s), sigma %s", len(means), widths_said)
     sizes = [len(d) for d in deviations.values()]
     widths = np.split(np.array(means, dtype=np.float32)[labels], np.cumsum(sizes)[:-1])
-    return FactorPrior(dict(zip(deviations, map(torch.from_numpy, widths), strict=True)))
+    return {name: torch.from_numpy(w.copy()) for name, w in zip(deviations, widths, strict=True)}
 
 
-def _components(values: np.ndarray, seed: int) -> np.ndarray:
+def _components(values: np.ndarray) -> np.ndarray:
     """Return each value's component, 0 or 1."""
     one = np.zeros(len(values), int)
     spread = values.std()
@@ -200,7 +140,7 @@ def _components(values: np.ndarray, seed: int) -> np.ndarray:
             "'single' or 'fixed'"
         ) from error
     data = ((values - values.mean()) / spread)[:, None]
-    mixture = GaussianMixture(2, reg_covar=LEAST_VARIANCE, n_init=5, random_state=seed)
+    mixture = GaussianMixture(2, reg_covar=LEAST_VARIANCE, n_init=5, random_state=0)
     labels = mixture.fit(data).predict(data)
     return labels if len(set(labels)) == 2 else one
 

@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.hooks import RemovableHandle
 
+from hyperasr.adapters import lora
+from hyperasr.adapters.checkpoint import load_strictly
 from hyperasr.errors import CheckpointMismatch, ConfigError
 from hyperasr.util.config import from_dict, to_dict
 from hyperasr.util.files import atomic_folder
@@ -74,16 +75,6 @@ class Bottleneck(nn.Module):
         return hidden + update
 
 
-class FrozenBackbone(Protocol):
-    """What adapters ask of a `hyperasr.whisper.backbone.Backbone`."""
-
-    whisper: nn.Module
-
-    @property
-    def device(self) -> torch.device: ...
-    def require_fingerprint(self, expected: str, what: str) -> None: ...
-
-
 class ResidualAdapters(nn.Module):
     """One bottleneck after the feed-forward block of every layer of the chosen parts.
 
@@ -98,10 +89,10 @@ class ResidualAdapters(nn.Module):
         self.config = config
         generator = torch.Generator().manual_seed(seed)
         self.adapters = nn.ModuleDict()
-        for part, layers in _layers(whisper, config.parts).items():
-            width = _width(layers[0])
+        layers = lora.layers_by_part(whisper)
+        for part in config.parts:
             self.adapters[part] = nn.ModuleList(
-                Bottleneck(width, config.d_bottleneck, generator) for _ in layers
+                Bottleneck(_width(layer), config.d_bottleneck, generator) for layer in layers[part]
             )
 
     @property
@@ -117,17 +108,17 @@ class ResidualAdapters(nn.Module):
         Raises:
             CheckpointMismatch: another number of layers, or another width.
         """
-        pairs = []
-        for part, layers in _layers(whisper, self.config.parts).items():
-            adapters = [m for m in self.adapters[part].modules() if isinstance(m, Bottleneck)]
-            width = adapters[0].down.in_features
-            widths = set(map(_width, layers))
-            if len(adapters) != len(layers) or widths != {width}:
+        pairs: list[tuple[nn.Module, nn.Module]] = []
+        layers_by_part = lora.layers_by_part(whisper)
+        for part in self.config.parts:
+            layers, adapters = layers_by_part[part], list(self.adapters[part].children())
+            width, theirs = len(adapters[0].get_parameter("norm.weight")), _width(layers[0])
+            if (len(adapters), width) != (len(layers), theirs):
                 raise CheckpointMismatch(
                     f"these adapters are for {len(adapters)} {part} layers of width {width}, the "
-                    f"model has {len(layers)} of {widths.pop()}"
+                    f"model has {len(layers)} of {theirs}"
                 )
-            pairs += list(zip(layers, adapters, strict=True))
+            pairs += zip(layers, adapters, strict=True)
         return [layer.register_forward_hook(_hook(adapter)) for layer, adapter in pairs]
 
     @contextmanager
@@ -169,9 +160,7 @@ class ResidualAdapters(nn.Module):
             (temporary / "config.json").write_text(json.dumps(head, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], backbone: FrozenBackbone
-    ) -> ResidualAdapters:
+    def from_pretrained(cls, folder: str | os.PathLike[str], backbone: Any) -> ResidualAdapters:
         """Load adapters that `save_pretrained` wrote.
 
         Args:
@@ -191,13 +180,7 @@ class ResidualAdapters(nn.Module):
         backbone.require_fingerprint(head["backbone_fingerprint"], f"the adapter in {path}")
         config = from_dict(ResidualConfig, head["adapters"], str(path / "config.json"))
         adapters = cls(config, backbone.whisper)
-        try:
-            adapters.load_state_dict(load_file(path / "model.safetensors"))
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointMismatch(
-                f"{path}: weights are missing or do not fit ({reason})"
-            ) from error
+        load_strictly(adapters, path / "model.safetensors")
         return adapters.to(backbone.device)
 
 
@@ -212,15 +195,4 @@ def _hook(adapter: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], _Outpu
 
 
 def _width(layer: nn.Module) -> int:
-    return layer.get_parameter("final_layer_norm.weight").shape[0]
-
-
-def _layers(whisper: nn.Module, parts: Sequence[str]) -> dict[str, list[nn.Module]]:
-    model = getattr(whisper, "model", None)
-    by_part = {part: getattr(getattr(model, part, None), "layers", None) for part in parts}
-    if any(not isinstance(layers, nn.ModuleList) or not len(layers) for layers in by_part.values()):
-        raise ConfigError(
-            f"{type(whisper).__name__} has no layers in {' and '.join(parts)}; pass a transformers "
-            "WhisperForConditionalGeneration"
-        )
-    return {part: list(layers) for part, layers in by_part.items() if layers is not None}
+    return len(layer.get_parameter("final_layer_norm.weight"))

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from hyperasr.adapters.lora import TargetShape
 from hyperasr.adapters.posterior import NOISE_SCHEMES, GaussianFactors, LogSigma
 from hyperasr.adapters.priors import (
-    FactorPrior,
     GaussianSettings,
     PriorBuffers,
     check_sigma,
@@ -109,16 +108,16 @@ class VILoRA(StaticLoRA):
         self.log_sigma_B = nn.ParameterDict()
         for name in self.targets:
             key = self.key(name)
-            a, b = self.A[key], self.B[key]
-            self.log_sigma_A[key] = _filled_like(a, math.log(config.sigma_start))
+            start = torch.full_like(self.A[key].detach(), math.log(config.sigma_start))
+            self.log_sigma_A[key] = nn.Parameter(start)
             if b_start:
-                self.log_sigma_B[key] = _filled_like(b, math.log(b_start))
+                start = torch.full_like(self.B[key].detach(), math.log(b_start))
+                self.log_sigma_B[key] = nn.Parameter(start)
 
     @property
-    def prior(self) -> FactorPrior:
-        """The prior of every target."""
-        prior: FactorPrior = self.prior_sigma()
-        return prior
+    def prior(self) -> dict[str, Tensor]:
+        """Width of the prior of every target's layers (n_layer,)."""
+        return self.prior_sigma.by_target()
 
     def forward(
         self,
@@ -147,11 +146,4 @@ class VILoRA(StaticLoRA):
 
 
 class BLoRA(VILoRA):
-    """One Gaussian for all under a narrow prior; its mean serves at inference.
-
-    The mean can be merged for good: `lora.merge(whisper, model.factors())`.
-    """
-
-
-def _filled_like(tensor: Tensor, value: float) -> nn.Parameter:
-    return nn.Parameter(torch.full_like(tensor.detach(), value))
+    """One Gaussian for all under a narrow prior; its mean serves at inference."""

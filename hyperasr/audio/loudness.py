@@ -62,7 +62,8 @@ def audible(waveform: np.ndarray) -> np.ndarray | None:
     Returns:
         (n_samples,) float32, within [-0.99, 0.99]; None where nobody can be heard.
     """
-    levels = _whole_frame_levels(waveform)
+    # Without that of a begun frame, unless it is the only one.
+    levels = frame_levels_dbfs(waveform)[: max(1, len(waveform) // LEVEL_SAMPLES)]
     if len(levels) == 0 or levels.max() < SILENCE_DBFS or _is_steady_noise(waveform, levels):
         return None
     gain_db = min(_TARGET_DBFS - _active_level_dbfs(levels), _MAX_GAIN_DB)
@@ -131,11 +132,6 @@ def frame_levels_dbfs(waveform: np.ndarray) -> np.ndarray:
 def content_hash(waveform: np.ndarray) -> str:
     """Return the SHA-256, 64 hex digits, of the samples as little-endian float32."""
     return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
-
-
-def _whole_frame_levels(waveform: np.ndarray) -> np.ndarray:
-    """Return the levels without that of a begun frame, unless it is the only one."""
-    return frame_levels_dbfs(waveform)[: max(1, len(waveform) // LEVEL_SAMPLES)]
 
 
 @cache

@@ -69,7 +69,17 @@ def log_mel(waveform: np.ndarray, *, n_mels: int = 80, pad_to_s: float | None = 
         AudioError: the waveform is empty, not one-dimensional, or longer than `pad_to_s`.
     Source: Whisper, arXiv 2212.04356, section 2.2; `transformers.WhisperFeatureExtractor`.
     """
-    n_samples = _check(waveform, pad_to_s)
+    if waveform.ndim != 1 or len(waveform) == 0:
+        raise AudioError(
+            f"a waveform of shape {tuple(waveform.shape)} has no log-mel; "
+            "expected (n_samples,), 16 kHz, at least one sample"
+        )
+    n_samples = len(waveform)
+    if pad_to_s is not None and n_samples > round(pad_to_s * SAMPLE_RATE):
+        raise AudioError(
+            f"the waveform lasts {n_samples / SAMPLE_RATE:.2f} s and cannot be padded to "
+            f"{pad_to_s:g} s; cut it into segments of at most that length"
+        )
     if pad_to_s is None:
         n_frames = count_frames(n_samples)
         n_padded = (n_frames + TAIL_FRAMES) * HOP_LENGTH
@@ -129,17 +139,3 @@ def _filters(n_mels: int) -> Tensor:
 @functools.lru_cache(maxsize=1)
 def _window() -> Tensor:
     return torch.hann_window(N_FFT)
-
-
-def _check(waveform: np.ndarray, pad_to_s: float | None) -> int:
-    if waveform.ndim != 1 or len(waveform) == 0:
-        raise AudioError(
-            f"a waveform of shape {tuple(waveform.shape)} has no log-mel; "
-            "expected (n_samples,), 16 kHz, at least one sample"
-        )
-    if pad_to_s is not None and len(waveform) > round(pad_to_s * SAMPLE_RATE):
-        raise AudioError(
-            f"the waveform lasts {len(waveform) / SAMPLE_RATE:.2f} s and cannot be padded to "
-            f"{pad_to_s:g} s; cut it into segments of at most that length"
-        )
-    return len(waveform)

@@ -31,15 +31,13 @@ class Silencer:
     Args:
         speech: the detector.
         pauses: stretches up to `long_silence_s` stay, and `margin_s` beside speech.
-        threshold: probability from which a window is speech.
     Attributes:
         silenced: first and one after the last sample of each stretch silenced so far.
     """
 
-    def __init__(self, speech: Speech, pauses: Pauses, threshold: float = THRESHOLD) -> None:
+    def __init__(self, speech: Speech, pauses: Pauses) -> None:
         self.silenced: list[tuple[int, int]] = []
-        self._speech, self._threshold = speech, threshold
-        self._n_passed = 0
+        self._speech, self._n_passed = speech, 0
         self._n_margin = max(1, round(pauses.margin_s / _WINDOW_S))
         self._n_long = max(2 * self._n_margin + 1, round(pauses.long_silence_s / _WINDOW_S))
 
@@ -54,7 +52,7 @@ class Silencer:
         spoken = False
         for window in _windows(pieces):
             # The detector takes whole windows; what is missing from the last one is silence.
-            if self._speech(np.pad(window, (0, WINDOW - len(window)))) >= self._threshold:
+            if self._speech(np.pad(window, (0, WINDOW - len(window)))) >= THRESHOLD:
                 for kept in (*waiting, window):
                     yield self._passed(kept)
                 waiting.clear()

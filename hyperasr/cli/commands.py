@@ -20,17 +20,24 @@ from hyperasr.cli.terminal import (
     marked,
     marked_segment,
     output,
+    print_rows,
 )
 from hyperasr.cohorts.manifest import is_address
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR, load, model_folder
 from hyperasr.transcription import cluster
-from hyperasr.transcription.formats import TIMED_FORMATS, file_names, labelled, render, to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, iter_transcribe, resolved
 from hyperasr.transcription.pipeline import transcribe as results_of
 from hyperasr.transcription.recordings import Recording, find_recordings
-from hyperasr.transcription.transcript import from_dict
+from hyperasr.transcription.transcript import (
+    TIMED_FORMATS,
+    file_names,
+    from_dict,
+    labelled,
+    render,
+    to_dict,
+)
 from hyperasr.transcription.wer_summary import WERSummary, counts_of, percent
 from hyperasr.types import DOUBTFUL
 from hyperasr.util.files import alone_in, atomic_write_text, keep_inputs
@@ -241,19 +248,12 @@ def inspect(args: Any) -> int:
         rows |= adapter
         head = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
         rows |= {f"training, {key}": json.dumps(v) for key, v in head["training"].items()}
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"{name:<{width}}  {value}")
+    print_rows(rows)
     return 0
 
 
 def inputs_of(args: Any, recordings: Sequence[Recording]) -> list[str | Path]:
-    """Return every file that a command with a model reads.
-
-    Args:
-        args: of the command, with `sources`, `model` and `config`.
-        recordings: what the sources are.
-    """
+    """Return every file that a command reads: `recordings`, their sources, model and config."""
     model = Path(args.model)
     config = [str(getattr(path, "absolute", path)) for path in args.get("config") or []]
     sources = [source for source in args.sources if not Path(source).is_dir()]

@@ -11,6 +11,7 @@ import torch
 
 import hyperasr
 from hyperasr.cli.commands import open_for
+from hyperasr.cli.terminal import print_rows
 from hyperasr.errors import HyperASRError
 from hyperasr.hub import EMBEDDED
 from hyperasr.whisper.weights import EMBEDDED_WHISPERS, HUB_NAMES
@@ -46,9 +47,7 @@ def doctor(args: Any) -> int:
         "memory": _memory(),
         "model": f"{args.model if known else 'one of your own'}, {args.dtype}: {model}",
     }
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"{name:<{width}}  {value}")
+    print_rows(rows)
     return status
 
 

@@ -17,7 +17,7 @@ from hyperasr.cli.terminal import Reporter
 from hyperasr.errors import AudioError, HyperASRError
 from hyperasr.hub import load
 from hyperasr.transcription import enrolment
-from hyperasr.transcription.enrolment import FEWEST_CHECKED, Clip, sentence
+from hyperasr.transcription.enrolment import FEWEST_CHECKED, STEPS, Clip, sentence
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Reading, Recording, find_recordings, samples_of
 from hyperasr.util.files import check_writable, keep_inputs
@@ -55,7 +55,7 @@ def enrol(args: Any) -> int:
                 lines.append("not clearly better, so nothing is written; give more clips")
                 print("\n".join(lines))
                 return 1
-        steps = worth.steps if worth is not None else None
+        steps = worth.steps if worth is not None else STEPS[0]
         enrolment.enrol(model, clips, steps=steps, progress=reporter.progress)
         assert model.folder is not None
         head = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
@@ -71,14 +71,10 @@ def enrol(args: Any) -> int:
 def clips_of(
     recordings: Sequence[Recording], texts: Sequence[Path | None], reporter: Reporter
 ) -> tuple[list[Clip], list[HyperASRError]]:
-    """Read clips and what is said in them; those without a text are cut at pauses.
+    """Return clips with what is said in them, and the errors of those that cannot be used.
 
-    Args:
-        recordings: to read; what cannot be used is reported and left out.
-        texts: the text file of each, which goes before a manifest's text.
-        reporter: told of them.
-    Returns:
-        The clips, and the errors of those left out.
+    A recording's file in `texts` goes before a manifest's text; without either it is cut at pauses.
+
     Raises:
         HyperASRError: none can be used.
     """

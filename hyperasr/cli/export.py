@@ -53,9 +53,8 @@ def export(args: Any) -> int:
 def clips_of(recordings: Sequence[Recording], audio_context: str) -> list[np.ndarray]:
     """Read clips as `hyperasr transcribe` would hear them: cut at pauses, at one loudness.
 
-    Args:
-        recordings: to read; what cannot be read is named and left out.
-        audio_context: of the model.
+    What cannot be read is named and left out.
+
     Raises:
         HyperASRError: nothing could be read, or nobody speaks in it.
     """

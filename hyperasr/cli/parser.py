@@ -51,12 +51,11 @@ def build_parser() -> Any:
 
 def _transcribe() -> Any:
     parser = _parser("Transcribe recordings; texts go to standard output, in the order given.")
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        type=_name_of("file", stored=True),
-        metavar="SOURCE",
-        help="recordings, videos, folders (searched for them), manifests (.jsonl), - for a pipe",
+    _add_sources(
+        parser,
+        "SOURCE",
+        "recordings, videos, folders (searched for them), manifests (.jsonl), - for a pipe",
+        "stored file",
     )
     _add_model(parser)
     parser.add_argument(
@@ -70,7 +69,7 @@ def _transcribe() -> Any:
     )
     parser.add_argument(
         "--out",
-        type=_name_of("file", stored=True),
+        type=_name_of("stored file"),
         default=None,
         metavar="FOLDER",
         help="write a file for each recording there, replacing older ones but never what is read; "
@@ -198,13 +197,7 @@ def _export() -> Any:
         "Write one static adapter, of a speaker or a cohort, for another program; made of a few "
         "clips without transcripts. What is written is checked against the model."
     )
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        type=_name_of("file"),
-        metavar="CLIP",
-        help="recordings of one speaker or cohort, folders, manifests (.jsonl)",
-    )
+    _add_sources(parser, "CLIP", "recordings of one speaker or cohort, folders, manifests (.jsonl)")
     _add_folder(parser, "to write")
     _add_model(parser, frozen=False)
     _add_dataclass(parser, ExportConfig)
@@ -217,12 +210,10 @@ def _enrol() -> Any:
         "file of its name where there is one. It is checked on clips held back, and not written "
         "where it is worth nothing. Of a few clips expect little. They stay on this machine."
     )
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        type=_name_of("file"),
-        metavar="CLIP",
-        help="recordings of one person of up to 30 s (what was said in a.wav is in a.txt), "
+    _add_sources(
+        parser,
+        "CLIP",
+        "recordings of one person of up to 30 s (what was said in a.wav is in a.txt), "
         "folders, manifests (.jsonl)",
     )
     _add_folder(parser, "of the model, for --model of the other commands")
@@ -312,23 +303,25 @@ def _run(argv: list[str]) -> int:
 
 
 @cache
-def _name_of(what: Literal["file", "folder"], stored: bool = False) -> Any:
+def _name_of(what: Literal["file", "folder", "stored file"]) -> Any:
     """Return the type of an argument that names files or folders of this machine.
 
-    `stored` lets pass what may be an address of object storage; the command says whether it may.
+    A stored file may also be an address of object storage; the command says whether it may.
     """
     from jsonargparse.typing import extend_base_type
 
+    noun = what.removeprefix("stored ")
+
     def check(_: type, text: str) -> None:
         if not text.strip():
-            raise ConfigError(f"a name is empty; give a {what}")
-        allowed = stored and not re.match("https?:", text, re.IGNORECASE)
+            raise ConfigError(f"a name is empty; give a {noun}")
+        allowed = what == "stored file" and not re.match("https?:", text, re.IGNORECASE)
         if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) and not allowed:
-            raise ConfigError(f"{text} is an address, and nothing is fetched; give a {what}")
+            raise ConfigError(f"{text} is an address, and nothing is fetched; give a {noun}")
         if what == "folder" and text == "-":
             raise ConfigError("- is standard output, but a folder is written; name one")
 
-    return extend_base_type(f"stored_{what}" if stored else what, str, check)
+    return extend_base_type(what.replace(" ", "_"), str, check)
 
 
 def _parser(description: str, **options: Any) -> Any:
@@ -341,6 +334,13 @@ def _parser(description: str, **options: Any) -> Any:
         print_config=None,
         **options,
     )
+
+
+def _add_sources(
+    parser: Any, metavar: str, help_text: str, what: Literal["file", "stored file"] = "file"
+) -> None:
+    kind = _name_of(what)
+    parser.add_argument("sources", nargs="+", type=kind, metavar=metavar, help=help_text)
 
 
 def _add_folder(parser: Any, help_text: str) -> None:

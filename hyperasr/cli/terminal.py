@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -33,13 +32,17 @@ def output() -> Console:
     return _Console(file=sys.stdout, width=width, highlight=False, soft_wrap=True)
 
 
+def print_rows(rows: Mapping[str, object]) -> None:
+    """Print names and values as two columns."""
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+
+
 def marked(transcript: Transcript, mode: str = "verbatim", marks: bool = True) -> Text:
     """Return the text with its doubtful words marked, by a sign as well as by colour.
 
-    Args:
-        transcript: what is shown.
-        mode: ``clean`` shows the clean text, everything else the verbatim one.
-        marks: false leaves the text as it is.
+    Mode ``clean`` shows the clean text, everything else the verbatim one.
     """
     texts = [marked_segment(segment, mode, marks) for segment in transcript.segments]
     return Text(" ").join(text for text in texts if text)
@@ -59,56 +62,40 @@ def marked_segment(segment: Segment, mode: str = "verbatim", marks: bool = True)
 
 
 class Reporter:
-    """A progress bar, where stderr is a terminal, and lines that do not run into it.
-
-    Args:
-        what: name of what is counted.
-    """
+    """A progress bar, where stderr is a terminal, and lines that do not run into it."""
 
     def __init__(self, what: str = "recordings") -> None:
-        self._bar: Progress | None = None
-        if sys.stderr.isatty():
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[heard]}"),
-                console=Console(stderr=True),
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._task = self._bar.add_task(what, total=None, heard="")
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[heard]}"),
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task(what, total=None, heard="")
 
     def __enter__(self) -> Reporter:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
     def progress(self, done: int, total: int, seconds: float | None = None) -> None:
         """Show how far it is; the `progress` of `hyperasr.transcription.pipeline.transcribe`."""
-        if self._bar is not None:
-            heard = ""
-            if seconds is not None:
-                heard = f"{int(seconds) // 60}:{int(seconds) % 60:02d} of speech"
-            self._bar.update(self._task, completed=done, total=total, heard=heard)
+        heard = ""
+        if seconds is not None:
+            heard = f"{int(seconds) // 60}:{int(seconds) % 60:02d} of speech"
+        self._bar.update(self._task, completed=done, total=total, heard=heard)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Take the bar away while something is printed to the same terminal."""
-        if self._bar is None:
-            yield
-            return
         self._bar.stop()
         try:
             yield

@@ -28,13 +28,7 @@ from hyperasr.audio.mel import CHUNK_S, HOP_LENGTH, N_SAMPLES, SAMPLE_RATE, TAIL
 from hyperasr.audio.reading import duration_s
 from hyperasr.cohorts.views import View, plan_key, render_view
 from hyperasr.errors import AudioError, CheckpointMismatch, ConfigError, HyperASRError
-from hyperasr.speaker.encoder import (
-    PooledStates,
-    SmallEcapa,
-    SpeakerConfig,
-    SpeechBrainEncoder,
-    speaker_encoder,
-)
+from hyperasr.speaker.encoder import SpeakerConfig, speaker_encoder
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.util.config import to_dict
 from hyperasr.util.files import alone_in, atomic_folder, atomic_write_text
@@ -43,7 +37,8 @@ from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import checked_device
 
 log = logging.getLogger(__name__)
-_PART = 128  # views a part: a minute's work, so that little is lost on interruption
+# Views a part: a minute's work, so that little is lost on interruption. Goes with the layout.
+_PART = 128
 _EMBEDDINGS = 512  # read at a time
 _BATCH = 16
 _SORTED = 64  # views that are sorted by length together, so that little is padding
@@ -137,18 +132,17 @@ def build_cache(
     n_bytes = estimate_bytes(views, backbone, config)
     with alone_in(folder):
         starts, missing = _parts(folder, len(views))  # another build may just have ended
-        size = starts.step
         if progress:
             progress(len(starts) - len(missing), len(starts))
-        n_missing = sum(min(size, len(views) - s) for s in missing)
+        n_missing = sum(min(_PART, len(views) - s) for s in missing)
         _check_space(folder, n_bytes * n_missing // len(views), n_missing)
         head = {"fingerprint": backbone.fingerprint(), "n_rows": len(views)}
-        head |= {"layout": _layout(backbone), "part_views": size, "config": to_dict(config)}
+        head |= {"layout": _layout(backbone), "config": to_dict(config)}
         atomic_write_text(folder / _HEAD, json.dumps(head) + "\n")
         worker = (str(backbone_name), config, backbone.audio_context, backbone.margin_s, device)
         with WorkerPool(workers, _start_worker, worker) as pool:
             jobs = [
-                pool.submit(_write_part, list(views[s : s + size]), str(_part(folder, s // size)))
+                pool.submit(_write_part, list(views[s : s + _PART]), str(_part(folder, s)))
                 for s in missing
             ]
             n_long = 0
@@ -165,8 +159,12 @@ def build_cache(
 
 def _parts(folder: Path, n_views: int) -> tuple[range, list[int]]:
     """Return the first view of each part, and of each part that is not there."""
-    starts = range(0, n_views, _part_size(folder))
-    return starts, [s for s in starts if not _part(folder, s // starts.step).exists()]
+    starts = range(0, n_views, _PART)
+    return starts, [s for s in starts if not _part(folder, s).exists()]
+
+
+def _part(folder: Path, start: int) -> Path:
+    return folder / f"part-{start // _PART:05d}"
 
 
 def _layout(backbone: Backbone) -> str:
@@ -186,30 +184,7 @@ def _check_space(folder: Path, n_bytes: int, n_views: int) -> None:
         )
 
 
-def _part_size(folder: Path) -> int:
-    """Return how many views a part has: in a cache that was begun, as many as it began with."""
-    try:
-        return int(json.loads((folder / _HEAD).read_text())["part_views"])
-    except FileNotFoundError:
-        return _PART
-    except KeyError:
-        raise ConfigError(f"{folder} is of an older version; remove it and build again") from None
-
-
-def _part(folder: Path, index: int) -> Path:
-    return folder / f"part-{index:05d}"
-
-
-@dataclass(frozen=True)
-class _Worker:
-    """What a process makes rows with."""
-
-    backbone: Backbone
-    speaker: PooledStates | SpeechBrainEncoder | SmallEcapa
-    keep_mel: bool
-
-
-_worker: _Worker | None = None
+_worker: tuple[Backbone, Any, bool] | None = None  # its speaker encoder, and whether to keep mel
 
 
 def _start_worker(
@@ -225,7 +200,7 @@ def _start_worker(
         backbone_name, offline=True, audio_context=audio_context, margin_s=margin_s, device=device
     )
     speaker = speaker_encoder(config.speaker, backbone).eval().to(device)
-    _worker = _Worker(backbone, speaker, config.keep_mel)
+    _worker = (backbone, speaker, config.keep_mel)
 
 
 def _write_part(views: list[View], folder: str) -> int:
@@ -272,7 +247,7 @@ def _rows(views: list[View]) -> list[dict[str, Any]]:
 def _encoded(views: list[View], rendered: list[tuple[np.ndarray, str]]) -> list[dict[str, Any]]:
     """Return the rows of views that are rendered: a waveform and a text each."""
     assert _worker is not None
-    backbone, speaker = _worker.backbone, _worker.speaker
+    backbone, speaker, keep_mel = _worker
     waveforms = [waveform for waveform, _ in rendered]
     mel, n_frames = backbone.features(waveforms)
     encoded = backbone.encode(mel, n_frames, speaker.layers)
@@ -302,7 +277,7 @@ def _encoded(views: list[View], rendered: list[tuple[np.ndarray, str]]) -> list[
         }
         if embs is not None:
             row["emb"] = embs[i].float().cpu().numpy().tobytes()
-        if _worker.keep_mel:
+        if keep_mel:
             row["mel"] = _bytes(mel[i, :, : int(n_frames[i]) + tail])
         rows.append(row)
     return rows

@@ -70,7 +70,21 @@ def to_lhotse(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path
     for number, row in enumerate(_within(rows), start=1):
         path = os.path.abspath(row.path)
         if path not in recordings:
-            recordings[path] = _lhotse_recording(path, number, row)
+            n_frames, rate, n_channels = _header(number, row)
+            if n_frames >= UNKNOWN_LENGTH:
+                raise ManifestError(
+                    f"{_named(number, row)}: the header of {path} tells no length; convert it to "
+                    "WAV"
+                )
+            channels = list(range(n_channels))
+            recordings[path] = {
+                "id": row.id,
+                "sources": [{"type": "file", "channels": channels, "source": path}],
+                "sampling_rate": rate,
+                "num_samples": n_frames,
+                "duration": n_frames / rate,
+                "channel_ids": channels,
+            }
         recording = recordings[path]
         end_s = recording["duration"] if row.end_s is None else row.end_s
         custom = {k: v for k, v in row.to_dict().items() if k not in _OF_LHOTSE and v is not None}
@@ -89,8 +103,9 @@ def to_lhotse(rows: Iterable[Utterance], folder: str | os.PathLike[str]) -> Path
     if not supervisions:
         raise ManifestError("there is nothing to write: the manifest has no rows")
     with atomic_folder(Path(folder), replaces=("supervisions.jsonl",)) as temporary:
-        _write_lines(temporary / "recordings.jsonl", map(_json, recordings.values()))
-        _write_lines(temporary / "supervisions.jsonl", map(_json, supervisions))
+        for name, lines in (("recordings", recordings.values()), ("supervisions", supervisions)):
+            text = "".join(f"{_json(line)}\n" for line in lines)
+            (temporary / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return Path(folder)
 
 
@@ -110,7 +125,7 @@ def _within(rows: Iterable[Utterance]) -> list[Utterance]:
     for number, row in enumerate(rows, start=1):
         if row.start_s > 0 or row.end_s is not None:
             if row.path not in lengths:
-                n_frames, rate, _ = _header(row.path, number, row)
+                n_frames, rate, _ = _header(number, row)
                 lengths[row.path] = n_frames / rate
             length = lengths[row.path]
             if row.end_s is not None and row.end_s > length:
@@ -125,35 +140,14 @@ def _within(rows: Iterable[Utterance]) -> list[Utterance]:
     return within
 
 
-def _header(path: str, number: int, row: Utterance) -> tuple[int, int, int]:
+def _header(number: int, row: Utterance) -> tuple[int, int, int]:
     """Return frames (many where the header tells no length), sample rate and channels."""
     try:
-        with open_recording(path) as file:
+        with open_recording(row.path) as file:
             return file.frames, file.samplerate, file.channels
     except AudioError as error:
         raise ManifestError(f"{_named(number, row)}: {error}") from error
 
 
-def _lhotse_recording(path: str, number: int, row: Utterance) -> dict[str, Any]:
-    n_frames, rate, n_channels = _header(path, number, row)
-    if n_frames >= UNKNOWN_LENGTH:
-        raise ManifestError(
-            f"{_named(number, row)}: the header of {path} tells no length; convert it to WAV"
-        )
-    channels = list(range(n_channels))
-    return {
-        "id": row.id,
-        "sources": [{"type": "file", "channels": channels, "source": path}],
-        "sampling_rate": rate,
-        "num_samples": n_frames,
-        "duration": n_frames / rate,
-        "channel_ids": channels,
-    }
-
-
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

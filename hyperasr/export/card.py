@@ -48,8 +48,7 @@ def model_card(folder: str | Path, *, license: str | None = None) -> str:
     Raises:
         ConfigError: no model there.
     """
-    folder = Path(folder)
-    head = read_head(folder)
+    head = read_head(Path(folder))
     source, speaker = head["source"], head["speaker"]
     backbone = str(head["backbone"])
     settings = {k: v for k, v in (source.get("settings") or {}).items() if k != "groups"}

@@ -1,4 +1,8 @@
-"""Exported weights in the engine they are for, called by its defaults, as its users do."""
+"""Exported weights in the engine they are for, called by its defaults, as its users do.
+
+Clips are (n_samples,) float32, 16 kHz, at most 30 s. Their language is said to a multilingual model
+alone; others do not take it.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +40,8 @@ def by_pipeline(
     Args:
         whisper: folder of a merged Whisper, or a Whisper with a PEFT adapter on it.
         backbone: what was exported from: the tokenizer and the number of mel bands.
-        clips: each (n_samples,) float32, 16 kHz, at most 30 s.
-        language: of the clips; said to a multilingual model alone, others do not take it.
+        clips: what is transcribed.
+        language: of the clips.
     """
     if not clips:
         return ()
@@ -62,14 +66,7 @@ def by_pipeline(
 def by_faster_whisper(
     folder: Path, backbone: Backbone, clips: Sequence[np.ndarray], language: str
 ) -> tuple[str, ...]:
-    """Return the text of each clip by faster-whisper: beam search, retries at higher temperatures.
-
-    Args:
-        folder: of a CTranslate2 model.
-        backbone: what was exported from.
-        clips: each (n_samples,) float32, 16 kHz, at most 30 s.
-        language: of the clips; said to a multilingual model alone.
-    """
+    """Return the texts by faster-whisper: beam search, retries at higher temperatures."""
     if not clips:
         return ()
     from faster_whisper import WhisperModel
@@ -87,14 +84,7 @@ def by_faster_whisper(
 def by_whisper_cpp(
     file: Path, backbone: Backbone, clips: Sequence[np.ndarray], language: str
 ) -> tuple[str, ...]:
-    """Return the text of each clip by whisper.cpp, in the binding pywhispercpp.
-
-    Args:
-        file: in its format.
-        backbone: what was exported from.
-        clips: each (n_samples,) float32, 16 kHz, at most 30 s.
-        language: of the clips; said to a multilingual model alone.
-    """
+    """Return the texts by whisper.cpp, in the binding pywhispercpp."""
     if not clips:
         return ()
     from pywhispercpp.model import Model

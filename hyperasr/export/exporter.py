@@ -12,9 +12,10 @@ import copy
 import importlib
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from hyperasr.export.parity import (
     Texts,
     ctranslate2_parity,
     parity,
+    reference_of,
 )
 from hyperasr.export.peft_folder import write_peft
 from hyperasr.export.static_adapter import build_static_adapter
@@ -43,7 +45,6 @@ from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.loading import DTYPES, quiet_transformers
 from hyperasr.whisper.search import SearchConfig, text_only
 
-_T = TypeVar("_T")
 GGML_FILE = "ggml-model.bin"
 _WRITERS = {"peft": "peft", "ctranslate2": "ctranslate2"}  # packages that a format needs
 _ENGINES = {"ctranslate2": "faster_whisper", "ggml": "pywhispercpp"}  # packages that try it
@@ -52,8 +53,12 @@ _CHECKED_CLIPS = 8  # of the clips, for the parity check: enough to see a wrong 
 
 # Largest difference of a logit beside the largest logit, and smallest share of equal best tokens.
 # Our choice: float32 allows for another order of sums, the others for their rounding.
-_LIMITS = {"float32": (1e-4, 0.99), "float16": (1e-2, 0.9), "bfloat16": (1e-1, 0.9)}
-_LIMITS["int8"] = (0.3, 0.8)
+_LIMITS = {
+    "float32": (1e-4, 0.99),
+    "float16": (1e-2, 0.9),
+    "bfloat16": (1e-1, 0.9),
+    "int8": (0.3, 0.8),
+}
 
 
 def export(
@@ -88,25 +93,18 @@ def export(
             model, waveforms, method=config.method, rank=config.rank, group=config.group
         )
         checked = list(waveforms[:_CHECKED_CLIPS])
-        reference = Reference.of(backbone, adapter.factors, checked, config.language)
+        reference = reference_of(backbone, adapter.factors, checked, config.language)
         own = _dynamic(model, checked, config)
         heard = checked if config.max_word_difference is not None else ()
-        agreed, elsewhere = _write(
-            backbone, adapter.factors, folder, config, base, reference, heard
-        )
+        factors = adapter.factors
+        agreed, elsewhere = _write(backbone, factors, folder, config, base, reference, heard)
         relative, agreement = _LIMITS[config.dtype]
         agreed.require(config.max_difference or relative, agreement)
         texts = Texts(tuple(map(backbone.text, own)), elsewhere)
         if config.max_word_difference is not None:
             texts.require(config.max_word_difference)
-        exported = Exported(
-            adapter,
-            agreed,
-            len(checked),
-            _n_as_static(own, reference),
-            texts,
-            tuple(_notes(backbone, config)),
-        )
+        n_same, notes = _n_as_static(own, reference), tuple(_notes(backbone, config))
+        exported = Exported(adapter, agreed, len(checked), n_same, texts, notes)
         card = export_card(model, config, exported, n_clips=len(waveforms), base=base)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return exported
@@ -124,14 +122,9 @@ def _write(
     """Write in one format, load it again, compare, and let its engine transcribe the clips."""
     if config.to == "peft":
         write_peft(backbone.whisper, factors, folder, base)
-        return _with_peft(
-            backbone,
-            folder,
-            lambda: (
-                parity(backbone, reference),
-                by_pipeline(backbone.whisper, backbone, clips, config.language),
-            ),
-        )
+        with _adapted_by_peft(backbone, folder):
+            agreed = parity(backbone, reference)
+            return agreed, by_pipeline(backbone.whisper, backbone, clips, config.language)
     if config.to == "merged":
         write_merged(backbone, factors, folder, config.dtype)
         agreed = parity(Backbone.from_pretrained(folder, offline=True), reference)
@@ -190,15 +183,16 @@ def _complete(generation: Any, backbone: Backbone) -> None:
             setattr(generation, name, value)
 
 
-def _with_peft(backbone: Backbone, folder: Path, compare: Callable[[], _T]) -> _T:
-    """Let PEFT itself put the adapter on, compare, and take it off again."""
+@contextmanager
+def _adapted_by_peft(backbone: Backbone, folder: Path) -> Iterator[None]:
+    """Let PEFT itself put the adapter on for the length of the block."""
     from peft import PeftModel
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers
         adapted = PeftModel.from_pretrained(backbone.whisper, str(folder))
     try:
-        return compare()
+        yield
     finally:
         adapted.unload()
         backbone.whisper.requires_grad_(False)

@@ -133,31 +133,27 @@ class Reference:
     logits: tuple[Tensor, ...]
     search: SearchConfig
 
-    @classmethod
-    @torch.inference_mode()
-    def of(
-        cls,
-        backbone: Backbone,
-        factors: LoRAFactors,
-        waveforms: Sequence[np.ndarray],
-        language: str = "en",
-    ) -> Reference:
-        """Decode each clip alone, greedily, with the same static factors."""
-        prompt = tuple(backbone.prompt_ids(language))
-        n_vocab = int(backbone.whisper.config.vocab_size)
-        room = int(backbone.whisper.config.max_target_positions) - len(prompt)
-        search = SearchConfig(max_tokens=min(_MOST_TOKENS, room))
-        search = text_only(search, backbone.eos, n_vocab)
-        inputs = [backbone.features([waveform]) for waveform in waveforms]
-        found, logits = [], []
-        with lora.using(backbone.whisper, factors):
-            for mel, n_frames in inputs:
-                encoded = backbone.encode(mel, n_frames)
-                tokens = backbone.generate(encoded, search, language=language).tokens[0]
-                found.append(tokens)
-                logits.append(_logits(backbone, mel, n_frames, prompt, tokens))
-        mels, frames = zip(*inputs, strict=True)
-        return cls(mels, frames, prompt, tuple(found), tuple(logits), search)
+
+@torch.inference_mode()
+def reference_of(
+    backbone: Backbone, factors: LoRAFactors, waveforms: Sequence[np.ndarray], language: str
+) -> Reference:
+    """Decode each clip alone, greedily, with the same static factors."""
+    prompt = tuple(backbone.prompt_ids(language))
+    config = backbone.whisper.config
+    room = int(config.max_target_positions) - len(prompt)
+    search = SearchConfig(max_tokens=min(_MOST_TOKENS, room))
+    search = text_only(search, backbone.eos, int(config.vocab_size))
+    inputs = [backbone.features([waveform]) for waveform in waveforms]
+    found, logits = [], []
+    with lora.using(backbone.whisper, factors):
+        for mel, n_frames in inputs:
+            encoded = backbone.encode(mel, n_frames)
+            tokens = backbone.generate(encoded, search, language=language).tokens[0]
+            found.append(tokens)
+            logits.append(_logits(backbone, mel, n_frames, prompt, tokens))
+    mels, frames = zip(*inputs, strict=True)
+    return Reference(mels, frames, prompt, tuple(found), tuple(logits), search)
 
 
 @torch.inference_mode()

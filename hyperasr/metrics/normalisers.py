@@ -19,6 +19,8 @@ from hyperasr.util.closest import closest
 VERSION = "2"
 _SPELLED_VERSION = "1"
 
+NORMALISERS = ("spoken", "verbatim", "whisper", "spelled")
+
 # NFKC leaves these alone, or (the acute accent) turns them into a blank, so they are mapped first.
 APOSTROPHES = {"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00b4": "'", "`": "'"}
 HYPHENS = {"\u2010": "-", "\u2011": "-"}
@@ -74,13 +76,9 @@ def normaliser(name: str) -> Normaliser:
         close = closest(name, NORMALISERS)
         known = ", ".join(NORMALISERS)
         raise ConfigError(f"no normaliser is called {name!r}; did you mean {close!r}? ({known})")
-    function, version, mapping = NORMALISERS[name]()
-    return Normaliser(name, _digest(name, version, mapping), function)
-
-
-def _digest(name: str, version: str, mapping: Mapping[str, Any]) -> str:
+    function, version, mapping = _rules(name)
     text = json.dumps([name, version, mapping], sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Normaliser(name, hashlib.sha256(text.encode()).hexdigest()[:12], function)
 
 
 def _spoken(text: str) -> str:
@@ -164,32 +162,22 @@ def _join_numbers(text: str) -> str:
     return _NUMBERS.sub(lambda run: run[0].replace("one", "1").replace(" ", ""), text)
 
 
-_Rules = tuple[Callable[[str], str], str, Mapping[str, Any]]
-
-
-def _spoken_rules() -> _Rules:
-    return _spoken, VERSION, APOSTROPHES | HYPHENS
-
-
-def _verbatim_rules() -> _Rules:
-    return _verbatim, VERSION, APOSTROPHES | HYPHENS
-
-
-def _whisper_rules() -> _Rules:
+def _rules(name: str) -> tuple[Callable[[str], str], str, Mapping[str, Any]]:
+    """Return the function of a normaliser, its version, and what it maps by tables."""
+    if name in ("spoken", "verbatim"):
+        own = _spoken if name == "spoken" else _verbatim
+        return own, VERSION, APOSTROPHES | HYPHENS
     import whisper_normalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
-    function = EnglishTextNormalizer()
+    whisper, version = EnglishTextNormalizer(), whisper_normalizer.__version__
     mapping = {
-        "deleted": function.ignore_patterns,
-        "replaced": function.replacers,
-        "spelling": function.standardize_spellings.mapping,
+        "deleted": whisper.ignore_patterns,
+        "replaced": whisper.replacers,
+        "spelling": whisper.standardize_spellings.mapping,
     }
-    return function, whisper_normalizer.__version__, mapping
-
-
-def _spelled_rules() -> _Rules:
-    whisper, version, mapping = _whisper_rules()
+    if name == "whisper":
+        return whisper, version, mapping
 
     def spelled(text: str) -> str:
         # Letters before Whisper's rules, which take the letter o for a zero.
@@ -197,11 +185,3 @@ def _spelled_rules() -> _Rules:
         return _join_numbers(" ".join(whisper(text).split()))
 
     return spelled, f"{version}/{_SPELLED_VERSION}", mapping
-
-
-NORMALISERS: dict[str, Callable[[], _Rules]] = {
-    "spoken": _spoken_rules,
-    "verbatim": _verbatim_rules,
-    "whisper": _whisper_rules,
-    "spelled": _spelled_rules,
-}

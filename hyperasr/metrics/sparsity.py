@@ -21,8 +21,8 @@ from hyperasr.metrics.subspace import delta_svd, effective_rank
 from hyperasr.types import LoRAFactors
 
 THRESHOLD = 1e-3
-ADAPTIVE = 0.5
-TOP_SHARE = 0.01
+_ADAPTIVE = 0.5
+_TOP_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def share_below(matrix: Tensor, threshold: float = THRESHOLD) -> float:
     return float((matrix.abs() < threshold).double().mean())
 
 
-def adaptive_share(matrix: Tensor, factor: float = ADAPTIVE) -> float:
-    """Return the share of entries below `factor` times the standard deviation of all entries.
+def adaptive_share(matrix: Tensor) -> float:
+    """Return the share of entries below half the standard deviation of all entries.
 
     What "Adaptive@0.5" means is not published; this reading compares each matrix with itself
     (population standard deviation). A normal distribution gives 0.383, a Laplace one 0.507; nan
@@ -58,18 +58,18 @@ def adaptive_share(matrix: Tensor, factor: float = ADAPTIVE) -> float:
     """
     values = matrix.double()
     deviation = float(values.std(correction=0))
-    return share_below(values, factor * deviation) if deviation > 0 else math.nan
+    return share_below(values, _ADAPTIVE * deviation) if deviation > 0 else math.nan
 
 
-def top_energy(matrix: Tensor, share: float = TOP_SHARE) -> float:
-    """Return what part of the sum of squares the largest `share` of the entries hold.
+def top_energy(matrix: Tensor) -> float:
+    """Return what part of the sum of squares the largest 1 % of the entries hold.
 
     The number of entries is rounded up, so that there is at least one; nan for a zero matrix.
     """
     squares = matrix.double().square().flatten()
     total = float(squares.sum())
     # Rounded first: 0.01 * 700 is a hair above 7.
-    n_top = max(1, math.ceil(round(share * squares.numel(), 6)))
+    n_top = max(1, math.ceil(round(_TOP_SHARE * squares.numel(), 6)))
     return float(squares.topk(n_top).values.sum()) / total if total > 0 else math.nan
 
 
@@ -91,7 +91,7 @@ def delta_sparsity(factors: LoRAFactors, name: str, layer: int) -> list[Sparsity
     The matrices are built one utterance at a time; singular values come from the factors.
 
     Raises:
-        ConfigError: no such target or layer, or factors that are not finite.
+        ConfigError: factors that are not finite.
     """
     return [_delta_sparsity(factors, name, layer, utt) for utt in range(factors.n_utt)]
 
@@ -110,25 +110,16 @@ def factor_sparsity(factors: LoRAFactors, name: str, layer: int, factor: str) ->
     Unlike those of delta_weight these numbers depend on the basis: (M A, B M^-1) has others.
 
     Raises:
-        ConfigError: no such target, layer or factor, or factors that are not finite.
+        ConfigError: factors that are not finite.
     """
-    if name not in factors.targets:
-        raise ConfigError(f"no factors for target {name!r}; there are {', '.join(factors)}")
-    if factor not in ("A", "B"):
-        raise ConfigError(f"a factor is 'A' or 'B', not {factor!r}")
-    matrices = getattr(factors[name], factor)
-    if not 0 <= layer < matrices.shape[0]:
-        raise ConfigError(f"target {name!r} has {matrices.shape[0]} layers, layer {layer} asked")
-    if not bool(torch.isfinite(matrices[layer]).all()):
+    matrices = getattr(factors[name], factor)[layer].detach().double()
+    if not bool(torch.isfinite(matrices).all()):
         raise ConfigError(f"factor {factor} of {name}, layer {layer} holds NaN or inf")
-    values = matrices[layer].detach().double()
-    return [_sparsity(m, torch.linalg.svdvals(m)) for m in values]
+    return [_sparsity(m, torch.linalg.svdvals(m)) for m in matrices]
 
 
 def mean_sparsity(values: Sequence[Sparsity]) -> Sparsity:
     """Return the mean of each number over several matrices, those without a meaning left out."""
-    if not values:
-        raise ConfigError("there are no matrices to average over")
     means = {}
     for field in dataclasses.fields(Sparsity):
         numbers = [x for x in (getattr(v, field.name) for v in values) if not math.isnan(x)]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -17,17 +21,18 @@ from hyperasr.errors import HyperASRError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.service.config import OPENAI_NAME, Limits
 from hyperasr.service.engine import Engine, Job
-from hyperasr.service.failures import log_failure
 from hyperasr.service.metrics import Metrics
-from hyperasr.service.problems import UnknownModel, body_of, status_of
-from hyperasr.service.uploads import recording_of
+from hyperasr.service.problems import UnknownModel, body_of, log_failure, status_of
 from hyperasr.service.voices import Voices
 from hyperasr.transcription.options import AUTO, TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Result
 from hyperasr.types import Segment
+from hyperasr.util.program import one_line
 
-CLIENT_LEFT = 499  # nginx's; nobody reads it
+T = TypeVar("T")
+_IN_MEMORY = 4_000_000  # bytes of an upload; a larger one becomes a temporary file
+_LONGEST_NAME = 120  # characters
 
 SegmentEvent = Callable[[Segment, bool], dict[str, Any]]
 """A segment, and whether it is the first one with text -> the event that tells of it."""
@@ -115,22 +120,38 @@ async def answer(
     """
     async with recording_of(upload) as recording:
         job = await service.submit(recording, options, model=model)
-        result = asyncio.ensure_future(service.result(job))
-        gone = asyncio.ensure_future(gone_of(request))
-        try:
-            await asyncio.wait(
-                {result, gone},
-                timeout=service.limits.answer_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if result.done():
-                return result.result()
-            if gone.done():
-                raise HTTPException(CLIENT_LEFT, "the client left")
-            raise _timeout(service)
-        finally:
-            gone.cancel()
-            result.cancel()
+        return await unless_gone(request, service.result(job), service.limits.answer_s)
+
+
+async def unless_gone(
+    request: Request, work: Coroutine[Any, Any, T], within_s: float | None = None
+) -> T:
+    """Return what comes of some work, which ends when the client leaves or its time is over.
+
+    Args:
+        request: whose body has been read.
+        work: what is waited for.
+        within_s: seconds that it may take; None takes any.
+    Raises:
+        HTTPException: the client left, or its time is over.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise HTTPException(499, "the client left")  # nginx's; nobody reads it
+        raise HTTPException(504, f"no transcript within {within_s:g} s")
+    finally:
+        gone.cancel()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def stream(
@@ -187,7 +208,15 @@ async def _events(
         ends = loop.time() + service.limits.answer_s
         is_first = True
         try:
-            while (segment := await _by(ends, queue, service)) is not None:
+            while True:
+                try:
+                    async with asyncio.timeout_at(ends):
+                        segment = await queue.get()
+                except TimeoutError:
+                    told = f"no transcript within {service.limits.answer_s:g} s"
+                    raise HTTPException(504, told) from None
+                if segment is None:
+                    break
                 yield on_segment(segment, is_first)
                 is_first = is_first and not segment.text
             yield on_result(result.result())
@@ -195,25 +224,43 @@ async def _events(
             result.cancel()
 
 
-async def _by(
-    ends: float, queue: asyncio.Queue[Segment | None], service: Service
-) -> Segment | None:
-    try:
-        async with asyncio.timeout_at(ends):
-            return await queue.get()
-    except TimeoutError:
-        raise _timeout(service) from None
-
-
-async def gone_of(request: Request) -> None:
-    """Wait until the client leaves; its body has been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _timeout(service: Service) -> HTTPException:
-    return HTTPException(504, f"no transcript within {service.limits.answer_s:g} s")
-
-
 def _line(event: dict[str, Any]) -> str:
     return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+
+
+def shown_name(name: str | None) -> str:
+    """Return the name of an upload without folders; it is shown and never opened."""
+    last = (name or "").replace("\\", "/").rpartition("/")[2]
+    return one_line(last)[:_LONGEST_NAME] or "upload"
+
+
+@asynccontextmanager
+async def recording_of(upload: UploadFile) -> AsyncIterator[Recording]:
+    """Give an upload as a recording, whose temporary file is gone after the block.
+
+    Errors in the block that name the file name the upload instead.
+    """
+    name = shown_name(upload.filename)
+    if (upload.size or 0) <= _IN_MEMORY:
+        yield Recording(name, content=await upload.read())
+        return
+    path = await asyncio.to_thread(_saved, upload.file)
+    try:
+        yield Recording(name, path)
+    except HyperASRError as error:
+        error.args = tuple(str(arg).replace(path, name) for arg in error.args)
+        raise
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def _saved(file: BinaryIO) -> str:
+    descriptor, path = tempfile.mkstemp(prefix="hyperasr-")  # readable by its owner alone
+    try:
+        with open(descriptor, "wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+    except BaseException:
+        os.unlink(path)
+        raise
+    return path

@@ -8,7 +8,6 @@ called. Each recording is read in a thread of its own, no further ahead than dec
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -22,29 +21,19 @@ import numpy as np
 from hyperasr.audio.container import open_recording
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.reading import UNKNOWN_LENGTH
-from hyperasr.errors import AudioError, ConfigError, HyperASRError
+from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.model import AdaptedWhisper
-from hyperasr.service.failures import log_failure
+from hyperasr.service.problems import Busy, TooLong, log_failure
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import BatchDecoder, Pending, Waiting
 from hyperasr.transcription.recordings import Recording
 from hyperasr.transcription.transcript import Result
 from hyperasr.types import Segment
 
-logger = logging.getLogger(__name__)
-
 _MOST_DECODERS = 8  # of different options, kept for callers to come
 _GATHER_S = 0.005  # without a newcomer, after which a batch with room left is decoded
 _LONGEST_GATHER_S = 0.2  # however many keep coming, and however slowly they are read
 _BATCHES_AHEAD = 2  # read of all recordings together, beside one segment of each
-
-
-class Busy(HyperASRError):
-    """Too many recordings wait already; try again later."""
-
-
-class TooLong(AudioError):
-    """A recording lasts longer than the server takes."""
 
 
 @dataclass(eq=False)

@@ -12,13 +12,17 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hyperasr.service.config import Limits, is_loopback
-from hyperasr.service.failures import log_failure
 from hyperasr.service.metrics import Metrics
-from hyperasr.service.problems import problem
+from hyperasr.service.problems import log_failure, problem
 
 _GUARDED = ("/v1/", "/metrics")
+
+
+HEAD_S = 20.0
+"""Seconds that a client has for the head of a request."""
 
 
 def right_token(given: str, token: str | None) -> bool:
@@ -141,3 +145,40 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"the upload has more than {self.limits.upload_bytes / 1e6:g} MB; send less at once"
+
+
+class Http(H11Protocol):
+    """Uvicorn's protocol, which times a connection between requests but not within their heads."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._time_the_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._waits_for_a_head():
+            self._time_the_head()
+        elif self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def _waits_for_a_head(self) -> bool:
+        if self.transport.get_protocol() is not self:  # it became a WebSocket
+            return False
+        return self.cycle is None or self.cycle.response_complete
+
+    def _time_the_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S, self._close_if_waiting)
+
+    def _close_if_waiting(self) -> None:
+        self._head_timer = None
+        if self._waits_for_a_head() and not self.transport.is_closing():
+            self.transport.close()

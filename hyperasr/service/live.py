@@ -16,15 +16,15 @@ from hyperasr.audio.vad import Speech, silero
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.service.answers import Service
-from hyperasr.service.engine import Busy, Job
+from hyperasr.service.engine import Job
 from hyperasr.service.guard import right_token
-from hyperasr.service.media import FORMATS, Container, Pcm, Stream
+from hyperasr.service.media import FORMATS, Container, Pcm
 from hyperasr.service.own_api import options_of_texts
-from hyperasr.service.problems import body_of, status_of
+from hyperasr.service.problems import Busy, body_of, status_of
 from hyperasr.service.utterances import PAUSES_S, Spoken, Utterances
-from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Recording
+from hyperasr.transcription.transcript import to_dict
 
 MOST_MESSAGE_BYTES = 1 << 18
 """Of a message: 8 s of PCM."""
@@ -67,38 +67,23 @@ async def _serve(websocket: WebSocket, service: Service, token: str | None) -> N
     if service.metrics.n_live >= service.limits.live_sessions:
         raise Busy(f"{service.metrics.n_live} live connections are open; try again later")
     with service.metrics.live_session():
-        asked = _Asked(service, message)
-        model = await service.model_named(asked.model_name)
-        speech = await asyncio.to_thread(asked.prepare, service)
-        await Session(websocket, service, asked, model, speech).run()
-
-
-class _Asked:
-    """What the first message asks for.
-
-    Raises:
-        ConfigError: a value that is none.
-    """
-
-    def __init__(self, service: Service, message: dict[str, Any]) -> None:
-        self.pause = _choice("pause", message.pop("pause", "typical"), tuple(PAUSES_S))
-        self.form = _choice("format", message.pop("format", "pcm"), FORMATS)
-        self.model_name = str(message.pop("model", service.model_id))
+        pause = _choice("pause", message.pop("pause", "typical"), tuple(PAUSES_S))
+        form = _choice("format", message.pop("format", "pcm"), FORMATS)
+        model_name = str(message.pop("model", service.model_id))
         message["language"] = service.language(message.get("language"))
-        if self.pause != "hold":
-            message.setdefault("pauses", self.pause)
+        if pause != "hold":
+            message.setdefault("pauses", pause)
         message.setdefault("word_times", False)  # they cost a pass of the decoder
-        self.options = options_of_texts(message)
+        options = options_of_texts(message)
+        model = await service.model_named(model_name)
 
-    def prepare(self, service: Service) -> Speech | None:
-        """Load the detector of speech, where one is needed.
+        def detector() -> Speech | None:
+            service.engine.check(options)
+            return None if PAUSES_S[pause] is None else silero()()
 
-        Raises:
-            ConfigError: the model cannot follow the options.
-            MissingExtra: the detector is not installed.
-        """
-        service.engine.check(self.options)
-        return None if PAUSES_S[self.pause] is None else silero()()
+        speech = await asyncio.to_thread(detector)  # loads it
+        utterances = Utterances(pause, speech, service.limits.utterance_s)
+        await Session(websocket, service, model, options, form, utterances).run()
 
 
 class Session:
@@ -107,27 +92,28 @@ class Session:
     Args:
         websocket: accepted.
         service: what the routes share.
-        asked: what the first message asks for.
-        model: that it names.
-        speech: tells speech from silence.
+        model: by which it is transcribed.
+        options: how.
+        form: of the sound, one of `FORMATS`.
+        utterances: cuts it.
     """
 
     def __init__(
         self,
         websocket: WebSocket,
         service: Service,
-        asked: _Asked,
         model: AdaptedWhisper,
-        speech: Speech | None,
+        options: TranscribeOptions,
+        form: str,
+        utterances: Utterances,
     ) -> None:
         self.websocket, self.service, self.model = websocket, service, model
-        self.form, self.options = asked.form, asked.options
+        self.form, self.options, self.utterances = form, options, utterances
         self.partial_options = TranscribeOptions(
             language=self.options.language, task=self.options.task, pauses=self.options.pauses
         )
-        self.utterances = Utterances(asked.pause, speech, service.limits.utterance_s)
         self.loop = asyncio.get_running_loop()
-        self.stream: Stream | None = None
+        self.stream: Pcm | Container | None = None
         self.sound: asyncio.Queue[np.ndarray | HyperASRError | None] = asyncio.Queue()
         # Utterances, and events that wait for the texts of those before them.
         self.spoken: asyncio.Queue[tuple[int, Spoken] | dict[str, Any]] = asyncio.Queue()
@@ -166,7 +152,9 @@ class Session:
             while self.sound.qsize() > _AHEAD:
                 await asyncio.sleep(_RETRY_S)
             if isinstance(message, bytes):
-                self.stream = self.stream or self._stream()
+                if self.stream is None:
+                    is_pcm = self.form == "pcm"
+                    self.stream = Pcm(self._put) if is_pcm else Container(self.form, self._put)
                 self.stream.write(message)
             elif message == {"type": "end"}:
                 self.stream = self.stream or Pcm(self._put)
@@ -225,9 +213,6 @@ class Session:
 
     def _put(self, sound: np.ndarray | HyperASRError | None) -> None:
         self.loop.call_soon_threadsafe(self.sound.put_nowait, sound)
-
-    def _stream(self) -> Stream:
-        return Pcm(self._put) if self.form == "pcm" else Container(self.form, self._put)
 
     async def _submitted(self, recording: Recording) -> Job:
         """Queue an utterance; where all is full, wait for a place: it cannot be said again."""

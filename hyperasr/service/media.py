@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
@@ -18,16 +17,6 @@ as browsers record it."""
 
 Sink = Callable[[np.ndarray | AudioError | None], None]
 """Takes samples (n,) float32, 16 kHz; an error, after which nothing follows; None at the end."""
-
-
-class Stream(Protocol):
-    """What turns bytes into samples."""
-
-    def write(self, data: bytes) -> None:
-        """Take more bytes."""
-
-    def end(self) -> None:
-        """Hand on all that was written, then None."""
 
 
 class Pcm:

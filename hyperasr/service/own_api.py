@@ -10,14 +10,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 
 from hyperasr.errors import AudioError, ConfigError
-from hyperasr.service.answers import CLIENT_LEFT, Service, answer, gone_of, stream
+from hyperasr.service.answers import Service, answer, stream, unless_gone
 from hyperasr.service.rendering import check_format, rendered
 from hyperasr.service.voices import Voices
-from hyperasr.transcription.formats import segment_to_dict, to_dict
 from hyperasr.transcription.options import TranscribeOptions
+from hyperasr.transcription.transcript import segment_to_dict, to_dict
 from hyperasr.util.closest import closest
 
 # What is the server's to say, or cannot be shared.
@@ -84,17 +83,7 @@ def voice_routes(voices: Voices) -> APIRouter:
                 for file, text in zip(files, texts, strict=True)
                 if isinstance(file, UploadFile)
             ]
-        training = asyncio.ensure_future(voices.train(name, clips))
-        gone = asyncio.ensure_future(gone_of(request))
-        try:
-            await asyncio.wait({training, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not training.done():
-                raise HTTPException(CLIENT_LEFT, "the client left")
-            return training.result()
-        finally:
-            gone.cancel()
-            training.cancel()
-            await asyncio.gather(training, return_exceptions=True)
+        return await unless_gone(request, voices.train(name, clips))
 
     @router.delete("/{name}")
     async def remove(name: str) -> dict[str, Any]:

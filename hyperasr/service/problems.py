@@ -1,7 +1,12 @@
-"""What went wrong, told in the shape of OpenAI's API."""
+"""What went wrong, told in the shape of OpenAI's API.
+
+Failures that are ours to mend are logged without a word of what people said or sent.
+"""
 
 from __future__ import annotations
 
+import logging
+import traceback
 from typing import Any
 
 from fastapi import Request
@@ -10,15 +15,35 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hyperasr.errors import AudioError, ConfigError, HyperASRError
-from hyperasr.service.engine import Busy, TooLong
 from hyperasr.util.program import one_line
 
 RETRY_S = 1
 """Seconds after which a caller that was sent away may come again."""
 
+logger = logging.getLogger(__name__)
+
+
+class Busy(HyperASRError):
+    """Too many recordings wait already; try again later."""
+
+
+class TooLong(AudioError):
+    """A recording lasts longer than the server takes."""
+
+
+class UnknownModel(ConfigError):
+    """A model that this server does not have."""
+
+
+class InternalError(HyperASRError):
+    """Something of the server failed; its log says where."""
+
+
+# The first that fits.
 _STATUSES: tuple[tuple[type[HyperASRError], int], ...] = (
     (Busy, 503),
     (TooLong, 413),
+    (UnknownModel, 404),
     (AudioError, 400),
     (ConfigError, 400),
 )
@@ -36,16 +61,10 @@ _CODES = {
 }
 
 
-class UnknownModel(ConfigError):
-    """A model that this server does not have."""
-
-
 def status_of(error: BaseException) -> int:
     """Return the HTTP status that tells of an error."""
     if isinstance(error, HTTPException):
         return error.status_code
-    if isinstance(error, UnknownModel):
-        return 404
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
 
 
@@ -91,3 +110,18 @@ def _explained(error: RequestValidationError) -> str:
         said = "is missing" if missing else f"is not valid: {fault.get('msg', '')}"
         faults.append(f"{'.'.join(place) or 'the body'} {said}")
     return "; ".join(faults)
+
+
+def log_failure(error: BaseException, doing: str) -> InternalError:
+    """Log the kind of an error and where it arose, and return what a caller is told.
+
+    The message of the error is left out: it may hold a text or a path.
+
+    Args:
+        error: that nobody expected.
+        doing: what was being done.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
+    logger.error("%s failed: %s in %s", doing, type(error).__name__, where)
+    return InternalError(f"{doing} failed; the server's log says where")

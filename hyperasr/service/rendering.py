@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from io import BytesIO
 
+from docx import Document
+from docx.enum.text import WD_UNDERLINE
+from docx.text.paragraph import Paragraph
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.datastructures import UploadFile
 
+from hyperasr import __version__
 from hyperasr.errors import ConfigError
-from hyperasr.service.uploads import recording_of, shown_name
-from hyperasr.service.word_document import DOCX_TYPE, word_document
-from hyperasr.transcription.formats import FORMATS, render
+from hyperasr.service.answers import recording_of, shown_name
+from hyperasr.transcription.disfluency import pieces
+from hyperasr.transcription.html_page import bare_name, printable
 from hyperasr.transcription.recordings import Recording
-from hyperasr.transcription.transcript import Result, from_dict
+from hyperasr.transcription.transcript import FORMATS, Result, from_dict, labelled, render
+from hyperasr.types import Segment, Transcript
 
 _MODES = ("verbatim", "clean", "both")
+_DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 _TYPES = {"html": "text/html", "json": "application/json", "csv": "text/csv", "vtt": "text/vtt"}
 
 
@@ -63,12 +70,12 @@ async def rendered(result: Result, upload: UploadFile | None, form: str, mode: s
     Args:
         result: what is written.
         upload: its recording, which goes into a page of HTML; None makes one without sound.
-        form: one of `hyperasr.transcription.formats.FORMATS`, or ``docx``.
+        form: one of `hyperasr.transcription.transcript.FORMATS`, or ``docx``.
         mode: ``verbatim``, ``clean`` or ``both``.
     """
     if form == "docx":
         document = await asyncio.to_thread(word_document, result, mode)
-        return Response(document, media_type=DOCX_TYPE)
+        return Response(document, media_type=_DOCX)
     kind = _TYPES.get(form, "text/plain")
     if form != "html" or upload is None:
         return PlainTextResponse(
@@ -80,3 +87,46 @@ async def rendered(result: Result, upload: UploadFile | None, form: str, mode: s
         heard = replace(result, recording=replace(recording, id=result.id))
         text = await asyncio.to_thread(render, heard, form, mode)
     return PlainTextResponse(text, media_type=kind)
+
+
+def word_document(result: Result, mode: str) -> bytes:
+    """Return a document with one paragraph a segment, which begins with its time.
+
+    Doubtful words are underlined and end in ``[?]``.
+
+    Args:
+        result: of a recording that could be transcribed.
+        mode: ``verbatim``, ``clean`` or ``both``, which are two chapters.
+    """
+    assert result.transcript is not None
+    document = Document()
+    name = printable(bare_name(result.recording))
+    document.core_properties.title, document.core_properties.author = name, ""
+    document.core_properties.comments = ""
+    document.add_heading(name, level=1)
+    about = f"Written by hyperasr {__version__}; no person has checked it."
+    if any(word.doubtful for word in result.transcript.words):
+        about += " Words with [?] are doubtful."
+    document.add_paragraph(about)
+    for label, shown, own in labelled(result, mode):
+        if label:
+            document.add_heading(label.strip().rstrip(":").capitalize(), level=2)
+        if isinstance(shown, Transcript):
+            for segment in shown.segments:
+                _add_segment(document.add_paragraph(), segment, own)
+        else:
+            document.add_paragraph(printable(shown))
+    file = BytesIO()
+    document.save(file)
+    return file.getvalue()
+
+
+def _add_segment(paragraph: Paragraph, segment: Segment, mode: str) -> None:
+    seconds = int(segment.start_s)
+    time = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    paragraph.add_run(f"{time}  ").italic = True
+    for text, word in pieces(segment, mode):
+        run = paragraph.add_run(printable(text))
+        if word is not None and word.doubtful:
+            run.font.underline = WD_UNDERLINE.DOTTED
+            paragraph.add_run("[?]")

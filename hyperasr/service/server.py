@@ -1,4 +1,4 @@
-"""The server: its routes, how it starts, and how it stops."""
+"""The server: its routes, its page, how it starts, and how it stops."""
 
 from __future__ import annotations
 
@@ -18,25 +18,58 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from hyperasr import __version__
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.service.answers import Service
 from hyperasr.service.config import Limits, ServeConfig
-from hyperasr.service.connections import Http
 from hyperasr.service.engine import Engine
-from hyperasr.service.guard import Guard
+from hyperasr.service.guard import Guard, Http
 from hyperasr.service.live import MOST_MESSAGE_BYTES, live_routes
 from hyperasr.service.metrics import Metrics
 from hyperasr.service.openai_api import openai_routes
 from hyperasr.service.own_api import own_routes, voice_routes
 from hyperasr.service.problems import on_error
 from hyperasr.service.rendering import format_routes
-from hyperasr.service.static import Page
 from hyperasr.service.voices import Voices
 from hyperasr.service.wyoming_server import serving_wyoming
 from hyperasr.transcription.options import TranscribeOptions
+
+_HEADERS = {
+    # Its own files and its own server, nothing else; and nobody may put it into a frame, where a
+    # person could be led to press its button.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; media-src blob:; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Page(StaticFiles):
+    """The files of the folder ``page``."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=Path(__file__).with_name("page"), html=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; files are no place for a WebSocket."""
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def file_response(self, *args: Any, **how: Any) -> Response:
+        """Return a file with the headers that keep the page to itself."""
+        response = super().file_response(*args, **how)
+        response.headers.update(_HEADERS)
+        return response
 
 
 def build_app(

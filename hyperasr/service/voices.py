@@ -14,17 +14,16 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hyperasr.errors import AudioError, ConfigError, HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.service.config import OPENAI_NAME
-from hyperasr.service.engine import Busy
-from hyperasr.service.problems import UnknownModel
+from hyperasr.service.problems import Busy, UnknownModel
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _MOST_OPEN = 4  # voices in memory
@@ -49,8 +48,8 @@ class Voices:
         if not model.adapts:
             raise ConfigError(f"{name} is a plain Whisper and learns no voice; leave --voices out")
         self.folder, self.model, self.name = folder, model, name
-        self._open: OrderedDict[tuple[str, int], HyperASR] = OrderedDict()
         self._lock = threading.Lock()
+        self._opened = lru_cache(_MOST_OPEN)(self._read)  # by name and time of the last change
         self._training = asyncio.Lock()
 
     def names(self) -> list[str]:
@@ -68,19 +67,17 @@ class Voices:
             UnknownModel: there is none of this name.
             HyperASRError: it cannot be opened, or is of another Whisper.
         """
-        path = self._path(name)
         try:
-            changed = os.stat(path / _CONFIG).st_mtime_ns
+            changed = os.stat(self._path(name) / _CONFIG).st_mtime_ns
         except OSError:
             raise UnknownModel(f"this server has no voice {name!r}") from None
         with self._lock:
-            if (name, changed) not in self._open:
-                opened = HyperASR.from_pretrained(path, backbone=self.model.backbone, offline=True)
-                self._open[name, changed] = opened
-            self._open.move_to_end((name, changed))
-            while len(self._open) > _MOST_OPEN:
-                self._open.popitem(last=False)
-            return self._open[name, changed]
+            return self._opened(name, changed)
+
+    def _read(self, name: str, _: int) -> HyperASR:
+        return HyperASR.from_pretrained(
+            self._path(name), backbone=self.model.backbone, offline=True
+        )
 
     def remove(self, name: str) -> None:
         """Delete a voice for good.
@@ -93,8 +90,7 @@ class Voices:
             raise UnknownModel(f"this server has no voice {name!r}")
         with self._lock:
             shutil.rmtree(path, ignore_errors=True)
-            for key in [key for key in self._open if key[0] == name]:
-                del self._open[key]
+            self._opened.cache_clear()
 
     async def train(self, name: str, clips: Sequence[tuple[bytes, str]]) -> dict[str, Any]:
         """Train a voice, or an old one of this name anew; who is cancelled here ends the training.

@@ -20,8 +20,7 @@ from hyperasr import __version__
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import AudioError, HyperASRError
 from hyperasr.service.answers import Service
-from hyperasr.service.engine import TooLong
-from hyperasr.service.failures import log_failure
+from hyperasr.service.problems import TooLong, log_failure
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recordings import Recording
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.errors import ConfigError
 
-_LOCAL = threading.local()
 # What the published hyperparams.yaml name; any other tag of HyperPyYAML could run code.
 _SAFE_TAG = re.compile(
     r"!(?:ref|copy|tuple|name:torch\.nn\.(?:LeakyReLU|ReLU)|new:speechbrain\.(?:"
@@ -29,22 +28,14 @@ _SAFE_TAG = re.compile(
 )
 
 
-def _masks() -> dict[int, Tensor | None]:
-    masks: dict[int, Tensor | None] = _LOCAL.__dict__.setdefault("masks", {})
-    return masks
-
-
-class RealFrames:
+class RealFrames(threading.local):
     """The mask (n_utt, n_frames) of the batch in hand, for the layers inside an ECAPA-TDNN."""
 
-    @property
-    def mask(self) -> Tensor | None:
-        """Each thread's own, so that several can use one model."""
-        return _masks().get(id(self))
+    mask: Tensor | None = None  # each thread's own, so that several can use one model
 
-    @mask.setter
-    def mask(self, value: Tensor | None) -> None:
-        _masks()[id(self)] = value
+    def __reduce__(self) -> Any:
+        """Let a model be copied, which a mask is no part of."""
+        return RealFrames, ()
 
     def silence_padding(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Set padding of a layer's input (n_utt, n_channels, n_frames) to zero, as a pre-hook."""
@@ -122,10 +113,6 @@ def _forget_redirects() -> None:
             del sys.modules[name]
 
 
-def _no_noise(shape: Any, device: Any = "cpu") -> Tensor:
-    return torch.zeros(shape, device=device)
-
-
 def load_classifier(folder: Path) -> Any:
     """Load a checkpoint folder into an EncoderClassifier, from its own files alone.
 
@@ -178,5 +165,5 @@ def load_classifier(folder: Path) -> Any:
         if isinstance(module, StatisticsPooling):
             # It adds noise from the global generator, in evaluation too: an embedding would
             # differ from call to call.
-            module._get_gauss_noise = _no_noise
+            module._get_gauss_noise = torch.zeros
     return classifier

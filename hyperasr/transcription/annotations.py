@@ -7,23 +7,14 @@ import io
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from hyperasr.transcription.disfluency import clean_edits
 from hyperasr.types import UNCLEAR, Edit, Segment, Transcript, Word
 
-COLUMNS = (
-    "recording",
-    "segment",
-    "word",
-    "start_s",
-    "end_s",
-    "probability",
-    "uncertainty",
-    "doubtful",
-    "edit",
-    "replacement",
-    "unclear",
+COLUMNS = tuple(
+    "recording segment word start_s end_s probability uncertainty doubtful edit replacement "
+    "unclear".split()
 )
 # ISO 639-3, which CHAT takes; codes of three letters are of it already.
 _ISO_639_3 = dict(
@@ -81,8 +72,7 @@ def csv_table(transcript: Transcript) -> str:
     return out.getvalue()
 
 
-@dataclass(frozen=True)
-class _Interval:
+class _Interval(NamedTuple):
     start_s: float
     end_s: float
     text: str
@@ -103,9 +93,9 @@ def textgrid(transcript: Transcript) -> str:
     tiers = {
         "segments": [_Interval(s.start_s, s.end_s, s.text) for s in segments],
         "words": [at for _, at in timed],
-        "probability": [replace(at, text=f"{w.probability:.2f}") for w, at in timed],
+        "probability": [at._replace(text=f"{w.probability:.2f}") for w, at in timed],
         "uncertainty": [
-            replace(at, text=f"{w.uncertainty:.2f}") for w, at in timed if w.uncertainty is not None
+            at._replace(text=f"{w.uncertainty:.2f}") for w, at in timed if w.uncertainty is not None
         ],
         "doubtful": [at for w, at in timed if w.doubtful],
         "clean": [_Interval(s.start_s, s.end_s, s.clean) for s in segments if s.clean is not None],
@@ -125,7 +115,7 @@ def textgrid(transcript: Transcript) -> str:
     lines += ["xmin = 0", f"xmax = {end_s:.3f}", "tiers? <exists>", f"size = {len(filled)}"]
     lines.append("item []:")
     for number, (name, tier) in enumerate(filled.items(), start=1):
-        lines += _tier(number, name, _covering(tier, end_s), end_s)
+        lines += _tier(number, name, tier, end_s)
     return "\n".join(lines) + "\n"
 
 
@@ -138,8 +128,8 @@ def _filled(tier: Sequence[_Interval]) -> list[_Interval]:
     return made
 
 
-def _covering(tier: Sequence[_Interval], end_s: float) -> list[_Interval]:
-    """Return the intervals with empty ones between them, as Praat wants a tier without gaps."""
+def _tier(number: int, name: str, tier: Sequence[_Interval], end_s: float) -> list[str]:
+    """Return the lines of a tier, with empty intervals between, as Praat wants one without gaps."""
     covering: list[_Interval] = []
     now = 0.0
     for one in tier:
@@ -149,19 +139,15 @@ def _covering(tier: Sequence[_Interval], end_s: float) -> list[_Interval]:
         now = one.end_s
     if end_s - now >= _SHORTEST_S / 2 or not covering:
         covering.append(_Interval(now, end_s, ""))
-    return covering
-
-
-def _tier(number: int, name: str, tier: Sequence[_Interval], end_s: float) -> list[str]:
     lines = [
         f"    item [{number}]:",
         '        class = "IntervalTier"',
         f'        name = "{name}"',
         "        xmin = 0",
         f"        xmax = {end_s:.3f}",
-        f"        intervals: size = {len(tier)}",
+        f"        intervals: size = {len(covering)}",
     ]
-    for index, one in enumerate(tier, start=1):
+    for index, one in enumerate(covering, start=1):
         text = " ".join(one.text.split()).replace('"', '""')
         lines += [
             f"        intervals [{index}]:",
@@ -182,10 +168,9 @@ def chat(transcript: Transcript, media: str) -> str:
     ``%wor`` has them; ``%xpro`` has the probabilities of the words. Utterance ends and marks are
     automatic: a person should check them.
 
-    Args:
-        transcript: of one recording.
-        media: name of the transcript's file without its suffix, which CLAN and pylangacq want in
-            ``@Media``.
+    `media` is the name of the transcript's file without its suffix, which CLAN and pylangacq want
+    in ``@Media``.
+
     Source: the CHAT manual, talkbank.org/0info/manuals/CHAT.html.
     """
     language = transcript.language

@@ -26,7 +26,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,15 +34,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyperasr.audio.mel import SAMPLE_RATE
-from hyperasr.audio.vad import Speech, silero
 from hyperasr.cohorts.manifest import is_address, parse_manifest
 from hyperasr.errors import AudioError, ConfigError, HyperASRError, MissingExtra
 from hyperasr.model import AdaptedWhisper
-from hyperasr.transcription.formats import SCHEMA_VERSION, to_dict
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.pipeline import BatchDecoder, Waiting, transcribe
-from hyperasr.transcription.recordings import Reading, Recording, find_recordings
-from hyperasr.transcription.transcript import Result
+from hyperasr.transcription.pipeline import BatchDecoder, transcribe
+from hyperasr.transcription.recordings import Recording, find_recordings, samples_of
+from hyperasr.transcription.transcript import SCHEMA_VERSION, Result, to_dict
 from hyperasr.util.files import atomic_text
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ _ANSWER_S = 10.0
 _LONGEST_FOLDER = 40
 
 Row = dict[str, Any]
-"""A line of the JSONL file: `hyperasr.transcription.formats.to_dict`, or ``id`` and ``error``."""
+"""A line of the file: `hyperasr.transcription.transcript.to_dict`, or ``id`` and ``error``."""
 
 
 class TranscriptFolder:
@@ -238,9 +236,9 @@ def on_ray(
 ) -> Iterator[list[Row]]:
     """Transcribe by Ray Data, and yield the rows of each block when it is finished.
 
-    Reading, cutting and resampling are tasks of the CPU; beside them one actor for each device
-    holds a model and decodes, segments of like length together. A block whose worker was lost is
-    done again elsewhere.
+    Reading and resampling are tasks of the CPU; beside them one actor for each device holds a
+    model, cuts at pauses and decodes, segments of like length together. A block whose worker was
+    lost is done again elsewhere.
 
     Args:
         model: the same as `open_model` opens; says what the options can be.
@@ -258,7 +256,7 @@ def on_ray(
     """
     if device not in ("cpu", "cuda"):
         raise ConfigError(f"device is {device!r}; Ray finds the devices itself: give cpu or cuda")
-    decoder = BatchDecoder(model, options)
+    BatchDecoder(model, options)  # raises before Ray is started
     with _ray(address) as ray:
         import pyarrow as pa
 
@@ -281,7 +279,7 @@ def on_ray(
         if device == "cpu":
             reads, decodes = {"num_cpus": 0.1}, {"num_cpus": 0.9}
         how = {"batch_size": None, "batch_format": "pyarrow"}
-        data = data.map_batches(_read, fn_args=(decoder.segment_s, options), **how, **reads)
+        data = data.map_batches(_read, **how, **reads)
         data = data.map_batches(
             _Worker,
             fn_constructor_args=(open_model, device, options),
@@ -299,45 +297,30 @@ def on_ray(
             raise HyperASRError(f"Ray gave up: {reason}; call again to go on") from error
 
 
-@dataclass
-class _Heard:
-    """A recording that was read: its segments (None: it is long, and was not), and the rest of
-    `Reading`."""
+def _read(table: Any) -> Iterator[Any]:
+    """Read the recordings of a block, in a task of the CPU: each with its samples, and warnings.
 
-    recording: Recording
-    segments: list[tuple[float, np.ndarray]] | None
-    n_samples: int = 0
-    n_kept: int = 0
-    warnings: list[str] = field(default_factory=list)
-    error: HyperASRError | None = None
-
-
-def _read(table: Any, segment_s: float, options: TranscribeOptions) -> Iterator[Any]:
-    """Read the recordings of a block, in a task of the CPU; a row each."""
+    One that is long stays as it is: who decodes it reads it, piece by piece.
+    """
     import pyarrow as pa
 
-    detector = silero() if options.vad == "silero" else None
     for packed in table["recording"].to_pylist():
-        speech = None if detector is None else detector()
-        heard = _heard(pickle.loads(packed), segment_s, options, speech)
-        yield pa.table({"heard": [pickle.dumps(heard)]})
+        yield pa.table({"read": [pickle.dumps(_with_samples(pickle.loads(packed)))]})
 
 
-def _heard(
-    recording: Recording, segment_s: float, options: TranscribeOptions, speech: Speech | None
-) -> _Heard:
-    reading = Reading(_fetched(recording), segment_s, options, speech)
-    segments, n_samples, error = [], 0, None
+def _with_samples(recording: Recording) -> tuple[Recording, list[str]]:
+    """Return a recording with its samples, or why it has none, and what its reader should know."""
+    warnings: list[str] = []
+    pieces, n_samples = [np.zeros(0, np.float32)], 0
     try:
-        for start_s, waveform in reading.segments():
-            segments.append((start_s, waveform))
-            n_samples += len(waveform)
+        for piece in samples_of(_fetched(recording), warnings.append):
+            pieces.append(piece)
+            n_samples += len(piece)
             if n_samples > _LONG_S * SAMPLE_RATE:
-                return _Heard(recording, None)
-    except HyperASRError as failed:
-        error = failed
-    counts = (reading.n_samples, reading.n_kept)
-    return _Heard(recording, segments, *counts, reading.warnings, error)
+                return recording, []
+    except HyperASRError as error:
+        return replace(recording, error=error), warnings
+    return replace(recording, waveform=np.concatenate(pieces)), warnings
 
 
 class _Worker:
@@ -350,36 +333,21 @@ class _Worker:
 
         if device == "cpu":
             torch.set_num_threads(1)
-        self.model = open_model(device=device)
-        self.decoder = BatchDecoder(self.model, options)
+        self.model, self.options = open_model(device=device), options
 
     def __call__(self, table: Any) -> Any:
         import pyarrow as pa
 
-        heard = [pickle.loads(packed) for packed in table["heard"].to_pylist()]
-        rows = [_line(_row(result)) for result in self._results(heard)]
+        read = [pickle.loads(packed) for packed in table["read"].to_pylist()]
+        recordings = [_fetched(recording) for recording, _ in read]
+        rows = []
+        results = transcribe(self.model, recordings, self.options)
+        for result, (_, warnings) in zip(results, read, strict=True):
+            row = _row(result)
+            if "error" not in row:
+                row["warnings"] = list(dict.fromkeys([*warnings, *row["warnings"]]))
+            rows.append(_line(row))
         return pa.table({"row": pa.array(rows, pa.string())})
-
-    def _results(self, heard: Sequence[_Heard]) -> Iterator[Result]:
-        """Decode as `transcribe` does what has been read for it."""
-        decoder, window, pending = self.decoder, list[Waiting](), []
-        for one in heard:
-            if one.segments is None:
-                yield from transcribe(self.model, _fetched(one.recording), decoder.options)
-                continue
-            recording = decoder.pending(one.recording)
-            reading = recording.reading
-            reading.n_samples, reading.n_kept = one.n_samples, one.n_kept
-            reading.warnings = one.warnings
-            try:
-                for start_s, waveform in one.segments:
-                    window.append((recording, decoder.segment(recording, start_s, waveform)))
-            except HyperASRError as error:
-                recording.error = error
-            recording.end(one.error)
-            pending.append(recording)
-        decoder.decode(window)
-        yield from map(decoder.result, pending)
 
 
 def storage(name: str) -> tuple[Any, str]:
@@ -411,10 +379,11 @@ def _content(address: str) -> bytes:
 
 def _fetched(recording: Recording) -> Recording:
     """Return a recording of object storage with its bytes, or why there are none."""
-    if recording.path is None or not is_address(recording.path):
+    r, address = recording, recording.path or ""
+    if r.error is not None or r.waveform is not None or not is_address(address):
         return recording
     try:
-        return replace(recording, content=_content(recording.path))
+        return replace(recording, content=_content(address))
     except HyperASRError as error:
         return replace(recording, error=error)
 
@@ -430,13 +399,11 @@ def _line(row: Row) -> str:
 
 
 def _json(line: str, where: str) -> Row:
-    try:
+    with suppress(ValueError):
         row = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where} holds a line that is no JSON; remove it") from error
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} holds a line that is no JSON object; remove it")
-    return row
+        if isinstance(row, dict):
+            return row
+    raise ConfigError(f"{where} holds a line that is no JSON object; remove it")
 
 
 @contextmanager

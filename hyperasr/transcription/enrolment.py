@@ -64,9 +64,8 @@ def enrol(
     model: AdaptedWhisper,
     clips: Sequence[Clip],
     *,
-    steps: int | None = None,
+    steps: int = STEPS[0],
     lr: float = LEARNING_RATE,
-    seed: int = 0,
     progress: Progress | None = None,
     after: Callable[[int], None] | None = None,
 ) -> list[str]:
@@ -75,9 +74,8 @@ def enrol(
     Args:
         model: with an adapter, in float32; nothing else may use it meanwhile.
         clips: at least one.
-        steps: of Adam, at least 1; None is the first of `STEPS`.
+        steps: of Adam, at least 1.
         lr: its rate.
-        seed: of dropout and of what else is drawn.
         progress: called with steps done and steps in all.
         after: called with the number of steps done; it may decode with the model.
     Returns:
@@ -86,7 +84,6 @@ def enrol(
         AudioError: no clip has a text, nor is anything heard in one; or a text is too long.
         ConfigError: a plain Whisper, or an adapter whose utterances share nothing.
     """
-    steps = STEPS[0] if steps is None else steps
     shared = shared_parameters(model)
     order = sorted(range(len(clips)), key=lambda i: len(clips[i].waveform))  # little padding
     texts, batches = [""] * len(clips), []
@@ -102,7 +99,7 @@ def enrol(
     before = model.objective
     model.objective = ObjectiveConfig(negatives=_NEGATIVES)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)  # of dropout and of what else is drawn
         model.requires_grad_(False).train()
         for parameter in shared:
             parameter.requires_grad_(True)
@@ -172,8 +169,11 @@ def checked(
             if steps in after:
                 after[steps] += errors_of(model, held)
 
-        done = None if progress is None else _in_half(progress, half)
-        enrol(model, others, steps=max(STEPS), progress=done, after=note)
+        def in_half(done: int, total: int, half: int = half) -> None:
+            if progress is not None:
+                progress(half * total + done, 2 * total)
+
+        enrol(model, others, steps=max(STEPS), progress=in_half, after=note)
         with torch.no_grad():
             for parameter, values in zip(shared, start, strict=True):
                 parameter.copy_(values)
@@ -192,10 +192,6 @@ def shared_parameters(model: AdaptedWhisper) -> list[nn.Parameter]:
         kind = model.source_config.kind if model.adapts else "plain Whisper"
         raise ConfigError(f"a {kind} learns no voice; give a hypernetwork or a static LoRA")
     return shared
-
-
-def _in_half(progress: Progress, half: int) -> Progress:
-    return lambda done, total: progress(half * total + done, 2 * total)
 
 
 def errors_of(model: AdaptedWhisper, clips: Sequence[Clip]) -> EditCounts:

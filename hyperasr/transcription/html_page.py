@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Protocol
 
 from hyperasr import __version__
 from hyperasr.audio.writing import OPUS_TYPE, opus
@@ -33,36 +32,25 @@ _ACTING = re.compile(
 _DOUBT = '<sup class="mark" role="img" aria-label=" (doubtful)">?</sup>'
 
 
-class Rendered(Protocol):
-    """What is written: a `hyperasr.transcription.transcript.Result`, which uses this module."""
-
-    @property
-    def recording(self) -> Recording: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def transcript(self) -> Transcript | None: ...
-    @property
-    def base(self) -> Transcript | None: ...
-    @property
-    def reference(self) -> str | None: ...
-
-
-def html_page(result: Rendered, mode: str = "verbatim") -> str:
+def html_page(
+    recording: Recording, transcript: Transcript, base: Transcript | None, mode: str
+) -> str:
     """Return a page of HTML with the words and, as Ogg Opus, the sound of a recording.
 
     The recording is read once more. Where that fails, or where there is only a transcript, the page
     says so and has no player.
 
     Args:
-        result: of a recording that could be transcribed.
+        recording: which the sound, the name and what was said are taken of.
+        transcript: of it.
+        base: the unadapted backbone's, where there was a comparison.
         mode: what is shown at first, where there is verbatim and clean text.
     """
-    transcript = result.transcript
-    assert transcript is not None
-    sound, silent_because = _sound(result.recording)
+    sound, silent_because = _sound(recording)
+    said = [] if recording.reference is None else [f"What was said: {recording.reference}"]
+    notes = [*silent_because, *said, *transcript.warnings]
     style, script = _asset("transcript.css"), _asset("transcript.js")
-    name = _escaped(bare_name(result.recording))
+    name = _escaped(bare_name(recording))
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
@@ -72,11 +60,11 @@ def html_page(result: Rendered, mode: str = "verbatim") -> str:
         f'<meta name="generator" content="hyperasr {__version__}">',
         f"<title>{name}: transcript</title>\n<style>{style}</style>\n</head>\n<body>",
         f"<header>\n<h1><bdi>{name}</bdi></h1>\n{_about(transcript)}",
-        *(f'<p class="note">{_escaped(note)}</p>' for note in [*silent_because, *_notes(result)]),
+        *(f'<p class="note">{_escaped(note)}</p>' for note in notes),
         "</header>",
         _controls(sound, transcript.clean is not None, mode),
         f"<main>\n{_legend(transcript, bool(sound))}",
-        *_segments(result),
+        *_segments(transcript, base),
         f"</main>\n<script>{script}</script>\n</body>\n</html>\n",
     ]
     return "\n".join(part for part in parts if part)
@@ -130,12 +118,6 @@ def _about(transcript: Transcript) -> str:
     )
 
 
-def _notes(result: Rendered) -> list[str]:
-    assert result.transcript is not None
-    said = [] if result.reference is None else [f"What was said: {result.reference}"]
-    return [*said, *result.transcript.warnings]
-
-
 def _controls(sound: bytes, has_clean: bool, mode: str) -> str:
     """Return the player and the choice of a text; nothing where neither is needed."""
     player = (
@@ -171,10 +153,8 @@ def _legend(transcript: Transcript, has_sound: bool) -> str:
     return "\n".join([*found, keys] if has_sound else found)
 
 
-def _segments(result: Rendered) -> Iterator[str]:
+def _segments(transcript: Transcript, base: Transcript | None) -> Iterator[str]:
     """Yield each segment: its time, and its texts beside each other."""
-    transcript, base = result.transcript, result.base
-    assert transcript is not None
     systems = [transcript] if base is None else [base, transcript]
     names = [""] if base is None else ["unadapted", "personalised"]
     if not any(one.segments for one in systems):

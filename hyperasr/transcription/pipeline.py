@@ -15,8 +15,7 @@ from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.recogniser import Recogniser, SpeechSegment
-from hyperasr.transcription.recordings import Reading, Recording
-from hyperasr.transcription.sources import holds_several, recordings_of
+from hyperasr.transcription.recordings import Reading, Recording, holds_several, recordings_of
 from hyperasr.transcription.transcript import Result, Transcript
 from hyperasr.types import Batch, Segment
 from hyperasr.util.memory import give_back_freed, out_of_memory, too_large
@@ -46,19 +45,21 @@ def transcribe(
     empty transcript. Memory is flat however long a recording is.
 
     Args:
-        model: the model.
-        sources: one or many, as `hyperasr.transcription.sources.recordings_of` takes them; each is
-            read when its turn comes.
-        options: how; None is the default.
+        model: adapted or plain.
+        sources: one or many, as `hyperasr.transcription.recordings.recordings_of` takes them; each
+            is read when its turn comes.
+        options: None is the default.
         progress: called whenever recordings are done.
     Returns:
         One result for each recording, in the order given, as they are ready.
     Raises:
         ConfigError: the model does not know the language, or cannot hear such long segments.
     """
-    run = _Run(model, options or TranscribeOptions(), _WINDOW_BATCHES, progress)
+    options = options or TranscribeOptions()
+    decoder = BatchDecoder(model, options)
     known = isinstance(sources, list) and not any(map(holds_several, sources))
-    events = run.events(recordings_of(sources), len(sources) if known else 0)
+    n, n_window = len(sources) if known else 0, _WINDOW_BATCHES * options.batch_size
+    events = _events(decoder, recordings_of(sources), n_window, n, progress)
     return (event for event in events if isinstance(event, Result))
 
 
@@ -69,23 +70,21 @@ def iter_transcribe(
     *,
     progress: Progress | None = None,
 ) -> Iterator[Segment | Result]:
-    """Transcribe one recording, handing on each segment as soon as it is decoded.
+    """Transcribe one recording as `transcribe` does, each segment handed on when it is decoded.
 
-    Args:
-        model: the model.
-        source: as in `transcribe`, but one recording.
-        options: how; a smaller `batch_size` brings the first segment sooner.
-        progress: as in `transcribe`.
+    A smaller `batch_size` brings the first segment sooner.
+
     Returns:
         The segments, in order of time, and last the `Result` of the whole.
     Raises:
         ConfigError: as `transcribe`, and where the source holds several recordings.
     """
-    run = _Run(model, options or TranscribeOptions(), 1, progress)
+    options = options or TranscribeOptions()
+    decoder = BatchDecoder(model, options)
     recordings = list(recordings_of(source))
     if len(recordings) != 1:
         raise ConfigError(f"{source} holds {len(recordings)} recordings; give one")
-    return run.events(recordings, 1)
+    return _events(decoder, recordings, options.batch_size, 1, progress)
 
 
 def resolved(model: AdaptedWhisper, options: TranscribeOptions) -> TranscribeOptions:
@@ -180,9 +179,6 @@ Waiting = tuple[Pending, SpeechSegment]
 class BatchDecoder:
     """Decodes segments of any recordings together, each with weights of its own.
 
-    Args:
-        model: the model.
-        options: how.
     Attributes:
         options: as the model can follow them.
         batch_size: segments decoded together; smaller than the options' where memory did not
@@ -222,12 +218,9 @@ class BatchDecoder:
     def segment(self, one: Pending, start_s: float, waveform: np.ndarray) -> SpeechSegment:
         """Return a segment of a recording to be decoded, which now waits.
 
+        It begins at `start_s`, in seconds of the recording; waveform (n_samples,) float32, 16 kHz.
         What is spoken in the recording is found out from its first segment.
 
-        Args:
-            one: the recording.
-            start_s: of the segment, in seconds.
-            waveform: (n_samples,) float32, 16 kHz.
         Raises:
             HyperASRError: the segment cannot be encoded.
         """
@@ -242,11 +235,7 @@ class BatchDecoder:
         return SpeechSegment(one.reading.recording, start_s, waveform, one.language)
 
     def decode(self, window: Sequence[Waiting]) -> None:
-        """Decode segments in batches of similar lengths.
-
-        Args:
-            window: segments from `segment`; those of a recording in order of time.
-        """
+        """Decode segments in batches of similar lengths; those of a recording in order of time."""
         waiting = [(one, segment) for one, segment in window if one.error is None]
         for one, _ in window:
             one.n_waiting -= 1
@@ -339,67 +328,49 @@ class BatchDecoder:
         return [range(half), range(half, n)]
 
 
-class _Run:
-    """One call of `transcribe`: read, gather segments of many recordings, decode them in batches.
+def _events(
+    decoder: BatchDecoder,
+    recordings: Iterable[Recording],
+    n_window: int,
+    n: int,
+    progress: Progress | None,
+) -> Iterator[Segment | Result]:
+    """Yield the segments of each recording as they are ready, then its result, in order.
 
-    Args:
-        model: the model.
-        options: how.
-        n_batches: as many wait and are sorted by length together.
-        progress: called whenever recordings are done.
+    `n_window` segments, of several recordings, are sorted by length together; `n` is how many
+    recordings there are, 0 where that is not known before.
     """
+    window: list[Waiting] = []
+    pending: deque[Pending] = deque()
+    n_done, seconds = 0, 0.0
 
-    def __init__(
-        self,
-        model: AdaptedWhisper,
-        options: TranscribeOptions,
-        n_batches: int,
-        progress: Progress | None,
-    ) -> None:
-        self.decoder, self.progress = BatchDecoder(model, options), progress
-        self.n_window = n_batches * options.batch_size
-        self.window: list[Waiting] = []
-        self.pending: deque[Pending] = deque()
-        self.n_done, self.seconds = 0, 0.0
-
-    def events(self, recordings: Iterable[Recording], n: int) -> Iterator[Segment | Result]:
-        """Yield the segments of each recording as they are ready, then its result, in order.
-
-        Args:
-            recordings: the recordings.
-            n: how many they are, 0 where that is not known before.
-        """
-        for recording in recordings:
-            one = self.decoder.pending(recording)
-            self.pending.append(one)
-            try:
-                for start_s, waveform in one.reading.segments():
-                    self.window.append((one, self.decoder.segment(one, start_s, waveform)))
-                    if self._is_full():
-                        yield from self._decode(n)
-            except HyperASRError as error:
-                one.error = error
-            one.end()
-        yield from self._decode(n)
-
-    def _is_full(self) -> bool:
-        n_samples = sum(len(segment.waveform) for _, segment in self.window)
-        return len(self.window) >= self.n_window or n_samples >= _WINDOW_S * SAMPLE_RATE
-
-    def _decode(self, n_recordings: int) -> Iterator[Segment | Result]:
+    def decoded() -> Iterator[Segment | Result]:
         """Decode what waits; yield what is ready, up to the first recording that is not."""
-        window, self.window = self.window, []
-        heard = (len(segment.waveform) for one, segment in window if one.error is None)
-        self.seconds += sum(heard) / SAMPLE_RATE
-        self.decoder.decode(window)
+        nonlocal n_done, seconds
+        seconds += sum(len(s.waveform) for one, s in window if one.error is None) / SAMPLE_RATE
+        decoder.decode(window)
+        window.clear()
         ready: list[Segment | Result] = []
-        while self.pending:
-            one = self.pending[0]
-            ready += one.unshown()
-            if not one.is_done:
+        while pending:
+            ready += pending[0].unshown()
+            if not pending[0].is_done:
                 break
-            ready.append(self.decoder.result(self.pending.popleft()))
-            self.n_done += 1
-        if self.progress is not None:
-            self.progress(self.n_done, n_recordings, self.seconds)
+            ready.append(decoder.result(pending.popleft()))
+            n_done += 1
+        if progress is not None:
+            progress(n_done, n, seconds)
         yield from ready
+
+    for recording in recordings:
+        one = decoder.pending(recording)
+        pending.append(one)
+        try:
+            for start_s, waveform in one.reading.segments():
+                window.append((one, decoder.segment(one, start_s, waveform)))
+                n_samples = sum(len(segment.waveform) for _, segment in window)
+                if len(window) >= n_window or n_samples >= _WINDOW_S * SAMPLE_RATE:
+                    yield from decoded()
+        except HyperASRError as error:
+            one.error = error
+        one.end()
+    yield from decoded()

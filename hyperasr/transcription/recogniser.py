@@ -82,11 +82,10 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Part:
-    """Segments that are decoded together, and the tokens of earlier text."""
+    """Segments that are decoded together."""
 
     segments: Sequence[SpeechSegment]
     batch: Batch
-    prefix: tuple[int, ...]
 
     @property
     def languages(self) -> list[str]:
@@ -95,8 +94,7 @@ class _Part:
     def only(self, rows: Sequence[int]) -> _Part:
         if len(rows) == len(self.segments):
             return self
-        segments = [self.segments[i] for i in rows]
-        return replace(self, segments=segments, batch=self.batch.select(rows))
+        return _Part([self.segments[i] for i in rows], self.batch.select(rows))
 
 
 Recognised = tuple[Segment, list[str]]
@@ -106,9 +104,6 @@ Recognised = tuple[Segment, list[str]]
 class Recogniser:
     """Decode segments as the options say.
 
-    Args:
-        model: the model.
-        options: how.
     Raises:
         ConfigError: the model does not know the language or the task, or takes no prompt.
     """
@@ -132,13 +127,8 @@ class Recogniser:
 
     @torch.inference_mode()
     def __call__(self, segments: Sequence[SpeechSegment], batch: Batch) -> list[Recognised]:
-        """Decode segments, adapted or not.
-
-        Args:
-            segments: the segments.
-            batch: of the same segments, from `batch_of`.
-        """
-        part = _Part(segments, batch, self.prefix)
+        """Decode segments, adapted or not; `batch` is what `batch_of` made of them."""
+        part = _Part(segments, batch)
         rows = zip(segments, self._rows(part), strict=True)
         decoded = [self._recognised(segment, row) for segment, row in rows]
         return self._with_uncertainty(part, decoded) if self.options.samples else decoded
@@ -216,7 +206,7 @@ class Recogniser:
         decoded = decode(
             self.model,
             part.batch,
-            self._limited(search, part),
+            self._limited(search),
             adapt=self.options.adapt,
             language=part.languages,
             task=self.options.task,
@@ -238,15 +228,15 @@ class Recogniser:
             for row, (loop, attention) in zip(rows, found, strict=True)
         ]
 
-    def _limited(self, search: SearchConfig, part: _Part) -> SearchConfig:
+    def _limited(self, search: SearchConfig) -> SearchConfig:
         """Return the search with earlier text, and no more tokens than the decoder has room for."""
         n_most = int(self.model.backbone.whisper.config.max_target_positions) + 1
-        limit = min(search.max_tokens, n_most - len(part.prefix) - self.n_prompt)
-        return replace(search, prefix=part.prefix, max_tokens=limit)
+        limit = min(search.max_tokens, n_most - len(self.prefix) - self.n_prompt)
+        return replace(search, prefix=self.prefix, max_tokens=limit)
 
     def _prompts(self, part: _Part) -> list[list[int]]:
         backbone, task = self.model.backbone, self.options.task
-        return [[*part.prefix, *backbone.prompt_ids(lang, task)] for lang in part.languages]
+        return [[*self.prefix, *backbone.prompt_ids(lang, task)] for lang in part.languages]
 
     def _seed(self, segment: SpeechSegment, temperature: float) -> int:
         """Return a seed of this sound alone, whatever is decoded beside it."""
@@ -259,11 +249,11 @@ class Recogniser:
         drawn = decode(
             self.model,
             part.batch,
-            self._limited(replace(self.search, beam_size=1, expected=()), part),
+            self._limited(replace(self.search, beam_size=1, expected=())),
             language=part.languages,
             task=self.options.task,
             n_samples=k,
-            generator=torch.Generator().manual_seed(self.options.seed),
+            seed=self.options.seed,
         )
         written = [self.written(language) for language in part.languages for _ in range(k)]
         texts = [
@@ -273,7 +263,7 @@ class Recogniser:
         doubted = []
         for index, (segment, warnings) in enumerate(decoded):
             said = _comparable(word.text for word in segment.words)
-            doubt, _ = disagreement(said, texts[index * k : (index + 1) * k])
+            doubt = disagreement(said, texts[index * k : (index + 1) * k])
             words = zip(segment.words, doubt, strict=True)
             in_doubt = tuple(replace(word, uncertainty=share) for word, share in words)
             doubted.append((replace(segment, words=in_doubt), warnings))

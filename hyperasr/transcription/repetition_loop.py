@@ -64,9 +64,9 @@ def find_loops(
     batch: Batch,
     tokens: Sequence[Sequence[int]],
     finished: Sequence[bool],
-    prompts: Sequence[Sequence[int]] | None = None,
+    prompts: Sequence[Sequence[int]],
     *,
-    adapt: bool = True,
+    adapt: bool,
 ) -> list[tuple[RepetitionLoop | None, Attention | None]]:
     """Judge a decoded batch; attention is looked at only where something is suspicious.
 
@@ -88,8 +88,7 @@ def find_loops(
     if not rows:
         return verdicts
     part = batch if len(rows) == len(tokens) else batch.select(rows)
-    given = None if prompts is None else [prompts[i] for i in rows]
-    seen = attend(model, part, [tokens[i] for i in rows], given, adapt=adapt)
+    seen = attend(model, part, [tokens[i] for i in rows], [prompts[i] for i in rows], adapt=adapt)
     for i, attention in zip(rows, seen, strict=True):
         stalled, stretch = runaway_stretch(attention, chars_of(backbone, tokens[i]))
         complete = replace(evidence[i], stalled=stalled, stretch=stretch)
@@ -98,13 +97,7 @@ def find_loops(
 
 
 def evidence_of(text: str, waveform: np.ndarray, finished: bool) -> Evidence:
-    """Return the evidence that costs nothing, without attention.
-
-    Args:
-        text: as decoded.
-        waveform: (n_samples,) float32, 16 kHz.
-        finished: whether end of text was found.
-    """
+    """Return the evidence that costs nothing, of a text and its waveform (n_samples,)."""
     data = text.encode()
     ratio = len(data) / len(zlib.compress(data)) if data else 0.0
     return Evidence(len(text) / sounding_s(waveform), ratio, finished)
@@ -116,12 +109,7 @@ def is_suspicious(evidence: Evidence) -> bool:
 
 
 def judge(evidence: Evidence, n_tokens: int) -> RepetitionLoop | None:
-    """Say whether the decoder ran away, and from where to where.
-
-    Args:
-        evidence: of one row, attention included.
-        n_tokens: tokens of the row.
-    """
+    """Say whether the decoder ran away in a row of `n_tokens`, and from where to where."""
     signs = _signs(evidence)
     stalled = evidence.stalled is not None and evidence.stalled > STALLED_CHARS
     if stalled:

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 from hyperasr.metrics.error_rates import EditCounts, score
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.transcription.formats import shown_text
 from hyperasr.transcription.options import TranscribeOptions
-from hyperasr.transcription.transcript import Result
+from hyperasr.transcription.transcript import Result, shown_text
 
 
 class WERSummary:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from hyperasr.adapters import lora
 from hyperasr.audio.loudness import LEVEL_SAMPLES, frame_levels_dbfs
 from hyperasr.audio.mel import SAMPLE_RATE, STATES_PER_SECOND
 from hyperasr.model import AdaptedWhisper
-from hyperasr.types import Batch, EncoderOutput
+from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.biasing import WORD_STARTS
 from hyperasr.whisper.decoder import DecoderStep, alignment_heads
@@ -115,7 +116,6 @@ def attend(
     """Return where the decoder looked while it wrote the tokens of each utterance.
 
     Args:
-        model: the model.
         batch: the batch that was decoded.
         tokens: what was decoded for each utterance.
         prompts: what each was given before them, all equally long; None is the prompt of English.
@@ -135,87 +135,70 @@ def attend(
     # The position of the last prompt token is the one that writes the first token.
     spans = [(n_prompt - 1, min(n_most, n_prompt + len(row))) for row in tokens]
     n_states = ((batch.n_frames + 1) // 2).tolist()
-    width = int(getattr(backbone.whisper.config, "median_filter_width", 7))
-    with model.adapted(batch, adapt=adapt) as states:
-        taps = _Taps(backbone.whisper, states, spans, n_states, width)
-        with taps:
-            step = DecoderStep(backbone.whisper, states, cached=False)
-            step.hidden(torch.tensor(rows, device=backbone.device))
-    return [
-        Attention(*(_with_rows(a, len(row) + 1) for a in (seen.mean, seen.aligned)))
-        for seen, row in zip(taps.result(), tokens, strict=True)
-    ]
+    with (
+        model.adapted(batch, adapt=adapt) as states,
+        _tapped(backbone.whisper, states.lengths.tolist(), spans, n_states) as sums,
+    ):
+        step = DecoderStep(backbone.whisper, states, cached=False)
+        step.hidden(torch.tensor(rows, device=backbone.device))
+    n_heads = sum(map(len, alignment_heads(backbone.whisper).values()))
+    seen = []
+    for row, *of_row in zip(tokens, *sums, strict=True):
+        weights = [(summed / n_heads).numpy() for summed in of_row]
+        missing = ((0, len(row) + 1 - len(weights[0])), (0, 0))
+        seen.append(Attention(*(np.pad(w, missing, mode="edge") for w in weights)))
+    return seen
 
 
-def _with_rows(weights: np.ndarray, n: int) -> np.ndarray:
-    return np.pad(weights, ((0, n - len(weights)), (0, 0)), mode="edge")
-
-
-class _Taps:
-    """Read cross-attention weights of the alignment heads while the decoder runs.
+@contextmanager
+def _tapped(
+    whisper: Any,
+    lengths: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    n_states: Sequence[int],
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Sum the cross-attention weights of the alignment heads while the decoder runs.
 
     Layer by layer and row by row, so that the weights of all heads are never held at once.
 
     Args:
-        whisper: the model.
-        encoded: what it attends to.
+        lengths: encoder states of each row.
         spans: positions of each row that count.
         n_states: states of each row that hold sound.
-        width: of the median filter, in states.
+    Yields:
+        Of each row the sum over the heads (n_tokens, n_states) of the weights, and of the weights
+        standardised and filtered; complete when the decoder has run.
     """
+    width = int(getattr(whisper.config, "median_filter_width", 7))  # in states
+    sizes = [(last - first, n) for (first, last), n in zip(spans, n_states, strict=True)]
+    mean, aligned = ([torch.zeros(size) for size in sizes] for _ in range(2))
+    queries: list[Tensor] = []  # of the layer that runs
 
-    def __init__(
-        self,
-        whisper: Any,
-        encoded: EncoderOutput,
-        spans: Sequence[tuple[int, int]],
-        n_states: Sequence[int],
-        width: int,
-    ) -> None:
-        self.spans, self.n_states, self.width = spans, n_states, width
-        self.lengths = encoded.lengths.tolist()
-        self.heads = alignment_heads(whisper)
-        self.layers = whisper.model.decoder.layers
-        self.queries: Tensor | None = None
-        sizes = [(b - a, n) for (a, b), n in zip(spans, n_states, strict=True)]
-        self.sums = [[torch.zeros(size) for size in sizes] for _ in ("mean", "aligned")]
-        self.handles: list[Any] = []
+    def keep_queries(module: Any, args: Any, output: Tensor) -> None:
+        queries[:] = [output]
 
-    def __enter__(self) -> None:
-        for index, heads in self.heads.items():
-            attention = self.layers[index].encoder_attn
-            self.handles += [
-                attention.q_proj.register_forward_hook(lora.of_this_thread(self._keep_queries)),
-                attention.k_proj.register_forward_hook(
-                    lora.of_this_thread(self._with_keys(attention, heads))
-                ),
-            ]
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def result(self) -> list[Attention]:
-        n_heads = sum(map(len, self.heads.values()))
-        mean, aligned = ([(s / n_heads).numpy() for s in sums] for sums in self.sums)
-        return [Attention(m, a) for m, a in zip(mean, aligned, strict=True)]
-
-    def _keep_queries(self, module: Any, args: Any, output: Tensor) -> None:
-        self.queries = output
-
-    def _with_keys(self, attention: Any, heads: list[int]) -> Callable[..., None]:
+    def with_keys(attention: Any, heads: list[int]) -> Callable[..., None]:
         def hook(module: Any, args: Any, keys: Tensor) -> None:
-            assert self.queries is not None
-            scaled = self.queries * attention.scaling
-            for row, (first, last) in enumerate(self.spans):
+            scaled = queries[0] * attention.scaling
+            for row, (first, last) in enumerate(spans):
                 q = scaled[row, first:last].unflatten(-1, (attention.num_heads, -1))
-                k = keys[row, : self.lengths[row]].unflatten(-1, (attention.num_heads, -1))
+                k = keys[row, : lengths[row]].unflatten(-1, (attention.num_heads, -1))
                 weights = torch.einsum("thd,shd->hts", q[:, heads].float(), k[:, heads].float())
-                weights = weights.softmax(dim=-1)[..., : self.n_states[row]].cpu()
-                self.sums[0][row] += weights.sum(0)
-                self.sums[1][row] += _standardised(weights, self.width).sum(0)
+                weights = weights.softmax(dim=-1)[..., : n_states[row]].cpu()
+                mean[row] += weights.sum(0)
+                aligned[row] += _standardised(weights, width).sum(0)
 
         return hook
+
+    with ExitStack() as hooks:
+        for index, heads in alignment_heads(whisper).items():
+            attention = whisper.model.decoder.layers[index].encoder_attn
+            for layer, hook in (
+                (attention.q_proj, keep_queries),
+                (attention.k_proj, with_keys(attention, heads)),
+            ):
+                hooks.enter_context(layer.register_forward_hook(lora.of_this_thread(hook)))
+        yield mean, aligned
 
 
 def _standardised(weights: Tensor, width: int) -> Tensor:
@@ -264,12 +247,7 @@ def first_states(aligned: np.ndarray) -> np.ndarray:
 
 
 def word_times(words: Sequence[Word], attention: Attention) -> list[tuple[float, float]]:
-    """Return start and end of each word in seconds of its segment.
-
-    Args:
-        words: of one row, from `words_of`.
-        attention: of the same row, from `attend`.
-    """
+    """Return start and end of each word of a row, in seconds of its segment."""
     starts = first_states(attention.aligned) / STATES_PER_SECOND
     return [(float(starts[word.first]), float(starts[word.last])) for word in words]
 

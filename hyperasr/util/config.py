@@ -100,7 +100,9 @@ def check_type(value: Any, hint: Any, what: str) -> None:
     Lists stand for tuples, texts for paths and mappings for configs; whole numbers are numbers.
     """
     if not _is_a(value, hint):
-        expected = " or ".join(_name_of(kind) for kind in _kinds(hint))
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(hint) if is_union else (hint,)
+        expected = " or ".join(map(_name_of, kinds))
         raise ConfigError(f"{what} is {repr(value)[:100]}; it must be {expected}")
 
 
@@ -125,12 +127,6 @@ def _is_a(value: Any, hint: Any) -> bool:
         return True
     kind = origin or hint
     return isinstance(value, kind) if isinstance(kind, type) else True
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """Return the types of a union, or the type itself."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if is_union else (hint,)
 
 
 def _name_of(hint: Any) -> str:

@@ -166,37 +166,9 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if lasting else None
 
 
-def check_replaceable(path: str | Path, replaces: Sequence[str] = WRITTEN_BY_PROGRAMS) -> None:
-    """Refuse a folder that `atomic_folder` would not replace.
-
-    Args:
-        path, replaces: as for `atomic_folder`.
-    Raises:
-        ConfigError: it is a file, or holds what this program did not write.
-    """
-    target = Path(os.path.realpath(path))
-    if target.exists():
-        if not target.is_dir():
-            raise ConfigError(
-                f"cannot write the folder {path}: a file has this name; choose another"
-            )
-        if any(target.iterdir()) and not any(any(target.glob(pattern)) for pattern in replaces):
-            raise ConfigError(
-                f"will not replace {path}: it holds files that this program did not write; "
-                "choose a new or an empty folder"
-            )
-
-
 def check_writable(path: str | Path, replaces: Sequence[str] = WRITTEN_BY_PROGRAMS) -> None:
-    """Refuse a folder that `atomic_folder` could not write; for who works long before it.
-
-    Args:
-        path, replaces: as for `atomic_folder`.
-    Raises:
-        ConfigError: nothing can be written there, or what is there is not to be replaced.
-    """
-    check_replaceable(path, replaces)
-    target = Path(os.path.realpath(path))
+    """Raise ConfigError where `atomic_folder` could not write; for who works long before it."""
+    target = _replaceable(path, replaces)
     place = next(folder for folder in target.parents if folder.exists())
     trial = _sibling(place / target.name, "tmp")
     with writing(path, trial):
@@ -224,8 +196,7 @@ def atomic_folder(
         ConfigError: the folder cannot be written there, another process is writing it, or what is
             there is not to be replaced.
     """
-    check_replaceable(path, replaces)
-    target = Path(os.path.realpath(path))
+    target = _replaceable(path, replaces)
     temporary = _sibling(target, "tmp")
     try:
         with writing(path, temporary):
@@ -240,6 +211,22 @@ def atomic_folder(
                 _swap(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replaceable(path: str | Path, replaces: Sequence[str]) -> Path:
+    """Return where a folder is to be; refuse a file, and what this program did not write."""
+    target = Path(os.path.realpath(path))
+    if target.exists():
+        if not target.is_dir():
+            raise ConfigError(
+                f"cannot write the folder {path}: a file has this name; choose another"
+            )
+        if any(target.iterdir()) and not any(any(target.glob(pattern)) for pattern in replaces):
+            raise ConfigError(
+                f"will not replace {path}: it holds files that this program did not write; "
+                "choose a new or an empty folder"
+            )
+    return target
 
 
 def _swap(temporary: Path, target: Path) -> None:

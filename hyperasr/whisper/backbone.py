@@ -28,9 +28,9 @@ from hyperasr.audio.mel import (
     sounding_frames,
 )
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
-from hyperasr.types import Decoded, EncoderOutput
+from hyperasr.types import Decoded, EncoderOutput, real_mask
 from hyperasr.whisper.biasing import ExpectedWords, word_starts
-from hyperasr.whisper.decoder import DecoderStep, alignment_heads, attention_bias, zero_padding
+from hyperasr.whisper.decoder import DecoderStep, alignment_heads, attention_bias
 from hyperasr.whisper.languages import MULTILINGUAL_VOCABULARY, language_tokens, prompt_tokens
 from hyperasr.whisper.loading import (
     checked_device,
@@ -277,9 +277,9 @@ class Backbone(nn.Module):
             silence for the full audio context; and the real frames (n_utt,), 10 ms each.
         """
         pad_to_s = CHUNK_S if self.audio_context == "full" else None
-        waveforms = [self._long_enough(waveform) for waveform in waveforms]
-        with_margin = [self._with_margin(waveform) for waveform in waveforms]
-        mel, n_frames = log_mel_batch(with_margin, n_mels=self.n_mels, pad_to_s=pad_to_s)
+        # An empty one stays empty, which is refused.
+        padded = [np.pad(w, self._silence_around(len(w))) if len(w) else w for w in waveforms]
+        mel, n_frames = log_mel_batch(padded, n_mels=self.n_mels, pad_to_s=pad_to_s)
         if self.margin_frames:
             n_frames = torch.tensor([count_frames(len(waveform)) for waveform in waveforms])
         return mel.to(self.device), n_frames.to(self.device)
@@ -289,24 +289,18 @@ class Backbone(nn.Module):
 
         Take them off every time that is counted in frames or encoder states.
         """
-        return self._lead(n_samples) / SAMPLE_RATE
+        return self._silence_around(n_samples)[0] / SAMPLE_RATE
 
-    def _lead(self, n_samples: int) -> int:
-        if self.audio_context == "full" or self.margin_frames:
-            return 0  # the model hears silence after the words, as it was trained to
-        return max(0, _SHORTEST - n_samples) // 2
+    def _silence_around(self, n_samples: int) -> tuple[int, int]:
+        """Return the samples of silence that are put before and after so many.
 
-    def _long_enough(self, waveform: np.ndarray) -> np.ndarray:
-        whole = self.audio_context == "full" or self.margin_frames > 0
-        if whole or not 0 < len(waveform) < _SHORTEST:
-            return waveform  # an empty one is refused, as ever
-        lead = self._lead(len(waveform))
-        return np.pad(waveform, (lead, _SHORTEST - len(waveform) - lead))
-
-    def _with_margin(self, waveform: np.ndarray) -> np.ndarray:
-        """Put the margin after an utterance, as far as 30 s have room for it."""
-        n = min(self.margin_frames * HOP_LENGTH, N_SAMPLES - len(waveform))
-        return np.pad(waveform, (0, n)) if n > 0 and len(waveform) else waveform
+        A margin ends at 30 s. With the full context the model hears silence after the words, as it
+        was trained to.
+        """
+        if self.margin_frames:
+            return 0, max(0, min(self.margin_frames * HOP_LENGTH, N_SAMPLES - n_samples))
+        missing = 0 if self.audio_context == "full" else max(0, _SHORTEST - n_samples)
+        return missing // 2, missing - missing // 2
 
     def encode(
         self,
@@ -378,7 +372,8 @@ class Backbone(nn.Module):
             # Pooled while it is at hand: no layer waits in memory for the last one.
             if weights is not None and index in pool_layers:
                 pooled[index] = moments(hidden, weights)
-        states = zero_padding(encoder.layer_norm(hidden), lengths, dim=1)
+        real_states = real_mask(lengths, hidden.shape[1])[..., None]
+        states = encoder.layer_norm(hidden).masked_fill(~real_states, 0.0)
         sounding = self.sounding(mel, real * FRAMES_PER_STATE)
         return EncoderOutput(states, lengths, pooled, sounding, attended)
 
@@ -386,8 +381,10 @@ class Backbone(nn.Module):
         """Return what the first layer gets (n_utt, n_states, d_model)."""
         encoder = self.whisper.model.encoder
         dtype = encoder.conv1.weight.dtype
-        hidden = F.gelu(encoder.conv1(zero_padding(mel.to(dtype), n_frames, dim=-1)))
-        hidden = F.gelu(encoder.conv2(zero_padding(hidden, n_frames, dim=-1)))
+        padding = ~real_mask(n_frames, mel.shape[-1])[:, None]
+        # Filled, not multiplied: 0 * NaN is NaN.
+        hidden = F.gelu(encoder.conv1(mel.to(dtype).masked_fill(padding, 0.0)))
+        hidden = F.gelu(encoder.conv2(hidden.masked_fill(padding, 0.0)))
         hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight[: hidden.shape[-1]]
         return F.dropout(hidden, p=encoder.dropout, training=encoder.training)
 
@@ -478,7 +475,9 @@ class Backbone(nn.Module):
         Returns:
             (n_utt, n_tokens, n_vocab).
         """
-        return DecoderStep(self.whisper, encoded, cached=False).all_logits(tokens)
+        step = DecoderStep(self.whisper, encoded, cached=False)
+        logits: Tensor = self.whisper.proj_out(step.hidden(tokens))
+        return logits
 
     def nll(
         self, encoded: EncoderOutput, tokens: Tensor, n_tokens: Tensor, n_prompt: int

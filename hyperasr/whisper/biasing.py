@@ -55,7 +55,13 @@ class ExpectedWords:
             for token in word:
                 node = node.children.setdefault(int(token), _Node(node.depth + 1))
             node.is_word = bool(word)
-        self._find_whole()
+        waiting = [self.root]  # not by recursion: a phrase may have thousands of tokens
+        while waiting:
+            node = waiting.pop()
+            for token, child in node.children.items():
+                ended = node.is_word and bool(self.starts[token])
+                child.whole = node.depth if ended else node.whole
+                waiting.append(child)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return the bonus of every next token.
@@ -83,12 +89,3 @@ class ExpectedWords:
         for token in tokens:
             node = node.children.get(token) or self.root.children.get(token) or self.root
         return node
-
-    def _find_whole(self) -> None:
-        waiting = [self.root]  # not by recursion: a phrase may have thousands of tokens
-        while waiting:
-            node = waiting.pop()
-            for token, child in node.children.items():
-                ended = node.is_word and bool(self.starts[token])
-                child.whole = node.depth if ended else node.whole
-                waiting.append(child)

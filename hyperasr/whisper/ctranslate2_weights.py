@@ -26,6 +26,7 @@ from hyperasr.whisper.weights import Weights
 _VERSION = 6
 _DTYPES = {0: "float32", 1: "int8", 2: "int16", 3: "int32", 4: "float16", 5: "bfloat16"}
 _FLOATS = ("float32", "float16")
+_EACH = "ffn/linear_0/weight"  # an array that every layer has once
 
 
 def load_ctranslate2(weights: Weights) -> tuple[Any, Any]:
@@ -130,7 +131,10 @@ def _whisper(
         raise ConfigError(
             f"{folder}: tokenizer.json is damaged; copy that of the Whisper it was made from"
         ) from error
-    n_layers = {side: _n_layers(arrays, side) for side in ("encoder", "decoder")}
+    n_layers = {
+        side: sum(name.startswith(f"{side}/layer_") for name in arrays if name.endswith(_EACH))
+        for side in ("encoder", "decoder")
+    }
     state = _state(arrays, n_layers, str(folder))
     shapes = {name: tensor.shape for name, tensor in state.items()}
     vocabulary = tokenizer.get_vocab()
@@ -175,10 +179,6 @@ def _whisper(
         return_timestamps=False,
     )
     return whisper, tokenizer
-
-
-def _n_layers(arrays: dict[str, np.ndarray], side: str) -> int:
-    return sum(n.startswith(f"{side}/layer_") and n.endswith("ffn/linear_0/weight") for n in arrays)
 
 
 def _names(n_layers: dict[str, int]) -> Iterator[tuple[str, tuple[str, ...]]]:

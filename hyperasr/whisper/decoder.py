@@ -1,4 +1,4 @@
-"""Whisper's decoder as a step function, and the masks that keep padding out of everything."""
+"""Whisper's decoder as a step function, and the mask that keeps padding out of attention."""
 
 from __future__ import annotations
 
@@ -80,11 +80,6 @@ class DecoderStep:
         """
         weights = [layer.weights for layer in self._layers if layer.weights is not None]
         return torch.stack(weights).sum(0).argmax(dim=-1)
-
-    def all_logits(self, tokens: Tensor) -> Tensor:
-        """Return the logits (n_rows, n_new, n_vocab) after each of the tokens (n_rows, n_new)."""
-        logits: Tensor = self.whisper.proj_out(self.hidden(tokens))
-        return logits
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return the logits (n_rows, n_vocab) after the last of the tokens (n_rows, n_new)."""
@@ -305,24 +300,6 @@ def _is_watched(layer: Any) -> bool:
     """Whether a hook sits on what `_CachedLayer` goes round: the layer or a whole attention."""
     around = (layer, layer.self_attn, layer.encoder_attn)
     return any(module._forward_hooks or module._forward_pre_hooks for module in around)
-
-
-def zero_padding(x: Tensor, lengths: Tensor, dim: int) -> Tensor:
-    """Set everything beyond each row's length along `dim` to zero.
-
-    Args:
-        x: (n_rows, n, d), or (n_rows, d, n) with `dim` -1.
-        lengths: (n_rows,).
-        dim: 1 or -1.
-    Returns:
-        The same shape and dtype.
-    """
-    size = x.shape[dim]
-    if bool((lengths >= size).all()):
-        return x
-    real = real_mask(lengths, size)
-    # Filled, not multiplied: 0 * NaN is NaN.
-    return x.masked_fill(~real.unsqueeze(1 if dim in (-1, x.dim() - 1) else -1), 0.0)
 
 
 def attention_bias(lengths: Tensor, size: int, dtype: torch.dtype) -> Tensor | None:

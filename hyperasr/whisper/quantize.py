@@ -130,14 +130,12 @@ def join_linears(linears: Sequence[nn.Linear]) -> Int8Linear | None:
     return joined
 
 
-def quantize_linears(model: nn.Module) -> int:
+def quantize_linears(model: nn.Module) -> None:
     """Replace every linear layer of a frozen model by one of 8 bits, in place.
 
     Convolutions, embeddings and normalisations stay as they are; so does an embedding whose weights
     a linear layer shares.
 
-    Returns:
-        How many layers were replaced.
     Raises:
         ConfigError: the model is not on the CPU, or this CPU's 8-bit products are not exact.
     """
@@ -154,7 +152,6 @@ def quantize_linears(model: nn.Module) -> int:
     ]
     for parent, name, linear in linears:
         setattr(parent, name, Int8Linear(linear))
-    return len(linears)
 
 
 @functools.cache

@@ -117,12 +117,12 @@ def greedy(
         Tokens, log-probabilities and scores of each row.
     Raises:
         ConfigError: a token id beyond the vocabulary.
-        ShapeError: prompt, limits, seeds or logits do not have the shapes above.
+        ShapeError: more or fewer seeds than rows.
         HyperASRError: a row's logits are not finite before it has ended.
     """
     limits, n_steps = _limits(prompt, config, max_tokens)
     n_rows, device = prompt.shape[0], prompt.device
-    allowed = _LogitFilter(config, eos, n_rows, device)
+    allowed = _LogitFilter(config, eos, device)
     tokens = torch.full((n_rows, n_steps), _NONE, dtype=torch.int64, device=device)
     logprobs = torch.zeros(n_rows, n_steps, device=device)
     of_end = torch.zeros_like(logprobs)
@@ -152,7 +152,7 @@ def greedy(
             break
         if keep is not None and 2 * len(left) <= len(rows):
             keep(left)
-            rows, new, allowed.n_rows = rows[left], new[left], len(left)
+            rows, new = rows[left], new[left]
             if stop is not None:
                 stop.keep(left)
             if drawing is not None:
@@ -197,12 +197,11 @@ def beam(
         The best hypothesis of each utterance.
     Raises:
         ConfigError: a token id beyond the vocabulary.
-        ShapeError: prompt, limits or logits do not have the shapes above.
         HyperASRError: logits of an utterance are not finite before it has ended.
     """
     limits, n_steps = _limits(prompt, config, max_tokens)
     n_utt, k, device = prompt.shape[0], config.beam_size, prompt.device
-    allowed = _LogitFilter(config, eos, n_utt * k, device)
+    allowed = _LogitFilter(config, eos, device)
     running = _Hypotheses.none(n_utt, k, n_steps, device)
     finished = _Hypotheses.none(n_utt, k, n_steps, device)
     # One open hypothesis at first, else all beams would hold the same tokens.
@@ -352,23 +351,15 @@ def _prefixed(prompt: Tensor, config: SearchConfig) -> Tensor:
 
 
 class _LogitFilter:
-    """Check logits, make them float32, and rule out what is suppressed."""
+    """Make logits float32 and rule out what is suppressed."""
 
-    def __init__(self, config: SearchConfig, eos: int, n_rows: int, device: torch.device) -> None:
-        if eos < 0:
-            raise ConfigError(f"eos is {eos}; token ids are 0 or more")
+    def __init__(self, config: SearchConfig, eos: int, device: torch.device) -> None:
         first = sorted({*config.suppress, *config.begin_suppress})
-        self.n_rows = n_rows
         self.highest = max([eos, *first])
         self.first = torch.tensor(first, dtype=torch.int64, device=device)
         self.later = torch.tensor(sorted({*config.suppress}), dtype=torch.int64, device=device)
 
     def __call__(self, logits: Tensor, *, first: bool) -> Tensor:
-        if logits.dim() != 2 or logits.shape[0] != self.n_rows:
-            raise ShapeError(
-                f"the step function returned logits {tuple(logits.shape)} for {self.n_rows} rows; "
-                "expected (n_rows, n_vocab)"
-            )
         if self.highest >= logits.shape[1]:
             raise ConfigError(
                 f"token {self.highest} (eos or suppressed) is beyond the vocabulary of "
@@ -383,19 +374,9 @@ class _LogitFilter:
 
 def _limits(prompt: Tensor, config: SearchConfig, max_tokens: Tensor | None) -> tuple[Tensor, int]:
     """Return the limit of each row (n_rows,), and the highest of them."""
-    if prompt.dim() != 2 or prompt.shape[1] == 0:
-        raise ShapeError(
-            f"prompt {tuple(prompt.shape)} gives the decoder nothing to start from; "
-            "expected (n_rows, n_prompt) with at least one token"
-        )
     n_rows = prompt.shape[0]
     if max_tokens is None:
-        max_tokens = torch.full((n_rows,), config.max_tokens, device=prompt.device)
-    if max_tokens.shape != (n_rows,):
-        raise ShapeError(
-            f"max_tokens {tuple(max_tokens.shape)} does not fit {n_rows} rows; "
-            "expected one limit a row"
-        )
+        max_tokens = torch.full((n_rows,), config.max_tokens)
     limits = max_tokens.to(prompt.device).clamp(0, config.max_tokens)
     return limits, int(limits.max()) if n_rows else 0
 

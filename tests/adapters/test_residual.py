@@ -130,12 +130,12 @@ def test_what_does_not_fit_is_refused(
         tmp_path / "b", backbone="b", fingerprint=random_backbone.fingerprint()
     )
     (tmp_path / "b" / "model.safetensors").write_bytes(b"cut short")
-    with pytest.raises(CheckpointMismatch, match="missing or do not fit"):
+    with pytest.raises(CheckpointMismatch, match="missing or damaged"):
         ResidualAdapters.from_pretrained(tmp_path / "b", random_backbone)
     tiny_whisper.model.decoder.layers.append(tiny_whisper.model.decoder.layers[0])
     with pytest.raises(CheckpointMismatch, match=r"for 2 decoder layers of width 32.*has 3 of 32"):
         adapters.attach(tiny_whisper)
-    with pytest.raises(ConfigError, match="has no layers"):
+    with pytest.raises(ConfigError, match="holds no Whisper"):
         ResidualAdapters(ResidualConfig(3), torch.nn.Linear(2, 2))
 
 

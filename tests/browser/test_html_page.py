@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hyperasr.transcription.formats import render
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
+from hyperasr.transcription.transcript import render
 from hyperasr.types import Edit, Segment, Transcript, Word
 from tests.browser.looking import LOOKS, assert_accessible, picture, until
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -170,24 +168,6 @@ def test_an_interrupted_build_goes_on(build: Callable[..., Path], views: list[Vi
     seen.clear()
     build(views, progress=lambda *counts: seen.append(counts))
     assert seen == [(3, 3)], "what is complete is not built again"
-
-
-def test_a_cache_goes_on_with_the_parts_that_it_began_with(
-    build: Callable[..., Path],
-    views: list[View],
-    random_backbone: Backbone,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder = build(views)
-    shutil.rmtree(folder / "part-00001")
-    monkeypatch.setattr(module, "_PART", 2)
-    build(views)
-    assert Cache([folder], random_backbone).meta["id"] == [view.id for view in views]
-    head = json.loads((folder / "cache.json").read_text())
-    assert head.pop("part_views") == 3
-    (folder / "cache.json").write_text(json.dumps(head))
-    with pytest.raises(ConfigError, match="is of an older version; remove it"):
-        build(views)
 
 
 def test_a_part_that_fails_leaves_no_part(
@@ -386,15 +366,6 @@ def test_states_made_on_a_card_are_the_same(
     torch.testing.assert_close(there.encoded.states, here.encoded.states, rtol=1e-2, atol=1e-2)
 
 
-def test_states_have_the_context_of_the_given_backbone(
-    views: list[View], random_backbone_folder: Path, in_this_process: None, tmp_path: Path
-) -> None:
-    full = Backbone.from_pretrained(random_backbone_folder, audio_context="full")
-    folder = build_cache(tmp_path, views[:1], random_backbone_folder, POOLED, backbone=full)
-    encoded = Cache([folder], full).batch([0]).encoded
-    assert encoded.lengths.tolist() == [1_500]
-
-
 @torch.no_grad()
 def test_log_mel_of_30_s_can_be_encoded_anew(
     views: list[View], random_backbone_folder: Path, in_this_process: None, tmp_path: Path
@@ -402,6 +373,7 @@ def test_log_mel_of_30_s_can_be_encoded_anew(
     full = Backbone.from_pretrained(random_backbone_folder, audio_context="full")
     folder = build_cache(tmp_path, views[:3], random_backbone_folder, WITH_MEL, backbone=full)
     batch = Cache([folder], full).batch([2, 0])
+    assert batch.encoded.lengths.tolist() == [1_500, 1_500], "the context of the given backbone"
     for k, i in enumerate([2, 0]):
         mel, n_frames, _ = uncached(full, views[i])
         torch.testing.assert_close(batch.mel[k], mel[0], rtol=2**-11, atol=2e-5)

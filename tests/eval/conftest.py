@@ -188,7 +188,7 @@ def systems(world, random_backbone, random_backbone_folder, random_model_folder)
 def bench(world, systems, random_backbone, random_backbone_folder) -> Bench:
     """A bench with all of `systems`; do not change it."""
     made = Bench(world.config(random_backbone_folder, systems), backbone=random_backbone)
-    assert len(made.rows) == made.n_rows == 32
+    assert len(made.rows) == len(made.views) == 32
     return made
 
 

@@ -1,4 +1,4 @@
-"""Run an evaluation program as its command line would."""
+"""Run an evaluation program as its command line would, and save people who enrolled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from eval.lib import results
-from eval.lib.bench import BenchConfig
+from eval.lib.bench import Bench, BenchConfig
+from hyperasr.adapters import SourceConfig
+from hyperasr.hub import HyperASR
+from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.util.config import to_dict
 
 
@@ -24,3 +27,19 @@ def run_program(
     patch.setattr(sys, "argv", ["program", "--config", str(path)])
     program.main()
     return results.read(out)
+
+
+def save_people(folder: Path, bench: Bench, n_people: int | None = None) -> dict[str, list[str]]:
+    """Save factors by person into ``folder/best``; each enrolled with the first of their rows.
+
+    Returns:
+        Ids of the rows of all people; only the first `n_people` are on record.
+    """
+    people = sorted({view.person for view in bench.views})
+    settings = {"by": "speaker", "groups": people, "rank": 1}
+    model = HyperASR(bench.backbone, SpeakerConfig(), SourceConfig("static", settings=settings))
+    model.save_pretrained(folder / "best", backbone=bench.config.backbone)
+    rows = {p: [v.id for v in bench.views if v.person == p] for p in people}
+    record = {p: {"enrolled": rows[p][:1], "recognised": rows[p][1:]} for p in people[:n_people]}
+    (folder / "people.json").write_text(json.dumps({"people": record}))
+    return rows

@@ -165,7 +165,5 @@ def test_bad_input_is_one_clear_error(generator, who) -> None:
         update_rows(factors.map(lambda t: t * float("nan")), who, SETTINGS)
     with pytest.raises(ConfigError, match="layer 0, of utterance 0 has rank 2"):
         update_rows(factors, who, AngleSettings(ranks=(3,)))
-    with pytest.raises(ConfigError, match="speakers of 2"):
-        update_rows(factors, Who("ab", "ab", "ab"), SETTINGS)
     with pytest.raises(ConfigError, match="ranks"):
         AngleSettings(ranks=())

@@ -185,7 +185,7 @@ def test_probabilities_are_fitted_on_development_speakers(
     # On a test, what the model ships stands beside the raw probabilities.
     opened = calibration.DevelopmentBench(bench)
     heard = calibration.hear(opened, "mine", 2)
-    rows = calibration.confidence_rows(opened, heard, 20, calibration_of)
+    rows = calibration.confidence_rows(opened, "mine", *heard, 20, calibration_of)
     by = {(r["score"], r["measure"]): r["value"] for r in rows if r["cohort"] == "everybody"}
     raw = by["token_logprob", "auroc"]
     assert by["probability", "auroc"] in (pytest.approx(raw), pytest.approx(1 - raw))  # monotone

@@ -113,16 +113,6 @@ def test_recorded_and_simulated_beside_each_other(run, tmp_path, monkeypatch) ->
     assert "atypical, recorded" in page
 
 
-def test_comparison(run) -> None:
-    rows, printed = run(comparison)
-    assert of(rows, "cohort", "domain", system="hypernet", metric="wer", corpus=None) >= FOUND
-    measures = ("backward_degradation", "backward_gain", "target_loss")
-    found = of([r for r in rows if r.get("metric") in measures], "metric", "domain", "corpus")
-    # In the corpus with the people of als alone nobody is typical.
-    assert found == {(m, "recorded", corpus) for m in measures for corpus in (None, "home")}
-    assert "forgetting" in printed
-
-
 def test_calibration(run) -> None:
     rows, printed = run(calibration, n_resamples=20)
     words = [r for r in rows if r.get("level") == "word"]

@@ -11,7 +11,7 @@ import pytest
 
 import hyperasr
 from eval import expected_words
-from eval.expected_words import Found, found_in, lists
+from eval.expected_words import found_in, lists
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import TYPICAL
 
@@ -22,17 +22,18 @@ LISTED = frozenset({"alice", "metformin"})
 @pytest.mark.parametrize(
     ("reference", "hypothesis", "found"),
     [
-        ("alice takes metformin", "alice takes metformin", Found(2, 2, 0, 1, 0)),
-        ("alice takes metformin", "a lease takes met for men", Found(2, 0, 0, 1, 4)),
-        ("she takes it", "alice takes it", Found(0, 0, 1, 3, 1)),
-        ("alice", "", Found(1, 0, 0, 0, 0)),
-        ("", "alice so", Found(0, 0, 1, 0, 2)),
+        ("alice takes metformin", "alice takes metformin", (2, 2, 0, 1, 0)),
+        ("alice takes metformin", "a lease takes met for men", (2, 0, 0, 1, 4)),
+        ("she takes it", "alice takes it", (0, 0, 1, 3, 1)),
+        ("alice", "", (1, 0, 0, 0, 0)),
+        ("", "alice so", (0, 0, 1, 0, 2)),
     ],
 )
-def test_found_in(reference: str, hypothesis: str, found: Found) -> None:
+def test_found_in(reference: str, hypothesis: str, found: tuple[int, ...]) -> None:
     seen = found_in(reference, hypothesis, LISTED)
-    assert replace(seen, errors=found.errors) == found
-    assert (seen.errors == 0) == (found.errors == 0)
+    names = ("said", "written", "invented", "words")
+    assert tuple(seen[name] for name in names) == found[:4]
+    assert (seen["errors"] == 0) == (found[4] == 0)
 
 
 def test_a_list_holds_own_rare_words_and_others() -> None:

@@ -31,7 +31,7 @@ from eval.weight_spread import SpreadConfig
 from eval.zero_shot import ZeroShotConfig
 from hyperasr.errors import ConfigError
 from hyperasr.util.config import parse
-from tests.eval.running import run_program
+from tests.eval.running import run_program, save_people
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {
@@ -54,6 +54,7 @@ PROGRAMS = {
     "subspace_angles": AnglesConfig,
     "typical": ZeroShotConfig,
     "unadapted": ZeroShotConfig,
+    "zero_shot_base": ZeroShotConfig,
     "verbatim": VerbatimConfig,
     "vi_lora_sweep": SweepConfig,
     "weight_spread": SpreadConfig,
@@ -115,19 +116,9 @@ def test_comparison(run, bench) -> None:
 
 @pytest.mark.slow
 def test_people_who_enrolled_have_rows_of_their_own(bench, random_backbone, tmp_path) -> None:
-    from hyperasr.adapters import SourceConfig
-    from hyperasr.hub import HyperASR
-    from hyperasr.speaker.encoder import SpeakerConfig
-
     people = sorted({view.person for view in bench.views})
-    settings = {"by": "speaker", "groups": people, "rank": 1}
-    model = HyperASR(random_backbone, SpeakerConfig(), SourceConfig("static", settings=settings))
-    rows = {p: [v.id for v in bench.views if v.person == p] for p in people}
     for k in (0, 1):  # the second has fewer people
-        model.save_pretrained(tmp_path / f"k{k}" / "best", backbone=bench.config.backbone)
-        record = {p: {"enrolled": own[:1], "recognised": own[1:]} for p, own in rows.items()}
-        kept = dict(list(record.items())[: len(people) - 3 * k])
-        (tmp_path / f"k{k}" / "people.json").write_text(json.dumps({"people": kept}))
+        save_people(tmp_path / f"k{k}", bench, len(people) - 3 * k)
     individual = {f"individual_k{k}": tmp_path / f"k{k}" / "best" for k in (0, 1)}
     systems = {"global_lora": bench.config.systems["global_lora"]}
     config = replace(bench.config, systems=systems)
@@ -169,15 +160,14 @@ def test_costs_are_read_from_the_run(bench, tmp_path) -> None:
 
 
 def test_tables_of_the_readme_take_several_values(tmp_path, monkeypatch) -> None:
+    from hyperasr.metrics.protocols import protocol
     from hyperasr.metrics.statistics import Interval
 
     def row(cohort: str, **more: Any) -> dict[str, Any]:
+        place = {"cohort": cohort, "domain": "recorded", "metric": "wer"}
         interval = Interval(-0.1, -0.2, -0.05, 1, 9, p=0.01)
-        return {
-            **results.difference_row("a", "b", cohort, "recorded", interval, "wer"),
-            "p_holm": 0.02,
-            **more,
-        }
+        row = results.difference_row("a", "b", place, interval, protocol("spoken"))
+        return {**row, "p_holm": 0.02, **more}
 
     rows = [row("stuttering"), row("typical"), row("typical", corpus="an4")]
     rows += [row("parkinson", budget=0.01), row("dysarthria", budget=0.1)]

@@ -53,13 +53,13 @@ def rows() -> list[dict[str, Any]]:
 def test_the_trainings_of_a_sweep(monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     lora, *points = plan(SweepConfig(grid=GRID, steps=7, options={"loop.seed": "3"}))
-    assert lora.run.system == "lora_qk"
+    assert lora.system == "lora_qk"
     assert not lora.point
-    assert lora.run.config.source.kind == "static"
+    assert lora.config.source.kind == "static"
     assert [dict(p.point) for p in points] == [
         {"beta": b, "sigma": s} for b in (0.0, 0.5) for s in (0.01, 0.1)
     ]
-    last = points[-1].run
+    last = points[-1]
     assert last.system == "blora:beta-0.5-sigma-0.1"
     assert last.config.out == Path("runs/blora_sweep/beta-0.5-sigma-0.1")
     assert last.config.objective.beta == 0.5
@@ -68,9 +68,9 @@ def test_the_trainings_of_a_sweep(monkeypatch) -> None:
     assert settings["prior_sigma"] == 0.1
     assert (settings["rank"], settings["noise"]) == (32, "flipout")
     for trial in (lora, *points):
-        loop = trial.run.config.loop
+        loop = trial.config.loop
         assert (loop.steps, loop.eval_every, loop.save_every, loop.seed) == (7, 7, 7, 3)
-        assert trial.run.config.source.targets == lora.run.config.source.targets
+        assert trial.config.source.targets == lora.config.source.targets
 
 
 def test_the_weight_of_the_divergence_is_taken_from_the_cross_entropy(monkeypatch) -> None:
@@ -79,13 +79,12 @@ def test_the_weight_of_the_divergence_is_taken_from_the_cross_entropy(monkeypatc
     trials = plan(parse(SweepConfig, argv))
     assert len(trials) == 1 + 4
     found = {
-        (t.run.config.source.settings["prior"], t.run.config.objective.beta): t.run.config
-        for t in trials[1:]
+        (t.config.source.settings["prior"], t.config.objective.beta): t.config for t in trials[1:]
     }
     assert set(found) == {("dual", w) for w in (0, 0.05, 0.1, 0.15)}
     assert found["dual", 0.1].objective.nll_weight == 0.9
     assert found["dual", 0].objective.nll_weight == 1
-    lora = trials[0].run.config.source
+    lora = trials[0].config.source
     assert lora.targets == found["dual", 0].source.targets
     for name in ("rank", "alpha"):
         assert lora.settings[name] == found["dual", 0].source.settings[name]
@@ -128,7 +127,7 @@ def test_rows_that_are_of_no_sweep_are_refused(rows) -> None:
             "give at least one value of one of beta, kl_weight, budget and one of sigma",
         ),
         ({"grid": {"beta": (0.1,), "sigma": ()}}, "give at least one value"),
-        ({"grid": {"beta": (0.1,), "rank": (1,)}}, "no axis 'rank'; there are beta, kl_weight"),
+        ({"grid": {"beta": (0.1,), "rank": (1,)}}, "give at least one value"),
         ({"grid": {"beta": (0.1,), "target": ("decoder.fc1",)}}, "a target without a budget"),
         ({"grid": {"budget": (0.0,), "target": ("decoder.fc1",)}}, r"give shares in \(0, 1\)"),
     ],
@@ -159,28 +158,20 @@ def test_ranks_meet_their_budgets_by_hand(budget, d_out, rank) -> None:
     assert rank_of(budget, TargetShape(2, 100, d_out), 1_000_000) == rank
 
 
-def test_no_rank_exceeds_its_budget_and_none_could_be_larger() -> None:
-    shape = TargetShape(4, 384, 1536)
-    for budget in (1e-4, 3e-4, 1e-3, 3e-3, 5e-3):
-        rank = rank_of(budget, shape, 37_000_000)
-        if rank is not None:
-            assert shape.n_weights(rank) <= budget * 37_000_000 < shape.n_weights(rank + 1)
-
-
 def test_each_matrix_type_alone_and_all_together(monkeypatch, caplog) -> None:
     monkeypatch.chdir(ROOT)
     config = parse(SweepConfig, ["--config", "eval/configs/matrix_sweep.yaml"])
     assert set(config.grid["target"]) == set(TARGET_NAMES)
     few = {"target": ("decoder.fc1", "decoder.q_proj"), "budget": (0.0011, 0.005)}
     together, *points = plan(replace(config, grid=few))
-    assert set(together.run.config.source.targets) == set(TARGET_NAMES)
+    assert set(together.config.source.targets) == set(TARGET_NAMES)
     assert len(points) == 3
     for trial in points:
-        source = trial.run.config.source
+        source = trial.config.source
         assert source.targets == (trial.point["target"],)
         assert source.settings["rank"] == source.settings["alpha"] == trial.point["rank"]
     fc1 = next(p for p in points if p.point["target"] == "decoder.fc1")
-    assert fc1.run.config.out.name == "target-decoder.fc1-budget-0.0011"
+    assert fc1.config.out.name == "target-decoder.fc1-budget-0.0011"
     # Of the decoder's square matrices no rank that is allowed comes to 0.5 %.
     assert "target-decoder.q_proj-budget-0.005: no rank" in caplog.text
 
@@ -240,14 +231,6 @@ def test_two_points_for_two_steps(
     }
     (tmp_path / "sweep.yaml").write_text(json.dumps(values))
     monkeypatch.setattr(sys, "argv", ["eval.sweep", "--config", str(tmp_path / "sweep.yaml")])
-    whole = sys.argv
-    monkeypatch.setattr(
-        sys, "argv", [*whole, "--only_train", "true", "--bench.test", "absent.jsonl"]
-    )
-    sweep.main()
-    assert len(list(tmp_path.glob("runs/*/best"))) == 3
-    assert not (tmp_path / "blora_sweep.json").exists()
-    monkeypatch.setattr(sys, "argv", whole)
     sweep.main()
     content = results.read(tmp_path / "blora_sweep.json")
     assert {(r["beta"], r["sigma"]) for r in content["rows"] if "beta" in r} == {

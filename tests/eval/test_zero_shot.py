@@ -17,14 +17,10 @@ from hyperasr.metrics.statistics import SpeakerBootstrap
 @pytest.fixture
 def small_set() -> Scores:
     """Four speakers of three corpora, each typical once and stuttering at two severities."""
+    sources = {"v1": "synthetic", "v2": "synthetic", "p1": "an4", "p2": "fsdd"}
     table = [
         (speaker, source, cohort, severity)
-        for speaker, source in (
-            ("v1", "synthetic"),
-            ("v2", "synthetic"),
-            ("p1", "an4"),
-            ("p2", "fsdd"),
-        )
+        for speaker, source in sources.items()
         for cohort, severity in (("typical", 0.0), ("stuttering", 0.5), ("stuttering", 1.0))
     ]
     names = ("speaker", "source", "cohort", "severity")

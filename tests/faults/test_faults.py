@@ -28,6 +28,7 @@ from tests.cli.calling import RATE, Cli, fails
 from tests.cli.conftest import cli  # noqa: F401  (fixture)
 from tests.in_this_process import InThisProcess
 from tests.train.loop.test_loop import LONG, assert_equal, draw, train, weights
+from train.config import LoopConfig
 from train.loop.program import start
 
 
@@ -70,7 +71,7 @@ def test_the_second_run_in_a_folder_is_refused(
 
         def run() -> object:
             AcceleratorState._reset_state(reset_partial_state=True)
-            return start("second", out, tracker="none")
+            return start("second", out, LoopConfig(tracker="none"))
 
     else:
         monkeypatch.setattr(cache_module, "WorkerPool", InThisProcess)
@@ -212,7 +213,7 @@ def test_a_whole_cache_serves_from_a_disk_that_takes_nothing(
             build(1)
         fails(cli("transcribe", rows, "--out", disk / "out"), "Read-only file system")
         with pytest.raises(OSError, match="Read-only file system"):
-            start("read-only", disk / "run", tracker="none")
+            start("read-only", disk / "run", LoopConfig(tracker="none"))
 
 
 # Names that lead elsewhere

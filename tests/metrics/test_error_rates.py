@@ -66,7 +66,7 @@ def test_hand_counted_words(
     ],
 )
 def test_hand_counted_characters(reference: str, hypothesis: str, expected: EditCounts) -> None:
-    assert edit_counts([reference], [hypothesis], "char")[0] == expected
+    assert edit_counts([reference], [hypothesis], "cer")[0] == expected
 
 
 def plain_distance(a: list[str], b: list[str]) -> int:
@@ -86,14 +86,14 @@ def plain_distance(a: list[str], b: list[str]) -> int:
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_edits_are_minimal_and_counts_fit_the_texts(texts: list[str]) -> None:
     references, hypotheses = texts[::2], texts[1::2] + [""] * (len(texts) % 2)
-    for unit, split in (("word", str.split), ("char", list)):
-        batched = edit_counts(references, hypotheses, unit)
+    for metric, split in (("wer", str.split), ("cer", list)):
+        batched = edit_counts(references, hypotheses, metric)
         for reference, hypothesis, counts in zip(references, hypotheses, batched, strict=True):
             a, b = split(reference), split(hypothesis)
             assert counts.errors == plain_distance(a, b)
             assert counts.n_reference == len(a)
             assert counts.hits + counts.substitutions + counts.insertions == len(b)
-            assert counts == edit_counts([reference], [hypothesis], unit)[0]
+            assert counts == edit_counts([reference], [hypothesis], metric)[0]
 
 
 @given(texts=SENTENCES)
@@ -102,7 +102,7 @@ def test_rates_equal_those_of_jiwer(texts: list[str]) -> None:
     references = [text or "on" for text in texts]
     hypotheses = texts[1:] + texts[:1]
     assert error_rate(edit_counts(references, hypotheses)) == jiwer.wer(references, hypotheses)
-    assert error_rate(edit_counts(references, hypotheses, "char")) == jiwer.cer(
+    assert error_rate(edit_counts(references, hypotheses, "cer")) == jiwer.cer(
         references, hypotheses
     )
 
@@ -170,8 +170,6 @@ def test_references_that_fit_equally_well_keep_rate_and_clipping() -> None:
     assert both.rate == pytest.approx(1 / 3)
     (wrong,) = lower_of([EditCounts(0, 1, 0, 4)], [EditCounts(0, 3, 0, 0)])
     assert (wrong.clipped, wrong.n_reference) == (2, 2)
-    with pytest.raises(ShapeError, match="1 edit counts of one reference and 0 of the other"):
-        lower_of([EditCounts()], [])
 
 
 def test_score_normalises_both_sides() -> None:
@@ -186,8 +184,6 @@ def test_what_cannot_be_scored_says_so() -> None:
         edit_counts(["a", "b"], ["a"])
     with pytest.raises(ShapeError, match="2 references and 1 hypotheses"):
         score(["a", "b"], ["a"], str)
-    with pytest.raises(ConfigError, match="'word' or 'char', not 'phone'"):
-        edit_counts(["a"], ["a"], "phone")
     with pytest.raises(ConfigError, match="'wer' or 'cer', not 'mer'"):
         score(["a"], ["a"], str, "mer")
     with pytest.raises(ConfigError, match="reference 1 is None"):

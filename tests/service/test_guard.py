@@ -19,10 +19,10 @@ import pytest
 import soundfile
 
 from hyperasr.errors import ConfigError
-from hyperasr.service import connections
+from hyperasr.service import guard
+from hyperasr.service.answers import shown_name
 from hyperasr.service.config import ServeConfig
 from hyperasr.service.server import Server, model_id_of
-from hyperasr.service.uploads import shown_name
 from tests.service.serving import RATE, TOKEN, Start, Voice, error_of, post, until, wav
 
 ROUTE = "audio/transcriptions"
@@ -142,7 +142,7 @@ def test_too_large_a_body_is_refused_before_it_is_sent(start: Start) -> None:
 
 
 def test_slow_clients_are_let_go(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_S", 0.3)
+    monkeypatch.setattr(guard, "HEAD_S", 0.3)
     server = start({"upload_idle_s": 0.3, "upload_s": 2.0})
     head = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
     form = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 999\r\n\r\n--x\r\n"

@@ -14,11 +14,10 @@ import pytest
 import hyperasr
 from hyperasr.hub import HyperASR
 from hyperasr.service.server import Server
-from hyperasr.transcription.formats import render, to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import transcribe
 from hyperasr.transcription.recordings import Recording
-from hyperasr.transcription.transcript import Result
+from hyperasr.transcription.transcript import Result, render, to_dict
 from tests.service.serving import Voice, error_of, post, wav
 
 ROUTE = "hyperasr/transcriptions"

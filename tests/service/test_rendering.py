@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from hyperasr.errors import ConfigError, HyperASRError
-from hyperasr.transcription.formats import FORMATS, render, to_dict
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
-from hyperasr.transcription.transcript import Transcript, from_dict
+from hyperasr.transcription.transcript import FORMATS, Transcript, from_dict, render, to_dict
 from hyperasr.types import Edit, Segment, Unclear, Word
 
 DOCX_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -49,7 +48,7 @@ def client() -> Any:
 
     from hyperasr.service.problems import on_error
     from hyperasr.service.rendering import format_routes
-    from hyperasr.service.static import Page
+    from hyperasr.service.server import Page
 
     app = FastAPI()
     app.add_exception_handler(HyperASRError, on_error)

@@ -24,10 +24,9 @@ from hyperasr.whisper.backbone import Backbone
 from tests.test_decode import decode_rows
 from train import baselines, individual, meta
 from train.baselines import FineTuneConfig, TunedObjective, saver
-from train.config import MetaConfig
-from train.individual import EnrolmentBatches, IndividualObjective, People, enrol
-from train.loop.loop import LoopConfig
-from train.loop.scoring import MelOnly
+from train.config import LoopConfig, MetaConfig
+from train.individual import IndividualObjective, by_person, enrol, rows_of_batch
+from train.loop.scoring import Rows, mel_only
 from train.loop.state import read_head
 
 
@@ -100,7 +99,7 @@ def test_every_method_trains_its_own_weights_and_loads_again(
         loaded = Backbone.from_pretrained(tmp_path / "best", offline=True)
         notes = json.loads((tmp_path / "best" / baselines.TRAINING_FILE).read_text())
         assert notes["training"]["config"]["method"] == config.method
-    rows: Any = MelOnly(cache) if config.adapts_encoder else cache
+    rows: Any = mel_only(cache) if config.adapts_encoder else cache
     texts = []
     for backbone, context in ((objective.backbone, objective.adapted()), (loaded, None)):
         model = HyperASR(backbone, SpeakerConfig(), SourceConfig()).eval()
@@ -149,8 +148,6 @@ def test_what_is_trained_decides_whether_log_mel_is_kept() -> None:
     assert FineTuneConfig(method="full_ft").meta().keep_mel
     both = ResidualConfig(parts=("encoder", "decoder"))
     assert FineTuneConfig(method="residual", residual=both).meta().keep_mel
-    with pytest.raises(ConfigError, match="no method 'ft'"):
-        FineTuneConfig(method="ft")  # type: ignore[arg-type]
 
 
 # Individual LoRA
@@ -195,7 +192,7 @@ BOTH_KINDS = {
 
 
 def trained_factors(
-    cache: Cache, people: People, chosen: dict, steps: int, kind: str = "static"
+    cache: Cache, people: Rows, chosen: dict, steps: int, kind: str = "static"
 ) -> dict[str, Tensor]:
     """Train people's LoRA by gradient descent; B of each person."""
     more, goal = BOTH_KINDS[kind]
@@ -205,12 +202,12 @@ def trained_factors(
     with torch.no_grad():  # everybody starts from the same A
         for a in model.source.A.values():
             a.copy_(a[:, :1].expand_as(a) * 0 + torch.linspace(-0.2, 0.2, a.shape[-1]))
-    objective, batches = IndividualObjective(model).train(), EnrolmentBatches(people, chosen)
+    objective = IndividualObjective(model).train()
     # Not Adam, which makes full steps of gradients that are hardly there.
     optimizer = torch.optim.SGD(model.source.parameters(), lr=0.1)
     for number in range(steps):
         optimizer.zero_grad()
-        objective(batches(number))["total"].backward()
+        objective(people.batch(rows_of_batch(chosen, number)))["total"].backward()
         optimizer.step()
     (b,) = model.source.B.values()
     return {person: b[:, i].detach().clone() for i, person in enumerate(chosen)}
@@ -219,8 +216,8 @@ def trained_factors(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BOTH_KINDS)
 def test_training_everybody_at_once_is_training_each_alone(cache: Cache, kind: str) -> None:
-    people = People(cache)
-    chosen = enrol(people.people, k=1, seed=0)
+    people = by_person(cache)
+    chosen = enrol(people.meta["person"], k=1, seed=0)
     assert len(chosen) >= 4
     together = trained_factors(cache, people, chosen, 3, kind)
     for person in list(chosen)[:3]:
@@ -231,12 +228,12 @@ def test_training_everybody_at_once_is_training_each_alone(cache: Cache, kind: s
 
 
 def test_a_gaussian_of_each_person_pays_for_its_divergence(cache: Cache) -> None:
-    people = People(cache)
-    chosen = enrol(people.people, k=1)
+    people = by_person(cache)
+    chosen = enrol(people.meta["person"], k=1)
     settings = {"by": "speaker", "groups": list(chosen), "rank": 2, **VI}
     source, goal = SourceConfig("vi_lora", ("decoder.fc1",), settings), BOTH_KINDS["vi_lora"][1]
     model = HyperASR(cache.backbone, SpeakerConfig(), source, objective=goal)
-    losses = IndividualObjective(model)(EnrolmentBatches(people, chosen)(0))
+    losses = IndividualObjective(model)(people.batch(rows_of_batch(chosen, 0)))
     # By hand: every entry's divergence, its mean over all entries of everybody.
     entries = []
     for name in ("A", "B"):
@@ -257,12 +254,10 @@ def test_a_gaussian_of_each_person_pays_for_its_divergence(cache: Cache) -> None
 
 
 def test_everybodys_utterances_come_equally_often(cache: Cache) -> None:
-    people = People(cache)
-    chosen = enrol(people.people, k=1, held_out=1)
-    batches = EnrolmentBatches(people, chosen)
-    batch = batches(4)
-    assert batch.speakers == tuple(chosen)
-    rows = [row for number in range(6) for row in batches.rows(number)]
+    people = by_person(cache)
+    chosen = enrol(people.meta["person"], k=1, held_out=1)
+    assert people.batch(rows_of_batch(chosen, 4)).speakers == tuple(chosen)
+    rows = [row for number in range(6) for row in rows_of_batch(chosen, number)]
     assert {rows.count(e.enrolled[0]) for e in chosen.values()} == {6}
     assert not set(rows) & {row for e in chosen.values() for row in e.recognised}
 

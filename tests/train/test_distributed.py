@@ -22,10 +22,10 @@ from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput, real_mask
 from hyperasr.whisper.backbone import Backbone
-from train.loop.batches import split_batch
-from train.loop.loop import LoopConfig, fit
+from train.config import LoopConfig
+from train.loop.loop import fit
 from train.loop.scoring import decode_together
-from train.meta import Objective
+from train.meta import Objective, split_batch
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,6 @@ def run(out: str, folder: str, accumulate: int) -> None:
             Path(out),
             accelerator,
             split=split_batch,
-            together=True,
         )
     tensors = {f"{i}.{n}": g for i, grads in enumerate(kept) for n, g in grads.items()}
     save_file(tensors, Path(out) / f"{name}.safetensors")

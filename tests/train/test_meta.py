@@ -188,5 +188,5 @@ def test_a_hypernetwork_that_goes_on_keeps_the_prior_of_its_own_settings(
     torch.testing.assert_close(
         model.source.join.weight, trained.source.join.weight, rtol=1e-2, atol=1e-4
     )
-    sigma = model.source.prior.sigma["decoder.fc1"]
+    sigma = model.source.prior["decoder.fc1"]
     torch.testing.assert_close(sigma, torch.full_like(sigma, 0.01))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.transcription.disfluency import apply_edits, clean_edits
-from hyperasr.transcription.formats import FORMATS, SCHEMA_VERSION, file_names, render, to_dict
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording
+from hyperasr.transcription.transcript import FORMATS, SCHEMA_VERSION, file_names, render, to_dict
 from hyperasr.types import Segment, Transcript, Unclear, Word
 
 SCHEMA = Path(__file__).parents[2] / "hyperasr" / "assets" / "transcript.schema.json"

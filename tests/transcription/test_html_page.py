@@ -16,9 +16,9 @@ import soundfile
 
 from hyperasr.audio.reading import load
 from hyperasr.audio.writing import opus
-from hyperasr.transcription.formats import render
 from hyperasr.transcription.pipeline import Result
 from hyperasr.transcription.recordings import Recording, find_recordings
+from hyperasr.transcription.transcript import render
 from hyperasr.types import Edit, Segment, Transcript, Unclear, Word
 
 CLIP = sorted((Path(__file__).parents[2] / "hyperasr/assets/demo").glob("10-*.ogg"))[0]

@@ -25,10 +25,10 @@ from hyperasr.metrics.calibration import CALIBRATION_FILE, PlattScaling
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.transcription import pipeline
 from hyperasr.transcription import recogniser as room
-from hyperasr.transcription.formats import to_dict
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, iter_transcribe, transcribe
 from hyperasr.transcription.recordings import find_recordings
+from hyperasr.transcription.transcript import to_dict
 from hyperasr.types import Segment, Word
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig

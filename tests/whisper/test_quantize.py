@@ -136,7 +136,8 @@ def test_the_decoder_in_int8(tiny_whisper: Any, generator: torch.Generator) -> N
     scale = float(plain.abs().max())
     assert 0 < float((int8 - plain).abs().max()) < 0.05 * scale
     assert float((int8_change - change).norm()) < 0.2 * float(change.norm())
-    assert quantize_linears(tiny_whisper) == 0, "nothing is quantised twice"
+    quantize_linears(tiny_whisper)
+    assert [m for m in tiny_whisper.modules() if isinstance(m, nn.Linear)] == linears, "but once"
 
 
 def test_the_adapter_itself_is_not_quantised(generator: torch.Generator) -> None:
@@ -162,10 +163,8 @@ def test_what_int8_cannot_do(tiny_whisper: Any, tmp_path: Any) -> None:
     before = linear.int8.clone()
     pair = LayerFactors(torch.ones(2, 1, 2, 32), torch.ones(2, 1, 128, 2))
     factors = LoRAFactors({"decoder.fc1": pair})
-    with pytest.raises(ConfigError, match=r"target .decoder.fc1. are in 8 bits") as error:
-        lora.merge(tiny_whisper, factors)
-    assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="in 8 bits"), lora.merged(tiny_whisper, factors):
+    message = r"target .decoder.fc1. are in 8 bits"
+    with pytest.raises(ConfigError, match=message), lora.merged(tiny_whisper, factors):
         pass
     assert torch.equal(linear.int8, before)
 

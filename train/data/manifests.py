@@ -36,7 +36,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,23 +66,14 @@ class ManifestsConfig:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One folder, and how its rows are named.
+    """One folder, and how its rows are named."""
 
-    Attributes:
-        folder: below the data folder.
-        name: of the corpus; several folders may hold parts of one.
-        prefix: what the table's speakers begin with, before their own name.
-        cohort: of all its speakers.
-        test_source: what `Utterance.source` is in a test manifest; "" for the corpus's name.
-        lower: whether the texts are all capitals, which say nothing.
-    """
-
-    folder: str
-    name: str
-    prefix: str = ""
+    folder: str  # below the data folder
+    name: str  # of the corpus; several folders may hold parts of one
+    prefix: str = ""  # what the table's speakers begin with, before their own name
     cohort: str = "typical"
-    test_source: str = ""
-    lower: bool = True
+    test_source: str = ""  # what `Utterance.source` is in a test manifest; "" for the name
+    lower: bool = True  # whether the texts are all capitals, which say nothing
 
 
 # An utterance that is in both of the first two counts once, as the first has it.
@@ -101,20 +92,12 @@ CORPORA = (
 
 @dataclass(frozen=True)
 class Recording:
-    """A row of a corpus's table.
-
-    Attributes:
-        corpus: which it is of.
-        path: absolute, of the recording; its name is unique within a corpus.
-        speaker: as the corpus names them, without a prefix.
-        text: of the table, in lower case where the corpus has capitals only.
-        duration_s: by the table.
-    """
+    """A row of a corpus's table."""
 
     corpus: Corpus
-    path: Path
-    speaker: str
-    text: str
+    path: Path  # absolute; its name is unique within a corpus
+    speaker: str  # as the corpus names them, without a prefix
+    text: str  # in lower case where the corpus has capitals only
     duration_s: float
 
     @property
@@ -123,12 +106,7 @@ class Recording:
         return normaliser("spoken")(self.text)
 
     def row(self, split: str, root: Path) -> Utterance:
-        """Return the row of a manifest; ids and speakers are named by corpus, so that they join.
-
-        Args:
-            split: one of `SPLITS`.
-            root: the data folder, absolute.
-        """
+        """Return the row of a manifest; ids and speakers are named by corpus, so that they join."""
         corpus = self.corpus
         source = (corpus.test_source if split == "test" else "") or corpus.name
         return Utterance(
@@ -144,17 +122,11 @@ class Recording:
 
 @dataclass(frozen=True)
 class Built:
-    """What the manifests hold.
+    """What the manifests hold."""
 
-    Attributes:
-        manifests: rows by the manifest's name without ending.
-        duration_s: of every row, by id.
-        left_out: number of recordings by reason.
-    """
-
-    manifests: dict[str, list[Utterance]]
-    duration_s: dict[str, float]
-    left_out: Counter[str]
+    manifests: dict[str, list[Utterance]]  # by the manifest's name without ending
+    duration_s: dict[str, float]  # of every row, by id
+    left_out: Counter[str]  # number of recordings by reason
 
 
 def read_splits() -> dict[str, dict]:
@@ -168,11 +140,8 @@ def read_splits() -> dict[str, dict]:
 
 
 def read_corpora(root: Path, corpora: Sequence[Corpus] = CORPORA) -> list[Recording]:
-    """Read the tables of the corpora, in their order.
+    """Read the tables of the corpora in the data folder `root` (absolute), in their order.
 
-    Args:
-        root: the data folder, absolute.
-        corpora: which to read.
     Raises:
         ConfigError: a corpus or a recording is not there.
         ManifestError: a table that is none.
@@ -182,7 +151,17 @@ def read_corpora(root: Path, corpora: Sequence[Corpus] = CORPORA) -> list[Record
             f"no corpus {', '.join(missing)} in {root}: give --data the folder that holds "
             "CORPUS/manifest.csv"
         )
-    recordings = [recording for corpus in corpora for recording in _read(root, corpus)]
+    recordings: list[Recording] = []
+    for corpus in corpora:
+        table = root / corpus.folder / "manifest.csv"
+        try:
+            with table.open(encoding="utf-8", newline="") as file:
+                recordings += [_recording(root, corpus, row) for row in csv.DictReader(file)]
+        except (OSError, csv.Error, KeyError, ValueError, TypeError) as error:
+            reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
+            raise ManifestError(
+                f"{table}: cannot be read as a corpus's table ({reason})"
+            ) from error
     if absent := [r.path for r in recordings if not r.path.is_file()]:
         raise ConfigError(
             f"{len(absent)} recordings that {root} lists are absent, such as {absent[0]}; copy the "
@@ -191,30 +170,16 @@ def read_corpora(root: Path, corpora: Sequence[Corpus] = CORPORA) -> list[Record
     return recordings
 
 
-def _read(root: Path, corpus: Corpus) -> list[Recording]:
-    table = root / corpus.folder / "manifest.csv"
-    recordings = []
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                text = row["text"].lower() if corpus.lower else row["text"]
-                path = root / corpus.folder / row["path"]
-                speaker = row["speaker"].removeprefix(corpus.prefix)
-                duration_s = float(row["duration_s"])
-                recordings.append(
-                    Recording(corpus, path, speaker, " ".join(text.split()), duration_s)
-                )
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
-        reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
-        raise ManifestError(f"{table}: cannot be read as a corpus's table ({reason})") from error
-    return recordings
+def _recording(root: Path, corpus: Corpus, row: dict[str, str]) -> Recording:
+    text = row["text"].lower() if corpus.lower else row["text"]
+    path = root / corpus.folder / row["path"]
+    speaker = row["speaker"].removeprefix(corpus.prefix)
+    return Recording(corpus, path, speaker, " ".join(text.split()), float(row["duration_s"]))
 
 
 def build(root: Path) -> Built:
-    """Put every recording where its speaker belongs, and refuse what leaks.
+    """Put every recording of the data folder where its speaker belongs, and refuse what leaks.
 
-    Args:
-        root: the data folder, absolute.
     Raises:
         ConfigError: a corpus, a recording, or a speaker of the lists is not there.
         ManifestError: speakers, recordings or sentences are on two sides.
@@ -254,7 +219,7 @@ def build(root: Path) -> Built:
 
 
 def _by_split(
-    recordings: Iterable[Recording],
+    recordings: Sequence[Recording],
     listed: dict[str, dict[str, list[str]]],
     left_out: Counter[str],
 ) -> dict[str, list[Recording]]:
@@ -267,20 +232,19 @@ def _by_split(
     }
     by_split: dict[str, list[Recording]] = {split: [] for split in SPLITS}
     seen: set[tuple[str, str]] = set()
-    speakers: set[tuple[str, str]] = set()
     for recording in recordings:
-        name = recording.corpus.name
-        speakers.add((name, recording.speaker))
+        name, stem = recording.corpus.name, recording.path.stem
         split = split_of.get((name, recording.speaker))
         if split is None:
             left_out["of a speaker in no list"] += 1
-        elif (name, recording.path.stem) in seen:
+        elif (name, stem) in seen:
             left_out["in two folders"] += 1
         elif recording.duration_s > CHUNK_S:
             left_out[f"longer than {CHUNK_S} s"] += 1
         else:
-            seen.add((name, recording.path.stem))
+            seen.add((name, stem))
             by_split[split].append(recording)
+    speakers = {(r.corpus.name, r.speaker) for r in recordings}
     if absent := sorted(set(split_of) - speakers):
         corpus, speaker = absent[0]
         raise ConfigError(

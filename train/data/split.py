@@ -76,10 +76,8 @@ def split_by_speaker(
     own, fixed, never_tested = _published(rows)
     part_of = dict(fixed)
     for speakers in by_cohort(rows).values():
-        drawn = sorted(
-            {row.speaker for row in speakers} - set(fixed),
-            key=lambda name: _order(name, config.seed),
-        )
+        names = {row.speaker for row in speakers} - set(fixed)
+        drawn = sorted(names, key=lambda name: _order(name, config.seed))
         free = [name for name in drawn if name not in never_tested]
         n_test = max(1, round(config.test_share * len(free))) if free else 0
         part_of |= {name: "test" for name in free[:n_test]}
@@ -129,15 +127,11 @@ def in_lower_case(rows: Sequence[Utterance]) -> list[Utterance]:
     for source in sorted(capitals):
         print(f"{source or 'all'}: texts are in capitals, they are taken in lower case")
 
-    def lower(text: str | None) -> str | None:
-        return None if text is None else text.lower()
+    def lower(row: Utterance) -> Utterance:
+        texts = {name: getattr(row, name) for name in ("text", "text_clean")}
+        return replace(row, **{name: text and text.lower() for name, text in texts.items()})
 
-    return [
-        replace(row, text=lower(row.text), text_clean=lower(row.text_clean))
-        if row.source in capitals
-        else row
-        for row in rows
-    ]
+    return [lower(row) if row.source in capitals else row for row in rows]
 
 
 def _published(rows: Sequence[Utterance]) -> tuple[dict[str, str], dict[str, str], set[str]]:
@@ -172,10 +166,7 @@ def _published(rows: Sequence[Utterance]) -> tuple[dict[str, str], dict[str, str
 
 
 def _part(split: str) -> str | None:
-    for part, starts in _NAMES.items():
-        if split.lower().startswith(starts):
-            return part
-    return None
+    return next((part for part in PARTS if split.lower().startswith(_NAMES[part])), None)
 
 
 def _order(name: str, seed: int) -> str:
@@ -219,7 +210,7 @@ def write_folds(rows: Sequence[Utterance], by: str, out: Path) -> None:
 def main() -> None:
     """Split, write the three manifests, print who is where."""
     config = read_config(SpeakerSplitConfig)
-    names = [f"{part}.jsonl" for part in ("train", "dev", "test")]
+    names = [f"{part}.jsonl" for part in PARTS]
     folders = config.out.iterdir() if config.leave_out and config.out.is_dir() else [config.out]
     written = [folder / name for folder in folders for name in names]
     keep_inputs(written, config.manifest, "choose another out")

@@ -26,15 +26,15 @@ class Teacher:
     """Most probable next tokens of recordings.
 
     Attributes:
+        path: where they were read.
         n_kept: tokens that are kept at each place.
         of: ids (n_tokens, n_kept) int32 and log-probabilities (n_tokens, n_kept) float16 by the id
             of the recording: of each token of its text, and of the end of text.
-        path: where they were read.
     """
 
+    path: Path
     n_kept: int
     of: dict[str, tuple[np.ndarray, np.ndarray]]
-    path: Path
 
     @classmethod
     def read(cls, path: Path, backbone: Backbone) -> Teacher:
@@ -59,14 +59,14 @@ class Teacher:
         whole = Backbone(backbone.whisper, backbone.tokenizer, "full")
         if head["fingerprint"] != whole.fingerprint():
             raise CheckpointMismatch(f"{path} was written by another Whisper; write it again")
-        n_kept = int(head["kept"])
-        of = {}
-        for line in lines:
-            if "tokens" in line:
-                ids = np.frombuffer(base64.b64decode(line["tokens"]), "<i4")
-                logprobs = np.frombuffer(base64.b64decode(line["logprobs"]), "<f2")
-                of[line["id"]] = ids.reshape(-1, n_kept), logprobs.reshape(-1, n_kept)
-        return cls(n_kept, of, path)
+        n_kept = head["kept"]
+
+        def array(text: str, dtype: str) -> np.ndarray:
+            return np.frombuffer(base64.b64decode(text), dtype).reshape(-1, n_kept)
+
+        told = (line for line in lines if "tokens" in line)
+        of = {t["id"]: (array(t["tokens"], "<i4"), array(t["logprobs"], "<f2")) for t in told}
+        return cls(path, n_kept, of)
 
     def teach(self, batch: Batch, recordings: Sequence[str | None]) -> TeacherTokens:
         """Return what the teacher says of the tokens of a batch.

@@ -51,24 +51,18 @@ class Views:
         words = training_plans(config, config.words) if config.words else []
         self.config = config
         self.teacher = Teacher.read(config.teacher, backbone) if config.teacher else None
-        # What the unadapted Whisper makes of atypical recordings is not worth learning.
-        typical = (
-            view
+        kept = CacheConfig(config.speaker, config.needs_mel)
+        cache = of_cohorts(cached(config, [*plans, *words], backbone, kept), config.cohorts)
+        self.cache = as_written(cache, [*plans, *words], config)
+        # What the unadapted Whisper makes of atypical recordings is not worth learning, and it was
+        # asked about what was meant.
+        texts = zip(cache.meta["id"], cache.meta["text"], self.cache.meta["text"], strict=True)
+        as_meant = {name for name, meant, said in texts if meant == said}
+        self.recording = {
+            view.id: view.utterance.id
             for plan in plans
             for view in plan
-            if self.teacher and view.utterance.cohort == TYPICAL
-        )
-        self.recording = {view.id: view.utterance.id for view in typical}
-        kept = CacheConfig(config.speaker, config.needs_mel)
-        self.cache = of_cohorts(cached(config, [*plans, *words], backbone, kept), config.cohorts)
-        meant = dict(zip(self.cache.meta["id"], self.cache.meta["text"], strict=True))
-        self.cache = as_written(self.cache, [*plans, *words], config)
-        said = dict(zip(self.cache.meta["id"], self.cache.meta["text"], strict=True))
-        # The teacher was asked about what was meant.
-        self.recording = {
-            view: recording
-            for view, recording in self.recording.items()
-            if meant.get(view) == said.get(view)
+            if view.utterance.cohort == TYPICAL and view.id in as_meant
         }
         self.sampler = BalancedSampler(
             self.cache.meta["cohort"],
@@ -90,13 +84,9 @@ class Views:
 def cached(
     config: Any, plans: Sequence[Sequence[View]], backbone: Backbone, kept: CacheConfig
 ) -> Cache:
-    """Open the caches of some plans as one; what is missing of them is built first.
+    """Open the caches of some plans as one, in their order; what is missing of them is built first.
 
-    Args:
-        config: of a program: where caches are, and how they are built.
-        plans: views in the order of the rows; each plan has a cache of its own.
-        backbone: what encodes them.
-        kept: what the caches hold.
+    Where caches are, and how they are built, says the `config` of a program.
     """
     folders = [
         build_cache(
@@ -117,12 +107,8 @@ def cached(
 def as_written(cache: Cache, plans: Sequence[Sequence[View]], config: MetaConfig) -> Cache:
     """Return a cache whose texts are what `MetaConfig.writing` says.
 
-    What is heard of simulated people is made once and kept beside the caches.
-
-    Args:
-        cache: of views of `plans`, with what was meant.
-        plans: where the views are found.
-        config: of `train.meta`.
+    What is heard of simulated people is made once and kept beside the caches. The cache is of views
+    of `plans`, with what was meant.
     """
     if config.writing == "intended":
         return cache
@@ -146,10 +132,8 @@ def as_written(cache: Cache, plans: Sequence[Sequence[View]], config: MetaConfig
 def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -> list[Utterance]:
     """Return the English rows with text that are short enough; the log says what was left out.
 
-    Args:
-        rows: of a manifest.
-        where: the manifest, for messages.
-        simulate: cohorts that are simulated on typical rows.
+    Typical rows, on which the cohorts `simulate` are simulated, have to be shorter than others.
+
     Raises:
         ConfigError: none is left, or a cohort has no text at all.
     """
@@ -157,16 +141,10 @@ def trainable(rows: Sequence[Utterance], where: Path, simulate: Sequence[str]) -
     lengths = usable(rows, where, simulate)
     for cohort, domain in sorted({(row.cohort, row.domain) for row in lengths}):
         own = [row for row in lengths if (row.cohort, row.domain) == (cohort, domain)]
-        log.info(
-            "%s: %s, %s: %d recordings of %d speakers, %.1f min%s",
-            where,
-            cohort,
-            domain,
-            len(own),
-            len({row.speaker for row in own}),
-            sum(lengths[row] for row in own) / 60,
-            f"; simulated on: {', '.join(simulate)}" if simulate and cohort == TYPICAL else "",
-        )
+        n_speakers, minutes = len({r.speaker for r in own}), sum(lengths[r] for r in own) / 60
+        also = f"; simulated on: {', '.join(simulate)}" if simulate and cohort == TYPICAL else ""
+        line = "%s: %s, %s: %d recordings of %d speakers, %.1f min%s"
+        log.info(line, where, cohort, domain, len(own), n_speakers, minutes, also)
     if all(row.cohort != TYPICAL for row in lengths):
         log.warning(
             "%s: there is no typical speech, so nothing is simulated, and harm done to typical "
@@ -239,11 +217,10 @@ def training_plans(config: MetaConfig, manifest: Path) -> list[list[View]]:
     others' cache again.
     """
     rows = trainable(read_manifest(manifest), manifest, config.simulate)
-    mixtures = [cohort for cohort in config.simulate if "+" in cohort]
-    plain = tuple(cohort for cohort in config.simulate if cohort not in mixtures)
+    plain = tuple(cohort for cohort in config.simulate if "+" not in cohort)
     plans = [training_plan(replace(config, simulate=plain), rows)]
     typical = [row for row in rows if row.cohort == TYPICAL]
-    for mixture in mixtures:
+    for mixture in (cohort for cohort in config.simulate if "+" in cohort):
         views = training_plan(replace(config, simulate=(mixture,)), typical)
         plans.append([view for view in views if view.simulates])
     return plans
@@ -265,10 +242,7 @@ def training_plan(config: MetaConfig, rows: Sequence[Utterance]) -> list[View]:
 def development_views(manifest: Path, simulate: Sequence[str], per_speaker: int = 0) -> list[View]:
     """Return the fixed views of held-out speakers that choose the best checkpoint.
 
-    Args:
-        manifest: of the held-out speakers.
-        simulate: cohorts to simulate on typical rows.
-        per_speaker: recordings of each of them, always the same ones; 0 for all.
+    Of each speaker `per_speaker` recordings, always the same ones; 0 for all.
     """
     rows = read_manifest(manifest)
     if per_speaker:

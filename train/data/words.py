@@ -77,9 +77,8 @@ def agreeing(text: str, hypothesis: str) -> list[bool]:
         [re.sub(r"\W", "", word.lower()) for word in side.split()] for side in (text, hypothesis)
     ]
     same = [False] * len(keys[0])
-    for block in difflib.SequenceMatcher(
-        a=keys[0], b=keys[1], autojunk=False
-    ).get_matching_blocks():
+    matcher = difflib.SequenceMatcher(a=keys[0], b=keys[1], autojunk=False)
+    for block in matcher.get_matching_blocks():
         same[block.a : block.a + block.size] = [True] * block.size
     return same
 
@@ -120,13 +119,9 @@ def _speakable(words: Sequence[str]) -> bool:
 def cut_words(
     model: AdaptedWhisper, rows: Sequence[Utterance], hypotheses: Sequence[str], config: WordsConfig
 ) -> list[Utterance]:
-    """Return pieces of some recordings, each a row of its own.
+    """Return pieces of typical recordings with text, each a row of its own.
 
-    Args:
-        model: an unadapted Whisper.
-        rows: typical recordings with text.
-        hypotheses: what Whisper wrote for each.
-        config: how many pieces, how long.
+    The model is an unadapted Whisper, and the hypotheses are what Whisper wrote for each.
     """
     backbone = model.backbone
     waveforms = [load(r.path, start_s=r.start_s, end_s=r.end_s, channel=r.channel) for r in rows]

@@ -72,27 +72,17 @@ class WritingConfig:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A word of what Whisper wrote, or a part of one at a hyphen.
+    """A word of what Whisper wrote, or a part of one at a hyphen."""
 
-    Attributes:
-        form: as written, marks included.
-        key: what is compared: lower case, without marks around it.
-        glued: whether it follows the piece before it without a blank.
-    """
-
-    form: str
-    key: str
-    glued: bool
+    form: str  # as written, marks included
+    key: str  # what is compared: lower case, without marks around it
+    glued: bool  # whether it follows the piece before it without a blank
 
 
 def own_writing(reference: str, hypothesis: str) -> str | None:
-    """Return the words of a reference, written as a hypothesis is.
+    """Return the words of a reference, in any writing, as Whisper's hypothesis writes them.
 
-    Args:
-        reference: the words, in any writing.
-        hypothesis: what Whisper wrote for the same recording.
-    Returns:
-        The text; None where fewer than half of the words are alike.
+    None where fewer than half of the words are alike.
     """
     # The one that also knows what people spell and count out.
     alike = normaliser("spelled")
@@ -102,12 +92,10 @@ def own_writing(reference: str, hypothesis: str) -> str | None:
     ours = [_Piece(w, _key(w), False) for w in reference.split() if _key(w)]
     if not ours or not theirs:
         return None
-    written_pieces: list[_Piece] = []
+    pieces: list[_Piece] = []
     for own, other in _blocks(ours, theirs):
-        written_pieces += _merged(own, other, written_pieces)
-    text = "".join(
-        ("" if p.glued and i else " ") + p.form for i, p in enumerate(written_pieces)
-    ).strip()
+        pieces += _merged(own, other, pieces)
+    text = "".join(p.form if p.glued else f" {p.form}" for p in pieces).strip()
     return text[:1].upper() + text[1:] if hypothesis[:1].isupper() else text
 
 
@@ -133,12 +121,10 @@ def _blocks(
     ours: list[_Piece], theirs: list[_Piece]
 ) -> Iterator[tuple[list[_Piece], list[_Piece]]]:
     """Yield pairs of equal pieces, and between them whatever stands on either side."""
-    chunks = jiwer.process_words(
-        " ".join(p.key for p in ours), " ".join(p.key for p in theirs)
-    ).alignments[0]
+    keys = (" ".join(piece.key for piece in side) for side in (ours, theirs))
     own: list[_Piece] = []
     other: list[_Piece] = []
-    for chunk in chunks:
+    for chunk in jiwer.process_words(*keys).alignments[0]:
         mine = ours[chunk.ref_start_idx : chunk.ref_end_idx]
         yours = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type != "equal":
@@ -166,19 +152,17 @@ def _merged(own: list[_Piece], other: list[_Piece], before: list[_Piece]) -> lis
             before[-1] = replace(before[-1], form=before[-1].form + mark[0])
         return []
     merged = []
+    alike_long = len(own) == len(other)
     for index, piece in enumerate(own):
-        # Word by word where there are as many; else the ends of both belong together.
-        twin = None
-        if other and (len(own) == len(other) or index in (0, len(own) - 1)):
-            twin = other[index] if len(own) == len(other) else other[0 if index == 0 else -1]
         form = "I" + piece.key[1:] if re.match(r"i($|')", piece.key) else piece.key
-        if twin is not None:
-            first = re.sub(r"^\W+", "", twin.form)
-            ends = index == len(own) - 1 or len(own) == len(other)
-            mark = re.search(r"[.?!,;:]+$", twin.form) if ends else None
-            starts = index == 0 or len(own) == len(other)
-            form = form[:1].upper() + form[1:] if first[:1].isupper() and starts else form
-            form += mark[0] if mark else ""
+        # Word by word where there are as many; else the ends of both belong together.
+        starts, ends = alike_long or index == 0, alike_long or index == len(own) - 1
+        if other and (starts or ends):
+            twin = other[index] if alike_long else other[0 if index == 0 else -1]
+            if starts and re.sub(r"^\W+", "", twin.form)[:1].isupper():
+                form = form[:1].upper() + form[1:]
+            if ends and (mark := re.search(r"[.?!,;:]+$", twin.form)):
+                form += mark[0]
         merged.append(_Piece(form, piece.key, False))
     return merged
 
@@ -189,14 +173,10 @@ def lines_beside(manifest: Path) -> Path:
 
 
 def write(rows: Sequence[Utterance], out: Path, backbone: Backbone) -> list[Utterance]:
-    """Write the lines that are missing, then the manifest; print counts by cohort.
+    """Write the lines that are missing, then the manifest; print counts by cohort, return its rows.
 
-    Args:
-        rows: to be written.
-        out: the manifest.
-        backbone: whose writing it is, on 30 s.
-    Returns:
-        The rows of the manifest.
+    The backbone is the one whose writing it is, on 30 s.
+
     Raises:
         ConfigError: the lines there are of another Whisper, or no row is in English.
     """
@@ -216,7 +196,12 @@ def write(rows: Sequence[Utterance], out: Path, backbone: Backbone) -> list[Utte
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
     kept = [
-        replace(row, text=line_of[row.id]["text"], text_clean=None, extra=_extra(row))
+        replace(
+            row,
+            text=line_of[row.id]["text"],
+            text_clean=None,
+            extra={**(row.extra or {}), "reference": _reference(row)},
+        )
         for row in english
         if line_of[row.id]["text"] is not None
     ]
@@ -227,10 +212,6 @@ def write(rows: Sequence[Utterance], out: Path, backbone: Backbone) -> list[Utte
         print(f"{cohort}: {n} {how}")
     print(f"{out}: {len(kept)} of {len(rows)} rows", flush=True)
     return kept
-
-
-def _extra(row: Utterance) -> dict[str, str] | None:
-    return {**(row.extra or {}), "reference": _reference(row)}
 
 
 def _reference(row: Utterance) -> str:

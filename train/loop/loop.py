@@ -3,6 +3,10 @@
 Every random choice of a step is drawn from (seed, step), so a run that was killed goes on exactly
 as if nothing had happened: no generator state has to be saved. Every process draws its own batches
 by number, so all of them make equally many steps by construction.
+
+A batch that does not fit into memory is cut smaller. A value that is not finite ends the run with
+its name: leaving the step out would hide it, and a moving average or the optimiser's own may have
+taken it in by then.
 """
 
 from __future__ import annotations
@@ -12,19 +16,22 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 
-from hyperasr.errors import ConfigError
+from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.util.files import atomic_write_text, writing
 from hyperasr.util.memory import give_back_freed
+from train.config import LoopConfig
 from train.loop.memory import PeakMemory
 from train.loop.state import (
     check_settings,
@@ -36,73 +43,17 @@ from train.loop.state import (
     remove_older,
     save_state,
 )
-from train.loop.step import Split, Stepper, TrainingStopped
 from train.loop.watchdog import Watchdog
 
 _TRIM_EVERY = 16  # steps; giving back takes milliseconds
-_WARM_STEPS = 2
-_TIMED_STEPS = 16  # two of the sampler's blocks of eight batches, short ones and long ones
 log = logging.getLogger(__name__)
 
+Split = Callable[[Any, int], Sequence[tuple[Any, float]]]
+"""(batch, n) -> n parts or fewer, each with its weight in the loss of the whole batch."""
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast to train."""
 
-    steps: int = 4_000
-    """Optimiser steps, at least 1."""
-    lr: float = 1e-3
-    """Peak learning rate, above 0."""
-    warmup: float = 0.05
-    """Share of the steps with rising learning rate, in [0, 1)."""
-    cooldown: float = 0.5
-    """Share of the steps at the end in which the learning rate falls to 1 %, in [0, 1]."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, at least 0."""
-    clip_norm: float = 1.0
-    """Largest gradient norm, above 0."""
-    accumulate: int = 1
-    """Batches a step and process, at least 1."""
-    parts: int = 1
-    """Parts that each batch is cut into to fit into memory, at least 1; doubled where memory runs
-    out. The gradient is that of the whole batch."""
-    ema: float = 0.0
-    """Decay of the moving average of the weights, in [0, 1); 0 for none."""
-    eval_every: int = 500
-    """Steps between evaluations; the best checkpoint is kept."""
-    save_every: int = 250
-    """Steps between checkpoints to resume from."""
-    log_every: int = 50
-    """Steps between lines of the log."""
-    seed: int = 0
-    """Seed of every random choice."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Arithmetic of forward and backward; weights stay in float32."""
-    tracker: str = "tensorboard"
-    """Where measures go besides the log: a tracker that Accelerate knows by name, or ``none``."""
-    watchdog_s: float = 1_800.0
-    """Longest time in one stage of a step, in seconds, before it counts as a hang, at least 0; 0
-    for none. One process then writes where it is and goes on, one of several ends."""
-    accept_changes: bool = False
-    """Go on in a run folder whose run had other settings, which is otherwise refused."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "parts", "eval_every", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("lr", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        if not 0 <= self.cooldown <= 1:
-            raise ConfigError(f"cooldown is {self.cooldown}; it must be in [0, 1]")
-        for name in ("weight_decay", "watchdog_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        if self.mixed_precision not in ("no", "bf16"):
-            raise ConfigError(f"mixed_precision is {self.mixed_precision!r}; give 'no' or 'bf16'")
+class TrainingStopped(HyperASRError):
+    """Training cannot go on as it is: a loss that is not finite, no memory, a process gone."""
 
 
 def learning_rate_factor(step: int, config: LoopConfig) -> float:
@@ -112,25 +63,6 @@ def learning_rate_factor(step: int, config: LoopConfig) -> float:
     rising = min(1.0, (step + 1) / max(warm, 1.0))
     falling = min(1.0, (config.steps - step) / max(cool, 1.0))
     return rising * (0.01 + 0.99 * falling)
-
-
-class Averager:
-    """Exponential moving average of the trained weights."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {n: p.detach().clone() for n, p in _trained(model)}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the present weights; faster in the first steps."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in _trained(model):
-            self.weights[name].lerp_(parameter.detach(), 1 - decay)
-
-
-def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
 
 def fit(
@@ -144,7 +76,6 @@ def fit(
     *,
     settings: dict[str, Any] | None = None,
     split: Split | None = None,
-    together: bool = False,
 ) -> dict[str, float]:
     """Train `model`, whose forward maps a batch to losses with a key ``total``.
 
@@ -153,7 +84,8 @@ def fit(
     Args:
         model: its trainable parameters have requires_grad.
         draw: batch number -> batch; must depend on nothing else. Processes take turns.
-        evaluate: model -> measures; ``score`` (lower is better) chooses the best checkpoint.
+        evaluate: model -> measures; ``score`` (lower is better) chooses the best checkpoint. All
+            processes call it and have to get the same, so that they can share its work.
         save_best: called with the model whenever the score improves, on the main process.
         config: the loop's settings.
         folder: run folder; an interrupted run in it goes on, a finished one returns at once.
@@ -161,7 +93,6 @@ def fit(
         settings: of the whole program as nested JSON values; a run is only gone on with by the
             same ones. None takes the loop's alone.
         split: (batch, n) -> parts with their weights, for batches that do not fit into memory.
-        together: `evaluate` shares the work among the processes: all call it and get the same.
     Returns:
         The measures of the best evaluation.
     Raises:
@@ -169,56 +100,46 @@ def fit(
         CheckpointMismatch: the run in `folder` had other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, evaluate, save_best, config, folder, accelerator, settings, together)
-    rank, n_processes = accelerator.process_index, accelerator.num_processes
-    with Watchdog(config.watchdog_s, folder, rank, n_processes) as watchdog, run.memory:
-        stepper = Stepper(
-            run.wrapped,
-            dict(_trained(model)),
-            draw,
-            split,
-            accelerator,
-            watchdog,
-            accumulate=config.accumulate,
-            parts=run.parts,
-            seed=config.seed,
-        )
-        try:
-            run.train(stepper, watchdog)
-        except TrainingStopped as error:
-            raise TrainingStopped(f"{error}. {last_good(folder)}") from error
-        except RuntimeError as error:
-            if not _of_exchange(error, accelerator):
-                raise
-            reason = " ".join(str(error).split())[:200]
-            raise TrainingStopped(
-                f"process {rank}: another process of this run has stopped ({reason}). "
-                f"{last_good(folder)}"
-            ) from error
+    settings = settings or {"loop": asdict(config)}
+    run = _Run(model, draw, evaluate, save_best, config, folder, accelerator, settings, split)
+    try:
+        with run.watchdog, run.memory:
+            run.train()
+    except TrainingStopped as error:
+        raise TrainingStopped(f"{error}. {last_good(folder)}") from error
+    except RuntimeError as error:
+        if not _of_exchange(error, accelerator):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingStopped(
+            f"process {accelerator.process_index}: another process of this run has stopped "
+            f"({reason}). {last_good(folder)}"
+        ) from error
     accelerator.wait_for_everyone()
     return run.best
 
 
+@dataclass
 class _Run:
     """A model with its optimiser, average and best measures, restored from the run folder."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        evaluate: Callable[[nn.Module], dict[str, float]],
-        save_best: Callable[[nn.Module], None],
-        config: LoopConfig,
-        folder: Path,
-        accelerator: Accelerator,
-        settings: dict[str, Any] | None,
-        together: bool,
-    ) -> None:
-        self.model, self.config, self.folder = model, config, folder
-        self.evaluate, self.save_best = evaluate, save_best
-        self.evaluates = together or accelerator.is_main_process
-        self.accelerator, self.memory = accelerator, PeakMemory()
-        self.settings = flat_settings(settings or {"loop": asdict(config)})
-        self.settings["batches a step"] = config.accumulate * accelerator.num_processes
+    model: nn.Module
+    draw: Callable[[int], Any]
+    evaluate: Callable[[nn.Module], dict[str, float]]
+    save_best: Callable[[nn.Module], None]
+    config: LoopConfig
+    folder: Path
+    accelerator: Accelerator
+    settings: dict[str, Any]
+    split: Split | None
+
+    def __post_init__(self) -> None:
+        model, config, folder, accelerator = self.model, self.config, self.folder, self.accelerator
+        rank, n_processes = accelerator.process_index, accelerator.num_processes
+        self.watchdog = Watchdog(config.watchdog_s, folder, rank, n_processes)
+        self.memory = PeakMemory()
+        self.settings = flat_settings(self.settings)
+        self.settings["batches a step"] = config.accumulate * n_processes
         if not config.accept_changes:
             check_settings(folder, self.settings)
         # Weights spread over processes (FSDP) serve training only; a whole copy is evaluated.
@@ -227,20 +148,28 @@ class _Run:
         groups = by_learning_rate(model)
         optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        self.averager = Averager(model, config.ema) if config.ema else None
-        self.average = self.averager.weights if self.averager else None
+        self.trained = dict(_trained(model))
+        # Exponential moving average of the trained weights.
+        self.average: dict[str, Tensor] | None = None
+        if config.ema:
+            self.average = {n: p.detach().clone() for n, p in self.trained.items()}
         head = read_head(folder)
         self.parts = max(config.parts, head.get("parts", 1))
+        if self.parts > 1 and self.split is None:
+            raise ConfigError(
+                f"parts is {self.parts}, but this program cannot cut its batches; set 1"
+            )
+        self._exchanging, self._most_pieces = False, 1
         self.start, self.best = load_state(folder, model, self.optimizer, self.average)
         if accelerator.is_main_process:
             remove_older(folder)
             _trim_log(folder / "log.jsonl", self.start)
-            if self.start and head.get("settings") not in (None, self.settings):
+            if self.start and head["settings"] != self.settings:
                 log.info("going on from step %d with settings that differ", self.start)
 
-    def train(self, stepper: Stepper, watchdog: Watchdog) -> None:
+    def train(self) -> None:
         """Make the steps that are left."""
-        config, accelerator = self.config, self.accelerator
+        config = self.config
         at_step = getattr(self.model, "at_step", None)
         started = time.monotonic()
         for step in range(self.start, config.steps):
@@ -249,52 +178,157 @@ class _Run:
             self.wrapped.train()
             if at_step is not None:
                 at_step(step, config.steps)
-            losses, norm = stepper.gradient(step, config.clip_norm)
+            losses, norm = self._gradient(step)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            if self.averager:
-                self.averager.update(self.model, step)
+            self._update_average(step)
             done, last = step + 1, step + 1 == config.steps
-            if done - self.start == _WARM_STEPS:
-                warm = time.monotonic()
-            elif done - self.start == _WARM_STEPS + _TIMED_STEPS:
-                step_s = (time.monotonic() - warm) / _TIMED_STEPS
-                left = config.steps - done
-                log.info(
-                    "a step takes %.2f s: the %d that are left take about %.0f minutes, and their "
-                    "%d evaluations what each takes",
-                    step_s,
-                    left,
-                    left * step_s / 60,
-                    config.steps // config.eval_every - done // config.eval_every,
-                )
             if done % _TRIM_EVERY == 0:
                 give_back_freed()
             if done % config.log_every == 0:
                 step_s = (time.monotonic() - started) / (done - self.start)
-                cost = {"step_s": step_s, **self.memory.measured()}
-                _report(accelerator, self.folder, done, losses, norm, cost)
+                self._report(done, losses, norm, {"step_s": step_s, **self.memory.measured()})
             if done % config.eval_every == 0 or last:
-                watchdog.stage(f"step {done}: evaluate", timed=self.evaluates)
+                self.watchdog.stage(f"step {done}: evaluate")
                 self._evaluate(done)
             if done % config.save_every == 0 or last:
-                watchdog.stage(f"step {done}: save the state")
-                self._save(done, stepper.parts)
+                self.watchdog.stage(f"step {done}: save the state")
+                self._save(done)
+
+    def _gradient(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Leave the clipped gradient of step `step` in the parameters.
+
+        Returns:
+            The losses by name, mean over this process's batches, and the norm before clipping.
+        Raises:
+            TrainingStopped: a loss or the gradient is not finite, or memory does not suffice.
+        """
+        while True:
+            try:
+                losses = self._accumulated(step)
+                break
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            # Outside the handler, which keeps every tensor of the failed attempt alive.
+            self._make_room(step, reason)
+        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        sums = torch.stack([value.float() for loss in losses for value in loss.values()]).sum()
+        if not bool(torch.isfinite(full_tensor(norm) + sums)):
+            raise TrainingStopped(f"step {step}: {self._not_finite(losses)}")
+        torch.nn.utils.clip_grads_with_norm_(self.trained.values(), self.config.clip_norm, norm)
+        means = {n: torch.stack([loss[n] for loss in losses]).sum(0) for n in losses[0]}
+        return means, full_tensor(norm)
+
+    def _accumulated(self, step: int) -> list[dict[str, Tensor]]:
+        """Forward and backward of every batch of the step; losses weighted as they count."""
+        rank, n_processes = self.accelerator.process_index, self.accelerator.num_processes
+        torch.manual_seed(hash((self.config.seed, step, rank)) % 2**31)
+        accumulate = self.config.accumulate
+        losses = []
+        for micro in range(accumulate):
+            self.watchdog.stage(f"step {step}: draw a batch")
+            batch = self.draw((step * accumulate + micro) * n_processes + rank)
+            pieces: Sequence[tuple[Any, float]] = [(batch, 1.0)]
+            if self.parts > 1 and self.split is not None:
+                pieces = self.split(batch, self.parts)
+            self._most_pieces = max(self._most_pieces, len(pieces))
+            self.watchdog.stage(f"step {step}: forward and backward")
+            for index, (piece, share) in enumerate(pieces):
+                last = micro == accumulate - 1 and index == len(pieces) - 1
+                # Processes exchange gradients once a step, in its last backward pass.
+                with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                    terms = self.wrapped(piece)
+                    weight = share / accumulate
+                    self._exchanging = last and n_processes > 1
+                    self.accelerator.backward(terms["total"] * weight)
+                    self._exchanging = False
+                losses.append({n: value.detach() * weight for n, value in terms.items()})
+        return losses
+
+    def _make_room(self, step: int, reason: str) -> None:
+        """Cut batches in half as many utterances; the step itself stays what it was."""
+        if self.split is None:
+            raise TrainingStopped(
+                f"step {step}: out of memory ({reason}); make the batches smaller and accumulate "
+                "more of them"
+            )
+        if self._exchanging:
+            raise TrainingStopped(
+                f"step {step}: process {self.accelerator.process_index} ran out of memory while "
+                f"gradients were exchanged ({reason}); start again with --loop.parts "
+                f"{2 * self.parts}, which goes on from the last state"
+            )
+        if self._most_pieces < self.parts:
+            raise TrainingStopped(
+                f"step {step}: out of memory with a single utterance ({reason}); leave out long "
+                "recordings or take a smaller model"
+            )
+        self.parts *= 2
+        log.warning(
+            "step %d: out of memory; every batch is now cut into %d parts, whose gradients add up "
+            "to the same step",
+            step,
+            self.parts,
+        )
+        for parameter in self.trained.values():
+            parameter.grad = None
+        clear_device_cache(garbage_collection=True)
+
+    def _not_finite(self, losses: list[dict[str, Tensor]]) -> str:
+        """Name the first loss that is not finite, or the parameter whose gradient is not."""
+        rank = self.accelerator.process_index
+        where = f" in process {rank}" if self.accelerator.num_processes > 1 else ""
+        for loss in losses:
+            wrong = [n for n, value in loss.items() if not bool(torch.isfinite(value))]
+            if wrong:
+                # The total is what the others add up to, so it is rarely the cause.
+                name = next((n for n in wrong if n != "total"), "total")
+                return f"the loss term {name!r} is {float(loss[name])}{where}"
+        for name, parameter in self.trained.items():
+            if parameter.grad is not None and not bool(
+                torch.isfinite(full_tensor(parameter.grad)).all()
+            ):
+                return f"the gradient of {name} is not finite, though all losses{where} are"
+        return f"the norm of the gradient is not finite{where}"
+
+    @torch.no_grad()
+    def _update_average(self, step: int) -> None:
+        """Move the average towards the present weights; faster in the first steps."""
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        for name, weight in (self.average or {}).items():
+            weight.lerp_(self.trained[name].detach(), 1 - decay)
+
+    def _report(
+        self, step: int, losses: dict[str, Tensor], norm: Tensor, cost: dict[str, float]
+    ) -> None:
+        """Log the losses of the step, mean over all processes."""
+        accelerator = self.accelerator
+        stacked = torch.stack([value.float() for value in losses.values()]).to(accelerator.device)
+        means = accelerator.reduce(stacked, reduction="mean").tolist()  # type: ignore[union-attr]
+        values = dict(zip(losses, means, strict=True)) | {"grad_norm": float(norm), **cost}
+        accelerator.log({f"train/{k}": v for k, v in values.items()}, step=step)
+        if accelerator.is_main_process:
+            left_min = (self.config.steps - step) * cost["step_s"] / 60
+            log.info("step %d: %s  about %.0f minutes left", step, _line(values), left_min)
+            path = self.folder / "log.jsonl"
+            with writing(path), path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
 
     def _evaluate(self, step: int) -> None:
         """Evaluate, and keep the model if it is the best so far."""
-        accelerator = self.accelerator
-        model = self._candidate() if self.evaluates or self.whole is not None else self.model
-        if self.evaluates:
-            model.eval()
-            measures = self.evaluate(model)
-            accelerator.log({f"dev/{k}": v for k, v in measures.items()}, step=step)
-            log.info("step %d: dev %s", step, _line(measures))
-            if measures["score"] < self.best.get("score", math.inf):  # NaN is never the best
-                if accelerator.is_main_process:
-                    self.save_best(model)
-                self.best = {**measures, "step": step}
-        accelerator.wait_for_everyone()
+        model = self._candidate()
+        model.eval()
+        measures = self.evaluate(model)
+        self.accelerator.log({f"dev/{k}": v for k, v in measures.items()}, step=step)
+        log.info("step %d: dev %s", step, _line(measures))
+        if measures["score"] < self.best.get("score", math.inf):  # NaN is never the best
+            if self.accelerator.is_main_process:
+                self.save_best(model)
+            self.best = {**measures, "step": step}
+        self.accelerator.wait_for_everyone()
 
     @torch.no_grad()
     def _candidate(self) -> nn.Module:
@@ -302,12 +336,12 @@ class _Run:
         if self.whole is None and self.average is None:
             return self.model
         model = copy.deepcopy(self.model) if self.whole is None else self.whole
-        source = self.average or dict(_trained(self.model))
+        source = self.average or self.trained
         for name, parameter in _trained(model):
             parameter.copy_(full_tensor(source[name]))
         return model
 
-    def _save(self, step: int, parts: int) -> None:
+    def _save(self, step: int) -> None:
         """Write the state; where weights are spread over processes, all of them take part."""
         main = self.accelerator.is_main_process
         if main or self.whole is not None:
@@ -318,9 +352,13 @@ class _Run:
                 self.model,
                 self.optimizer,
                 self.average,
-                notes={"settings": self.settings, "parts": parts},
+                notes={"settings": self.settings, "parts": self.parts},
                 writes=main,
             )
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
 
 def by_learning_rate(model: nn.Module) -> list[dict[str, Any]]:
@@ -358,26 +396,6 @@ def _of_exchange(error: RuntimeError, accelerator: Accelerator) -> bool:
     return accelerator.num_processes > 1 and any(w in str(error).lower() for w in words)
 
 
-def _report(
-    accelerator: Accelerator,
-    folder: Path,
-    step: int,
-    losses: dict[str, Tensor],
-    norm: Tensor,
-    cost: dict[str, float],
-) -> None:
-    """Log the losses of the step, mean over all processes."""
-    stacked = torch.stack([value.float() for value in losses.values()]).to(accelerator.device)
-    means = accelerator.reduce(stacked, reduction="mean").tolist()  # type: ignore[union-attr]
-    values = dict(zip(losses, means, strict=True)) | {"grad_norm": float(norm), **cost}
-    accelerator.log({f"train/{k}": v for k, v in values.items()}, step=step)
-    if accelerator.is_main_process:
-        log.info("step %d: %s", step, _line(values))
-        path = folder / "log.jsonl"
-        with writing(path), path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-
-
 def _trim_log(path: Path, step: int) -> None:
     """Drop the lines of steps that an interrupted run made after its last state."""
     if not path.exists():
@@ -390,3 +408,7 @@ def _trim_log(path: Path, step: int) -> None:
 
 def _line(values: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)

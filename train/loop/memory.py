@@ -11,21 +11,13 @@ from typing import Self
 import torch
 
 _STATUS = Path("/proc/self/status")
+_LOOK_S = 0.05  # between two looks; a peak shorter than that may be missed
 
 
 class PeakMemory:
-    """Watches this process's memory from a thread of its own while it is entered.
+    """Watches this process's memory, see `anonymous_mib`, from a thread while it is entered."""
 
-    Host memory without the pages of mapped files, which the system takes back whenever it needs
-    them: a memory-mapped cache of many GiB would drown everything else. Where the system does not
-    tell them apart (anywhere but on Linux), all of it, since the process began.
-
-    Args:
-        every_s: seconds between two looks, above 0; a peak shorter than that may be missed.
-    """
-
-    def __init__(self, every_s: float = 0.05) -> None:
-        self.every_s = every_s
+    def __init__(self) -> None:
         self._peak_mib = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -42,24 +34,22 @@ class PeakMemory:
 
     def measured(self) -> dict[str, float]:
         """Return ``peak_rss_mib`` so far and, where there is a GPU, ``peak_device_mib``."""
-        self._look()
+        self._peak_mib = max(self._peak_mib, anonymous_mib())
         measures = {"peak_rss_mib": round(self._peak_mib, 1)}
         if torch.cuda.is_available():
             measures["peak_device_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
         return measures
 
     def _watch(self) -> None:
-        while not self._stop.wait(self.every_s):
-            self._look()
-
-    def _look(self) -> None:
-        self._peak_mib = max(self._peak_mib, anonymous_mib())
+        while not self._stop.wait(_LOOK_S):
+            self._peak_mib = max(self._peak_mib, anonymous_mib())
 
 
 def anonymous_mib() -> float:
     """Return the MiB of host memory that this process holds now, mapped files left out.
 
-    Anywhere but on Linux: the most that it ever held, mapped files included.
+    The system takes back their pages whenever it needs them, and a memory-mapped cache of many GiB
+    would drown everything else. Anywhere but on Linux: the most that it ever held, files included.
     """
     if _STATUS.exists():
         for line in _STATUS.read_text().splitlines():

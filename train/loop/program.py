@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,9 +22,9 @@ from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.util.config import config_files, parse, to_dict
 from hyperasr.util.files import alone_in, atomic_write_text, keep_inputs
 from hyperasr.util.program import run
-from train.loop.loop import LoopConfig, fit
+from train.config import LoopConfig
+from train.loop.loop import Split, fit
 from train.loop.scoring import Judge, NotWorthIt
-from train.loop.step import Split
 
 T = TypeVar("T")
 WORTH_FILE = "worth.json"
@@ -32,18 +32,6 @@ WORTH_FILE = "worth.json"
 _RUN = ExitStack()  # the lock on the run folder of this process
 # Others wait while one builds a cache; in training the watchdog ends such waits.
 _PATIENCE = timedelta(hours=12)
-
-
-class RunConfig(Protocol):
-    """What the configurations of all training programs have."""
-
-    @property
-    def out(self) -> Path:
-        """Run folder."""
-
-    @property
-    def loop(self) -> LoopConfig:
-        """The training loop."""
 
 
 def read_config(kind: type[T], argv: list[str] | None = None) -> T:
@@ -89,31 +77,28 @@ def run_program(main: Callable[[], object]) -> None:
     sys.exit(run(main, partly=NotWorthIt))
 
 
-def start(
-    name: str, folder: Path, mixed_precision: str = "no", tracker: str = "tensorboard"
-) -> Accelerator:
+def start(name: str, folder: Path, loop: LoopConfig) -> Accelerator:
     """Create the run folder, Accelerate's processes, the log and the tracker.
 
     Without a GPU, `torchrun --nproc_per_node N` gives N processes on the CPU.
 
     Args:
         name: of the project in the tracker.
-        folder: the run folder.
-        mixed_precision: ``no`` or ``bf16``.
-        tracker: one that Accelerate knows, such as ``tensorboard`` or ``wandb``, or ``none``.
+        folder: of the run.
+        loop: names arithmetic and tracker.
     Raises:
         ConfigError: no such tracker, or another process trains in this folder.
         MissingExtra: the tracker is not installed.
     """
-    _check_tracker(tracker)
+    _check_tracker(loop.tracker)
     # The name that torch wants instead is not known to Accelerate yet, nor to torch before 2.13.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     folder.mkdir(parents=True, exist_ok=True)
     # Without cpu=True Accelerate ignores torchrun's processes on a machine that has no GPU.
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
-        mixed_precision=mixed_precision,
-        log_with=None if tracker == "none" else tracker,
+        mixed_precision=loop.mixed_precision,
+        log_with=None if loop.tracker == "none" else loop.tracker,
         project_dir=folder,
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=_PATIENCE),
@@ -142,22 +127,20 @@ def fit_and_report(
     draw: Callable[[int], Any],
     evaluate: Callable[[nn.Module], dict[str, float]],
     save_best: Callable[[nn.Module], None],
-    config: RunConfig,
+    config: Any,
     accelerator: Accelerator,
     *,
     split: Split | None = None,
-    together: bool = False,
     judge: Judge | None = None,
 ) -> dict[str, float]:
     """Run the loop of a program to its end and print its best measures as one line of JSON.
 
-    Args and errors are those of `train.loop.loop.fit`; `config` is the program's whole one, and
-    `judge` decides which checkpoint may be the best.
+    Args and errors are those of `train.loop.loop.fit`; `config` is the program's whole one, with
+    its run folder as `out` and a `loop`, and `judge` decides which checkpoint may be the best.
 
     Raises:
         NotWorthIt: none may.
     """
-    settings = to_dict(config)
     best = fit(
         model,
         draw,
@@ -166,9 +149,8 @@ def fit_and_report(
         config.loop,
         config.out,
         accelerator,
-        settings=settings,
+        settings=to_dict(config),
         split=split,
-        together=together,
     )
     accelerator.end_training()
     if accelerator.is_main_process:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from hyperasr.cohorts.cache import Cache
 from hyperasr.cohorts.views import TYPICAL
 from hyperasr.decode import decode_tokens
-from hyperasr.errors import ConfigError, HyperASRError
+from hyperasr.errors import HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
@@ -56,13 +56,11 @@ class Judge:
         harm = rates.get(TYPICAL, 0.0) - self.unadapted.get(TYPICAL, 0.0)
         gains = score < before or set(rates) == {TYPICAL}
         log.info("unadapted, 30 s: %s", _said(self.unadapted))
-        if harm > HARM or not gains:
-            log.info(
-                "not kept: %s",
-                f"typical speech loses {100 * harm:.1f} points"
-                if harm > HARM
-                else "atypical speech gains nothing",
-            )
+        if harm > HARM:
+            log.info("not kept: typical speech loses %.1f points", 100 * harm)
+            score = math.inf
+        elif not gains:
+            log.info("not kept: atypical speech gains nothing")
             score = math.inf
         return {**measures, "score": score}
 
@@ -94,24 +92,28 @@ def _said(rates: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items())
 
 
-class MelOnly:
-    """A cache whose batches bring log-mel alone, for recognisers with an encoder of their own.
+@dataclass(frozen=True)
+class Rows:
+    """As much of a `hyperasr.cohorts.cache.Cache` as decoding and scoring need."""
 
-    Raises:
-        ConfigError: the cache keeps no log-mel.
-    """
-
-    def __init__(self, cache: Cache) -> None:
-        if not cache.keeps_mel:
-            raise ConfigError("an adapted encoder needs log-mel; build the cache with keep_mel")
-        self.cache, self.meta, self.n_frames = cache, cache.meta, cache.n_frames
+    meta: dict[str, list[Any]]
+    n_frames: Sequence[int]
+    batch: Callable[[Sequence[int]], Batch]
 
     def __len__(self) -> int:
-        return len(self.cache)
+        return len(self.n_frames)
 
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """Return rows without the encoder states and embeddings of the frozen backbone."""
-        return replace(self.cache.batch(rows), encoded=None, speaker_emb=None)
+
+def mel_only(cache: Cache) -> Rows:
+    """Return a cache's rows without the encoder states and embeddings of the frozen backbone.
+
+    For recognisers with an encoder of their own; the cache has to keep log-mel.
+    """
+
+    def batch(rows: Sequence[int]) -> Batch:
+        return replace(cache.batch(rows), encoded=None, speaker_emb=None)
+
+    return Rows(cache.meta, cache.n_frames, batch)
 
 
 def decode_together(model: HyperASR, cache: Any, *, adapt: bool = True) -> list[str]:
@@ -131,17 +133,10 @@ def decode_together(model: HyperASR, cache: Any, *, adapt: bool = True) -> list[
 
 def evaluate(model: HyperASR, cache: Any, adapt: bool = True) -> dict[str, float]:
     """Return word error rates of the development views by cohort; the score weighs them alike."""
-    hypotheses = decode_together(model, cache, adapt=adapt)
-    rates = rates_by_cohort(cache.meta["text"], hypotheses, cache.meta["cohort"])
-    return {**rates, "score": sum(rates.values()) / len(rates)}
-
-
-def rates_by_cohort(
-    references: Sequence[str], hypotheses: Sequence[str], cohorts: Sequence[str]
-) -> dict[str, float]:
-    """Return the word error rate of each cohort, whose names are those of the rows."""
-    counts = score(references, hypotheses, normaliser("whisper"), "wer")
-    return {
+    hypotheses, cohorts = decode_together(model, cache, adapt=adapt), cache.meta["cohort"]
+    counts = score(cache.meta["text"], hypotheses, normaliser("whisper"), "wer")
+    rates = {
         cohort: error_rate([c for c, own in zip(counts, cohorts, strict=True) if own == cohort])
         for cohort in sorted(set(cohorts))
     }
+    return {**rates, "score": sum(rates.values()) / len(rates)}

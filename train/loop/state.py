@@ -49,7 +49,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor] | None,
     *,
-    notes: dict[str, Any] | None = None,
+    notes: dict[str, Any],
     writes: bool = True,
 ) -> None:
     """Write the state after `step` steps into ``folder/state-STEP``, then remove older ones.
@@ -76,7 +76,7 @@ def save_state(
             {n: t.detach().contiguous().clone() for n, t in tensors.items()},
             temporary / "state.safetensors",
         )
-        head = {"step": step, "best": best, **(notes or {})}
+        head = {"step": step, "best": best, **notes}
         (temporary / "state.json").write_text(json.dumps(head))
         for path in (*temporary.iterdir(), temporary):
             _to_disk(path)
@@ -103,11 +103,9 @@ def load_state(
     Raises:
         CheckpointMismatch: the state belongs to another model or other settings.
     """
-    states = _states(folder)
-    if not states:
+    path, head = last_state(folder), read_head(folder)
+    if path is None:
         return 0, {}
-    step, path = states[-1]
-    best = json.loads((path / "state.json").read_text())["best"]
     tensors = load_file(path / "state.safetensors")
     own = _model_tensors(model, average)
     saved = {n: t for n, t in tensors.items() if not n.startswith("optimizer.")}
@@ -132,13 +130,14 @@ def load_state(
             values.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": values, "param_groups": groups})
-    return step, best
+    return head["step"], head["best"]
 
 
 def last_state(folder: Path) -> Path | None:
     """Return the folder of the newest state of a run, or None."""
-    states = _states(folder)
-    return states[-1][1] if states else None
+    heads = folder.glob("state*/state.json")
+    states = [(json.loads(head.read_text())["step"], head.parent) for head in heads]
+    return max(states)[1] if states else None
 
 
 def last_good(folder: Path) -> str:
@@ -176,17 +175,17 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     of a version before it was added, or taken away, go on.
     """
 
-    def off(name: str, settings: dict[str, Any]) -> bool:
-        value = settings.get(name)
-        return not value or GONE.get(name.rpartition(".")[2]) == value
-
-    return [
-        name
-        for name in sorted(before.keys() | now.keys())
-        if name.rpartition(".")[2] not in FREE_SETTINGS
-        and (name in before, before.get(name)) != (name in now, now.get(name))
-        and ((name in before and name in now) or not (off(name, before) and off(name, now)))
-    ]
+    changed = []
+    for name in sorted(before.keys() | now.keys()):
+        last = name.rpartition(".")[2]
+        values = [settings[name] for settings in (before, now) if name in settings]
+        if len(values) == 2:
+            differs = values[0] != values[1]
+        else:
+            differs = bool(values[0]) and values[0] != GONE.get(last)
+        if differs and last not in FREE_SETTINGS:
+            changed.append(name)
+    return changed
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -196,15 +195,13 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     are kept, how often a state or a line of the log is written, and so on. The number of steps may
     not: the learning rate of every step hangs on it.
 
-    Args:
-        folder: the run folder.
-        settings: of the run to be, by dotted name.
     Raises:
         CheckpointMismatch: names what differs.
     """
-    path, before = last_state(folder), read_head(folder).get("settings")
-    if path is None or before is None:  # nothing to go on from, or a state of an older version
+    path = last_state(folder)
+    if path is None:
         return
+    before = read_head(folder)["settings"]
     differ = [
         f"{name} was {_said(before, name)}, is {_said(settings, name)}"
         for name in changed_settings(before, settings)
@@ -250,9 +247,3 @@ def _model_tensors(model: nn.Module, average: dict[str, Tensor] | None) -> dict[
     }
     tensors |= {f"buffer.{n}": b for n, b in model.named_buffers()}
     return tensors | {f"average.{n}": t for n, t in (average or {}).items()}
-
-
-def _states(folder: Path) -> list[tuple[int, Path]]:
-    """List the states of a run by step, the newest last."""
-    heads = folder.glob("state*/state.json")
-    return sorted((int(json.loads(head.read_text())["step"]), head.parent) for head in heads)

@@ -1,10 +1,10 @@
 """Notice a run that hangs, say where, and let no other process wait for it for ever.
 
-A thread beside the training loop. Where a stage (drawing a batch, forward and backward, evaluating)
-takes too long it logs one line, which names the stage and the last good checkpoint, and writes the
-stack of every thread. A single process then goes on, because it may only be slow. One of several
-ends: either it is the one that the others wait for, and their connection to it breaks, or it is in
-a collective call that waits for a process that is gone, which no exception reaches.
+Where a stage (drawing a batch, forward and backward, evaluating) takes too long, a thread logs one
+line, which names the stage and the last good checkpoint, and writes the stack of every thread. A
+single process then goes on, because it may only be slow. One of several ends: either the others
+wait for it, and their connection to it breaks, or it is in a collective call that waits for a
+process that is gone, which no exception reaches.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ class Watchdog:
     def __init__(self, limit_s: float, folder: Path, rank: int = 0, n_processes: int = 1) -> None:
         self.limit_s, self.folder = limit_s, folder
         self.rank, self.n_processes = rank, n_processes
-        self._stage, self._since, self._timed = "start", time.monotonic(), True
+        self._stage, self._since = "start", time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
 
     def __enter__(self) -> Watchdog:
-        self._since = time.monotonic()
         if self.limit_s:
             self._thread.start()
         return self
@@ -50,14 +49,14 @@ class Watchdog:
         if self.limit_s:
             self._thread.join()
 
-    def stage(self, name: str, timed: bool = True) -> None:
-        """Say what comes next; `timed` is False where waiting long is nobody's fault."""
-        self._stage, self._timed, self._since = name, timed, time.monotonic()
+    def stage(self, name: str) -> None:
+        """Say what comes next."""
+        self._stage, self._since = name, time.monotonic()
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_S):
             waited = time.monotonic() - self._since
-            if self._timed and waited > self.limit_s:
+            if waited > self.limit_s:
                 self._report(waited)
                 self._since = time.monotonic()  # again after as long
 

@@ -17,32 +17,12 @@ import importlib
 import inspect
 import os
 import pkgutil
-from typing import Any, Protocol, cast
+from types import ModuleType
+from typing import Any
 
-from hyperasr.cohorts.corpora.base import Description, Prepared, Report
+from hyperasr.cohorts.corpora.base import Prepared
 from hyperasr.errors import ConfigError
 from hyperasr.util.closest import closest
-
-__all__ = [
-    "Corpus",
-    "Description",
-    "Prepared",
-    "Report",
-    "corpora",
-    "corpus",
-    "names",
-    "options",
-    "prepare",
-]
-
-
-class Corpus(Protocol):
-    """What a reader module offers."""
-
-    ABOUT: Description
-
-    def prepare(self, root: str | os.PathLike[str], **options: Any) -> Prepared:
-        """Read a copy of the corpus below `root`."""
 
 
 def names() -> list[str]:
@@ -51,7 +31,7 @@ def names() -> list[str]:
     return sorted(name for name in modules if name != "base" and not name.startswith("_"))
 
 
-def corpus(name: str) -> Corpus:
+def corpus(name: str) -> ModuleType:
     """Return the reader of a corpus; case, blanks, hyphens and underscores do not matter.
 
     Raises:
@@ -62,10 +42,10 @@ def corpus(name: str) -> Corpus:
         close = closest(_plain(name), readers, at_least=0.5)
         hint = "" if close is None else f"did you mean {readers[close]!r}? "
         raise ConfigError(f"there is no corpus {name!r}; {hint}known are {', '.join(names())}")
-    return cast(Corpus, importlib.import_module(f"{__name__}.{readers[_plain(name)]}"))
+    return importlib.import_module(f"{__name__}.{readers[_plain(name)]}")
 
 
-def corpora() -> dict[str, Corpus]:
+def corpora() -> dict[str, ModuleType]:
     """Return every reader by name, in alphabetical order; this imports them all."""
     return {name: corpus(name) for name in names()}
 

@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Spoken", "Turn", "parse_line", "read_chat", "read_ids"]
-
 _BULLET = re.compile(r"\x15_?(\d+)_(\d+)_?\x15")
 _TOKEN = re.compile(r"\[[^\]]*\]|\+\S+|[<>]|[^\s<>\[\]]+")
 _PAUSE = re.compile(r"\((?:\.+|[\d.:]+)\)")

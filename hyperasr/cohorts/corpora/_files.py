@@ -6,23 +6,12 @@ import codecs
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from hyperasr.errors import ConfigError
-
-__all__ = [
-    "AUDIO_SUFFIXES",
-    "Report",
-    "corpus_root",
-    "find_named",
-    "listed_path",
-    "read_pairs",
-    "read_table",
-    "read_text",
-    "walk",
-]
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".sph")
 _N_EXAMPLES = 3
@@ -41,31 +30,22 @@ class Report:
 
     n_rows: int = 0
     duration_s: float = 0.0
-    cohorts: dict[str, int] = field(default_factory=dict)
+    cohorts: Counter[str] = field(default_factory=Counter)
     speakers: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    notes: dict[str, int] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def skip(self, reason: str, example: str | os.PathLike[str]) -> None:
         """Count one case that is left out; the first few of a reason are kept as examples."""
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
-        kept = self.examples.setdefault(reason, [])
-        if len(kept) < _N_EXAMPLES:
-            kept.append(str(example).encode("utf-8", "backslashreplace").decode())
+        self.skipped[reason] += 1
+        if self.skipped[reason] <= _N_EXAMPLES:
+            shown = str(example).encode("utf-8", "backslashreplace").decode()
+            self.examples.setdefault(reason, []).append(shown)
 
     def note(self, what: str) -> None:
         """Count something that was dealt with and that the user should know."""
-        self.notes[what] = self.notes.get(what, 0) + 1
-
-    def absorb(self, other: Report, example: str) -> None:
-        """Add the skipped cases of another report under one neutral example.
-
-        For corpora whose paths hold names of people.
-        """
-        for reason, n in other.skipped.items():
-            for _ in range(n):
-                self.skip(reason, example)
+        self.notes[what] += 1
 
     def lines(self) -> list[str]:
         """Return the report for people, one line a fact."""
@@ -75,7 +55,7 @@ class Report:
             f"{self.n_rows} utterances{hours} of {len(self.speakers)} speakers"
             + (f" ({cohorts})" if cohorts else "")
         ]
-        for reason, n in sorted(self.skipped.items(), key=lambda item: -item[1]):
+        for reason, n in self.skipped.most_common():
             lines.append(f"skipped {n}: {reason} (such as {'; '.join(self.examples[reason])})")
         lines += [f"note, {n} times: {what}" for what, n in sorted(self.notes.items())]
         return lines
@@ -108,32 +88,27 @@ def walk(
         suffixes: such as ``.wav``, in lower case; empty means all files.
         within: root of the corpus, where links may end; None means `root`.
     """
-    yield from _walk(str(root), os.path.realpath(within or root), report, tuple(suffixes))
-
-
-def _walk(folder: str, real_root: str, report: Report, wanted: tuple[str, ...]) -> Iterator[Path]:
+    real_root, wanted = os.path.realpath(within or root), tuple(suffixes)
     try:
-        with os.scandir(folder) as entries:
-            listing = [(e.name.lower(), e.name, _kind(e), e.is_symlink()) for e in entries]
+        with os.scandir(root) as entries:
+            listing = sorted(entries, key=lambda entry: (entry.name.lower(), entry.name))
     except OSError as error:
-        report.skip(f"a folder cannot be read ({error.strerror})", folder)
+        report.skip(f"a folder cannot be read ({error.strerror})", root)
         return
-    for _, name, kind, is_link in sorted(listing):
-        is_dir = kind == "folder"
-        path = f"{folder}{os.sep}{name}"
-        if name.startswith(".") or name == "__MACOSX":
+    for entry in listing:
+        name, kind = entry.name.lower(), _kind(entry)
+        if name.startswith(".") or entry.name == "__MACOSX":
             continue
-        if is_link and (is_dir or not wanted or name.lower().endswith(wanted)):
-            if fault := _link_fault(path, real_root, is_dir):
-                report.skip(fault, path)
-                continue
-        if is_dir:
-            yield from _walk(path, real_root, report, wanted)
-        elif not wanted or name.lower().endswith(wanted):
-            if kind == "file":
-                yield Path(path)
-            else:  # reading a pipe would never end
-                report.skip("neither a file nor a folder", path)
+        if kind != "folder" and wanted and not name.endswith(wanted):
+            continue
+        if entry.is_symlink() and (fault := _link_fault(entry.path, real_root, kind == "folder")):
+            report.skip(fault, entry.path)
+        elif kind == "folder":
+            yield from walk(Path(entry.path), report, wanted, within=Path(real_root))
+        elif kind == "file":
+            yield Path(entry.path)
+        else:  # reading a pipe would never end
+            report.skip("neither a file nor a folder", entry.path)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -178,16 +153,16 @@ def find_named(
             except OSError:  # `walk` reports it
                 continue
             for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    deeper.append(Path(entry.path))
                 if entry.name.lower() != name.lower():
                     continue
-                fault = None
-                if entry.is_symlink():
-                    fault = _link_fault(entry.path, real_root, _kind(entry) == "folder")
+                linked = entry.is_symlink()
+                fault = linked and _link_fault(entry.path, real_root, _kind(entry) == "folder")
                 if not fault:
                     matches.append(Path(entry.path))
                 elif report is not None:
                     report.skip(fault, entry.path)
-            deeper += [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)]
         level = deeper
     return matches
 

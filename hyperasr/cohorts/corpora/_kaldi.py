@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.cohorts.corpora._layouts import SPLITS, Defaults, inside
-from hyperasr.types import Utterance
-
-__all__ = ["kaldi_rows"]
+from hyperasr.cohorts.corpora._layouts import SPLITS, Defaults
 
 # Programs that decode, each with words that take a part of the recording or change its times.
 _DECODERS = {
@@ -25,7 +21,7 @@ _DECODERS = {
 _CHANNEL = re.compile(r"sph2pipe\b.*\s-c\s*([12])\s|sox\s.*\sremix\s+(\d+)\s")
 
 
-def kaldi_rows(folder: Path, defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
+def kaldi_rows(folder: Path, defaults: Defaults, report: base.Report) -> base.Rows:
     """Yield the utterances of one Kaldi folder.
 
     No command of ``wav.scp`` is ever run. Where one only decodes a recording (flac, sox, sph2pipe
@@ -41,7 +37,22 @@ def kaldi_rows(folder: Path, defaults: Defaults, report: base.Report) -> Iterato
     }
     genders = base.read_pairs(folder / "spk2gender", report)
     split = defaults.split or SPLITS.get(folder.name.lower())
-    for name, recording, start_s, end_s in _segments(folder, recordings, report):
+    cut = (folder / "segments").is_file()
+    segments = (
+        base.read_pairs(folder / "segments", report) if cut else dict.fromkeys(recordings, "")
+    )
+    for name, rest in segments.items():
+        recording, start_s, end_s = name, None, None
+        if cut:
+            fields = rest.split()
+            try:
+                recording, start_s, end_s = fields[0], float(fields[1]), float(fields[2])
+            except (IndexError, ValueError):
+                report.skip("a segment without recording, start and end", name)
+                continue
+            if recording not in recordings:
+                report.skip("the recording is listed but absent", name)
+                continue
         source = recordings[recording]
         if source is None:
             continue
@@ -55,37 +66,14 @@ def kaldi_rows(folder: Path, defaults: Defaults, report: base.Report) -> Iterato
             "cohort": people["utt2cohort"].get(name),
             "language": people["utt2lang"].get(name),
             "start_s": start_s,
-            "end_s": end_s,
+            # An end of -1 is Kaldi's way of saying: to the end.
+            "end_s": None if end_s is None or end_s < 0 else end_s,
             "split": split,
             "extra": extra,
         }
-        row = defaults.row(path, name, texts.pop(name, None), report, **known)
-        if row is not None:
-            yield row
+        yield from defaults.row(path, name, texts.pop(name, None), report, **known)
     for name in texts:
         report.skip("a text without a recording or a segment", name)
-
-
-def _segments(
-    folder: Path, recordings: dict[str, Any], report: base.Report
-) -> Iterator[tuple[str, str, float | None, float | None]]:
-    """Yield utterance, recording, start and end in seconds."""
-    if not (folder / "segments").is_file():
-        for name in recordings:
-            yield name, name, None, None
-        return
-    for name, rest in base.read_pairs(folder / "segments", report).items():
-        fields = rest.split()
-        try:
-            recording, start_s, end_s = fields[0], float(fields[1]), float(fields[2])
-        except (IndexError, ValueError):
-            report.skip("a segment without recording, start and end", name)
-            continue
-        if recording not in recordings:
-            report.skip("the recording is listed but absent", name)
-        else:
-            # An end of -1 is Kaldi's way of saying: to the end.
-            yield name, recording, start_s, None if end_s < 0 else end_s
 
 
 def _recordings(
@@ -98,16 +86,15 @@ def _recordings(
         if source.endswith("|") or source.startswith("|"):
             side = _CHANNEL.search(source)
             channel = str(int(side[1] or side[2]) - 1) if side else None
-            decoded = _decoded(source)
-            if decoded is None:
+            source = _decoded(source) or ""
+            if not source:
                 report.skip("a command in wav.scp that does more than decode a file", name)
                 recordings[name] = None
                 continue
-            source = decoded
-        path = inside(defaults, source, report, folder)
+        path = defaults.inside(source, report, folder)
         if path is not None and not path.exists():
             # Relative paths of Kaldi start from where it was run.
-            other = inside(defaults, source, base.Report(), defaults.audio_root)
+            other = defaults.inside(source, base.Report(), defaults.audio_root)
             path = other if other is not None and other.exists() else path
         recordings[name] = None if path is None else (path, channel)
     return recordings

@@ -10,8 +10,6 @@ from typing import Any
 from hyperasr.cohorts.corpora import base
 from hyperasr.errors import ConfigError, ManifestError, MissingExtra
 
-__all__ = ["Sheet", "read_sheets", "user_table"]
-
 Sheet = list[list[str]]
 """Rows of cells as text; whole numbers without a decimal point, empty cells as ''."""
 
@@ -31,14 +29,10 @@ def read_sheets(path: Path) -> dict[str, Sheet]:
             head = file.read(4)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
-    if head == _OLE:
-        reader = _read_old
-    elif head.startswith(_ZIP):
-        reader = _read_new
-    else:
+    if head != _OLE and not head.startswith(_ZIP):
         raise ManifestError(f"{path}: no Excel file, whatever its name says; save it as .xlsx")
     try:
-        return reader(path)
+        return _read_old(path) if head == _OLE else _read_new(path)
     except ImportError as error:
         raise MissingExtra(
             f"reading {path.name} needs {error.name}; install it: pip install 'hyperasr[corpora]'"

@@ -9,26 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.cohorts.corpora._layouts import SPLITS, Defaults, inside
+from hyperasr.cohorts.corpora._layouts import SPLITS, Defaults
 from hyperasr.cohorts.manifest import DOMAINS
-from hyperasr.types import Utterance
-
-__all__ = ["TABLE_SUFFIXES", "is_table", "table_rows"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 # Column names by the field they mean, the first that is there wins. Compared in lower case.
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "path": (
-        "path",
-        "audio_filepath",
-        "audio_path",
-        "audio_file",
-        "file_name",
-        "filename",
-        "file",
-        "audio",
-        "wav",
+        *("path", "audio_filepath", "audio_path", "audio_file"),
+        *("file_name", "filename", "file", "audio", "wav"),
     ),
     "text": ("text", "transcript", "transcription", "sentence", "raw_text", "raw_transcription"),
     "text_clean": ("text_clean", "norm_text_without_disfluency"),
@@ -54,7 +44,7 @@ def is_table(path: Path) -> bool:
     return "path" in _fields(values) and (path.suffix.lower() == ".jsonl" or len(values) > 1)
 
 
-def table_rows(path: Path, defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
+def table_rows(path: Path, defaults: Defaults, report: base.Report) -> base.Rows:
     """Yield the rows of one table; paths start from its folder, or from the root of the audio.
 
     Columns that no field takes go to ``extra``. Times are seconds; a duration counts as one only
@@ -81,9 +71,7 @@ def table_rows(path: Path, defaults: Defaults, report: base.Report) -> Iterator[
         text, extra = _text(fields.get("text")), _rest(values)
         if extra.get("domain") in DOMAINS:  # another corpus may call something else a domain
             known["domain"] = extra.pop("domain")
-        row = defaults.row(audio, name, text, report, extra=extra, **known)
-        if row is not None:
-            yield row
+        yield from defaults.row(audio, name, text, report, extra=extra, **known)
 
 
 def _values(path: Path, report: base.Report) -> Iterator[dict[str, Any]]:
@@ -169,12 +157,12 @@ def _number(fields: dict[str, Any], name: str) -> float | None:
 
 def _audio(listed: str, folder: Path, defaults: Defaults, report: base.Report) -> Path | None:
     """Look from the table's folder and from that of the audio, with and without a suffix."""
-    path = inside(defaults, listed, report, folder)
+    path = defaults.inside(listed, report, folder)
     if path is None or path.exists():
         return path
     for top in (folder, defaults.audio_root):
         for suffix in ("", *_SUFFIXES_TO_TRY):
-            candidate = inside(defaults, listed.strip() + suffix, base.Report(), top)
+            candidate = defaults.inside(listed.strip() + suffix, base.Report(), top)
             if candidate is not None and candidate.exists():
                 return candidate
     return path

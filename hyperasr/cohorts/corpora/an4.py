@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare"]
 
 _LINE = re.compile(r"(.*?)\s*\(([^()\s]+)\)\s*$")
 _MARK = re.compile(r"</?s>|<sil>")
@@ -27,7 +24,7 @@ def prepare(root: base.AnyPath) -> base.Prepared:
     return base.Prepared(ABOUT, root, _rows)
 
 
-def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report) -> base.Rows:
     lists = [p for p in base.walk(root, report, (".transcription",)) if p.stem.startswith("an4_")]
     if lists:
         recordings = _recordings(root, report)
@@ -56,7 +53,7 @@ def _recordings(root: Path, report: base.Report) -> dict[str, Path]:
 
 def _listed(
     root: Path, listing: Path, recordings: dict[str, Path], report: base.Report
-) -> Iterator[Utterance]:
+) -> base.Rows:
     ids = listing.with_suffix(".fileids")
     names = (base.read_text(ids, report) or "").split() if ids.is_file() else []
     where = {Path(name).name: name for name in names}

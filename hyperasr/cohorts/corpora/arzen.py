@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "clean", "prepare"]
 
 _ID = re.compile(r"(S\d+)-(C\d+-R\d+)_(\d+)-(\d+)$", re.I)
 _EVENT = re.compile(r"\([A-Z _-]+\)|\[[A-Z _-]+\]|<[A-Z _-]+>|\b(?:HES|HUM|BREATH|COUGH|NOISE)\b")
@@ -46,7 +42,7 @@ def clean(text: str) -> str:
     return " ".join(plain.replace(_TATWEEL, "").translate(_ALEF).split())
 
 
-def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report) -> base.Rows:
     recordings = {path.stem.lower(): path for path in base.walk(root, report, base.AUDIO_SUFFIXES)}
     splits = _splits(root, report)
     for folder in base.find_named(root, "ASR_files"):

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "clean_text", "prepare"]
 
 _LINE = re.compile(r"(\d+(?:\.\d+)?)[\s,]+(\d+(?:\.\d+)?)[\s,]+(\S.*)")
 _SPEAKER = re.compile(r"[A-Za-z]{0,2}\d{2,5}")
@@ -37,8 +34,6 @@ def prepare(root: base.AnyPath, *, keep_interviewer: bool = False) -> base.Prepa
     Args:
         root: folder with the unpacked archives and, if wanted, the two JSON files.
         keep_interviewer: keep side B, as a speaker without stuttering.
-    Raises:
-        ConfigError: no such folder.
     """
     return base.Prepared(ABOUT, root, _rows, keep_interviewer=keep_interviewer)
 
@@ -58,7 +53,7 @@ def clean_text(text: str) -> tuple[str, str]:
     return " ".join(said.split()), " ".join(meant.split())
 
 
-def _rows(root: Path, report: base.Report, keep_interviewer: bool) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, keep_interviewer: bool) -> base.Rows:
     audio: dict[str, dict[str, Path]] = {}
     for path in base.walk(root, report, (".wav", ".flac")):
         audio.setdefault(path.parent.name, {})[path.stem.lower()] = path
@@ -109,12 +104,12 @@ def _asr_lines(path: Path, audio: dict[str, Path], report: base.Report) -> Itera
     conversation = stem.startswith("D")
     side = next((c for c in stem[1:] if c in "AB"), "") if conversation else ""
     task = ("interviewer" if side == "B" else "conversation") if conversation else "commands"
-    extra = {"task": task} | ({"side": side} if side else {})
+    extra = {"task": task, "side": side}
     for number, line in enumerate((text or "").split("\n"), start=1):
         match = _LINE.fullmatch(line.strip())
         if match:
             times = (float(match[1]), float(match[2]))
-            yield f"{path.stem}/{number:04d}", recording, times, match[3].strip(), dict(extra)
+            yield f"{path.stem}/{number:04d}", recording, times, match[3].strip(), extra
         elif line.strip():
             report.skip("a line is not START END TEXT", f"{path.name}, line {number}")
 

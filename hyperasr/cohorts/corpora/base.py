@@ -23,7 +23,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from hyperasr.audio.mel import CHUNK_S, SAMPLE_RATE
 from hyperasr.audio.reading import duration_s as decoded_s
 from hyperasr.audio.reading import stream
 from hyperasr.audio.segments import cut_at_pauses
-from hyperasr.cohorts.corpora._files import (
+from hyperasr.cohorts.corpora._files import (  # noqa: F401 (readers take them from here)
     AUDIO_SUFFIXES,
     Report,
     corpus_root,
@@ -51,28 +51,9 @@ from hyperasr.cohorts.manifest import row_fault
 from hyperasr.errors import AudioError, ManifestError
 from hyperasr.types import Utterance
 
-__all__ = [
-    "AUDIO_SUFFIXES",
-    "NO_SPLIT",
-    "STATUS",
-    "AnyPath",
-    "Description",
-    "Prepared",
-    "Report",
-    "audio_fault",
-    "corpus_root",
-    "describe",
-    "find_named",
-    "listed_path",
-    "pseudonym",
-    "read_pairs",
-    "read_table",
-    "read_text",
-    "scaled",
-    "walk",
-]
-
 AnyPath = str | os.PathLike[str]
+Rows = Iterator[Utterance]
+Texts = Mapping[str, str] | AnyPath | None  # of the user: a mapping, or a CSV of two columns
 STATUS = "tested on synthetic fixtures only"
 NO_SPLIT = "all"
 
@@ -102,8 +83,8 @@ class Description:
     how_to_get: str
     citation: str
     layout: str
-    languages: tuple[str, ...]
-    cohorts: tuple[str, ...] = ("typical",)
+    languages: Sequence[str]
+    cohorts: Sequence[str] = ("typical",)
     n_speakers: int | None = None
     has_text: bool = True
     status: str = STATUS
@@ -122,16 +103,13 @@ class Description:
             typical: a control, without etiology and severity.
             etiology, severity: of a speaker who is no control.
             fields: as in `Utterance`; language and cohort are the corpus's first where they are
-                not given, the split is `NO_SPLIT`.
+                not given, the split is `NO_SPLIT`. Of `extra` what is empty is left out.
         """
         if typical:
             fields["cohort"], etiology, severity = "typical", None, None
-        known: dict[str, Any] = {
-            "cohort": self.cohorts[0],
-            "language": self.languages[0],
-            "split": NO_SPLIT,
-        }
-        known |= fields | {"path": str(fields["path"]), "source": self.name}
+        known: dict[str, Any] = {"cohort": self.cohorts[0], "language": self.languages[0]}
+        known |= {"split": NO_SPLIT, **fields, "path": str(fields["path"]), "source": self.name}
+        known["extra"] = {key: value for key, value in known["extra"].items() if value}
         return Utterance(etiology=etiology, severity=severity, **known)
 
 
@@ -144,10 +122,7 @@ def _facts() -> dict[str, dict[str, Any]]:
 
 def describe(name: str) -> Description:
     """Return what ``about.yaml`` says of a corpus."""
-    facts: dict[str, Any] = {"name": name}
-    for key, value in _facts()[name].items():
-        facts[key] = tuple(value) if isinstance(value, list) else value
-    return Description(**facts)
+    return Description(name=name, **_facts()[name])
 
 
 class Prepared:
@@ -191,12 +166,12 @@ class Prepared:
             ManifestError: at the end, when there was no usable row.
         """
         report = self.report = Report()
-        lengths: dict[str, float | str] = {}
+        measure = functools.lru_cache(_N_REMEMBERED)(_measure)
         numbers: dict[str, int] = {}  # of speakers
         ids: dict[int, int] = {}  # hash of an id to the number of its speaker: 0.1 kB a row
         for row in self._rows(self.root, report):
             number = numbers.setdefault(row.speaker, len(numbers))
-            reason, duration_s = self._fault(row, report, lengths)
+            reason, duration_s = self._fault(row, report, measure)
             if reason := reason or _enter(row.id, number, ids):
                 report.skip(reason, row.id)
                 continue
@@ -210,7 +185,7 @@ class Prepared:
                     report.duration_s += duration_s if duration_s < math.inf else 0.0
                 elif piece.end_s is not None:
                     report.duration_s += piece.end_s - piece.start_s
-                report.cohorts[row.cohort] = report.cohorts.get(row.cohort, 0) + 1
+                report.cohorts[row.cohort] += 1
                 yield piece
         if report.n_rows == 0:
             reasons = "; ".join(report.lines()[1:]) or "nothing of it was found"
@@ -219,7 +194,7 @@ class Prepared:
             )
 
     def _fault(
-        self, row: Utterance, report: Report, lengths: dict[str, float | str]
+        self, row: Utterance, report: Report, measure: Callable[[str], float | str]
     ) -> tuple[str | None, float]:
         """Return why a row cannot be used (None: it can), and its length in seconds.
 
@@ -233,11 +208,7 @@ class Prepared:
             return "the end is not after the start", 0.0
         if fault := row_fault({k: v for k, v in row.to_dict().items() if v is not None}):
             return fault.partition(", not ")[0], 0.0  # without the value, which may be any
-        length = lengths.get(row.path)
-        if length is None:
-            if len(lengths) >= _N_REMEMBERED:
-                lengths.clear()
-            length = lengths[row.path] = _measure(row.path)
+        length = measure(row.path)
         if isinstance(length, str):
             return length, 0.0
         if row.start_s >= length:
@@ -290,13 +261,7 @@ def _pieces(row: Utterance) -> Iterator[Utterance]:
         yield replace(row, id=f"{row.id}-{number:04d}", start_s=start_s, end_s=end_s)
 
 
-def audio_fault(path: AnyPath) -> str | None:
-    """Say why a recording cannot be used, by its header alone; None where it can."""
-    length = _measure(path)
-    return length if isinstance(length, str) else None
-
-
-def _measure(path: AnyPath) -> float | str:
+def _measure(path: str) -> float | str:
     """Return the length in seconds by the header (infinite: only decoding tells), or a fault."""
     try:
         with open_recording(path) as file:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare"]
 
 _PARTS = ("1h", "10h")
 # Full-width digits and letters to ASCII; Chinese punctuation stays as it is.
@@ -31,14 +27,14 @@ def prepare(root: base.AnyPath) -> base.Prepared:
     return base.Prepared(ABOUT, root, _rows)
 
 
-def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report) -> base.Rows:
     for part in _PARTS:
         here = [root] if root.name.lower() == part else []
         for folder in here + [path for path in base.find_named(root, part) if path.is_dir()]:
             yield from _part(folder, part, report)
 
 
-def _part(folder: Path, part: str, report: base.Report) -> Iterator[Utterance]:
+def _part(folder: Path, part: str, report: base.Report) -> base.Rows:
     texts = _texts(folder, report)
     recorded: set[str] = set()
     for top in base.find_named(folder, "audio", depth=1):
@@ -48,10 +44,9 @@ def _part(folder: Path, part: str, report: base.Report) -> Iterator[Utterance]:
                 report.skip("no transcript", path)
                 continue
             recorded.add(path.stem)
-            extra = {"text_source": "prompt", "session": part}
             text = "".join(raw.translate(_NARROW).upper().split())
-            if text != raw:
-                extra["raw_text"] = raw
+            extra = {"text_source": "prompt", "session": part}
+            extra["raw_text"] = raw if text != raw else ""
             yield ABOUT.row(
                 id=f"{part}/{path.stem}",
                 path=path,

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare"]
 
 _NAME = re.compile(r"((?:[fm]c?|c[fm])\d+)_([^_]+)_(.+)$", re.I)
 _TABLE = "easycall_meta.csv"
@@ -28,7 +24,7 @@ def prepare(root: base.AnyPath) -> base.Prepared:
     return base.Prepared(ABOUT, root, _rows)
 
 
-def _rows(root: Path, report: base.Report) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report) -> base.Rows:
     table = _table(root, report)
     for path in base.walk(root, report, (".wav", ".flac")):
         name = _NAME.match(path.stem)

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "clean", "prepare"]
 
 _ENGLISH = re.compile(r"(fe_\d+_\d+)$", re.I)
 _SPANISH = re.compile(r"(\d{8}_\d{6}_(\d+)_fsp)$", re.I)
@@ -55,7 +52,7 @@ def clean(text: str) -> str:
     return " ".join(_TAG.sub(" ", words).replace("¿", "").replace("¡", "").split())
 
 
-def _rows(root: Path, report: base.Report, uncertain: bool) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, uncertain: bool) -> base.Rows:
     recordings = {
         path.stem.lower(): path for path in base.walk(root, report, (".sph", ".wav", ".flac"))
     }
@@ -78,7 +75,7 @@ def _rows(root: Path, report: base.Report, uncertain: bool) -> Iterator[Utteranc
                 continue
             side = f"{name}-{'AB'[channel]}"
             extra = {"text_source": "human", "raw_text": raw, "group": name}
-            extra["channel"] = str(channel)
+            extra |= {"channel": str(channel), "tag": "CS" if _FOREIGN.search(raw) else ""}
             yield ABOUT.row(
                 id=utterance,
                 path=recordings[name],
@@ -87,7 +84,7 @@ def _rows(root: Path, report: base.Report, uncertain: bool) -> Iterator[Utteranc
                 start_s=start_s,
                 end_s=end_s,
                 language=language,
-                extra=extra | ({"tag": "CS"} if _FOREIGN.search(raw) else {}),
+                extra=extra,
             )
 
 

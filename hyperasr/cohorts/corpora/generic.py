@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,6 @@ from hyperasr.cohorts.corpora._kaldi import kaldi_rows
 from hyperasr.cohorts.corpora._layouts import Defaults
 from hyperasr.cohorts.corpora._tables import TABLE_SUFFIXES, is_table, table_rows
 from hyperasr.errors import ConfigError
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "LAYOUTS", "layout_of", "prepare"]
 
 LAYOUTS = ("kaldi", "table", "librispeech", "pairs")
 """In the order in which they are looked for."""
@@ -80,7 +76,7 @@ def prepare(
 
 def _rows(
     root: Path, report: base.Report, layout: str, tables: list[Path], defaults: Defaults
-) -> Iterator[Utterance]:
+) -> base.Rows:
     layout = layout_of(root) if layout == "auto" else layout
     if layout == "table":
         for path in tables or _tables(root):
@@ -113,7 +109,7 @@ def _tables(root: Path) -> list[Path]:
     return []
 
 
-def _librispeech(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
+def _librispeech(defaults: Defaults, report: base.Report) -> base.Rows:
     rows = librispeech.read_rows(defaults.root, report, untranscribed=defaults.untranscribed)
     for row in rows:
         yield replace(
@@ -126,7 +122,7 @@ def _librispeech(defaults: Defaults, report: base.Report) -> Iterator[Utterance]
         )
 
 
-def _pairs(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
+def _pairs(defaults: Defaults, report: base.Report) -> base.Rows:
     for path in base.walk(defaults.root, report, (*base.AUDIO_SUFFIXES, *_TEXT_SUFFIXES)):
         if path.suffix.lower() in _TEXT_SUFFIXES:
             if _sibling(path, base.AUDIO_SUFFIXES) is None:
@@ -134,9 +130,7 @@ def _pairs(defaults: Defaults, report: base.Report) -> Iterator[Utterance]:
             continue
         beside = _sibling(path, _TEXT_SUFFIXES)
         text = " ".join((base.read_text(beside, report) or "").split()) if beside else None
-        row = defaults.row(path, defaults.name_of(path), text, report)
-        if row is not None:
-            yield row
+        yield from defaults.row(path, defaults.name_of(path), text, report)
 
 
 def _sibling(path: Path, suffixes: tuple[str, ...]) -> Path | None:

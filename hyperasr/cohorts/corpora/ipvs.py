@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import user_table
-from hyperasr.errors import ConfigError
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare"]
 
 _GROUPS = {"young healthy": "YHC", "elderly healthy": "EHC", "people with parkinson": "PD"}
 _TASK = re.compile(r"B1|B2|D1|D2|FB1|PR1|V[AEIOU]\d", re.IGNORECASE)
@@ -26,8 +21,7 @@ ABOUT = base.describe("ipvs")
 def prepare(
     root: base.AnyPath,
     *,
-    texts: Mapping[str, str] | base.AnyPath | None = None,
-    tasks: str = "words",
+    texts: base.Texts = None,
     salt: str = "",
 ) -> base.Prepared:
     """Read IPVS below `root`.
@@ -39,29 +33,23 @@ def prepare(
     Args:
         root: the unpacked corpus.
         texts: by task (B1, B2, FB1, PR1): a mapping or a CSV ``task,text``.
-        tasks: ``words`` (passages, phrases, words) or ``all``, vowels and syllables too.
         salt: secret that goes into the hash of names.
     Raises:
-        ConfigError: no such folder or table, or unknown tasks.
+        ConfigError: no such folder or table.
     """
-    if tasks not in ("words", "all"):
-        raise ConfigError(f"tasks is {tasks!r}; it must be words or all")
     table = {task.upper(): text for task, text in user_table(texts, "texts").items()}
-    return base.Prepared(ABOUT, root, _rows, table=table, all_tasks=tasks == "all", salt=salt)
+    return base.Prepared(ABOUT, root, _rows, table=table, salt=salt)
 
 
-def _rows(
-    root: Path, report: base.Report, table: dict[str, str], all_tasks: bool, salt: str
-) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, table: dict[str, str], salt: str) -> base.Rows:
     if not salt:
         report.note("names of speakers are hashed without a secret salt; give one")
     private = base.Report()  # its examples would show names
     for path in base.walk(root, private, (".wav",)):
         group, person = _group_and_person(path, root)
         if group is None or person is None:
-            report.skip(
-                "not of the layout GROUP/PERSON/TASK....wav", base.pseudonym(path.stem, salt)
-            )
+            name = base.pseudonym(path.stem, salt)
+            report.skip("not of the layout GROUP/PERSON/TASK....wav", name)
             continue
         speaker = base.pseudonym(person, salt, prefix=group)
         named = _TASK.match(path.stem)
@@ -69,7 +57,7 @@ def _rows(
             report.skip("the name does not begin with a task", speaker)
             continue
         task = named[0].upper()
-        if not all_tasks and task not in _WITH_WORDS:
+        if task not in _WITH_WORDS:
             report.skip("a task without words (vowels, syllables)", f"{speaker}/{task}")
             continue
         text = table.get(task)
@@ -88,7 +76,9 @@ def _rows(
             etiology="Parkinson's disease",
             extra=extra,
         )
-    report.absorb(private, "not shown: the path holds a name")
+    for reason, n in private.skipped.items():
+        for _ in range(n):
+            report.skip(reason, "not shown: the path holds a name")
 
 
 def _group_and_person(path: Path, root: Path) -> tuple[str | None, str | None]:

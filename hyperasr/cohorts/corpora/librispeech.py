@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare", "read_rows"]
 
 _TRANSCRIPT = ".trans.txt"
 _SUBSET = re.compile(r"(train|dev|test)-(clean|other)", re.I)
@@ -27,9 +24,7 @@ def prepare(root: base.AnyPath) -> base.Prepared:
     return base.Prepared(ABOUT, root, read_rows)
 
 
-def read_rows(
-    root: Path, report: base.Report, *, untranscribed: bool = False
-) -> Iterator[Utterance]:
+def read_rows(root: Path, report: base.Report, *, untranscribed: bool = False) -> base.Rows:
     """Yield the rows below `root`, unchecked; what cannot be used is counted in `report`."""
     genders = _genders(root, report)
     chapter, texts = Path(), dict[str, str]()
@@ -64,7 +59,7 @@ def _row(path: Path, root: Path, text: str | None, gender: str | None) -> Uttera
     folders = (root.name, *path.relative_to(root).parts)
     subset = next((part for part in reversed(folders) if _SUBSET.match(part)), "")
     speaker, _, rest = path.stem.partition("-")
-    extra = {"text_source": "none" if text is None else "human", "gender": gender or ""}
+    extra = {"text_source": "none" if text is None else "human", "gender": gender}
     extra |= {"subset": subset, "session": rest.rpartition("-")[0]}
     return ABOUT.row(
         id=path.stem,
@@ -72,7 +67,7 @@ def _row(path: Path, root: Path, text: str | None, gender: str | None) -> Uttera
         text=None if text is None else text.lower(),
         speaker=speaker,
         split=subset.split("-")[0].lower() if subset else base.NO_SPLIT,
-        extra={key: value for key, value in extra.items() if value},
+        extra=extra,
     )
 
 

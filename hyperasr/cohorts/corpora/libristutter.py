@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "EVENTS", "prepare"]
 
 EVENTS = (
-    "clean",
-    "interjection",
-    "sound_repetition",
-    "word_repetition",
-    "phrase_repetition",
-    "prolongation",
+    *("clean", "interjection", "sound_repetition"),
+    *("word_repetition", "phrase_repetition", "prolongation"),
 )
 """Labels of the annotation by number."""
 
@@ -43,14 +35,12 @@ def prepare(root: base.AnyPath, *, librispeech: base.AnyPath | None = None) -> b
     Args:
         root: the unpacked corpus, one part or several.
         librispeech: folder with LibriSpeech's ``SPEAKER/CHAPTER/*.trans.txt``, at any depth.
-    Raises:
-        ConfigError: no such folder.
     """
     texts = None if librispeech is None else base.corpus_root(librispeech)
     return base.Prepared(ABOUT, root, _rows, texts=texts)
 
 
-def _rows(root: Path, report: base.Report, texts: Path | None) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, texts: Path | None) -> base.Rows:
     chapters = {} if texts is None else _chapters(texts, report)
     folders = [folder for name in _ANNOTATIONS for folder in base.find_named(root, name, report)]
     annotations = [folder for folder in folders if folder.is_dir()]

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import user_table
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare"]
 
 _NAME = re.compile(r"ID(\d+)_?(hc|pd)_(\d+)_(\d+)_(\d+)", re.IGNORECASE)
 _TASKS = {"readtext": "ReadText", "spontaneousdialogue": "SpontaneousDialogue"}
@@ -19,9 +15,7 @@ _UPDRS_MAX = 4
 ABOUT = base.describe("mdvr_kcl")
 
 
-def prepare(
-    root: base.AnyPath, *, texts: Mapping[str, str] | base.AnyPath | None = None
-) -> base.Prepared:
+def prepare(root: base.AnyPath, *, texts: base.Texts = None) -> base.Prepared:
     """Read MDVR-KCL below `root`; a row is a recording of one to three minutes.
 
     There are no transcripts: rows have a text only where `texts` gives one. The interviewer is
@@ -38,7 +32,7 @@ def prepare(
     return base.Prepared(ABOUT, root, _rows, table=table)
 
 
-def _rows(root: Path, report: base.Report, table: dict[str, str]) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, table: dict[str, str]) -> base.Rows:
     for path in base.walk(root, report, (".wav",)):
         named = _NAME.fullmatch(path.stem)
         folders = [part.lower() for part in (*root.parts[-2:], *path.relative_to(root).parts[:-1])]

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.errors import ConfigError
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare"]
 
 _NAME = re.compile(r"(HC|PD)_(\w+?)_(\d{4})", re.IGNORECASE)
 _WITHOUT_WORDS = re.compile(r"[AEIOU]\d|PATAKA", re.IGNORECASE)
@@ -25,25 +20,17 @@ _METADATA = {
 ABOUT = base.describe("neurovoz")
 
 
-def prepare(root: base.AnyPath, *, tasks: str = "words") -> base.Prepared:
+def prepare(root: base.AnyPath) -> base.Prepared:
     """Read NeuroVoz below `root`.
 
     A speaker is group and number, since some numbers occur in both groups. Severity is the grade
     G of the GRBAS rating divided by 3, a judgement of the voice; its tables do not tell the group,
-    so that it is left out where both groups have the recording.
-
-    Args:
-        root: the unpacked corpus.
-        tasks: ``words``, or ``all``: vowels and syllables too, without text.
-    Raises:
-        ConfigError: no such folder, or unknown tasks.
+    so that it is left out where both groups have the recording. Vowels and syllables are skipped.
     """
-    if tasks not in ("words", "all"):
-        raise ConfigError(f"tasks is {tasks!r}; it must be words or all")
-    return base.Prepared(ABOUT, root, _rows, all_tasks=tasks == "all")
+    return base.Prepared(ABOUT, root, _rows)
 
 
-def _rows(root: Path, report: base.Report, all_tasks: bool) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report) -> base.Rows:
     people = _people(root, report)
     grades = _grades(root, report)
     texts = [p for p in base.find_named(root, "transcriptions", report) if p.is_dir()]
@@ -53,11 +40,10 @@ def _rows(root: Path, report: base.Report, all_tasks: bool) -> Iterator[Utteranc
             report.skip("the name is not GROUP_TASK_NNNN", path)
             continue
         group, task, number = (part.upper() for part in named.groups())
-        wordless = _WITHOUT_WORDS.fullmatch(task) is not None
-        if wordless and not all_tasks:
+        if _WITHOUT_WORDS.fullmatch(task):
             report.skip("a task without words (vowels, syllables)", path.stem)
             continue
-        text = None if wordless else _text(path.stem, root, texts, report)
+        text = _text(path.stem, root, texts, report)
         twin = path.with_name(f"{'HC' if group == 'PD' else 'PD'}_{named[2]}_{number}{path.suffix}")
         ratings = {} if twin.exists() else grades.get((task, number), {})
         grade = ratings.get("grbas_g")

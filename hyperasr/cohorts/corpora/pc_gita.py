@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import read_sheets, user_table
 from hyperasr.errors import ConfigError, HyperASRError
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare"]
 
 _SPEAKER = re.compile(r"AVPEPUDEA(C?)\d{4}", re.I)
 _NORMALISED = ("con normalizar", "normalized", "normalizado")
@@ -43,15 +39,11 @@ _WORST_SPEECH = 4  # of the speech item of the UPDRS
 ABOUT = base.describe("pc_gita")
 
 
-def prepare(
-    root: base.AnyPath,
-    *,
-    texts: Mapping[str, str] | base.AnyPath | None = None,
-    wordless: bool = False,
-) -> base.Prepared:
+def prepare(root: base.AnyPath, *, texts: base.Texts = None) -> base.Prepared:
     """Read ``TASK/[ITEM/]sin normalizar/{hc,pd}/AVPEPUDEA[C]NNNN_item.wav``.
 
-    Blanks or underscores, any case; normalised copies are used only where there is no other.
+    Blanks or underscores, any case; normalised copies are used only where there is no other,
+    and vowels and syllables (diadochokinesis) are skipped.
     Severity is the speech item of the UPDRS over 4, from a ``*metadata*.xlsx`` or ``.csv`` below
     the root (a cell that is no number from 0 to 4 gives none).
 
@@ -60,39 +52,42 @@ def prepare(
         texts: what was read, by item (the folder of a sentence, such as ``rosita`` or
             ``ayerfuialmedico``): a mapping or a CSV of two columns. The corpus does not ship them;
             without, and for monologues, there is no text.
-        wordless: also vowels and syllables (diadochokinesis), without text.
     """
     table = {_plain(item): text for item, text in user_table(texts, "texts").items()}
     if any(not text.strip() for text in table.values()):
         raise ConfigError("texts: an item has an empty text; leave the item out")
-    return base.Prepared(ABOUT, root, _rows, texts=table, wordless=wordless)
+    return base.Prepared(ABOUT, root, _rows, texts=table)
 
 
-def _rows(
-    root: Path, report: base.Report, texts: dict[str, str], wordless: bool
-) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, texts: dict[str, str]) -> base.Rows:
     people = _people(root, report)
-    plain = _unnormalised(root)
-    used: set[str] = set()
+    recordings = []
     for path in base.walk(root, report, (".wav",)):
-        folders = _folders(root, path)
-        if any(part.startswith("__") for part in path.relative_to(root).parts):
+        parts = path.relative_to(root).parts
+        if any(part.startswith("__") for part in parts):
             continue
         speaker = _SPEAKER.search(path.stem)
         if speaker is None:
             report.skip("a name without a speaker (AVPEPUDEA and four digits)", path)
             continue
-        task, item = _task(folders, path.stem[speaker.end() :])
-        if task in _WORDLESS and not wordless:
-            report.skip("vowels and syllables, no words (option wordless)", path)
+        # The root is among the folders: it may be that of one task.
+        folders = [_plain(part) for part in (root.name, *parts[:-1])]
+        take = _plain(path.stem[speaker.end() :])
+        normalised = any(part in _NORMALISED for part in folders)
+        recordings.append((path, speaker, *_task(folders, take), take, normalised))
+    plain = {(task, item) for *_, task, item, _, normalised in recordings if not normalised}
+    used: set[str] = set()
+    for path, speaker, task, item, take, normalised in recordings:
+        if task in _WORDLESS:
+            report.skip("vowels and syllables, no words", path)
             continue
-        if any(part in _NORMALISED for part in folders) and (task, item) in plain:
+        if normalised and (task, item) in plain:
             report.skip("a normalised copy of another recording", path)
             continue
-        text = None if task in (*_WORDLESS, "monologue") else texts.get(item)
+        text = None if task == "monologue" else texts.get(item)
         if text is not None:
             used.add(item)
-        code, take = speaker[0].upper(), _plain(path.stem[speaker.end() :])
+        code = speaker[0].upper()
         name = f"{task}-{item}" if take in ("", item) else f"{task}-{item}-{take}"
         severity, known = people.get(code, (None, {}))
         extra = {"text_source": "none" if text is None else "passage", "task": task, "item": item}
@@ -114,14 +109,8 @@ def _plain(name: str) -> str:
     return " ".join(re.sub(r"[_\-\s]+", " ", name).lower().split())
 
 
-def _folders(root: Path, path: Path) -> list[str]:
-    """Return the folders of a recording, the root's included: it may be that of one task."""
-    return [_plain(part) for part in (root.name, *path.relative_to(root).parts[:-1])]
-
-
-def _task(folders: list[str], rest: str) -> tuple[str, str]:
+def _task(folders: list[str], item: str) -> tuple[str, str]:
     """Return the task and its item, from the folders and what follows the speaker in the name."""
-    item = _plain(rest)
     for number, part in enumerate(folders):
         if part in _TASKS:
             task = _TASKS[part]
@@ -129,17 +118,6 @@ def _task(folders: list[str], rest: str) -> tuple[str, str]:
             # "1_viste" is the first of the second set of sentences.
             return task, re.sub(r"^\d+ ", "", below[0]) if below and task != "word" else item
     return "unknown", item
-
-
-def _unnormalised(root: Path) -> set[tuple[str, str]]:
-    """Return the tasks and items that have recordings which are not normalised."""
-    items = set()
-    for path in base.walk(root, base.Report(), (".wav",)):
-        folders = _folders(root, path)
-        speaker = _SPEAKER.search(path.stem)
-        if speaker and not any(part in _NORMALISED for part in folders):
-            items.add(_task(folders, path.stem[speaker.end() :]))
-    return items
 
 
 def _people(root: Path, report: base.Report) -> dict[str, tuple[float | None, dict[str, str]]]:

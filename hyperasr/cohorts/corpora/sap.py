@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hyperasr.cohorts.corpora import base
-from hyperasr.cohorts.corpora._sap_text import references, stretches
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare"]
 
 # A cohort is an etiology, so that one can be left out of a training; other names are `unknown`.
 _COHORTS = {
@@ -27,6 +22,13 @@ _COHORTS = {
 _SPLITS = ("train", "dev", "test", "test1", "test2")
 _ARCHIVES = (".tar", ".7z", ".7z.001", ".zip")
 _CONVERTED = "_16khz"
+# Instead of a transcript; `#dis` on the first line of one only says that marks follow.
+_INVALID = ("nod", "nov", "bgn", "otv", "cut", "dis", "loa", "nrw")
+_CODE = re.compile(r"^[#\[]?(" + "|".join(_INVALID) + r")\]?[.]?$", re.I)
+_TIMED = re.compile(r"^\s*(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s+(.*)$")
+_UNKNOWN = "UNK"
+_CURLY = re.compile(r"\{([^{}]*)\}?")
+_ROUND = re.compile(r"\(([^()]*)\)?")
 
 ABOUT = base.describe("sap")
 
@@ -69,7 +71,7 @@ class _Reader:
     keep_ids: bool
     salt: str
 
-    def rows(self, root: Path, report: base.Report) -> Iterator[Utterance]:
+    def rows(self, root: Path, report: base.Report) -> base.Rows:
         for path in base.walk(root, report, _ARCHIVES):
             report.skip("an archive that is not unpacked", path)
         listed = _listed(root, report)
@@ -105,7 +107,7 @@ class _Reader:
 
     def _file(
         self, item: Any, name: str, audio: Path, etiology: str, split: str, report: base.Report
-    ) -> Iterator[Utterance]:
+    ) -> base.Rows:
         prompt = item.get("Prompt") if isinstance(item.get("Prompt"), dict) else {}
         transcript, stem = _text(prompt, "Transcript"), self._name(name)
         parts = stretches(transcript)
@@ -116,25 +118,25 @@ class _Reader:
         if not etiology:
             report.note("a recording whose etiology nothing tells (option etiology)")
         extra = {"text_source": "human", **_prompt(prompt), **_ratings(item)}
-        for number, part in enumerate(parts):
-            both = references(part.raw)
-            if both.n_unknown and not self.unknown_words:
+        for number, (raw, start_s, end_s) in enumerate(parts):
+            verbatim, clean = references(raw)
+            if _UNKNOWN in verbatim.split() and not self.unknown_words:
                 report.skip("words that nobody understood (option unknown_words)", stem)
-            elif not both.verbatim:
+            elif not verbatim:
                 report.skip("a transcript without words", stem)
             else:
                 yield ABOUT.row(
-                    id=stem if part.start_s is None else f"{stem}-{number:02d}",
+                    id=stem if start_s is None else f"{stem}-{number:02d}",
                     path=audio,
-                    text=both.verbatim,
-                    text_clean=both.clean,
+                    text=verbatim,
+                    text_clean=clean,
                     speaker=self._speaker(name),
-                    start_s=part.start_s or 0.0,
-                    end_s=part.end_s,
+                    start_s=start_s or 0.0,
+                    end_s=end_s,
                     cohort=_cohort(etiology),
                     etiology=etiology or None,
                     split=split,
-                    extra=extra | {"raw_text": part.raw},
+                    extra=extra | {"raw_text": raw},
                 )
 
     def _speaker(self, name: str) -> str:
@@ -230,3 +232,68 @@ def _listed(root: Path, report: base.Report) -> dict[str, tuple[str, str]]:
                 etiology = "" if path.suffix.lower() == ".tsv" else value
                 lists[name.rpartition("/")[2].lower()] = split, etiology
     return lists
+
+
+def stretches(transcript: str) -> list[tuple[str, float | None, float | None]]:
+    """Return the parts of a transcript field with start and end, None for the whole recording.
+
+    A first line ``#dis`` is dropped and lines are joined. After a first line ``#ts``, each line
+    is ``start end text`` in seconds. There are none where the field is a code for invalid.
+    """
+    lines = [line.strip() for line in transcript.replace("\r", "\n").split("\n") if line.strip()]
+    if len(lines) > 1 and lines[0].lower() == "#dis":
+        lines = lines[1:]
+    if lines and lines[0].lower().startswith("#ts"):
+        timed = [_TIMED.match(line) for line in lines[1:]]
+        return [(m[3], float(m[1]), float(m[2])) for m in timed if m and m[3].strip()]
+    raw = " ".join(lines)
+    return [] if not raw or _CODE.match(raw) else [(raw, None, None)]
+
+
+def references(raw: str) -> tuple[str, str]:
+    """Return the references with and without disfluencies; unknown words stand as ``UNK``.
+
+    Markup: ``(...)`` disfluency, ``(cs: x)`` and ``(ss: x)`` words of somebody else or beside the
+    prompt, which stay in both; ``{g: x}`` guess and ``{f: x}`` foreign keep their words,
+    ``{w: 3}`` is three unknown words and ``{u: }`` one; ``[...]`` goes; ``~J`` is a letter,
+    ``*`` a mark inside a stutter. Marks that are never closed end with the text.
+
+    Source: the rules of the challenge's scoring (SAPC template, text_normalizer_hf.py), without
+        its normalisation of words. Ours: spelled letters stay apart.
+    """
+    text = re.sub(r"\[[^\]]*\]", " ", raw)
+    text = re.sub(r"^[^\[\]]*\]", " ", text)  # its beginning is outside of this recording
+    text = _CURLY.sub(_curly, text).replace("[", " ").replace("]", " ")
+    return _words(_nested(text, keep=True)), _words(_nested(text, keep=False))
+
+
+def _curly(match: re.Match[str]) -> str:
+    kind, colon, words = match[1].rpartition(":")
+    kind = kind.strip().lower()
+    if kind == "w":
+        number = re.search(r"\d+", words)
+        return " " + " ".join([_UNKNOWN] * int(number[0] if number else 0)) + " "
+    if kind == "u" or not match[1].strip():
+        return f" {_UNKNOWN} "
+    return f" {words if colon else match[1]} "
+
+
+def _nested(text: str, keep: bool) -> str:
+    """Resolve round brackets from the innermost outwards."""
+
+    def resolve(match: re.Match[str]) -> str:
+        _, colon, words = match[1].rpartition(":")
+        if colon:
+            return f" {words} "
+        # (f-*)Find: what is broken off stands before the word, not in it.
+        return f" {match[1]} " if keep else " "
+
+    before = None
+    while before != text:
+        before, text = text, _ROUND.sub(resolve, text)
+    return text.replace(")", " ")
+
+
+def _words(text: str) -> str:
+    plain = re.sub(r"[~*]", "", text)
+    return re.sub(r"\s+([.,?!;:])", r"\1", " ".join(plain.split())).strip()

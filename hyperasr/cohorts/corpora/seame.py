@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "clean", "prepare"]
 
 _PHASES = ("phaseii", "phasei")  # the second is the revised one
 _DEV_SETS = ("dev_man", "dev_sge")
@@ -45,7 +42,7 @@ def clean(text: str) -> str:
     return " ".join(_NOISE.sub(" ", text.translate(_WIDE)).split())
 
 
-def _rows(root: Path, report: base.Report, lists: Path | None) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, lists: Path | None) -> base.Rows:
     dev = _dev_times(lists or root, report)
     recordings = {
         path.stem.lower(): path
@@ -102,8 +99,7 @@ def _row(
         return None
     sexes = [c for c in recording.split("_")[0] if c in "mf"]
     extra = {"text_source": "human", "raw_text": raw, "session": recording}
-    extra |= {"gender": sexes[-1]} if sexes else {}
-    extra |= {"tag": tag.upper()} if tag else {}
+    extra |= {"gender": sexes[-1] if sexes else "", "tag": tag.upper()}
     return ABOUT.row(
         id=name,
         path=recordings[recording],

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.errors import ConfigError
 from hyperasr.types import Utterance
 
-__all__ = ["ABOUT", "LABELS", "prepare"]
-
 LABELS = (
-    "Unsure",
-    "PoorAudioQuality",
-    "Prolongation",
-    "Block",
-    "SoundRep",
-    "WordRep",
-    "DifficultToUnderstand",
-    "Interjection",
-    "NoStutteredWords",
-    "NaturalPause",
-    "Music",
-    "NoSpeech",
+    *("Unsure", "PoorAudioQuality", "Prolongation", "Block", "SoundRep", "WordRep"),
+    *("DifficultToUnderstand", "Interjection", "NoStutteredWords"),
+    *("NaturalPause", "Music", "NoSpeech"),
 )
 """Labels of a clip, each a count of three annotators, 0 to 3."""
 
@@ -57,7 +45,7 @@ def prepare(root: base.AnyPath, *, split_column: str = "SEP28k-E", salt: str = "
     return base.Prepared(ABOUT, root, _rows, split_column=split_column, salt=salt)
 
 
-def _rows(root: Path, report: base.Report, split_column: str, salt: str) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, split_column: str, salt: str) -> base.Rows:
     extended = base.find_named(root, _EXTENDED, report)[:1]
     tables = [path for name in _TABLES for path in base.find_named(root, name, report)[:1]]
     if extended:
@@ -95,11 +83,10 @@ def _row(
     extra = {label: row[label] for label in LABELS}
     extra |= {"text_source": "none", "session": f"{show}/{episode}"}
     if named := row.get("speaker"):
-        speaker, group = base.pseudonym(named, salt), ""
-        extra["is_host"] = str(row.get("is_probably_host", "")).lower()
+        speaker = base.pseudonym(named, salt)
+        extra["is_host"] = row.get("is_probably_host", "").lower()
     else:
-        speaker, group = f"{show}/{episode}", show
-    extra |= {"group": group} if group else {}
+        speaker, extra["group"] = f"{show}/{episode}", show
     return ABOUT.row(
         id=f"sep28k/{show}/{episode}/{clip}",
         path=path,
@@ -119,13 +106,9 @@ class _Audio:
         clips = [p for p in base.find_named(root, "CLIPS", report) if p.is_dir()]
         episodes = [p for p in base.find_named(root, "WAVS", report) if p.is_dir()]
         # SpeechBrain's archive and others hold all clips in one folder.
-        flat = [
-            *clips,
-            *(p for p in base.find_named(root, "SEP28k-data", report) if p.is_dir()),
-            root,
-        ]
+        flat = [p for p in base.find_named(root, "SEP28k-data", report) if p.is_dir()]
         self.places = [(p, "{show}/{episode}/{name}.wav", True) for p in [*clips, root]]
-        self.places += [(p, "{name}.wav", True) for p in flat]
+        self.places += [(p, "{name}.wav", True) for p in [*clips, *flat, root]]
         self.places += [(p, "{show}/{episode}.wav", False) for p in [*episodes, root]]
 
     def find(self, show: str, episode: str, name: str) -> tuple[Path | None, bool]:

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import user_table
 from hyperasr.errors import ConfigError
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "clean_prompt", "prepare"]
 
 _SPEAKER = re.compile(r"[FM]C?\d{2}", re.IGNORECASE)
 _SESSION = re.compile(r"session[\d_]+", re.IGNORECASE)
 _MIC = re.compile(r"wav_(array|head)mic", re.IGNORECASE)
 _TAKE = re.compile(r"\d{4}")
-# Copies without folders of sessions: wav_arrayMic_FC01S01_0089, wav_headMic_F01_0012,
-# F01_Session1_0012.
-_REPACKED = re.compile(
-    r"(?:wav_(?P<mic>array|head)mic_)?(?P<speaker>[FM]C?\d{2})"
-    r"[_-]?(?:S(?:ession)?(?P<session>[\d_]+?))?[_-](?P<take>\d{4})",
-    re.IGNORECASE,
-)
 _PICTURE = re.compile(r"input/images|\.(jpg|jpeg|png|bmp)\s*$", re.IGNORECASE)
 _PUNCTUATION = str.maketrans("", "", '.,?!:;"\r')
 _MICS = ("array", "head")
@@ -40,8 +30,7 @@ def prepare(
     """Read TORGO below `root`.
 
     The text is the prompt without punctuation. Prompts that are instructions (in brackets),
-    pictures or marked bad are skipped. Copies that were re-packed without prompts give rows
-    without text. Both microphones of an utterance share ``extra["group"]``.
+    pictures or marked bad are skipped. Both microphones of an utterance share ``extra["group"]``.
 
     Args:
         root: the unpacked corpus; folders of groups (F, FC, M, MC) may stand above the speakers.
@@ -80,7 +69,7 @@ def _fault(prompt: str) -> str | None:
 
 def _rows(
     root: Path, report: base.Report, mics: tuple[str, ...], severity: dict[str, float]
-) -> Iterator[Utterance]:
+) -> base.Rows:
     prompts: dict[str, Path] = {}
     session_of_prompts: Path | None = None
     for path in base.walk(root, report, (".wav",)):
@@ -88,60 +77,55 @@ def _rows(
         if place is None:
             report.skip("the place of the recording tells no speaker, session and number", path)
             continue
-        speaker, session, mic, take, session_folder = place
-        if mic and mic not in mics:
+        speaker, session, mic, folder = place
+        if mic not in mics:
             continue
-        extra = {"gender": speaker[0].lower(), "group": f"{speaker}/{session}/{take}"}
-        extra |= {"session": session} | ({"mic": mic} if mic else {})
-        text = None
-        if session_folder is None:
-            extra["text_source"] = "none"
-            report.note("a copy without prompts: the text is left out")
-        else:
-            if session_folder != session_of_prompts:  # the walk goes session by session
-                session_of_prompts = session_folder
-                prompts = _prompts(session_folder, root, report)
-            if take not in prompts:
-                report.skip("there is no prompt for the recording", path)
-                continue
-            prompt = base.read_text(prompts[take], report)
-            if prompt is None:
-                continue
-            text = clean_prompt(prompt.strip())
-            if text is None:
-                report.skip(_fault(prompt) or "", path)
-                continue
-            extra |= {"text_source": "prompt", "raw_text": prompt.strip()}
-            extra["task"] = "sentence" if " " in text else "word"
+        if folder != session_of_prompts:  # the walk goes session by session
+            session_of_prompts, prompts = folder, _prompts(folder, root, report)
+        take = path.stem
+        if take not in prompts:
+            report.skip("there is no prompt for the recording", path)
+            continue
+        prompt = base.read_text(prompts[take], report)
+        if prompt is None:
+            continue
+        text = clean_prompt(prompt.strip())
+        if text is None:
+            report.skip(_fault(prompt) or "", path)
+            continue
         typical = speaker[1] == "C"
         yield ABOUT.row(
-            id="/".join(["torgo", speaker, session, *([f"{mic}Mic"] if mic else []), take]),
+            id=f"torgo/{speaker}/{session}/{mic}Mic/{take}",
             path=path,
             text=text,
             speaker=speaker,
             cohort="typical" if typical else "dysarthria",
             etiology=None if typical else "cerebral palsy or ALS",
             severity=severity.get(speaker),
-            extra=extra,
+            extra={
+                "gender": speaker[0].lower(),
+                "group": f"{speaker}/{session}/{take}",
+                "session": session,
+                "mic": mic,
+                "text_source": "prompt",
+                "raw_text": prompt.strip(),
+                "task": "sentence" if " " in text else "word",
+            },
         )
 
 
-def _place(path: Path, root: Path) -> tuple[str, str, str, str, Path | None] | None:
-    """Return speaker, session, microphone ('' if unknown), number and the session's folder."""
+def _place(path: Path, root: Path) -> tuple[str, str, str, Path] | None:
+    """Return speaker, session, microphone and the session's folder, where a place tells them."""
+    if not _TAKE.fullmatch(path.stem):
+        return None
     # The root may itself be the folder of a speaker or of a session.
     chain = [*root.parts[-2:], *path.relative_to(root).parts[:-1]]
     for i in range(len(chain) - 2):
         speaker, session, mic = chain[i : i + 3]
         side = _MIC.fullmatch(mic)
         if _SPEAKER.fullmatch(speaker) and _SESSION.fullmatch(session) and side:
-            if not _TAKE.fullmatch(path.stem):
-                return None
             folder = path.parents[len(chain) - 3 - i].parent
-            return speaker.upper(), session.capitalize(), side[1].lower(), path.stem, folder
-    if repacked := _REPACKED.fullmatch(path.stem):
-        session = f"Session{(repacked['session'] or '1').lstrip('0')}"
-        mic = (repacked["mic"] or "").lower()
-        return repacked["speaker"].upper(), session, mic, repacked["take"], None
+            return speaker.upper(), session.capitalize(), side[1].lower(), folder
     return None
 
 

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
-
-import numpy as np
-import soundfile
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._sheets import Sheet, read_sheets
 from hyperasr.errors import ConfigError, HyperASRError
-from hyperasr.types import Utterance
-from hyperasr.util.files import atomic_write_bytes
-
-__all__ = ["ABOUT", "prepare", "read_mlf"]
 
 _NAME = re.compile(r"(C?[FM]\d{2})_B(\d)_(CW\d+|UW\d+|C\d+|D\d|L[A-Z])_M(\d)\.wav", re.IGNORECASE)
 _VERSIONS = ("original", "normalized", "noisereduced")  # folders of the new release
 _KINDS = {"D": "digit", "L": "letter", "C": "command", "CW": "common word", "UW": "uncommon word"}
 _TEST_BLOCK = "2"
-_HEADER_BYTES = 44
-_RATE_HZ = 16_000
 
 ABOUT = base.describe("ua_speech")
 
 
-def prepare(
-    root: base.AnyPath, *, version: str = "", mics: str = "", repair_to: base.AnyPath | None = None
-) -> base.Prepared:
+def prepare(root: base.AnyPath, *, version: str = "", mics: str = "") -> base.Prepared:
     """Read UA-Speech below `root`, the old or the new release.
 
     Words come from ``mlf/SPEAKER/SPEAKER_word.mlf`` or, where a speaker has none, from
@@ -43,21 +30,15 @@ def prepare(
         version: of the new release: ``original``, ``normalized`` or ``noisereduced``; empty means
             the first of these that is there.
         mics: such as ``M5`` or ``M2,M5``; empty means all.
-        repair_to: folder outside of the corpus for copies of recordings whose header is corrupt,
-            read as 16-bit samples at 16 kHz after 44 bytes; None means that they are skipped.
     Raises:
         ConfigError: no such folder, version or microphone.
     """
-    folder = base.corpus_root(root)
     if version and version.lower() not in _VERSIONS:
         raise ConfigError(f"version is {version!r}; it must be one of {', '.join(_VERSIONS)}")
     wanted = {mic.strip().upper().removeprefix("M") for mic in mics.split(",") if mic.strip()}
     if not wanted <= set("12345678"):
         raise ConfigError(f"mics is {mics!r}; expected such as M5 or M2,M5, of M1 to M8")
-    repair = None if repair_to is None else Path(repair_to).expanduser().absolute()
-    if repair is not None and repair.is_relative_to(folder):
-        raise ConfigError(f"repair_to is {repair_to}; it must be outside of the corpus")
-    return base.Prepared(ABOUT, root, _rows, version=version.lower(), mics=wanted, repair=repair)
+    return base.Prepared(ABOUT, root, _rows, version=version.lower(), mics=wanted)
 
 
 def read_mlf(text: str) -> dict[str, str]:
@@ -76,9 +57,7 @@ def read_mlf(text: str) -> dict[str, str]:
     return {name: _clean(" ".join(parts)) for name, parts in words.items()}
 
 
-def _rows(
-    root: Path, report: base.Report, version: str, mics: set[str], repair: Path | None
-) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, version: str, mics: set[str]) -> base.Rows:
     labels = _Labels(root, report)
     version = version or next((v for v in _VERSIONS if _has_folder(root, v, report)), "")
     for path in base.walk(root, report, (".wav",)):
@@ -99,7 +78,6 @@ def _rows(
             report.skip("neither an MLF nor the word list has the word", path)
             continue
         percent, diagnosis = labels.people.get(speaker, (None, ""))
-        repaired = _repaired(path, repair, report)
         extra = {
             "text_source": "prompt",
             "group": f"{speaker}/B{block}/{word}",
@@ -107,12 +85,11 @@ def _rows(
             "mic": f"M{mic}",
             "gender": speaker.lstrip("C")[0].lower(),
             "task": _KINDS[re.sub(r"\d", "", word) if word[0] != "L" else "L"],
+            "intelligibility_pct": "" if percent is None else str(percent),
         }
-        extra |= {"repaired": "true"} if repaired else {}
-        extra |= {"intelligibility_pct": str(percent)} if percent is not None else {}
         yield ABOUT.row(
             id=f"ua_speech/{speaker}/B{block}/{word}/M{mic}",
-            path=repaired or path,
+            path=path,
             text=text,
             speaker=speaker,
             typical=speaker.startswith("C"),
@@ -160,20 +137,6 @@ class _Labels:
             ):
                 labels |= read_mlf(base.read_text(path, self.report) or "")
         return labels | {name.rpartition("_")[0]: word for name, word in labels.items()}
-
-
-def _repaired(path: Path, folder: Path | None, report: base.Report) -> Path | None:
-    """Write a sound copy of a recording with a corrupt header, where the user wants that."""
-    if folder is None or not base.audio_fault(path):
-        return None
-    raw = path.read_bytes()[_HEADER_BYTES:]
-    if len(raw) < 2:
-        return None
-    content = BytesIO()
-    samples = np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<i2")
-    soundfile.write(content, samples, _RATE_HZ, format="WAV", subtype="PCM_16")
-    report.note("a corrupt header was replaced in a copy (read as 16 bit, 16 kHz)")
-    return atomic_write_bytes(folder / path.name, content.getvalue())
 
 
 def _has_folder(root: Path, name: str, report: base.Report) -> bool:

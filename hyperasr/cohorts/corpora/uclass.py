@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from hyperasr.cohorts.corpora import base
 from hyperasr.cohorts.corpora._chat import parse_line, read_chat
 from hyperasr.cohorts.corpora._sheets import user_table
-from hyperasr.cohorts.corpora._textgrid import phrases, read_textgrid
-from hyperasr.types import Utterance
-
-__all__ = ["ABOUT", "prepare"]
 
 _STEM = re.compile(
     r"(?P<sex>[MF])_(?P<id>\d{4})_(?P<years>\d+)y(?P<months>\d+)m[_-](?P<take>\d+)"
@@ -22,6 +18,10 @@ _STEM = re.compile(
 _TRANSCRIPTS = (".cha", ".textgrid", ".grid", ".orth")
 _TASKS = ("monologue", "reading", "conversation")
 _WORD_TIERS = ("utt", "sent", "phrase", "orth", "text", "word")
+_PAUSE_S, _LONGEST_S = 0.3, 25.0  # a pause that ends a phrase, and the length of one
+_GRID_TOKEN = re.compile(
+    r'"((?:[^"]|"")*)"|(?<![\w.\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w.\]])'
+)
 _CHILD = re.compile(r"PAR\d?|CHI|SUB|S", re.IGNORECASE)
 
 _Piece = tuple[str, str | None, float, float | None]
@@ -30,9 +30,7 @@ _Piece = tuple[str, str | None, float, float | None]
 ABOUT = base.describe("uclass")
 
 
-def prepare(
-    root: base.AnyPath, *, texts: Mapping[str, str] | base.AnyPath | None = None
-) -> base.Prepared:
+def prepare(root: base.AnyPath, *, texts: base.Texts = None) -> base.Prepared:
     """Read recordings and the transcripts of the same stem below `root`.
 
     The best transcript is taken: CHAT with times, TextGrid (rows are phrases), CHAT without times
@@ -51,7 +49,7 @@ def prepare(
     return base.Prepared(ABOUT, root, _rows, table=table)
 
 
-def _rows(root: Path, report: base.Report, table: dict[str, str]) -> Iterator[Utterance]:
+def _rows(root: Path, report: base.Report, table: dict[str, str]) -> base.Rows:
     transcripts: dict[str, list[Path]] = {}
     for path in base.walk(root, report, _TRANSCRIPTS):
         transcripts.setdefault(_key(path.stem), []).append(path)
@@ -68,33 +66,24 @@ def _rows(root: Path, report: base.Report, table: dict[str, str]) -> Iterator[Ut
         if key in table:
             pieces, kind = [(table[key], None, 0.0, None)], "passage"
         place = _place(path, root)
-        for number, piece in enumerate(pieces, start=1):
-            suffix = f"/{number:04d}" if len(pieces) > 1 else ""
-            yield _row(path, named, place, piece, kind, f"uclass/{place}{key}{suffix}")
-
-
-def _row(
-    path: Path, named: re.Match[str], place: str, piece: _Piece, kind: str, name: str
-) -> Utterance:
-    said, meant, start_s, end_s = piece
-    extra = {
-        "text_source": kind,
-        "gender": named["sex"].lower(),
-        "age": named["years"],
-        "session": named["take"],
-        "task": next((task for task in _TASKS if task in place), ""),
-        "clip": (named["clip"] or "").lstrip("_"),
-    }
-    return ABOUT.row(
-        id=name,
-        path=path,
-        text=said or None,
-        text_clean=meant,
-        start_s=start_s,
-        end_s=end_s,
-        speaker=f"{named['sex'].upper()}_{named['id']}",
-        extra={key: value for key, value in extra.items() if value},
-    )
+        for number, (said, meant, start_s, end_s) in enumerate(pieces, start=1):
+            yield ABOUT.row(
+                id=f"uclass/{place}{key}" + (f"/{number:04d}" if len(pieces) > 1 else ""),
+                path=path,
+                text=said or None,
+                text_clean=meant,
+                start_s=start_s,
+                end_s=end_s,
+                speaker=f"{named['sex'].upper()}_{named['id']}",
+                extra={
+                    "text_source": kind,
+                    "gender": named["sex"].lower(),
+                    "age": named["years"],
+                    "session": named["take"],
+                    "task": next((task for task in _TASKS if task in place), ""),
+                    "clip": (named["clip"] or "").lstrip("_"),
+                },
+            )
 
 
 def _pieces(files: list[Path], report: base.Report) -> tuple[list[_Piece], str]:
@@ -165,3 +154,69 @@ def _place(path: Path, root: Path) -> str:
     task = next((task for task in _TASKS if task in folders), "")
     number = {"one": "1", "two": "2"}.get(release[1], release[1]) if release else ""
     return "/".join([*([f"release{number}"] if number else []), *([task] if task else []), ""])
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A labelled stretch of a TextGrid; times in seconds."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+def read_textgrid(text: str) -> dict[str, list[Interval]]:
+    """Return the interval tiers of a TextGrid, long or short text format, without tiers of points.
+
+    Raises:
+        ValueError: this is no TextGrid, or it breaks off.
+    """
+    if "ooTextFile" not in text[:200] or "TextGrid" not in text[:200]:
+        raise ValueError("no TextGrid in text format")
+    # Both formats are the same sequence of strings and numbers; the long one has names between.
+    values: list[str | float] = []
+    for token in _GRID_TOKEN.finditer(text):
+        quoted, number = token.groups()
+        values.append(quoted.replace('""', '"') if number is None else float(number))
+    stream = iter(values[2:])  # after "ooTextFile" and "TextGrid"
+    try:
+        next(stream), next(stream)  # the times of the whole
+        tiers = {}
+        for _ in range(_count(next(stream))):
+            kind, name = next(stream), str(next(stream))
+            next(stream), next(stream)
+            n_values = 3 if kind == "IntervalTier" else 2
+            entries = [[next(stream) for _ in range(n_values)] for _ in range(_count(next(stream)))]
+            if kind == "IntervalTier":
+                tiers[name] = [Interval(float(a), float(b), str(c).strip()) for a, b, c in entries]
+    except (StopIteration, RuntimeError) as error:
+        raise ValueError("the TextGrid breaks off") from error
+    return tiers
+
+
+def phrases(tier: list[Interval]) -> list[Interval]:
+    """Join labelled intervals that follow each other into phrases.
+
+    A silence, which has no text, of 0.3 s ends one; so do 25 s, unless one interval is longer.
+    """
+    joined: list[Interval] = []
+    for interval in tier:
+        if not interval.text:
+            continue
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and interval.start_s - last.end_s < _PAUSE_S
+            and interval.end_s - last.start_s <= _LONGEST_S
+        ):
+            text = f"{last.text} {interval.text}"
+            joined[-1] = Interval(last.start_s, interval.end_s, text)
+        else:
+            joined.append(interval)
+    return joined
+
+
+def _count(value: str | float) -> int:
+    if not isinstance(value, float) or not value.is_integer() or value < 0:
+        raise ValueError(f"expected a number of items in the TextGrid, not {value!r}")
+    return int(value)

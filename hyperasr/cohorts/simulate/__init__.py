@@ -22,8 +22,6 @@ from hyperasr.cohorts.simulate.synthesis import finish
 from hyperasr.cohorts.simulate.traits import speaker_rng
 from hyperasr.errors import AudioError, ConfigError
 
-__all__ = ["COHORTS", "VERSION", "Event", "Simulated", "WordTime", "check_simulated", "simulate"]
-
 # Raise it whenever the same arguments give another waveform: caches depend on it.
 VERSION = 1
 _MODULES = {"stuttering": stuttering, "dysarthria": dysarthria, "parkinson": parkinson}

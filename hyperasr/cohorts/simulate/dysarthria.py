@@ -23,7 +23,7 @@ from hyperasr.cohorts.simulate.spectrum import (
     speaker_mean,
     warp,
 )
-from hyperasr.cohorts.simulate.synthesis import Voice, fill_silence, render
+from hyperasr.cohorts.simulate.synthesis import Voice, render
 from hyperasr.cohorts.simulate.timeline import Grid, Timeline, output_grid
 from hyperasr.cohorts.simulate.traits import speaker_rng, utterance_rng
 
@@ -251,6 +251,5 @@ def perform(
         excite_s=_voicing_sources(grid, analysis, traits, voicing_rng),
     )
     waveform = render(analysis, timeline, voice, noise_rng)
-    waveform = fill_silence(waveform, analysis, timeline, noise_rng)
     events = sorted([*events, *breaks], key=lambda e: e.start_s)
     return waveform, timeline, list(words), events

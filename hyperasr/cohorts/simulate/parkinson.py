@@ -15,7 +15,7 @@ from hyperasr.cohorts.simulate.align import word_spans
 from hyperasr.cohorts.simulate.analysis import Analysis
 from hyperasr.cohorts.simulate.labels import Event
 from hyperasr.cohorts.simulate.spectrum import formants, smooth_in_time, tilt_curve, warp
-from hyperasr.cohorts.simulate.synthesis import Voice, add_room, fill_silence, render
+from hyperasr.cohorts.simulate.synthesis import Voice, add_room, render
 from hyperasr.cohorts.simulate.timeline import Grid, Timeline, output_grid
 from hyperasr.cohorts.simulate.traits import speaker_rng, utterance_rng
 
@@ -225,7 +225,6 @@ def perform(
         shimmer_db=traits.shimmer_db,
     )
     waveform = render(analysis, plan.timeline, voice, noise_rng)
-    waveform = fill_silence(waveform, analysis, plan.timeline, noise_rng)
     if analysis.speech_db > -90.0:
         waveform = add_room(waveform, analysis.speech_db + traits.room_db, noise_rng)
     return waveform, plan.timeline, plan.heard, sorted(plan.events, key=lambda e: e.start_s)

@@ -9,6 +9,7 @@ from hyperasr.cohorts.simulate.analysis import FREQUENCIES, Analysis
 
 _DB = np.float32(np.log(10.0) / 20.0)  # natural log of magnitude per dB
 _BIN_HZ = float(FREQUENCIES[1])
+_LEVEL_SHARE = 0.4  # of the time constant of the shape
 
 
 def formants(analysis: Analysis) -> np.ndarray:
@@ -36,7 +37,7 @@ def speaker_mean(analysis: Analysis) -> np.ndarray:
     return (rows - rows.mean(axis=1, keepdims=True)).mean(axis=0)
 
 
-def smooth_in_time(analysis: Analysis, sigma_s: float, level_share: float = 0.4) -> np.ndarray:
+def smooth_in_time(analysis: Analysis, sigma_s: float) -> np.ndarray:
     """Let articulation lag: smooth the envelope's shape over time, its level by a share of it.
 
     Silence does not count in the average, so that vowels do not fade into pauses.
@@ -54,8 +55,8 @@ def smooth_in_time(analysis: Analysis, sigma_s: float, level_share: float = 0.4)
 
     sigma = sigma_s * 100.0
     shape = smooth((envelope - level) * weight, sigma) / np.maximum(smooth(weight, sigma), 1e-6)
-    slow = smooth(level * weight, level_share * sigma)
-    slow /= np.maximum(smooth(weight, level_share * sigma), 1e-6)
+    slow = smooth(level * weight, _LEVEL_SHARE * sigma)
+    slow /= np.maximum(smooth(weight, _LEVEL_SHARE * sigma), 1e-6)
     return shape + slow
 
 
@@ -107,14 +108,12 @@ def _bump(centre_hz: float, width_hz: float) -> np.ndarray:
     return 1.0 / (1.0 + ((FREQUENCIES - centre_hz) / (0.5 * width_hz)) ** 2)
 
 
-def nasal_curve(
-    amount: float, pole_hz: float, zero_hz: float, second_pole_hz: float = 1000.0
-) -> np.ndarray:
+def nasal_curve(amount: float, pole_hz: float, zero_hz: float) -> np.ndarray:
     """Log gain of a coupled nose (257,): poles near 250 to 300 and 1000 Hz, a zero between.
 
     Source: Hawkins and Stevens 1985, JASA 77; Chen 1997, JASA 102 (weaker F1, extra peaks).
     """
-    curve = 10.0 * _bump(pole_hz, 160.0) + 4.0 * _bump(second_pole_hz, 250.0)
+    curve = 10.0 * _bump(pole_hz, 160.0) + 4.0 * _bump(1000.0, 250.0)
     curve = curve - 15.0 * _bump(zero_hz, 320.0) - 5.0 * np.clip((FREQUENCIES - 1200) / 1500, 0, 1)
     return (amount * curve * _DB).astype(np.float32)
 
@@ -125,7 +124,7 @@ def murmur_curve() -> np.ndarray:
     return ((6.0 * _bump(250.0, 200.0) + fall) * _DB).astype(np.float32)
 
 
-def tilt_curve(db_per_octave: float, pivot_hz: float = 400.0) -> np.ndarray:
-    """Log gain of a spectral tilt above `pivot_hz` (257,)."""
-    octaves = np.log2(np.maximum(FREQUENCIES, pivot_hz) / pivot_hz)
+def tilt_curve(db_per_octave: float) -> np.ndarray:
+    """Log gain of a spectral tilt above 400 Hz (257,)."""
+    octaves = np.log2(np.maximum(FREQUENCIES, 400.0) / 400.0)
     return (db_per_octave * octaves * _DB).astype(np.float32)

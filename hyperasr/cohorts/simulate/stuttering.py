@@ -16,7 +16,7 @@ from hyperasr.cohorts.simulate.align import count_syllables, word_spans
 from hyperasr.cohorts.simulate.analysis import Analysis
 from hyperasr.cohorts.simulate.labels import Event
 from hyperasr.cohorts.simulate.spectrum import formants, murmur_curve, tilt_curve, warp
-from hyperasr.cohorts.simulate.synthesis import Voice, fill_silence, render
+from hyperasr.cohorts.simulate.synthesis import Voice, render
 from hyperasr.cohorts.simulate.timeline import Piece, Timeline, output_grid
 from hyperasr.cohorts.simulate.traits import speaker_rng, utterance_rng
 
@@ -299,5 +299,4 @@ def perform(
     person.timeline.play(at, analysis.duration_s, traits.stretch)
     voice = _voice(analysis, person.timeline, traits)
     waveform = render(analysis, person.timeline, voice, rng)
-    waveform = fill_silence(waveform, analysis, person.timeline, rng)
     return waveform, person.timeline, person.heard, person.events

@@ -219,7 +219,7 @@ def _filter(
 def render(
     analysis: Analysis, timeline: Timeline, voice: Voice, rng: np.random.Generator
 ) -> np.ndarray:
-    """Synthesise the timeline with the given voice.
+    """Synthesise the timeline with the given voice, the background under it without gaps.
 
     Returns:
         waveform (n_samples,) float32 of the timeline's length; not yet limited, see `finish`.
@@ -231,7 +231,7 @@ def render(
     for start, piece in zip(grains.at + N_GRAIN // 2, pieces, strict=True):
         if start <= n_samples + N_GRAIN:
             out[start : start + N_GRAIN] += piece
-    return out[N_GRAIN : N_GRAIN + n_samples]
+    return _fill_silence(out[N_GRAIN : N_GRAIN + n_samples], analysis, timeline, rng)
 
 
 def _noise(n_samples: int, log_shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -244,7 +244,7 @@ def _noise(n_samples: int, log_shape: np.ndarray, rng: np.random.Generator) -> n
     return noise / max(float(np.sqrt(np.mean(noise**2))), 1e-12)
 
 
-def fill_silence(
+def _fill_silence(
     waveform: np.ndarray, analysis: Analysis, timeline: Timeline, rng: np.random.Generator
 ) -> np.ndarray:
     """Put the recording's own background under inserted sounds, so that they do not stand out.

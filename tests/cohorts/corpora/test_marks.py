@@ -9,11 +9,11 @@ import pytest
 
 from hyperasr.cohorts.corpora import arzen, fisher, seame
 from hyperasr.cohorts.corpora._kaldi import _decoded
-from hyperasr.cohorts.corpora._sap_text import references, stretches
-from hyperasr.cohorts.corpora._textgrid import Interval, phrases, read_textgrid
 from hyperasr.cohorts.corpora.as70 import clean_text
+from hyperasr.cohorts.corpora.sap import references, stretches
 from hyperasr.cohorts.corpora.torgo import clean_prompt
 from hyperasr.cohorts.corpora.ua_speech import read_mlf
+from hyperasr.cohorts.corpora.uclass import Interval, phrases, read_textgrid
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,7 @@ def test_marks(clean: Callable[[str], Any], raw: str, text: Any) -> None:
     ],
 )
 def test_references_of_sap(raw: str, verbatim: str, clean: str) -> None:
-    both = references(raw)
-    assert (both.verbatim, both.clean) == (verbatim, clean)
-    assert both.n_unknown == verbatim.count("UNK")
+    assert references(raw) == (verbatim, clean)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +113,7 @@ def test_references_of_sap(raw: str, verbatim: str, clean: str) -> None:
     ],
 )
 def test_stretches_of_sap(transcript: str, parts: list[tuple[str, float, float]]) -> None:
-    assert [(s.raw, s.start_s, s.end_s) for s in stretches(transcript)] == parts
+    assert stretches(transcript) == parts
 
 
 SHORT = '''File type = "ooTextFile"
@@ -211,5 +209,5 @@ def test_damaged_textgrids(text: str) -> None:
 
 def test_phrases() -> None:
     assert [p.text for p in phrases(WORDS)] == ['hello my "friend"', "later"]
-    assert [p.text for p in phrases(WORDS, pause_s=1.0)] == ['hello my "friend" later']
-    assert [p.text for p in phrases(WORDS, longest_s=0.25)] == ["hello", 'my "friend"', "later"]
+    long = [Interval(0.0, 15.0, "one"), Interval(15.1, 26.0, "two"), Interval(26.1, 60.0, "three")]
+    assert [p.text for p in phrases(long)] == ["one", "two", "three"]

@@ -3,25 +3,22 @@
 A case is a corpus (`files`, see `content` in conftest.py) and what the reader makes of it in
 several calls: with `options`, from a folder `below` the corpus. The first call has all rows and
 what is skipped and noted; a later one has what differs from it: new or changed `rows`, the ids of
-those that are `gone`. An `error` is the beginning of the message. Fields of a row that have
-`Utterance`'s defaults are left out.
+those that are `gone`. An `error` is the beginning of the message. `every` is what all rows of a
+case share; other fields of a row that have `Utterance`'s defaults are left out.
 """
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import yaml
 
 from hyperasr.cohorts import corpora
 from hyperasr.errors import HyperASRError
 from hyperasr.types import Utterance
-from tests.cohorts.corpora.conftest import Tree, sound
+from tests.cohorts.corpora.conftest import Tree
 
 CASES = [
     pytest.param(path.stem, case, id=f"{path.stem}: {case['case']}")
@@ -31,9 +28,11 @@ CASES = [
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
-def row(name: str, values: dict[str, Any], root: Path) -> Utterance:
+def row(name: str, values: dict[str, Any], every: dict[str, Any], root: Path) -> Utterance:
     """Return what a case says of a row."""
-    return Utterance(**{"source": name, **values, "path": str(root / values["path"])})
+    extra = {**every.get("extra", {}), **values.get("extra", {})}
+    known = {"source": name, **every, **values, "path": str(root / values["path"])}
+    return Utterance(**known | {"extra": extra})
 
 
 def resolved(value: Any, root: Path) -> Any:
@@ -64,7 +63,8 @@ def test_reader(name: str, case: dict[str, Any], tree: Tree) -> None:
             continue
         ready = corpora.prepare(name, below, **options)
         made = list(ready)
-        wanted = [row(name, values, root) for values in call.get("rows", [])]
+        every = case.get("every", {})
+        wanted = [row(name, values, every, root) for values in call.get("rows", [])]
         if not first:
             assert made == wanted
             first = {"skipped": {}, "notes": {}} | call | {"made": made}
@@ -111,10 +111,30 @@ def test_contributor_ids_of_sap_are_hashed(tree: Tree) -> None:
     assert (kept.id, kept.speaker) == ("0a1b-aaaa_1_2", "0a1b-aaaa")
 
 
+@pytest.mark.parametrize(
+    ("listing", "audio", "split"),
+    [
+        ("raw/Dev/A-1/A-1.json", "raw/Dev/A-1/A-1_7_8.wav", "dev"),
+        ("processed/test1/A-1/A-1.json", "processed/test1/A-1/A-1_7_8_16kHz.wav", "test1"),
+        ("Train/A-1.json", "Train/A-1/A-1_7_8.wav", "train"),
+        ("Train/A-1.json", "Train/A-1_7_8.wav", "train"),
+        ("dev/metadata/A-1.json", "dev/audio/A-1/A-1_7_8.wav", "dev"),
+        ("dev/metadata/A-1/A-1.json", "dev/audio/A-1_7_8.WAV", "dev"),
+        ("A-1/A-1.json", "A-1/A-1_7_8.flac", "all"),
+    ],
+)
+def test_layouts_of_sap(listing: str, audio: str, split: str, tree: Tree) -> None:
+    file = {"Filename": "a-1_7_8.wav", "Prompt": {"Transcript": "yes"}}
+    root = tree({listing: {"json": {"Files": [file], "Etiology": "Stroke"}}, audio: 0.1})
+    (row,) = corpora.prepare("sap", root, keep_ids=True)
+    assert (row.id, row.path) == ("a-1_7_8", str(root / audio))
+    assert (row.text, row.cohort, row.split) == ("yes", "stroke", split)
+
+
 def test_names_of_ipvs_never_leave(tree: Tree) -> None:
     case = next(case.values[1] for case in CASES if case.values[0] == "ipvs")
     root = tree(case["files"])
-    ready = corpora.prepare("ipvs", root, tasks="all")
+    ready = corpora.prepare("ipvs", root)
     shown = [str({**row.to_dict(), "path": ""}) for row in ready] + ready.report.lines()
     for name in ("vito", "rosa", "ada u", "vpieto", "rtsa"):
         assert not [line for line in shown if name in line.lower()]
@@ -124,34 +144,6 @@ def test_names_of_ipvs_never_leave(tree: Tree) -> None:
     )
     assert first == again
     assert all(first[path] != other[path] for path in first)
-
-
-# A reader that writes
-
-
-def test_corrupt_headers_of_ua_speech_are_repaired_in_a_copy(tree: Tree, tmp_path: Path) -> None:
-    whole = sound(0.1)
-    corrupt = b"\x00" * 44 + whole[44:] + b"\x01"  # half a sample at the end
-    root = tree(
-        {
-            "audio/M01/M01_B1_D1_M5.wav": corrupt,
-            "audio/M01/M01_B1_D1_M6.wav": 0.05,
-            "audio/M01/M01_B1_D1_M7.wav": "",
-            "mlf/M01/M01_word.mlf": '#!MLF!#\n"*/M01_B1_D1_M5.lab"\nONE\n.\n',
-        }
-    )
-    ready = corpora.prepare("ua_speech", root)
-    assert len(list(ready)) == 1
-    assert "the recording's header cannot be read" in ready.report.skipped
-    ready = corpora.prepare("ua_speech", root, repair_to=tmp_path / "repaired")
-    first, second = ready
-    assert first.path == str(tmp_path / "repaired" / "M01_B1_D1_M5.wav")
-    assert [(row.extra or {}).get("repaired") for row in (first, second)] == ["true", None]
-    copied, rate = soundfile.read(first.path, dtype="int16")
-    assert rate == 16_000
-    np.testing.assert_array_equal(copied, soundfile.read(io.BytesIO(whole), dtype="int16")[0])
-    assert ready.report.skipped == {"the recording has 0 bytes": 1}
-    assert (root / "audio/M01/M01_B1_D1_M5.wav").read_bytes() == corrupt
 
 
 def test_a_damaged_word_list_of_ua_speech_costs_the_severity_alone(tree: Tree) -> None:

@@ -84,7 +84,9 @@ def test_peft_decodes_what_our_adapters_do(bench: Bench) -> None:
 @pytest.mark.parametrize("at_once", [True, False])
 def test_ctranslate2_decodes_what_our_backbone_does(bench: Bench, at_once: bool) -> None:
     pytest.importorskip("ctranslate2")
-    job = speed.Engine(bench.folder, 1).job(bench.mel, N_TOKENS, at_once, "float32")
+    job = speed.ctranslate2_job(
+        bench.folder, bench.mel, N_TOKENS, at_once=at_once, threads=1, compute="float32"
+    )
     assert job() == ours(bench)
 
 

@@ -119,6 +119,6 @@ def test_words_come_from_tokens_and_keep_their_probability(random_backbone) -> N
     assert first.probabilities[0] == first.probabilities[1] > first.probabilities[2]
     assert (first.score, second.words) == (-0.5, ())
     joined = tuple(random_backbone.text_ids("one hundred and two"))  # becomes 102
-    decoded = Decoded((joined,), ((-0.1,) * len(joined),), (True,))
+    decoded = Decoded((joined,), ((-0.1,) * len(joined),), (True,), (-0.1,))
     with pytest.raises(ConfigError, match="across spaces"):
         said(decoded, random_backbone, normaliser("whisper"))

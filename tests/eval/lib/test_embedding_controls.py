@@ -14,7 +14,6 @@ from eval.lib.embedding_controls import (
     same_speaker_partner,
     shuffled_across_speakers,
 )
-from hyperasr.errors import ConfigError
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
@@ -87,8 +86,3 @@ def test_controls_by_name() -> None:
     assert made("same_speaker").tolist() == embs[[1, 0, 3, 2]].tolist()
     assert made("cohort_mean").tolist() == embs[[2, 3, 0, 1]].tolist()
     assert {tuple(row) for row in made("shuffled")[:2].tolist()} == {(4.0, 5.0), (6.0, 7.0)}
-    with pytest.raises(ConfigError, match="no control is called 'silence'"):
-        made("silence")
-    columns["speakers"] = ["a"] * 4
-    with pytest.raises(ConfigError, match="'shuffled' means nothing: there is one speaker"):
-        made("shuffled")

@@ -129,9 +129,10 @@ def test_folds_train_without_the_cohort_resume_and_are_scored(
     assert not seen
     elsewhere = replace(fold[0].config, workers=7)
     assert is_finished(replace(fold[0], config=elsewhere))
-    notes = json.loads((fold[0].best / "config.json").read_text())
-    del notes["training"]["config"]["encode_on"]  # trained before there was such a setting
-    (fold[0].best / "config.json").write_text(json.dumps(notes))
+    (path,) = fold[0].config.out.glob("state-*/state.json")
+    head = json.loads(path.read_text())
+    del head["settings"]["encode_on"]  # trained before there was such a setting
+    path.write_text(json.dumps(head))
     assert is_finished(fold[0])
     for other in ({"lr": 0.5}, {"accumulate": 2}):
         loop = replace(fold[0].config.loop, **other)

@@ -20,8 +20,20 @@ def rate(value: float, n_speakers: int = 12, **more: Any) -> Interval:
     return Interval(value, value - 0.02, value + 0.03, 2, n_speakers, **more)
 
 
-def error(system: str, cohort: str, value: float, domain: str = "recorded", **more: Any) -> dict:
-    return error_row(system, cohort, domain, rate(value), COUNTS, "wer", **more)
+def place(cohort: str, domain: str = "recorded", metric: str = "wer", **more: Any) -> dict:
+    return {"cohort": cohort, "domain": domain, "metric": metric, **more}
+
+
+def error(
+    system: str, cohort: str, value: float, *, by: str = "spoken", n_speakers: int = 12, **more: Any
+) -> dict:
+    measured = rate(value, n_speakers)
+    return error_row(system, place(cohort, **more), measured, COUNTS, protocol(by))
+
+
+def difference(system: str, cohort: str, value: float, **more: Any) -> dict:
+    about = ("backbone", place(cohort), rate(value, **more), protocol("spoken"))
+    return difference_row(system, *about)
 
 
 def some_rows() -> list[dict[str, Any]]:
@@ -30,8 +42,8 @@ def some_rows() -> list[dict[str, Any]]:
         error("backbone", "typical", 0.1),
         error("hypernet", "stuttering", 0.2512),
         error("hypernet", "stuttering", 0.9, severity=0.75),
-        error_row("hypernet", "stuttering", "recorded", rate(0.08), COUNTS, "cer"),
-        difference_row("hypernet", "backbone", "stuttering", "recorded", rate(-0.2488), "wer"),
+        error("hypernet", "stuttering", 0.08, metric="cer"),
+        difference("hypernet", "stuttering", -0.2488),
         speed_row("over_peft_swap", 12.345, 11.0, 13.5, 9, "peft", "batch of 16"),
     ]
 
@@ -83,14 +95,14 @@ def test_speed_rows_are_listed_and_chosen() -> None:
 
 
 def test_missing_intervals_and_mixed_speakers() -> None:
-    one = error_row("a|b", "typical", "recorded", Interval(0.1, None, None, 2, 1), COUNTS, "wer")
+    one = error("a|b", "typical", 0.1, n_speakers=1) | {"low": None, "high": None}
     lines = made([one]).splitlines()
     assert lines[0] == "| system | typical (1 speaker) |"
     assert lines[2] == "| a\\|b | 10.0 |"
     mixed = made([one, error("hypernet", "typical", 0.2)])
     assert mixed.splitlines()[0] == "| system | typical |"
-    none = difference_row("a", "b", "typical", "recorded", rate(-0.0001), "wer")
-    assert "| a \u2212 b | +0.0 [-2.0, +3.0] |" in made([none], differences=True)
+    none = difference("a", "typical", -0.0001)
+    assert "| a \u2212 backbone | +0.0 [-2.0, +3.0] |" in made([none], differences=True)
     assert "| a\\|b | n/a |" in made([one | {"value": None}])
     reason = {"reason": "one speaker: no interval"}
     assert "| a\\|b | 10.0 (one speaker: no interval) |" in made([one | reason])
@@ -119,10 +131,7 @@ def test_printed_tables_are_whole_without_a_terminal(capsys: pytest.CaptureFixtu
 
 
 def test_protocols_are_not_mixed_in_a_table() -> None:
-    def scored(system: str, name: str | None) -> dict[str, Any]:
-        return error(system, "typical", 0.5, protocol=None if name is None else protocol(name))
-
-    rows = [scored("backbone", "spoken"), scored("hypernet", "whisper")]
+    rows = [error("backbone", "typical", 0.5), error("hypernet", "typical", 0.5, by="whisper")]
     with pytest.raises(
         ConfigError, match="one table cannot hold backbone, scored by protocol"
     ) as e:
@@ -130,9 +139,8 @@ def test_protocols_are_not_mixed_in_a_table() -> None:
     assert "\n" not in str(e.value)
     assert "hypernet" in str(e.value)
     with pytest.raises(ConfigError, match="a protocol not named"):
-        table([rows[0], scored("hypernet", None)])
-    older = scored("hypernet", "spoken")
-    older["normaliser"] = {"name": "spoken", "hash": "000000000000"}
+        table([rows[0], rows[1] | {"protocol": None}])
+    older = {**rows[0], "normaliser": {"name": "spoken", "hash": "000000000000"}}
     with pytest.raises(ConfigError, match="000000000000"):
         table([rows[0], older])
     assert made(rows, protocol="spoken").count("\n") == 2
@@ -141,7 +149,7 @@ def test_protocols_are_not_mixed_in_a_table() -> None:
 
 def test_a_star_marks_what_is_left_after_adjusting() -> None:
     rows = [
-        difference_row(system, "backbone", "typical", "recorded", rate(-0.1, p=p), "wer")
+        difference(system, "typical", -0.1, p=p)
         for system, p in (("a", 0.03), ("b", 0.2), ("c", 0.001))
     ]
     text = made(with_holm(rows, ("domain",)), differences=True)

@@ -17,7 +17,6 @@ from train import meta
 from train.data import writing
 from train.data.teacher import Teacher
 from train.data.writing import lines_beside
-from train.loop.batches import split_batch
 from train.loop.scoring import Judge, NotWorthIt
 
 
@@ -91,7 +90,7 @@ def test_parts_of_a_batch_keep_their_teacher(
     batch = meta.Views(config, backbone)(0)
     model = meta.HyperASR(backbone, config.speaker, config.source, objective=config.objective)
     whole = model(batch)
-    parts = [(model(part), share) for part, share in split_batch(batch, 2)]
+    parts = [(model(part), share) for part, share in meta.split_batch(batch, 2)]
     assert float(whole.teacher) > 0
     for name in ("teacher", "total"):
         total = sum(float(getattr(elbo, name)) * share for elbo, share in parts)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hyperasr.errors import CheckpointMismatch, ConfigError
+from train.config import LoopConfig
 from train.loop import loop, state
-from train.loop.loop import LoopConfig, fit, learning_rate_factor
+from train.loop.loop import fit, learning_rate_factor
 from train.loop.state import load_state, save_state
 
 
@@ -204,22 +203,6 @@ def test_the_learning_rate_is_the_one_used(tmp_path: Path) -> None:
         torch.testing.assert_close(moved.abs(), expected, rtol=1e-3, atol=0)
 
 
-def test_what_is_left_is_estimated_from_measured_steps(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def slow(number: int) -> tuple[Tensor, Tensor]:
-        time.sleep(0.6 if number < 2 else 0.02)  # the first steps take longer, as on any machine
-        return draw(number)
-
-    config = LoopConfig(steps=30, eval_every=10, save_every=30, log_every=1000)
-    with caplog.at_level(logging.INFO):
-        train(tmp_path, config, draw=slow)
-    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("a step takes")]
-    assert "the 12 that are left" in line
-    assert line.endswith("their 2 evaluations what each takes")
-    assert 0.02 <= float(line.split()[3]) <= 0.1
-
-
 def test_the_best_checkpoint_is_the_lowest_score(tmp_path: Path) -> None:
     scores = iter([0.5, float("nan"), 0.3, 0.3, 0.4])
     model = Model()
@@ -338,7 +321,7 @@ def test_a_kill_at_any_moment_leaves_a_state(at: int, tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             kill = Kill(patch, at if n == 2 else 10**6)
             try:
-                save_state(tmp_path, n, {"score": float(n)}, model, optimizer, None)
+                save_state(tmp_path, n, {"score": float(n)}, model, optimizer, None, notes={})
             except Killed:
                 assert n == 2
         if n == 1:
@@ -358,14 +341,14 @@ def test_a_kill_at_any_moment_leaves_a_state(at: int, tmp_path: Path) -> None:
         assert step == 1, "the new state was not complete"
     # The next save clears up what was left.
     model, optimizer = stepped(3)
-    save_state(tmp_path, 3, {}, model, optimizer, None)
+    save_state(tmp_path, 3, {}, model, optimizer, None, notes={})
     assert [p.name for p in tmp_path.iterdir()] == ["state-00000003"]
 
 
 @pytest.mark.parametrize("change", ["shape", "average", "layer"])
 def test_the_state_of_another_model_is_refused(change: str, tmp_path: Path) -> None:
     model, optimizer = stepped(1)
-    save_state(tmp_path, 1, {}, model, optimizer, None)
+    save_state(tmp_path, 1, {}, model, optimizer, None, notes={})
     average = None
     if change == "shape":
         model = Model(width=6)
@@ -388,11 +371,12 @@ def test_the_whole_copy_of_spread_weights_is_where_the_data_is(
     accelerator: Any = SimpleNamespace(
         device=torch.device("meta"),
         num_processes=1,
+        process_index=0,
         is_main_process=True,
         prepare=lambda *prepared: prepared,
     )
     run = loop._Run(
-        Model(), evaluate, lambda _: None, LoopConfig(), tmp_path, accelerator, None, False
+        Model(), draw, evaluate, lambda _: None, LoopConfig(), tmp_path, accelerator, {}, None
     )
     assert {tensor.device for tensor in run.whole.state_dict().values()} == {accelerator.device}
 

@@ -14,8 +14,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError, MissingExtra
+from train.config import LoopConfig
 from train.loop import program
-from train.loop.loop import LoopConfig
 from train.loop.program import fit_and_report, read_config, run_program, start
 
 
@@ -42,7 +42,7 @@ class Config:
 
 def run(out: Path, tracker: str) -> dict[str, float]:
     config = Config(out, LoopConfig(steps=4, log_every=1, tracker=tracker))
-    accelerator = start("name", out, "no", tracker)
+    accelerator = start("name", out, config.loop)
     return fit_and_report(
         Model(),
         lambda number: torch.ones(2),
@@ -70,10 +70,10 @@ def test_a_tracker_that_is_unknown_or_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="no tracker 'tensorbord'; there are none, aim"):
-        start("name", tmp_path / "a", tracker="tensorbord")
+        start("name", tmp_path / "a", LoopConfig(tracker="tensorbord"))
     monkeypatch.setattr(program, "get_available_trackers", list)
     with pytest.raises(MissingExtra, match="'wandb' is not installed"):
-        start("name", tmp_path / "a", tracker="wandb")
+        start("name", tmp_path / "a", LoopConfig(tracker="wandb"))
     assert not (tmp_path / "a").exists()
 
 

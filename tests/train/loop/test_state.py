@@ -13,32 +13,23 @@ from torch import nn
 
 from hyperasr.errors import CheckpointMismatch
 from train.loop import state
-from train.loop.loop import Averager
 from train.loop.state import (
     check_settings,
     flat_settings,
     last_state,
-    read_head,
     remove_older,
     save_state,
 )
 
 
-def model_of(seed: int = 0, width: int = 4) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(3, width), nn.Linear(width, 1).requires_grad_(False))
+def model_of() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1).requires_grad_(False))
 
 
-def saved(folder: Path, ema: float | None = 0.5, **notes: Any) -> tuple[nn.Module, dict]:
-    model = model_of(1)
+def saved(folder: Path, **notes: Any) -> None:
+    model = model_of()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    averager = Averager(model, ema) if ema else None
-    with torch.no_grad():
-        for weight in averager.weights.values() if averager else ():
-            weight += 1.0  # so that average and weights differ
-    save_state(folder, 7, {}, model, optimizer, averager.weights if averager else None, notes=notes)
-    return model, averager.weights if averager else {}
+    save_state(folder, 7, {}, model, optimizer, None, notes=notes)
 
 
 SETTINGS = {
@@ -101,14 +92,6 @@ def test_a_setting_that_is_gone_may_have_changed_nothing(tmp_path: Path) -> None
                 check_settings(tmp_path / str(sets), flat_settings(SETTINGS))
 
 
-def test_a_state_without_settings_is_taken(tmp_path: Path) -> None:
-    saved(tmp_path)
-    check_settings(tmp_path, changed(lr=9.0))
-    assert read_head(tmp_path) == {"step": 7, "best": {}}
-    assert last_state(tmp_path) == tmp_path / "state-00000007"
-    assert last_state(tmp_path / "none") is None
-
-
 def test_content_is_on_the_disk_before_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,5 +132,5 @@ def test_what_a_kill_left_of_an_older_state_goes(tmp_path: Path) -> None:
 def test_processes_that_do_not_write_leave_nothing(tmp_path: Path) -> None:
     model = model_of()
     optimizer = torch.optim.AdamW(model.parameters())
-    save_state(tmp_path, 1, {}, model, optimizer, None, writes=False)
+    save_state(tmp_path, 1, {}, model, optimizer, None, notes={}, writes=False)
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hyperasr.errors import ConfigError
-from train.loop.loop import LoopConfig, TrainingStopped, fit
+from train.config import LoopConfig
+from train.loop.loop import TrainingStopped, fit
 
 
 class Model(nn.Module):
