@@ -38,7 +38,8 @@ results/%_sweep.json: eval/sweep.py eval/configs/%_sweep.yaml \
 		$$(call named,eval/configs/$$*_sweep.yaml) | $(VENV)/.test
 	$(evaluate)
 
-results/beam.json results/unadapted.json results/typical.json: results/%.json: eval/zero_shot.py eval/configs/%.yaml \
+results/beam.json results/unadapted.json results/typical.json results/zero_shot_base.json: \
+		results/%.json: eval/zero_shot.py eval/configs/%.yaml \
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
 

@@ -18,7 +18,7 @@ from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
-from hyperasr.whisper.weights import ASSETS
+from hyperasr.whisper.weights import ASSETS, PACKAGED, Weights, packaged
 
 ADAPTERS = EMBEDDED["tiny.en"]
 
@@ -74,6 +74,16 @@ def test_adaptation_helps_unseen_speakers_over_the_simulated_cohorts(embedded) -
 
 
 @pytest.mark.slow
+def test_the_adapters_of_base_open_on_its_data_packages_and_help() -> None:
+    if packaged(Weights("base", PACKAGED)) is None:
+        pytest.skip("needs the extra base")
+    model = HyperASR.from_pretrained("base-decoder", offline=True)
+    assert model.backbone_name == "base"
+    rates = [wer(model, "stuttering", 0.8, 2, adapt=adapt) for adapt in (False, True)]
+    assert rates[1] < rates[0], rates
+
+
+@pytest.mark.slow
 def test_the_default_model_understands_general_english(embedded) -> None:
     """tiny.en on the bundled clips, which are of people that no model here is tested on."""
     assert {row.cohort for row in CLIPS} == {*COHORTS, "typical", "nonnative"}
@@ -102,10 +112,10 @@ def test_the_default_model_is_adapted(embedded) -> None:
     assert alone.audio_context == "full", "as OpenAI published it"
 
 
-def test_the_embedded_adapters_name_their_whisper_and_no_folder() -> None:
-    head = read_head(ADAPTERS)
-    assert head["backbone"] == "tiny.en"
-    text = (ADAPTERS / "config.json").read_text()
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_embedded_adapters_name_their_whisper_and_no_folder(name: str) -> None:
+    assert read_head(EMBEDDED[name])["backbone"] == name.removesuffix("-decoder")
+    text = (EMBEDDED[name] / "config.json").read_text()
     assert not any(place in text for place in ('"/', "/home", "/root")), "nobody's machine"
 
 
@@ -113,8 +123,8 @@ def test_the_embedded_model_is_small_and_free_of_pickle() -> None:
     files = [f for f in (ASSETS / "tiny.en").rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) <= 105e6
     assert {f.suffix for f in files} <= {".json", ".safetensors", ".md", ""}
-    adapters = [f for f in files if f.parent == ADAPTERS]
-    assert sum(f.stat().st_size for f in adapters) <= 15e6
+    for folder in EMBEDDED.values():
+        assert sum(f.stat().st_size for f in folder.iterdir()) <= 15e6
 
 
 def test_every_weight_is_finite(embedded) -> None:

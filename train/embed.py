@@ -1,4 +1,4 @@
-"""Put trained adapters into the package, as those of the embedded Whisper.
+"""Put trained adapters into the package.
 
     python -m train.embed --hypernet runs/hypernet_encoder_decoder_long/best
 
@@ -22,7 +22,6 @@ from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone
 from train.loop.program import WORTH_FILE, read_config, run_program
 
-NAME = "tiny.en"
 LARGEST_BYTES = 15_000_000
 
 
@@ -31,12 +30,14 @@ class EmbedConfig:
     """What to embed."""
 
     hypernet: Path
-    """Folder of adapters that `train.meta` trained for ``tiny.en``."""
-    out: Path = EMBEDDED[NAME]
+    """Folder of adapters that `train.meta` trained."""
+    backbone: str = "tiny.en"
+    """Name of the Whisper that they were trained for, by which their user finds it."""
+    out: Path = EMBEDDED["tiny.en"]
     """Where the package has them."""
 
 
-def embed(source: Path, target: Path) -> int:
+def embed(source: Path, target: Path, name: str = "tiny.en") -> int:
     """Copy adapters into the package, the old ones being there until the new ones are.
 
     Their notes keep the settings, of folders on the machine that trained them the last part alone,
@@ -45,6 +46,7 @@ def embed(source: Path, target: Path) -> int:
     Args:
         source: what `train.meta` left as its best model.
         target: the folder in the package.
+        name: of the Whisper that they adapt.
     Returns:
         Size in bytes.
     Raises:
@@ -53,11 +55,10 @@ def embed(source: Path, target: Path) -> int:
     """
     head = read_head(source)
     context = {name: head[name] for name in ("audio_context", "margin_s")}
+    backbone = Backbone.from_pretrained(name, offline=True, **context)
     # Opened as it will be, so that what does not fit is known before it is copied.
-    HyperASR.from_pretrained(
-        source, backbone=Backbone.from_pretrained(NAME, offline=True, **context)
-    )
-    head |= {"backbone": NAME, "training": without_paths(head["training"])}
+    HyperASR.from_pretrained(source, backbone=backbone)
+    head |= {"backbone": name, "training": without_paths(head["training"])}
     worth = source.parent / WORTH_FILE
     if worth.is_file():
         head["training"]["worth"] = json.loads(worth.read_text(encoding="utf-8"))
@@ -77,7 +78,7 @@ def embed(source: Path, target: Path) -> int:
 def main() -> None:
     """Embed what was given, and say how large it is."""
     config = read_config(EmbedConfig)
-    size = embed(config.hypernet, config.out)
+    size = embed(config.hypernet, config.out, config.backbone)
     print(f"{config.out}: {size / 1e6:.1f} MB")
 
 
