@@ -28,7 +28,8 @@ DESCRIPTION = (
     "whose weights are adapted to every utterance. Runs on this machine; not a medical device."
 )
 _MODEL_HELP = (
-    "tiny.en or tiny.en-decoder (embedded; the second takes less time and errs more), a "
+    "tiny.en or tiny.en-decoder (embedded; the second takes less time and errs more), "
+    "base-decoder (adapters for base, which comes from the hub or the extra), a "
     "folder (of adapters, or of a Whisper as Hugging Face or faster-whisper have it), or a hub "
     "name; a plain Whisper transcribes unadapted"
 )
