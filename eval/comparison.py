@@ -114,17 +114,17 @@ def cost_row(system: System, n_backbone: int) -> dict[str, Any]:
         row |= {f"n_{what}": n, f"share_{what}": n / n_backbone}
     if system.folder is None:
         return row
-    path = system.folder.parent / "log.jsonl"
-    if path.is_file():
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        text = (system.folder.parent / "log.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
         steps = max(line["step"] for line in lines)
         step_s = statistics.median(line["step_s"] for line in lines)
         row |= {"steps": steps, "step_s": step_s, "seconds": steps * step_s}
         for name in ("peak_rss_mib", "peak_device_mib"):
             if held := [line[name] for line in lines if name in line]:
                 row[name] = max(held)
-    else:
-        log.warning("%s: there is no %s of its training", system.name, path)
+    except (OSError, ValueError, KeyError, TypeError):
+        log.warning("%s: no log of its training in %s", system.name, system.folder.parent)
     start = system.training.get("config", {}).get("init_from")
     return row | ({"started_from": str(start)} if start else {})
 

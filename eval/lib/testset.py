@@ -236,12 +236,16 @@ class Store:
         self.folder = Path(root) / plan
 
     def read(self, key: str) -> dict[int, Any]:
-        """Return the values that are there."""
+        """Return the values that are there; none where the file is missing or damaged."""
         path = self.folder / f"{key}.json"
         if not path.is_file():
             return {}
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {int(row): value for row, value in content["rows"].items()}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return {int(row): value for row, value in content["rows"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("%s is damaged (%s); its rows are made again", path, error)
+            return {}
 
     def write(self, key: str, rows: Mapping[int, Any], notes: Mapping[str, Any]) -> None:
         """Write the values whole or not at all; rows that another process added stay.

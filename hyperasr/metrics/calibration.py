@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperasr.errors import ConfigError
+from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.statistics import ONE_SPEAKER, PERCENTILES, Interval
 from hyperasr.util.files import atomic_write_text
 
@@ -119,7 +119,7 @@ def auroc(uncertainty: ArrayLike, is_error: ArrayLike) -> float:
     """
     from scipy.stats import rankdata
 
-    values, errors = _pair(uncertainty, is_error)
+    values, errors = _pair(uncertainty, is_error, bounded=False)
     n_error = int(errors.sum())
     n_correct = len(errors) - n_error
     if not n_error or not n_correct:
@@ -141,9 +141,12 @@ def reliability(
             ``mass`` gives all bins the same number of claims but for one, equal confidences
             in the order of the data being cut where the number says.
     Raises:
-        ConfigError: no claims.
+        ConfigError: no claims, a confidence outside [0, 1], or an unknown binning.
+        ShapeError: not one outcome a claim.
     """
     claims, right = _pair(confidence, correct)
+    if n_bins < 1 or binning not in BINNINGS:
+        raise ConfigError(f"give at least 1 bin of equal width or mass, not {n_bins} {binning!r}")
     if binning == "width":
         number = np.clip(np.ceil(claims * n_bins).astype(int) - 1, 0, n_bins - 1)
     else:
@@ -197,6 +200,8 @@ def smoothed(share: ArrayLike, n_samples: int) -> Floats:
 
     The mean of the posterior under Jeffreys' prior, Beta(1/2, 1/2).
     """
+    if n_samples < 1:
+        raise ConfigError(f"n_samples is {n_samples}; it must be at least 1")
     return (n_samples * np.asarray(share, dtype=np.float64) + 0.5) / (n_samples + 1)
 
 
@@ -208,11 +213,20 @@ def risk_coverage(uncertainty: ArrayLike, errors: ArrayLike) -> RiskCoverage:
     Args:
         uncertainty: (n,) of each item, such as a word.
         errors: (n,) errors in it, 0 or 1 of a word.
+    Raises:
+        ConfigError: no items, or values that are not finite.
+        ShapeError: lists of different lengths.
     Source: El-Yaniv and Wiener 2010, On the foundations of noise-free selective classification,
         JMLR 11; Geifman, Uziel and El-Yaniv 2019, Bias-reduced uncertainty estimation for deep
         neural classifiers, ICLR (the area).
     """
     values, wrong = (np.asarray(x, dtype=np.float64) for x in (uncertainty, errors))
+    if values.shape != wrong.shape or values.ndim != 1:
+        raise ShapeError(
+            f"{values.shape} uncertainties, {wrong.shape} errors; give one of each an item"
+        )
+    if not (len(values) and np.isfinite(values).all() and np.isfinite(wrong).all()):
+        raise ConfigError("risk needs finite uncertainties and errors, and something to be wrong")
     return RiskCoverage(*_curve(values, wrong), _curve(wrong, wrong)[2])
 
 
@@ -247,8 +261,14 @@ def clustered_interval(
     Returns:
         The statistic of all items. There is no interval, and the reason instead, for one speaker,
         and where more than one draw in a hundred leaves the statistic undefined.
+    Raises:
+        ConfigError: no items, or an option out of range.
     Source: as `hyperasr.metrics.statistics.SpeakerBootstrap`.
     """
+    if not len(speakers) or n_resamples < 1:
+        raise ConfigError(
+            f"an interval needs items ({len(speakers)}) and at least 1 resample ({n_resamples})"
+        )
     names, index = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
     # By speaker and then as given: one result however the speakers are ordered.
     items = [np.flatnonzero(index == s) for s in range(len(names))]
@@ -266,8 +286,22 @@ def clustered_interval(
     return Interval(value, float(low), float(high), n, len(names))
 
 
-def _pair(claims: ArrayLike, outcomes: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
-    values, happened = np.asarray(claims, dtype=np.float64), np.asarray(outcomes, dtype=bool)
+def _pair(
+    claims: ArrayLike, outcomes: ArrayLike, bounded: bool = True
+) -> tuple[Floats, NDArray[np.bool_]]:
+    values, happened = np.asarray(claims, dtype=np.float64), np.asarray(outcomes)
+    if values.ndim != 1 or values.shape != happened.shape:
+        raise ShapeError(
+            f"{values.shape} claims and {happened.shape} outcomes; give one of each an item"
+        )
     if not len(values):
         raise ConfigError("there is nothing to measure calibration on; check which rows were left")
-    return values, happened
+    inside = np.isfinite(values).all() and (
+        not bounded or bool(((values >= 0) & (values <= 1)).all())
+    )
+    if not inside:
+        wanted = "probabilities in [0, 1]" if bounded else "finite numbers"
+        raise ConfigError(f"claims must be {wanted}; at least one is not")
+    if not np.isin(happened, (0, 1)).all():
+        raise ConfigError("outcomes must be true or false")
+    return values, happened.astype(bool)

@@ -189,9 +189,14 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
             part of the family.
     Returns:
         Adjusted p-values in the same order, at most 1.
+    Raises:
+        ConfigError: a p-value outside [0, 1].
     Source: Holm 1979, A simple sequentially rejective multiple test procedure, Scand. J. Stat. 6.
     """
     tested = [(p, i) for i, p in enumerate(p_values) if p is not None]
+    wrong = [p for p, _ in tested if not 0 <= p <= 1]
+    if wrong:
+        raise ConfigError(f"a p-value is in [0, 1], not {wrong[0]}")
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
     for rank, (p, i) in enumerate(sorted(tested)):

@@ -150,6 +150,8 @@ def test_costs_are_read_from_the_run(bench, tmp_path) -> None:
         {"step": 80, "step_s": 0.2},
         {"step": 100, "step_s": 60.0},
     ]
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "st')  # torn
+    assert "seconds" not in cost_row(placed, n)
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
     row = cost_row(placed, n)
     assert (row["steps"], row["step_s"], row["seconds"]) == (100, 0.3, pytest.approx(30.0))

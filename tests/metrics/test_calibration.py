@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from hyperasr.errors import ConfigError
+from hyperasr.errors import ConfigError, ShapeError
 from hyperasr.metrics.calibration import (
     PlattScaling,
     auroc,
@@ -136,9 +136,26 @@ def test_no_interval_says_why() -> None:
     assert "undefined" in undefined.reason
 
 
-def test_nothing_to_measure_is_one_clear_error() -> None:
-    with pytest.raises(ConfigError, match="nothing to measure"):
-        brier([], [])
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: brier([1.2], [1]), ConfigError, "probabilities"),
+        (lambda: brier([float("nan")], [1]), ConfigError, "probabilities"),
+        (lambda: auroc([float("nan")], [1]), ConfigError, "finite"),
+        (lambda: brier([0.2, 0.3], [1]), ShapeError, "one of each"),
+        (lambda: brier([], []), ConfigError, "nothing to measure"),
+        (lambda: brier([0.5], [2]), ConfigError, "true or false"),
+        (lambda: reliability([0.5], [1], 0), ConfigError, "at least 1 bin"),
+        (lambda: reliability([0.5], [1], 5, "other"), ConfigError, "equal width or mass"),
+        (lambda: risk_coverage([], []), ConfigError, "something to be wrong"),
+        (lambda: risk_coverage([0.5, 1], [1]), ShapeError, "one"),
+        (lambda: smoothed([0.5], 0), ConfigError, "n_samples"),
+        (lambda: clustered_interval(lambda rows: 1.0, []), ConfigError, "items"),
+    ],
+)
+def test_bad_input_is_one_clear_error(call, error, message) -> None:
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_platt_scaling_moves_log_odds(tmp_path: Path) -> None:

@@ -220,6 +220,8 @@ def test_holm_by_hand() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
     assert holm([None]) == [None]
+    with pytest.raises(ConfigError, match="p-value is in"):
+        holm([1.5])
 
 
 def test_what_cannot_be_drawn_says_so() -> None:

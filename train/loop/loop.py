@@ -48,6 +48,9 @@ from train.loop.watchdog import Watchdog
 _TRIM_EVERY = 16  # steps; giving back takes milliseconds
 log = logging.getLogger(__name__)
 
+_WARM_STEPS = 2
+_TIMED_STEPS = 16  # two of the sampler's blocks of eight batches, short ones and long ones
+
 Split = Callable[[Any, int], Sequence[tuple[Any, float]]]
 """(batch, n) -> n parts or fewer, each with its weight in the loss of the whole batch."""
 
@@ -183,6 +186,19 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
             self._update_average(step)
             done, last = step + 1, step + 1 == config.steps
+            if done - self.start == _WARM_STEPS:
+                warm = time.monotonic()
+            elif done - self.start == _WARM_STEPS + _TIMED_STEPS:
+                step_s = (time.monotonic() - warm) / _TIMED_STEPS
+                left = config.steps - done
+                log.info(
+                    "a step takes %.2f s: the %d that are left take about %.0f minutes, and their "
+                    "%d evaluations what each takes",
+                    step_s,
+                    left,
+                    left * step_s / 60,
+                    config.steps // config.eval_every - done // config.eval_every,
+                )
             if done % _TRIM_EVERY == 0:
                 give_back_freed()
             if done % config.log_every == 0:
@@ -311,8 +327,7 @@ class _Run:
         values = dict(zip(losses, means, strict=True)) | {"grad_norm": float(norm), **cost}
         accelerator.log({f"train/{k}": v for k, v in values.items()}, step=step)
         if accelerator.is_main_process:
-            left_min = (self.config.steps - step) * cost["step_s"] / 60
-            log.info("step %d: %s  about %.0f minutes left", step, _line(values), left_min)
+            log.info("step %d: %s", step, _line(values))
             path = self.folder / "log.jsonl"
             with writing(path), path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")

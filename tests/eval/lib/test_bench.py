@@ -141,7 +141,7 @@ def test_what_was_decoded_is_not_decoded_again(bench, monkeypatch, tmp_path) -> 
 
 
 def test_an_interrupted_evaluation_goes_on(world, bench, monkeypatch, tmp_path) -> None:
-    config = replace(bench.config, store=tmp_path)
+    config, whole = replace(bench.config, store=tmp_path), bench.decode("hypernet")
     monkeypatch.setattr(room, "_SAVED_TOGETHER", 8)
     one, decode, n_decoded = Bench(config, bench.backbone), room.decode_tokens, []
 
@@ -154,8 +154,12 @@ def test_an_interrupted_evaluation_goes_on(world, bench, monkeypatch, tmp_path) 
     monkeypatch.setattr(room, "decode_tokens", interrupted)
     with pytest.raises(KeyboardInterrupt):
         one.decode("hypernet")
-    assert Bench(config, bench.backbone).decode("hypernet") == bench.decode("hypernet")
+    assert Bench(config, bench.backbone).decode("hypernet") == whole
     assert n_decoded == [8, 8, 8, 8, 8]  # two of the four parts were there
+    # A file that was cut short is made again, not believed.
+    (path,) = tmp_path.glob("*/*.json")
+    path.write_text(path.read_text()[:50])
+    assert Bench(config, bench.backbone).decode("hypernet") == whole
 
 
 def test_other_weights_have_another_place_in_the_store(bench, systems, tmp_path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,6 +203,22 @@ def test_the_learning_rate_is_the_one_used(tmp_path: Path) -> None:
         moved = load_file(saved)[f"model.{name}"] - Model().get_parameter(name).detach()
         expected = torch.full_like(moved, 0.01 * scale * learning_rate_factor(0, config))
         torch.testing.assert_close(moved.abs(), expected, rtol=1e-3, atol=0)
+
+
+def test_what_is_left_is_estimated_from_measured_steps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def slow(number: int) -> tuple[Tensor, Tensor]:
+        time.sleep(0.6 if number < 2 else 0.02)  # the first steps take longer, as on any machine
+        return draw(number)
+
+    config = LoopConfig(steps=30, eval_every=10, save_every=30, log_every=1000)
+    with caplog.at_level(logging.INFO):
+        train(tmp_path, config, draw=slow)
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("a step takes")]
+    assert "the 12 that are left" in line
+    assert line.endswith("their 2 evaluations what each takes")
+    assert 0.02 <= float(line.split()[3]) <= 0.1
 
 
 def test_the_best_checkpoint_is_the_lowest_score(tmp_path: Path) -> None:
