@@ -58,10 +58,11 @@ results/%.json: eval/benchmarks/%.py eval/configs/%.yaml \
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
 
-results/writing.json: eval/writing.py
-results/adapted_speed.json: eval/benchmarks/adapted_speed.py
-results/writing.json results/adapted_speed.json: %: eval/configs/zero_shot.yaml \
-		$$(call named,eval/configs/zero_shot.yaml) | $(VENV)/.test
+results/writing.json: eval/writing.py eval/configs/typical.yaml \
+		$$(call named,eval/configs/typical.yaml)
+results/adapted_speed.json: eval/benchmarks/adapted_speed.py eval/configs/zero_shot.yaml \
+		$$(call named,eval/configs/zero_shot.yaml)
+results/writing.json results/adapted_speed.json: | $(VENV)/.test
 	$(BIN)/python -m $(subst /,.,$(basename $(filter %.py,$^))) --config $(filter eval/configs/%,$^) \
 		--out $@
 

@@ -3,6 +3,7 @@
     python -m eval.sweep --config eval/configs/blora_sweep.yaml
     python -m eval.sweep --config eval/configs/vi_lora_sweep.yaml
     python -m eval.sweep --config eval/configs/matrix_sweep.yaml
+    python -m eval.sweep --config eval/configs/budget_sweep.yaml
 
 What is varied: the weight of the divergence and the prior of a variational LoRA, against the LoRA
 of the same matrices; or which type of matrix is adapted at which budget, against all of them

@@ -1,6 +1,6 @@
 """Does an adapted recogniser still write as Whisper does? Marks and capitals on typical speech.
 
-    python -m eval.writing --config eval/configs/zero_shot.yaml --out results/writing.json
+    python -m eval.writing --config eval/configs/typical.yaml --out results/writing.json
 
 What the unadapted backbone writes on 30 s is the reference: of the words that both write, aligned,
 which carry a mark (. , ? ! : ;) behind them, and which begin with a capital. Rows: for each adapted
