@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -72,6 +72,10 @@ class IndividualConfig:
     held_out: int = 0
     """Utterances of each person that are recognised and never enrolled, whatever k, so that several
     k are compared on the same; 0 recognises all that were not enrolled."""
+    order: Path | None = None
+    """JSON file, by person, of the ids of all their utterances in the order in which they enrol,
+    those to be held out last; people who are not in it are left out. None draws an order from
+    person and seed."""
     drop_short: bool = False
     """Leave out people with too few utterances, instead of stopping."""
     init_from: Path | None = None
@@ -124,7 +128,13 @@ def by_person(cache: Cache) -> Rows:
 
 
 def enrol(
-    people: Sequence[str], *, k: int, held_out: int = 0, seed: int = 0, drop_short: bool = False
+    people: Sequence[str],
+    *,
+    k: int,
+    held_out: int = 0,
+    seed: int = 0,
+    drop_short: bool = False,
+    order: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Enrolment]:
     """Choose each person's enrolment utterances.
 
@@ -134,6 +144,7 @@ def enrol(
         people: person of each row.
         k, held_out, drop_short: as in `IndividualConfig`.
         seed: of the order.
+        order: all rows of each person who takes part, in another order.
     Returns:
         Rows by person.
     Raises:
@@ -142,6 +153,10 @@ def enrol(
     rows: dict[str, list[int]] = {}
     for row, person in enumerate(people):
         rows.setdefault(person, []).append(row)
+    for person, own in rows.items():
+        random.Random(f"{seed}/{person}/enrol").shuffle(own)
+    if order is not None:
+        rows = {person: list(own) for person, own in order.items()}
     needed = max(k, 1) + max(held_out, 1)
     short = {person: len(own) for person, own in sorted(rows.items()) if len(own) < needed}
     if short and (not drop_short or len(short) == len(rows)):
@@ -153,12 +168,35 @@ def enrol(
         )
     chosen = {}
     for person in sorted(set(rows) - set(short)):
-        order = rows[person]
-        random.Random(f"{seed}/{person}/enrol").shuffle(order)
-        n = k or len(order) - held_out
-        rest = order[len(order) - held_out :] if held_out else order[n:]
-        chosen[person] = Enrolment(order[:n], rest)
+        own = rows[person]
+        n = k or len(own) - held_out
+        rest = own[len(own) - held_out :] if held_out else own[n:]
+        chosen[person] = Enrolment(own[:n], rest)
     return chosen
+
+
+def read_order(path: Path, people: Rows) -> dict[str, list[int]]:
+    """Return the rows of each person of an order file.
+
+    Raises:
+        ConfigError: no such file, or one that does not have every utterance of a person once.
+    """
+    numbers: dict[str, dict[str, int]] = {}
+    for row, (person, name) in enumerate(
+        zip(people.meta["person"], people.meta["id"], strict=True)
+    ):
+        numbers.setdefault(person, {})[name] = row
+    try:
+        order = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read as ids by person ({error})") from error
+    for person, ids in order.items():
+        if sorted(ids) != sorted(numbers.get(person, {})):
+            raise ConfigError(
+                f"{path}: must have each utterance of {person!r} once "
+                f"({len(numbers.get(person, {}))} of theirs are known, {len(ids)} are listed)"
+            )
+    return {person: [numbers[person][name] for name in ids] for person, ids in order.items()}
 
 
 def rows_of_batch(chosen: dict[str, Enrolment], number: int) -> list[int]:
@@ -246,8 +284,14 @@ def run(config: IndividualConfig) -> None:
     backbone = frozen(config)
     with accelerator.main_process_first():
         people = people_of(config, backbone)
-    how = {"k": config.k, "held_out": config.held_out, "drop_short": config.drop_short}
-    chosen = enrol(people.meta["person"], **how, seed=loop.seed)
+    chosen = enrol(
+        people.meta["person"],
+        k=config.k,
+        held_out=config.held_out,
+        seed=loop.seed,
+        drop_short=config.drop_short,
+        order=read_order(config.order, people) if config.order else None,
+    )
     log.info("%d people enrol with %s utterances", len(chosen), config.k or "all their")
 
     def save_best(objective: nn.Module) -> None:

@@ -170,6 +170,25 @@ def test_enrolment_is_nested_disjoint_and_alike_for_all() -> None:
     assert enrol(people, k=3, seed=4) != rest
 
 
+def test_people_enrol_in_a_given_order(cache: Cache, tmp_path: Path) -> None:
+    people = by_person(cache)
+    ids = people.meta["id"]
+    drawn = enrol(people.meta["person"], k=1, held_out=1, seed=0)
+    person = next(iter(drawn))
+    rows = [row for row, name in enumerate(people.meta["person"]) if name == person]
+    path = tmp_path / "order.json"
+    path.write_text(json.dumps({person: [ids[row] for row in reversed(rows)]}))
+    order = individual.read_order(path, people)
+    chosen = enrol(people.meta["person"], k=1, held_out=1, order=order)
+    assert chosen == {person: individual.Enrolment([rows[-1]], [rows[0]])}
+    path.write_text(json.dumps({person: [ids[rows[0]]] * 2}))
+    with pytest.raises(ConfigError, match=f"each utterance of '{person}' once"):
+        individual.read_order(path, people)
+    path.write_text("[")
+    with pytest.raises(ConfigError, match=r"order.json: cannot be read as ids"):
+        individual.read_order(path, people)
+
+
 def test_people_with_too_few_utterances() -> None:
     people = ["ann"] * 6 + ["bob"] * 3
     assert set(enrol(people, k=2)) == {"ann", "bob"}

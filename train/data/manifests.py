@@ -8,6 +8,8 @@
 - ``test_nonnative.jsonl``: five recordings of each test speaker of speechocean762.
 - ``test_small.jsonl``: six recordings of each speaker of ``test.jsonl``, and those five: for
   evaluations of many systems.
+- ``people.jsonl``: twenty recordings of each of half the test speakers of speechocean762 and of the
+  test speakers of LibriSpeech dev-clean: for what a person's own recordings are worth.
 - ``dev_an4.jsonl``, ``test_an4.jsonl``: AN4's speakers, to be scored by the protocol ``spelled``.
 
 Who is where stands in ``splits.json``:
@@ -34,6 +36,7 @@ are read in corpora of atypical and of non-native speech too.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -51,6 +54,7 @@ from train.loop.program import read_config, run_program
 
 SPLITS = ("train", "dev", "test")
 _PER_SPEAKER = 6  # recordings in the small test
+_PER_PERSON = 20  # in people.jsonl
 PROSE = ("librispeech", "ljspeech")
 
 
@@ -195,17 +199,25 @@ def build(root: Path) -> Built:
         return list(chosen)
 
     tested = {name for names in splits["test_recordings"].values() for name in names}
-    nonnative = [u for u in rows("test", "speechocean762") if Path(u.path).stem in tested]
+    everything = rows("test", "speechocean762")
+    named = sorted({u.speaker for u in everything}, key=_digest)
+    half = set(named[: (len(named) + 1) // 2])
+    nonnative = [u for u in everything if Path(u.path).stem in tested]
+    readers = [u for u in rows("test", "librispeech") if u.source == "librispeech-dev-clean"]
     manifests = {
         "train": rows("train", *PROSE, "speechocean762", "an4"),
         "dev": rows("dev", *PROSE, "speechocean762"),
         "test": rows("test", *PROSE),
         "test_nonnative": nonnative,
         "test_small": [*some_of_each(rows("test", *PROSE), _PER_SPEAKER), *nonnative],
+        "people": [
+            *some_of_each(readers, _PER_PERSON),
+            *(u for u in everything if u.speaker in half),
+        ],
         "dev_an4": rows("dev", "an4"),
         "test_an4": rows("test", "an4"),
     }
-    train, dev, tests = manifests["train"], manifests["dev"], [*manifests["test"], *nonnative]
+    train, dev, tests = manifests["train"], manifests["dev"], [*manifests["test"], *everything]
     an4, an4_dev = manifests["test_an4"], manifests["dev_an4"]
     for name, first, second, text in (
         ("train", train, dev, "error"),
@@ -216,6 +228,10 @@ def build(root: Path) -> Built:
     ):
         check_leaks(first, second, text=text, name=name)
     return Built(manifests, duration_s, left_out)
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def _by_split(

@@ -30,6 +30,8 @@ COMMITTED = {
     ("test_small", "librispeech-test-other", "typical"): (60, 10, 7.2),
     ("test_small", "librispeech-dev-clean", "typical"): (36, 6, 4.4),
     ("test_small", "speechocean762", "nonnative"): (305, 61, 21.4),
+    ("people", "librispeech-dev-clean", "typical"): (120, 6, 17.3),
+    ("people", "speechocean762", "nonnative"): (620, 31, 44.7),
     ("dev_an4", "an4", "typical"): (79, 6, 3.5),
     ("test_an4", "an4", "typical"): (150, 12, 6.4),
 }
@@ -87,7 +89,7 @@ def test_nothing_leaks(built: Built) -> None:
     sides = {
         "train": made["train"],
         "dev": made["dev"],
-        "test": [*made["test"], *made["test_nonnative"]],
+        "test": [*made["test"], *made["test_nonnative"], *made["people"]],
     }
     for first, second in itertools.combinations(sides, 2):
         assert check_leaks(sides[first], sides[second], text="error", name=first) == []
@@ -104,7 +106,7 @@ def test_nothing_leaks(built: Built) -> None:
 def test_every_recording_is_once_in_its_split(built: Built) -> None:
     for name, rows in built.manifests.items():
         assert len({u.id for u in rows}) == len({u.path for u in rows}) == len(rows)
-        assert {u.split for u in rows} == {name.split("_")[0]}
+        assert {u.split for u in rows} == {"test" if name == "people" else name.split("_")[0]}
         assert {u.domain for u in rows} == {"recorded"}
         assert {u.cohort for u in rows if u.source == "speechocean762"} <= {"nonnative"}
         assert {u.cohort for u in rows if u.source != "speechocean762"} <= {"typical"}
