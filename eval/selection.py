@@ -21,9 +21,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,6 +32,7 @@ from torch import Tensor
 
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
+from eval.lib.runs import train
 from eval.lib.tables import print_rows
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.uncertainty import disagreement
@@ -73,6 +71,8 @@ class SelectionConfig:
     """Trainings at a time, at least 1."""
     threads: int = 1
     """Threads of torch in each, at least 1."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Further options of `train.individual` by dotted name."""
     runs: Path = Path("runs/selection")
     """Folder of orders and trainings."""
     out: Path = Path("results/selection.json")
@@ -154,12 +154,8 @@ def keys_of(
     }
 
 
-def train(config: SelectionConfig, out: Path, order: Path, k: int) -> None:
-    """Enrol everybody in a process of its own; a finished training ends at once.
-
-    Raises:
-        ConfigError: the training failed; its own message is above.
-    """
+def arguments(config: SelectionConfig, out: Path, order: Path, k: int) -> list[str]:
+    """Return the command line of `train.individual`."""
     options: dict[str, Any] = {
         "config": config.individual,
         "manifest": config.bench.test,
@@ -170,18 +166,15 @@ def train(config: SelectionConfig, out: Path, order: Path, k: int) -> None:
         "k": k,
         "held_out": config.held_out,
         "out": out,
+        **config.options,
     }
-    command = [sys.executable, "-m", "train.individual"]
-    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    environment = os.environ | {"OMP_NUM_THREADS": str(config.threads)}
-    if subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode:
-        raise ConfigError(f"{out}: enrolling failed, see above; the same command goes on")
+    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
 
 
 def enrolled(config: SelectionConfig, bench: Bench) -> dict[str, Path]:
     """Train for every strategy and number; returns the models' folders by system name."""
-    ids, jobs, systems = bench.column("id"), [], {}
-    n_pool = 0
+    ids, n_pool = bench.column("id"), 0
+    jobs: list[tuple[str, Path, Path, int]] = []
     for strategy, by_person in orders(config, bench).items():
         path = config.runs / f"{strategy}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,13 +183,16 @@ def enrolled(config: SelectionConfig, bench: Bench) -> dict[str, Path]:
         n_pool = min(len(rows) for rows in by_person.values()) - config.held_out
         jobs += [(f"{strategy}_{k}", config.runs / strategy, path, k) for k in config.k]
     jobs.append((EVERYTHING, config.runs / EVERYTHING, config.runs / f"{RANDOM}.json", n_pool))
+
+    def enrol_all(job: tuple[str, Path, Path, int]) -> None:
+        name, out, order, k = job
+        given = arguments(config, out, order, k)
+        train("individual", given, out / f"k-{k:02d}", f"enrolling {name}", config.threads)
+
     with ThreadPoolExecutor(config.processes) as pool:
-        for name, done in [(n, pool.submit(train, config, *job)) for n, *job in jobs]:
-            done.result()
-            log.info("%s: trained", name)
-    for name, out, _, k in jobs:
-        systems[name] = out / f"k-{k:02d}" / "best"
-    return systems
+        for number, _ in enumerate(pool.map(enrol_all, jobs), start=1):
+            log.info("%d of %d trained", number, len(jobs))
+    return {name: out / f"k-{k:02d}" / "best" for name, out, _, k in jobs}
 
 
 def main() -> None:

@@ -138,7 +138,8 @@ class MetaConfig:
     init_from: Path | None = None
     """A trained model folder that a hypernetwork or static LoRA starts from: the factors of a
     global LoRA on its targets or some of them; or, for a hypernetwork, all weights of another of
-    the same shape, whose training goes on."""
+    the same shape, whose training goes on; or, for a VI LoRA whose prior is ``posterior``, that
+    posterior."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 

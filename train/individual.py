@@ -37,6 +37,7 @@ from hyperasr.cohorts.views import TYPICAL, plan_views
 from hyperasr.errors import ConfigError, ManifestError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.transcription.enrolment import sentence
 from hyperasr.types import Batch
 from hyperasr.util.config import to_dict
 from hyperasr.util.files import atomic_write_text
@@ -79,7 +80,8 @@ class IndividualConfig:
     drop_short: bool = False
     """Leave out people with too few utterances, instead of stopping."""
     init_from: Path | None = None
-    """A trained model folder with a global LoRA that everybody starts from; none starts from 0."""
+    """A trained model folder with a global LoRA that everybody starts from, or a VI LoRA that is
+    also everybody's prior (``posterior``); none starts from 0."""
     source: SourceConfig = field(default_factory=lambda: SourceConfig("static"))
     """What each person gets: ``static`` factors, or a Gaussian over them (``vi_lora``), decoded by
     its mean. That there are factors by speaker, and for whom, is filled in."""
@@ -259,7 +261,15 @@ def people_of(config: IndividualConfig, backbone: Backbone) -> Rows:
         n_people = len({view.person for view in own})
         log.info("%s, %s: %d utterances of %d people", cohort, domain, len(own), n_people)
     kept = CacheConfig(SpeakerConfig(), keep_mel=True)
-    return by_person(cached(config, [views], backbone, kept))
+    cache = cached(config, [views], backbone, kept)
+    # As a person writes: a text in one case would unlearn Whisper's own writing.
+    texts = zip(cache.meta["id"], cache.meta["text"], strict=True)
+    return by_person(cache.with_texts({name: written(text) for name, text in texts}))
+
+
+def written(text: str) -> str:
+    """Return a text as a sentence; one in capitals in lower case."""
+    return sentence(text.lower() if text.isupper() else text)
 
 
 def new_model(config: IndividualConfig, backbone: Backbone, people: Sequence[str]) -> HyperASR:
@@ -269,8 +279,7 @@ def new_model(config: IndividualConfig, backbone: Backbone, people: Sequence[str
     model = HyperASR(
         backbone, SpeakerConfig(), source, seed=config.loop.seed, objective=config.objective
     )
-    if config.init_from:
-        start_from(model, config.init_from)
+    start_from(model, config.init_from)
     return model
 
 

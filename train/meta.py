@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hyperasr.adapters import HyperNet, SourceConfig, StaticLoRA
+from hyperasr.adapters import HyperNet, SourceConfig, StaticLoRA, VILoRA
 from hyperasr.adapters.checkpoint import read_head
 from hyperasr.cohorts.cache import Cache, CacheConfig
 from hyperasr.errors import ConfigError
@@ -152,17 +152,28 @@ def with_groups(source: SourceConfig, cache: Cache) -> SourceConfig:
     return replace(source, settings={**settings, "groups": sorted(set(cache.meta[settings["by"]]))})
 
 
-def start_from(model: HyperASR, model_folder: Path) -> None:
-    """Let a model start as a trained one: a global LoRA, or a hypernetwork like its own.
+def start_from(model: HyperASR, model_folder: Path | None) -> None:
+    """Let a model start as a trained one: a global LoRA, a hypernetwork like its own, or a
+    posterior that is its prior too. Without a folder it stays as it is.
 
     Raises:
-        ConfigError: a model that starts as no other, or that one has other targets or shapes.
+        ConfigError: a model that starts as no other, or that one has other targets or shapes; a
+            prior ``posterior`` without a folder.
     """
+    goes_on = isinstance(model.source, VILoRA) and model.source.gaussian.prior == "posterior"
+    if model_folder is None:
+        if goes_on:
+            raise ConfigError("prior 'posterior' needs init_from, a trained VI LoRA")
+        return
     head, backbone, source = read_head(model_folder), model.backbone, model.source
     heard = Backbone(backbone.whisper, backbone.tokenizer, head["audio_context"], head["margin_s"])
     trained = HyperASR.from_pretrained(model_folder, backbone=heard)
     if isinstance(source, HyperNet) and isinstance(trained.source, HyperNet):
         go_on(model, trained, model_folder)
+    elif goes_on and isinstance(source, VILoRA):
+        if not isinstance(trained.source, VILoRA):
+            raise ConfigError(f"{model_folder} holds no posterior to be the prior")
+        source.go_on_from(trained.source)
     elif isinstance(source, HyperNet | StaticLoRA):
         start_as_global_lora(source, trained, model_folder)
     else:
@@ -238,8 +249,7 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
     )
     if isinstance(model.source, HyperNet) and cache.keeps_embeddings:
         model.source.fit_embedding(cache.embedding_blocks())
-    if config.init_from:
-        start_from(model, config.init_from)
+    start_from(model, config.init_from)
     return model
 
 

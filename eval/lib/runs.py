@@ -68,16 +68,32 @@ class Run:
         """
         if is_finished(self):
             return
-        log.info("%s: training", self.config.out)
-        command = [sys.executable, "-m", "train.meta", *self.arguments]
-        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-        done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
-        if done.returncode:
-            without = f" without {self.held_out}" if self.held_out else ""
-            raise ConfigError(
-                f"training {self.system}{without} ended with status {done.returncode}; see "
-                f"{self.config.out / 'log.txt'} and run the same command again to go on"
-            )
+        without = f" without {self.held_out}" if self.held_out else ""
+        what = f"training {self.system}{without}"
+        train("meta", self.arguments, self.config.out, what, threads=threads)
+
+
+def train(program: str, arguments: Sequence[str], out: Path, what: str, threads: int = 0) -> None:
+    """Run a program of `train` in a process of its own, its output among our errors.
+
+    Args:
+        program: such as ``meta``.
+        arguments: of its command line.
+        out: its run folder.
+        what: it does, for a message.
+        threads: of torch; 0 leaves them as they are.
+    Raises:
+        ConfigError: it failed; its own message is above.
+    """
+    log.info("%s: training", out)
+    command = [sys.executable, "-m", f"train.{program}", *arguments]
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise ConfigError(
+            f"{what} ended with status {done.returncode}; see {out / 'log.txt'} and run the same "
+            "command again to go on"
+        )
 
 
 def cohorts_in(manifest: Path, simulate: Sequence[str]) -> list[str]:

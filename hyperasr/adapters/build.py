@@ -12,7 +12,7 @@ from hyperasr.adapters import lora
 from hyperasr.adapters.base import AdapterSource
 from hyperasr.adapters.bayes_hypernet import BayesHyperNet, BayesHyperNetConfig
 from hyperasr.adapters.hypernet import HyperNet, HyperNetConfig
-from hyperasr.adapters.priors import weight_deviations
+from hyperasr.adapters.priors import FROM_WEIGHTS, weight_deviations
 from hyperasr.adapters.static import StaticLoRA, StaticLoRAConfig
 from hyperasr.adapters.variational import BLoRA, BLoRAConfig, VILoRA, VILoRAConfig
 from hyperasr.errors import ConfigError
@@ -73,6 +73,6 @@ def new_source(
     source: AdapterSource = kind(
         source_config, shapes, generator=torch.Generator().manual_seed(seed)
     )
-    if fit_prior and isinstance(source, GAUSSIAN_SOURCES) and source.gaussian.prior != "fixed":
+    if fit_prior and isinstance(source, GAUSSIAN_SOURCES) and source.gaussian.prior in FROM_WEIGHTS:
         source.prior_sigma.fit(weight_deviations(whisper, config.targets))
     return source

@@ -111,20 +111,27 @@ class GaussianFactors:
             targets[name] = LayerFactors(a, b)
         return replace(self.mu, targets=targets, shared=self.mu.shared and n_row == 1)
 
-    def kl(self, prior: Mapping[str, Tensor], reduction: str = "sum") -> Tensor:
-        """Return the divergence from a zero-mean prior in nats, closed form; float64 scalar.
+    def kl(self, prior: Mapping[str, Tensor] | GaussianFactors, reduction: str = "sum") -> Tensor:
+        """Return the divergence from a prior in nats, closed form; float64 scalar.
 
         Args:
-            prior: standard deviations of each target's layers (n_layer,), for A and B alike.
+            prior: of mean zero, by the standard deviations of each target's layers (n_layer,), for
+                A and B alike; or another posterior, one for all, of which neither factor is a
+                point.
             reduction: one of `KL_REDUCTIONS`.
         """
         terms, n_matrices = [], 0
         for name, pair in self.mu.targets.items():
-            log_prior, deviations = prior[name].log(), self.log_sigma[name]
-            for mean, log_sigma in ((pair.A, deviations.A), (pair.B, deviations.B)):
+            for letter in "AB":
+                mean, log_sigma = getattr(pair, letter), getattr(self.log_sigma[name], letter)
                 if log_sigma is None and not self.map_points:
                     continue
-                entries = gaussian_kl(mean, log_sigma, log_prior.to(mean)[:, None, None, None])
+                if isinstance(prior, GaussianFactors):
+                    log_prior = getattr(prior.log_sigma[name], letter)
+                    mean = mean - getattr(prior.mu.targets[name], letter)
+                else:
+                    log_prior = prior[name].log().to(mean)[:, None, None, None]
+                entries = gaussian_kl(mean, log_sigma, log_prior)
                 nats = entries.sum(dim=(-2, -1), dtype=torch.float64)  # (n_layer, n_utt)
                 terms.append(nats.sum() / (1 if reduction == "sum" else mean[0, 0].numel()))
                 n_matrices += nats.numel()

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 LOG_SIGMA_RANGE = (-12.0, 2.0)
 """Least and largest log standard deviation of a factor: sigma from 6e-6 to 7.4."""
 
+FROM_WEIGHTS = ("single", "dual")
+"""Priors that are fitted to the backbone's weights."""
+
 # Of the variance of all layers together: a component is at least a tenth as wide as the whole.
 LEAST_VARIANCE = 1e-2
 
@@ -38,7 +41,9 @@ class GaussianSettings:
     """Standard deviation of the posterior at the start, above 0: our choice, a few percent of A's
     entries."""
 
-    prior: Literal["fixed", "single", "dual"] = "fixed"
+    PRIORS: ClassVar[tuple[str, ...]] = ("fixed", *FROM_WEIGHTS)
+
+    prior: str = "fixed"
     """``fixed`` has the width `prior_sigma`; ``single`` the mean deviation of the pretrained target
     weights; ``dual`` that of the layer's component in a mixture of two."""
 
@@ -52,8 +57,8 @@ class GaussianSettings:
                 f"prior_sigma is {self.prior_sigma}: a prior of zero width; it must be above 0 and "
                 "finite"
             )
-        if self.prior not in ("fixed", "single", "dual"):
-            raise ConfigError(f"prior must be 'fixed', 'single' or 'dual', got {self.prior!r}")
+        if self.prior not in self.PRIORS:
+            raise ConfigError(f"prior must be one of {self.PRIORS}, got {self.prior!r}")
 
 
 class PriorBuffers(nn.Module):

@@ -11,9 +11,9 @@ BLoRA's tables) is our choice, stated at the setting.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,11 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
     """Settings of a `VILoRA`: rank, level and groups of a `StaticLoRA`, prior and start, and
     these."""
 
-    prior: Literal["fixed", "single", "dual"] = "dual"
-    """See `GaussianSettings`; the paper compares ``single`` and ``dual``."""
+    PRIORS: ClassVar[tuple[str, ...]] = (*GaussianSettings.PRIORS, "posterior")
+
+    prior: str = "dual"
+    """See `GaussianSettings`; the paper compares ``single`` and ``dual``. ``posterior`` is that of
+    an earlier training, one for all, which this one goes on from (`go_on_from`)."""
 
     sigma_B_start: float | None = None  # noqa: N815 (B is a matrix)
     """Standard deviation of B at the start; None as `sigma_start`; 0 makes B a point, which counts
@@ -51,6 +54,8 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
         GaussianSettings.__post_init__(self)
         if self.sigma_B_start:
             check_sigma("sigma_B_start", self.sigma_B_start)
+        if self.prior == "posterior" and self.sigma_B_start == 0:
+            raise ConfigError("prior 'posterior' needs a B that is no point; set sigma_B_start")
         if self.noise not in NOISE_SCHEMES:
             raise ConfigError(f"noise must be one of {NOISE_SCHEMES}, got {self.noise!r}")
         if self.noise != "plain" and self.by != "global":
@@ -75,7 +80,7 @@ class BLoRAConfig(VILoRAConfig):
     sigma_B_start: float | None = 0.0  # noqa: N815
     """A point: the authors' B has a deviation of 2e-22 that never moves."""
 
-    prior: Literal["fixed", "single", "dual"] = "fixed"
+    prior: str = "fixed"
     """Zero mean, one width."""
 
     prior_sigma: float = 0.01
@@ -113,11 +118,52 @@ class VILoRA(StaticLoRA):
             if b_start:
                 start = torch.full_like(self.B[key].detach(), math.log(b_start))
                 self.log_sigma_B[key] = nn.Parameter(start)
+        if config.prior == "posterior":  # of `go_on_from`, or loaded
+            for name, values in self._tensors():
+                self.register_buffer(f"prior_{name}", torch.zeros_like(values.detach()[:, :1]))
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield means and log deviations by a name for each."""
+        for what in ("A", "B", "log_sigma_A", "log_sigma_B"):
+            for key, values in getattr(self, what).items():
+                yield f"{what}_{key}", values
 
     @property
-    def prior(self) -> dict[str, Tensor]:
-        """Width of the prior of every target's layers (n_layer,)."""
-        return self.prior_sigma.by_target()
+    def prior(self) -> dict[str, Tensor] | GaussianFactors:
+        """Width of the prior of every target's layers (n_layer,), or the earlier posterior."""
+        if self.gaussian.prior != "posterior":
+            return self.prior_sigma.by_target()
+        pairs, log_sigma = {}, {}
+        for name in self.targets:
+            a, b, log_a, log_b = (
+                self.get_buffer(f"prior_{what}_{self.key(name)}")
+                for what in ("A", "B", "log_sigma_A", "log_sigma_B")
+            )
+            pairs[name] = (a, b)
+            log_sigma[name] = LogSigma(clamp_log_sigma(log_a), clamp_log_sigma(log_b))
+        return GaussianFactors(self.pack(pairs, shared=True), log_sigma)
+
+    @torch.no_grad()
+    def go_on_from(self, other: VILoRA) -> None:
+        """Start as another posterior, which is also the prior where that is ``posterior``.
+
+        Args:
+            other: one posterior for all, of the same targets, rank and scaling.
+        Raises:
+            ConfigError: it is by cohort or speaker, or of other shapes.
+        """
+        values = dict(other._tensors())
+        own = dict(self._tensors())
+        shapes = [{n: (v.shape[0], *v.shape[2:]) for n, v in of.items()} for of in (own, values)]
+        if other.config.by != "global" or shapes[0] != shapes[1] or self.scaling != other.scaling:
+            raise ConfigError(
+                "what is to be gone on from is by cohort or speaker, or has other targets, another "
+                "rank or alpha, or points where this has Gaussians"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(values[name].expand_as(tensor))
+            if self.gaussian.prior == "posterior":
+                self.get_buffer(f"prior_{name}").copy_(values[name])
 
     def forward(
         self,

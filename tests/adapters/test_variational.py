@@ -84,6 +84,45 @@ def test_speakers_have_posteriors_of_their_own() -> None:
         source()
 
 
+@pytest.mark.parametrize("groups", [SHARED, BY_SPEAKER], ids=["global", "by speaker"])
+def test_a_posterior_is_the_prior_of_what_goes_on_from_it(groups: VILoRAConfig) -> None:
+    before = stir(VILoRA(SHARED, FC1))
+    source = VILoRA(replace(groups, prior="posterior"), FC1)
+    source.go_on_from(before)
+    who = list(groups.groups) or None
+    posterior = source(groups=who)
+    for name in ("A", "B"):
+        own = getattr(posterior.mean()["decoder.fc1"], name)
+        torch.testing.assert_close(own, getattr(before, name)["decoder_fc1"].expand_as(own))
+    assert float(posterior.kl(source.prior).detach()) == 0
+    moved = stir(source)
+    # torch's own divergence, entry by entry.
+    expected = 0.0
+    for name in ("A", "B"):
+        mu, sigma = (getattr(moved, f"{p}{name}")["decoder_fc1"] for p in ("", "log_sigma_"))
+        old, width = (getattr(before, f"{p}{name}")["decoder_fc1"] for p in ("", "log_sigma_"))
+        normal = torch.distributions.Normal
+        kl = torch.distributions.kl_divergence(normal(mu, sigma.exp()), normal(old, width.exp()))
+        expected += float(kl.double().sum().detach()) / mu.shape[1]
+    assert float(moved(groups=who).kl(moved.prior).detach()) == pytest.approx(expected, rel=1e-4)
+    assert not any(value.requires_grad for value in dict(moved.named_buffers()).values())
+    loaded = VILoRA(replace(groups, prior="posterior"), FC1)
+    loaded.load_state_dict(moved.state_dict())
+    assert float(loaded(groups=who).kl(loaded.prior).detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_posterior_goes_on_from_its_like_alone() -> None:
+    source = VILoRA(replace(SHARED, prior="posterior"), FC1)
+    for other in (
+        VILoRA(replace(SHARED, rank=2), FC1),
+        VILoRA(replace(SHARED, alpha=3.0), FC1),
+        VILoRA(BY_SPEAKER, FC1),
+        VILoRA(replace(SHARED, sigma_B_start=0.0), FC1),
+    ):
+        with pytest.raises(ConfigError, match="what is to be gone on from"):
+            source.go_on_from(other)
+
+
 def test_priors_are_fitted_once_and_kept_in_the_state(tiny_whisper: Any) -> None:
     with torch.no_grad():
         for layer in tiny_whisper.model.decoder.layers:
@@ -111,6 +150,8 @@ def test_priors_are_fitted_once_and_kept_in_the_state(tiny_whisper: Any) -> None
         (SHARED, {"sigma_B_start": -1.0}, "sigma_B_start"),
         (SHARED, {"prior_sigma": 0.0}, "zero width"),
         (SHARED, {"by": "speaker"}, "needs groups"),
+        (SHARED, {"prior": "wide"}, "prior must be one of"),
+        (BLoRAConfig(), {"prior": "posterior"}, "a B that is no point"),
         (BLoRAConfig(), {"rank": 33}, "rank must be in 1..32"),
     ],
 )

@@ -16,6 +16,7 @@ from eval.benchmarks.server import ServerConfig
 from eval.benchmarks.speed import SpeedConfig
 from eval.calibration import CalibrationConfig
 from eval.comparison import ComparisonConfig, cost_row
+from eval.continual import ContinualConfig
 from eval.development import DevelopmentConfig
 from eval.docs import table
 from eval.enrolment import EnrolmentConfig
@@ -23,6 +24,7 @@ from eval.expected_words import ExpectedWordsConfig
 from eval.leave_one_cohort_out import LocoConfig
 from eval.lib import results
 from eval.lib.bench import Bench
+from eval.selection import SelectionConfig
 from eval.sparsity import SparsityConfig
 from eval.subspace_angles import AnglesConfig
 from eval.sweep import SweepConfig
@@ -37,10 +39,12 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     "beam": ZeroShotConfig,
     "blora_sweep": SweepConfig,
+    "budget_sweep": SweepConfig,
     "calibration": CalibrationConfig,
     "ceiling": DevelopmentConfig,
     "cluster": ClusterConfig,
     "comparison": ComparisonConfig,
+    "continual": ContinualConfig,
     "development": DevelopmentConfig,
     "enrolment": EnrolmentConfig,
     "expected_words": ExpectedWordsConfig,
@@ -49,6 +53,7 @@ PROGRAMS = {
     "matrix_sweep": SweepConfig,
     "memory": MemoryConfig,
     "server": ServerConfig,
+    "selection": SelectionConfig,
     "sparsity": SparsityConfig,
     "speed": SpeedConfig,
     "subspace_angles": AnglesConfig,

@@ -1,0 +1,117 @@
+"""Continual adaptation: one domain after another; what is learned, and what is forgotten?
+
+    python -m eval.continual --config eval/configs/continual.yaml
+
+Each method is trained on one cohort after the other, alone, from where the one before left it: a
+LoRA, whose factors go on being trained; and VI LoRA, whose posterior is also the prior of the next
+(the open question of arXiv 2509.20397 and 2510.18723). After every stage all cohorts and typical
+speech are recognised. A system is called by method, number of cohorts learned so far, and the last
+of them. Rows of the measure ``forgotten`` compare, for each cohort, the last stage with the one
+that learned it (typical speech: the first one), ``methods`` the last stage with the first method's.
+
+A finished training is not repeated, an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from eval.lib import results
+from eval.lib.bench import Bench, BenchConfig
+from eval.lib.runs import Run, short_run, train_all
+from eval.lib.scores import Scores
+from eval.lib.tables import print_rows
+from hyperasr.cohorts.views import TYPICAL
+from hyperasr.errors import ConfigError
+from train.loop.program import read_config, run_program
+
+
+@dataclass(frozen=True)
+class ContinualConfig:
+    """What is learned in which order, by what."""
+
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Test set and protocol; its systems, which learned everything at once, are references."""
+    sources: dict[str, Path] = field(default_factory=dict)
+    """Configurations of `train.meta` by method; of a VI LoRA the posterior becomes the prior."""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Further options of a method after its first stage, by dotted name."""
+    cohorts: tuple[str, ...] = ("stuttering", "dysarthria", "parkinson", "nonnative")
+    """In the order in which they are learned, at least two."""
+    steps: int = 100
+    """Optimiser steps of each stage, at least 1."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Further options of `train.meta` by dotted name, for all."""
+    processes: int = 2
+    """Methods trained at a time, at least 1."""
+    threads: int = 1
+    """Threads of torch in each, at least 1."""
+    runs: Path = Path("runs/continual")
+    """Folder of the trainings."""
+    out: Path = Path("results/continual.json")
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        if len(self.cohorts) < 2 or not self.sources:
+            raise ConfigError("continual adaptation needs at least two cohorts and one method")
+
+
+def chains(config: ContinualConfig) -> dict[str, list[Run]]:
+    """Return each method's trainings, in their order."""
+    made: dict[str, list[Run]] = {}
+    for name, yaml in config.sources.items():
+        own = made[name] = []
+        for number, cohort in enumerate(config.cohorts, start=1):
+            options: dict[str, Any] = {**config.options, "cohorts": [cohort]}
+            folder = config.runs / name / f"{number}-{cohort}"
+            if own:
+                options |= {"init_from": own[-1].best, **config.settings.get(name, {})}
+            run = short_run(name, yaml, folder, config.steps, options)
+            if own and run.config.source.kind == "vi_lora":
+                settings = {**(run.config.source.settings or {}), "prior": "posterior"}
+                options["source.settings"] = settings
+                run = short_run(name, yaml, folder, config.steps, options)
+            own.append(replace(run, system=f"{name}:{number}-{cohort}"))
+    return made
+
+
+def rows_of(
+    config: ContinualConfig, made: dict[str, list[Run]], scores: Scores
+) -> Iterator[dict[str, Any]]:
+    """Yield error rates after each stage, and what was forgotten since a cohort was learned."""
+    stages = {name: [run.system for run in chain] for name, chain in made.items()}
+    first, *others = (own[-1] for own in stages.values())
+    for group in scores.groups():
+        if group.corpus is not None or group.cohort not in (*config.cohorts, TYPICAL):
+            continue
+        then = 0 if group.cohort == TYPICAL else config.cohorts.index(group.cohort)
+        forgotten = [(own[-1], own[then]) for own in stages.values() if own[-1] != own[then]]
+        methods = [(other, first) for other in others]
+        for row in scores.rows(group, pairs=[*forgotten, *methods]):
+            if "against" in row:
+                own = (row["system"], row["against"]) in forgotten
+                yield row | {"measure": "forgotten" if own else "methods"}
+            else:
+                yield row
+
+
+def main() -> None:
+    """Train every chain, evaluate every stage, write the JSON, print the tables."""
+    config = read_config(ContinualConfig)
+    bench = Bench(config.bench)
+    made = chains(config)
+    train_all(list(made.values()), config.processes, config.threads)
+    stages = [run for chain in made.values() for run in chain]
+    own = bench.beside({run.system: run.best for run in stages})
+    rows = list(rows_of(config, made, own.scores(own.systems)))
+    bench.save("eval.continual", config, results.with_holm(rows, ("measure",)))
+    print_rows(rows, title="after each stage")
+    for measure in ("forgotten", "methods"):
+        print_rows(rows, title=measure, differences=True, measure=measure)
+
+
+if __name__ == "__main__":
+    run_program(main)
