@@ -43,6 +43,10 @@ results/beam.json results/unadapted.json results/typical.json results/zero_shot_
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
 
+results/individual.json: results/%.json: eval/comparison.py eval/configs/%.yaml \
+		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
+	$(evaluate)
+
 results/ceiling.json: results/%.json: eval/development.py eval/configs/%.yaml \
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)

@@ -49,6 +49,7 @@ PROGRAMS = {
     "enrolment": EnrolmentConfig,
     "expected_words": ExpectedWordsConfig,
     "fit_word_probability": CalibrationConfig,
+    "individual": ComparisonConfig,
     "leave_one_cohort_out": LocoConfig,
     "matrix_sweep": SweepConfig,
     "memory": MemoryConfig,

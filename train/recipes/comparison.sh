@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every system of eval/configs/comparison.yaml, all trained alike: the same half of the recordings,
-# 300 steps of 8 utterances from the unadapted Whisper, no choice of a checkpoint. The last six are in
-# eval/configs/ceiling.yaml alone; three of them train the encoder too and take several times as long.
+# 300 steps of 8 utterances from the unadapted Whisper, no choice of a checkpoint. The last three
+# train the encoder too and take several times as long. Then what people's own recordings are worth.
 #
 #   bash train/recipes/comparison.sh
 #
@@ -61,7 +61,12 @@ train meta global_lora | run 1  # which makes the cache that all of them share
   variant rank_1 --source.settings.rank 1 --source.settings.alpha 1
   variant rank_32 --source.settings.rank 32 --source.settings.alpha 32
   variant linear --source.settings.n_hidden 0
+  variant ecapa --speaker.kind ecapa
   train meta global_lora_encoder_decoder $alone
   train meta hypernet_encoder_decoder $alone
   train baselines full_ft
+  for k in 1 5 10; do
+    echo "$PYTHON -m train.individual --config train/configs/individual.yaml --k $k"
+  done
+  echo "$PYTHON -m train.individual --config train/configs/individual_vi_lora.yaml --k 5"
 } | run "${JOBS:-2}"
