@@ -41,6 +41,7 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.views import TYPICAL, View, render_view
 from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
+from hyperasr.export.ggml import write_ggml
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.protocols import protocol
 from hyperasr.types import Batch
@@ -50,7 +51,7 @@ from train.loop.program import read_config, run_program
 
 BENCHMARK = "trimmed_adapted_over_unadapted"
 POINTS = "error_against_time"
-FASTER_WHISPER = "faster_whisper_int8"
+FASTER_WHISPER, WHISPER_CPP = "faster_whisper_int8", "whisper_cpp"
 Heard = Callable[[list[np.ndarray]], list[str]]
 """Texts of waveforms (n_samples,) float32, 16 kHz."""
 
@@ -68,12 +69,13 @@ class AdaptedSpeedConfig:
     peers: tuple[str, ...] = (
         f"tiny.en {TRIMMED_STOP}",
         f"tiny.en {FASTER_WHISPER}",
+        f"tiny.en {WHISPER_CPP}",
         f"base {BACKBONE}",
         f"base {TRIMMED_STOP}",
         f"base {FASTER_WHISPER}",
     )
     """Further systems, unadapted: a Whisper, and how it is run: ``backbone`` (30 s),
-    ``backbone_trimmed_stop``, ``faster_whisper_int8``."""
+    ``backbone_trimmed_stop``, ``faster_whisper_int8``, ``whisper_cpp`` (float16)."""
     source: str = "librispeech-test-other"
     """Corpus of the test set whose views are timed."""
     short_s: float = 7.0
@@ -92,7 +94,7 @@ class AdaptedSpeedConfig:
             if name not in self.bench.systems:
                 known = ", ".join(self.bench.systems)
                 raise ConfigError(f"no system {name!r}; bench.systems has {known}")
-        ways = (BACKBONE, TRIMMED_STOP, FASTER_WHISPER)
+        ways = (BACKBONE, TRIMMED_STOP, FASTER_WHISPER, WHISPER_CPP)
         if unknown := [peer for peer in self.peers if peer.rpartition(" ")[2] not in ways]:
             raise ConfigError(
                 f"no peer {unknown[0]!r}; give a Whisper and one of {', '.join(ways)}"
@@ -113,12 +115,16 @@ def hears(system: System) -> Heard:
 
 
 def peer(spec: str, scratch: Path, threads: int) -> Heard:
-    """Open one of `AdaptedSpeedConfig.peers`; `scratch` is for faster-whisper's copy of it."""
+    """Open one of `AdaptedSpeedConfig.peers`; `scratch` is for a copy in the peer's own layout."""
     name, _, way = spec.rpartition(" ")
     backbone = Backbone.from_pretrained(name)
-    if way != FASTER_WHISPER:
+    if way in (BACKBONE, TRIMMED_STOP):
         return hears(open_unadapted(way, backbone))
     folder = scratch / Path(name).name / "whisper"  # its conversion lies beside it
+    if way == WHISPER_CPP:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_ggml(backbone, folder.with_name("ggml.bin"))
+        return in_own_process(_whisper_cpp, str(folder.with_name("ggml.bin")), threads)
     backbone.save_pretrained(folder)
     return in_own_process(_faster_whisper, str(ctranslate2_folder(folder, "int8")), threads)
 
@@ -133,6 +139,22 @@ def _faster_whisper(folder: str, threads: int) -> Heard:
         # One by one: a list of recordings is nothing that it takes.
         found = (model.transcribe(wave, **how)[0] for wave in waveforms)
         return ["".join(segment.text for segment in segments).strip() for segments in found]
+
+    return texts
+
+
+def _whisper_cpp(file: str, threads: int) -> Heard:
+    from pywhispercpp.model import Model
+
+    quiet: dict[str, Any] = {"redirect_whispercpp_logs_to": None, "print_progress": False}
+    # Its greedy search takes the best of five where it samples again at a higher temperature.
+    model = Model(file, n_threads=threads, language="en", no_timestamps=True, **quiet)
+
+    def texts(waveforms: list[np.ndarray]) -> list[str]:
+        return [
+            " ".join(segment.text.strip() for segment in model.transcribe(wave))
+            for wave in waveforms
+        ]
 
     return texts
 

@@ -36,11 +36,16 @@ def test_the_ratio_is_of_summed_times() -> None:
 
 
 @pytest.mark.slow
-def test_faster_whisper_hears_the_words(tmp_path: Path) -> None:
-    pytest.importorskip("faster_whisper")
+@pytest.mark.parametrize(
+    ("way", "package"),
+    [("faster_whisper_int8", "faster_whisper"), ("whisper_cpp", "pywhispercpp")],
+)
+def test_peers_hear_the_words(way: str, package: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
     clip = sorted((ASSETS / "demo").glob("10-typical*"))[0]
-    (text,) = adapted_speed.peer("tiny.en faster_whisper_int8", tmp_path, 1)([load(clip)])
-    assert "indecision" in text
+    first, second = adapted_speed.peer(f"tiny.en {way}", tmp_path, 1)([load(clip)] * 2)
+    assert "indecision" in first
+    assert first == second
 
 
 def test_each_whisper_has_a_conversion_of_its_own(
