@@ -66,7 +66,7 @@ def transcribe(args: Any) -> int:
     out = None if args.out in (None, "-") or is_address(args.out) else Path(args.out)
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder")
-    if args.format == "jsonl" or args.cluster is not None:
+    if args.format in ("jsonl", "parquet") or args.cluster is not None:
         return _transcribe_into_one(args, options)
     passed_over: list[str] = []
     recordings = find_recordings(args.sources, passed_over.append)
@@ -118,15 +118,15 @@ def transcribe(args: Any) -> int:
 
 
 def _transcribe_into_one(args: Any, options: TranscribeOptions) -> int:
-    """Transcribe into one JSONL file, and return as `transcribe` does; goes on with an earlier run.
+    """Transcribe into one file, and return as `transcribe` does; goes on with an earlier run.
 
     Raises:
         HyperASRError: as `transcribe`, and where Ray cannot be used.
     """
-    if args.format != "jsonl":
-        raise ConfigError(f"--cluster writes jsonl, not {args.format}; leave --format out")
+    if args.format not in ("jsonl", "parquet"):
+        raise ConfigError(f"--cluster writes jsonl or parquet, not {args.format}")
     if args.out in (None, "-"):
-        raise ConfigError("one jsonl file and its blocks go into a folder; give --out FOLDER")
+        raise ConfigError("one file of all and its blocks go into a folder; give --out FOLDER")
     recordings = cluster.recordings_of(args.sources)
     if len(recordings) == 1 and recordings[0].error is not None:
         raise recordings[0].error
@@ -169,6 +169,8 @@ def _go_on(args: Any, options: TranscribeOptions, recordings: list[Recording]) -
             options = dataclasses.replace(options, adapt=False)  # as `resolved`
         if waiting or folder.blocks():  # a run that was killed may have left them all
             folder.merge([recording.id for recording in recordings])
+        if args.format == "parquet":
+            folder.write_parquet()
         tally, failed = WERSummary(options), []
         known = {recording.id: recording for recording in recordings}
         for row in folder.rows():
@@ -275,7 +277,7 @@ def open_for(args: Any) -> HyperASR:
 def _options(args: Any) -> TranscribeOptions:
     names = [field.name for field in dataclasses.fields(TranscribeOptions)]
     options = TranscribeOptions(**{name: args[name] for name in names if name in args})
-    timed = options.word_times or args.format in (*TIMED_FORMATS, "jsonl")
+    timed = options.word_times or args.format in (*TIMED_FORMATS, "jsonl", "parquet")
     return dataclasses.replace(options, word_times=timed)
 
 

@@ -61,12 +61,15 @@ def _transcribe() -> Any:
     _add_model(parser)
     parser.add_argument(
         "--format",
-        type=Literal["txt", "json", "jsonl", "srt", "vtt", "csv", "textgrid", "chat", "html"]
+        type=Literal[
+            "txt", "json", "jsonl", "parquet", "srt", "vtt", "csv", "textgrid", "chat", "html"
+        ]
         | None,
         default=None,
         help="of the output, txt without this option, jsonl with --cluster: one file of all, "
-        "which an interrupted run goes on with; json, csv, textgrid (Praat), chat (TalkBank), html "
-        "hold word times, and html the sound as well: one page whose words play",
+        "which an interrupted run goes on with, and parquet the same as a table beside it; json, "
+        "csv, textgrid (Praat), chat (TalkBank), html hold word times, and html the sound as well: "
+        "one page whose words play",
     )
     parser.add_argument(
         "--out",

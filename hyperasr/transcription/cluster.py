@@ -1,8 +1,9 @@
-"""Many recordings into one JSONL file: by this process, or by Ray on this machine or a cluster.
+"""Many recordings into one file: by this process, or by Ray on this machine or a cluster.
 
 Both write the same files into one folder. Blocks of rows are written whole as they are finished and
 merged in the order of the recordings at the end, so that a run that was killed goes on where it
-stopped. A row is what `--format json` prints for a recording, or ``id`` and ``error``.
+stopped. A row is what `--format json` prints for a recording, or ``id`` and ``error``. The merged
+file is JSONL; Parquet is made of it when it is complete.
 
 Ray Data reads and decodes, and the driver writes: a folder of one machine is as good as object
 storage, a block is there whole or not at all, and what a lost worker had begun is never seen. Texts
@@ -28,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,18 +43,21 @@ from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import BatchDecoder, transcribe
 from hyperasr.transcription.recordings import Recording, find_recordings, samples_of
 from hyperasr.transcription.transcript import SCHEMA_VERSION, Result, to_dict
-from hyperasr.util.files import atomic_text
+from hyperasr.util.files import atomic_binary
+from hyperasr.whisper.weights import ASSETS
 
 if TYPE_CHECKING:
     import psutil
 
 HERE = "local"
 """As an address: start Ray on this machine."""
-TRANSCRIPTS = "transcripts.jsonl"
+TRANSCRIPTS, PARQUET = "transcripts.jsonl", "transcripts.parquet"
+SCHEMA = ASSETS / "transcript.schema.json"
 _BLOCKS, _SETTINGS = "blocks", "settings.json"
-FILES = (TRANSCRIPTS, _SETTINGS, _BLOCKS)
+FILES = (TRANSCRIPTS, PARQUET, _SETTINGS, _BLOCKS)
 """What a folder holds; blocks only until they are merged."""
 _WINDOW_BATCHES = 4  # batches sorted by length together, as `transcribe` does
+_ROW_GROUP = 1000  # rows of Parquet written at once
 _LONG_S = 600.0  # of speech; longer recordings are read by who decodes them, piece by piece
 _ANSWER_S = 10.0
 # Ray's sockets lie 64 characters below its folder, and their names may have 107.
@@ -80,11 +85,12 @@ class TranscriptFolder:
         self._is_local = isinstance(self._storage, LocalFileSystem)
         settings = json.loads(json.dumps(settings))
         found = "".join(self._lines(_SETTINGS)) or None
-        if found is None and self._exists(TRANSCRIPTS):
-            raise ConfigError(
-                f"will not replace {out}/{TRANSCRIPTS}: this program did not write it; "
-                "choose another --out"
-            )
+        for name in (TRANSCRIPTS, PARQUET):
+            if found is None and self._exists(name):
+                raise ConfigError(
+                    f"will not replace {out}/{name}: this program did not write it; "
+                    "choose another --out"
+                )
         earlier = settings if found is None else _json(found, f"{out}/{_SETTINGS}")
         for name in sorted({*settings, *earlier}):
             was, asked = earlier.get(name), settings.get(name)
@@ -142,6 +148,16 @@ class TranscriptFolder:
             with suppress(OSError):  # it holds blocks of another run
                 os.rmdir(f"{self._root}/{_BLOCKS}")
 
+    def write_parquet(self) -> None:
+        """Write the rows as Parquet too, nested as in `assets/transcript.schema.json`."""
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetWriter
+
+        schema, rows = parquet_schema(), self.rows()
+        with self._stream(PARQUET) as stream, ParquetWriter(stream, schema) as writer:
+            while group := list(islice(rows, _ROW_GROUP)):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
     def blocks(self) -> list[str]:
         """Return the names of the blocks that are not merged yet."""
         from pyarrow.fs import FileSelector
@@ -165,19 +181,47 @@ class TranscriptFolder:
             raise ConfigError(f"cannot read {self.name}/{name}: {error}") from error
 
     def _write(self, name: str, lines: Iterable[str]) -> None:
+        with self._stream(name) as stream:
+            for line in lines:
+                stream.write(line.encode())
+
+    @contextmanager
+    def _stream(self, name: str) -> Iterator[Any]:
+        """Give a file of bytes, which has its name only when all of it was written."""
         path = f"{self._root}/{name}"
         if self._is_local:
-            with atomic_text(path) as file:
-                file.writelines(lines)
+            with atomic_binary(path) as file:
+                yield file
             return
         try:
             self._storage.create_dir(path.rpartition("/")[0], recursive=True)
             # An object has its name only when all of it was sent.
             with self._storage.open_output_stream(path) as stream:
-                for line in lines:
-                    stream.write(line.encode())
+                yield stream
         except OSError as error:
             raise ConfigError(f"cannot write {self.name}/{name}: {error}") from error
+
+
+def parquet_schema() -> Any:
+    """Return the columns of Parquet (`pyarrow.Schema`): those of a transcript, and ``error``."""
+    import pyarrow as pa
+
+    whole = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    plain = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
+
+    def kind(of: Mapping[str, Any]) -> Any:
+        if "$ref" in of:
+            of = whole["$defs"][of["$ref"].rpartition("/")[2]]
+        if of.get("type") == "object":
+            return pa.struct(fields(of))
+        if of.get("type") == "array":
+            return pa.list_(kind(of["items"]))
+        return pa.int64() if "const" in of else plain.get(of.get("type", ""), pa.string())
+
+    def fields(of: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        return [(name, kind(value)) for name, value in of["properties"].items()]
+
+    return pa.schema([*fields(whole), ("error", pa.string())])
 
 
 def recordings_of(sources: Sequence[str]) -> list[Recording]:

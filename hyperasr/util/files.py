@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from hyperasr.errors import ConfigError
 
@@ -64,6 +64,13 @@ def atomic_text(path: str | Path) -> Iterator[TextIO]:
         ConfigError: the file cannot be written there.
     """
     with _replacing(path, "x", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+@contextmanager
+def atomic_binary(path: str | Path) -> Iterator[BinaryIO]:
+    """Give a file of bytes; otherwise as `atomic_text`."""
+    with _replacing(path, "xb") as file:
         yield file
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import soundfile
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
@@ -87,6 +88,33 @@ def test_the_file_holds_a_row_each_in_the_order_of_the_manifest(
     assert gone["id"] == "gone"
     assert gone["error"].endswith("gone.wav; check the name")
     assert names(out) == {"transcripts.jsonl", "settings.json"}
+
+
+def without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_none(v) for name, v in value.items() if v is not None}
+    return [without_none(v) for v in value] if isinstance(value, list) else value
+
+
+def test_parquet_has_the_rows_of_the_jsonl(
+    cli: Cli, clips: Path, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_ROW_GROUP", 2)
+    out, more = tmp_path / "out", ("--mode", "both", "--compare")
+    cli(*in_one(clips, out, *more))
+    asked.clear()
+    outcome = cli(*in_one(clips, out, *more, "--format", "parquet"))
+    assert outcome.status == 1
+    assert asked == ["gone"], "what is there is not transcribed again"
+    assert names(out) == {"transcripts.jsonl", "transcripts.parquet", "settings.json"}
+    rows = [json.loads(line) for line in (out / "transcripts.jsonl").open()]
+    assert any("base" in row for row in rows)
+    read = pyarrow.parquet.read_table(out / "transcripts.parquet")
+    assert [without_none(row) for row in read.to_pylist()] == rows
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "transcripts.parquet").write_text("mine")
+    fails(cli(*in_one(clips, theirs)), "will not replace", "transcripts.parquet")
 
 
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_file(
