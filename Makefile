@@ -22,8 +22,8 @@ docs: $(VENV)/.test
 # Every result file, the notebooks, the tables of the docs and the report, from models under runs/: what
 # is older than its program, its configuration, or a file or model that this names. One after the
 # other, because some measure time. `make -n reproduce` says what is left.
-# fit_word_probability.yaml fits, and measures nothing.
-CONFIGS := $(filter-out %/fit_word_probability.yaml,$(wildcard eval/configs/*.yaml))
+# Those of fit_word_probability fit, and measure nothing.
+CONFIGS := $(filter-out eval/configs/fit_%,$(wildcard eval/configs/*.yaml))
 RESULTS := $(CONFIGS:eval/configs/%.yaml=results/%.json) results/writing.json results/adapted_speed.json
 named = $(wildcard $(shell grep -oE '(runs|train|hyperasr/assets)/[^], }]+' $(1)))
 evaluate = $(BIN)/python -m $(subst /,.,$(basename $<)) --config $(filter eval/configs/%,$^)
