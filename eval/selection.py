@@ -189,8 +189,9 @@ def enrolled(config: SelectionConfig, bench: Bench) -> dict[str, Path]:
         given = arguments(config, out, order, k)
         train("individual", given, out / f"k-{k:02d}", f"enrolling {name}", config.threads)
 
+    enrol_all(jobs[0])  # which makes the cache that all of them share
     with ThreadPoolExecutor(config.processes) as pool:
-        for number, _ in enumerate(pool.map(enrol_all, jobs), start=1):
+        for number, _ in enumerate(pool.map(enrol_all, jobs[1:]), start=2):
             log.info("%d of %d trained", number, len(jobs))
     return {name: out / f"k-{k:02d}" / "best" for name, out, _, k in jobs}
 
