@@ -6,14 +6,16 @@ Each method is trained on one cohort after the other, alone, from where the one 
 LoRA, whose factors go on being trained; and VI LoRA, whose posterior is also the prior of the next
 (the open question of arXiv 2509.20397 and 2510.18723). After every stage all cohorts and typical
 speech are recognised. A system is called by method, number of cohorts learned so far, and the last
-of them. Rows of the measure ``forgotten`` compare, for each cohort, the last stage with the one
-that learned it (typical speech: the first one), ``methods`` the last stage with the first method's.
+of them. Rows ``compared`` as ``forgotten`` hold, for each cohort, the last stage against the one
+that learned it (typical speech: the first one), as ``methods`` the last stage against that of the
+first method.
 
 A finished training is not repeated, an interrupted one goes on.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,8 +57,12 @@ class ContinualConfig:
     """Result file."""
 
     def __post_init__(self) -> None:
-        if len(self.cohorts) < 2 or not self.sources:
-            raise ConfigError("continual adaptation needs at least two cohorts and one method")
+        if len(self.cohorts) < 2 or not self.sources or min(self.processes, self.threads) < 1:
+            raise ConfigError(
+                "continual adaptation needs at least two cohorts, one method, process and thread"
+            )
+        if unknown := sorted(self.settings.keys() - self.sources.keys()):
+            raise ConfigError(f"settings are of {unknown[0]!r}, which is not among the sources")
 
 
 def chains(config: ContinualConfig) -> dict[str, list[Run]]:
@@ -93,7 +99,7 @@ def rows_of(
         for row in scores.rows(group, pairs=[*forgotten, *methods]):
             if "against" in row:
                 own = (row["system"], row["against"]) in forgotten
-                yield row | {"measure": "forgotten" if own else "methods"}
+                yield row | {"compared": "forgotten" if own else "methods"}
             else:
                 yield row
 
@@ -101,16 +107,22 @@ def rows_of(
 def main() -> None:
     """Train every chain, evaluate every stage, write the JSON, print the tables."""
     config = read_config(ContinualConfig)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     bench = Bench(config.bench)
+    known = set(bench.column("cohort"))
+    if missing := [cohort for cohort in config.cohorts if cohort not in known]:
+        raise ConfigError(
+            f"{config.bench.test} has nobody of {missing[0]!r}; give some of {sorted(known)}"
+        )
     made = chains(config)
     train_all(list(made.values()), config.processes, config.threads)
     stages = [run for chain in made.values() for run in chain]
     own = bench.beside({run.system: run.best for run in stages})
     rows = list(rows_of(config, made, own.scores(own.systems)))
-    bench.save("eval.continual", config, results.with_holm(rows, ("measure",)))
+    bench.save("eval.continual", config, results.with_holm(rows, ("compared",)))
     print_rows(rows, title="after each stage")
-    for measure in ("forgotten", "methods"):
-        print_rows(rows, title=measure, differences=True, measure=measure)
+    for what in ("forgotten", "methods"):
+        print_rows(rows, title=what, differences=True, compared=what)
 
 
 if __name__ == "__main__":

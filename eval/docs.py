@@ -17,6 +17,7 @@ makes that of a sweep: a line for each point.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def rendered(text: str) -> str:
 
 def main() -> None:
     """Rewrite the pages that differ."""
+    if sys.argv[1:]:
+        raise SystemExit(f"error: eval.docs takes no arguments, such as {sys.argv[1]}")
     for page in pages():
         old = page.read_text(encoding="utf-8")
         if (new := rendered(old)) != old:

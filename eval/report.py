@@ -34,7 +34,7 @@ from train.loop.program import read_config, run_program
 
 FIRST = ("unadapted", "zero_shot", "leave_one_cohort_out", "comparison")
 # Rows of different values of these stand in different tables.
-APART = ("metric", "protocol", "subset", "corpus", "held_out", "budget")
+APART = ("metric", "protocol", "subset", "corpus", "held_out", "budget", "compared")
 FURTHER = ("subset", "corpus")  # rows that have one of these are no headline
 SHOWN = {
     "clipped": "errors of an utterance count up to its length only",

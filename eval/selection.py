@@ -8,8 +8,8 @@ first k of them enrol (`train.individual`). No order needs a transcript:
 - ``random``: drawn from person and seed.
 - ``longest``: the longest first.
 - ``improbable``: least mean log-probability a token of what the start writes first.
-- ``disagreeing``: most words first that posterior samples of a Bayesian system write otherwise
-  than its mean.
+- ``disagreeing``: the largest share of words first that posterior samples of a Bayesian system
+  write otherwise than its mean.
 - ``different``: the embedding farthest from the person's mean first, then always the one farthest
   from all that were chosen.
 
@@ -19,11 +19,12 @@ interrupted one goes on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,13 @@ from torch import Tensor
 
 from eval.lib import results
 from eval.lib.bench import Bench, BenchConfig
-from eval.lib.runs import train
+from eval.lib.runs import at_once, train
 from eval.lib.tables import print_rows
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.uncertainty import disagreement
 from hyperasr.util.files import atomic_write_text
 from train.individual import enrol
 from train.loop.program import read_config, run_program
-
-log = logging.getLogger("eval.selection")
 
 RANDOM, EVERYTHING = "random", "everything"
 STRATEGIES = (RANDOM, "longest", "improbable", "disagreeing", "different")
@@ -82,8 +81,11 @@ class SelectionConfig:
         for name in (self.start, self.bayesian):
             if name not in self.bench.systems:
                 raise ConfigError(f"{name!r} is not among the systems; give its folder there")
-        if not self.k or min(*self.k, self.held_out, self.n_samples - 1) < 1:
-            raise ConfigError("k and held_out must be at least 1, n_samples at least 2")
+        least = (*self.k, self.held_out, self.n_samples - 1, self.processes, self.threads)
+        if not self.k or min(least) < 1:
+            raise ConfigError(
+                "k, held_out, processes and threads must be at least 1, n_samples at least 2"
+            )
 
 
 def farthest_first(embs: Tensor) -> list[int]:
@@ -101,14 +103,21 @@ def farthest_first(embs: Tensor) -> list[int]:
 def orders(config: SelectionConfig, bench: Bench) -> dict[str, dict[str, list[int]]]:
     """Return, by strategy and person, all rows of the test in the order in which they enrol.
 
+    People with too few recordings are left out.
+
     Raises:
-        ManifestError: somebody has too few recordings.
+        ConfigError: nobody is of the cohort.
+        ManifestError: nobody has enough recordings.
     """
     cohorts, persons = bench.column("cohort"), bench.column("person")
     own = [i for i, cohort in enumerate(cohorts) if cohort == config.cohort]
+    if not own:
+        known = ", ".join(sorted(set(cohorts)))
+        raise ConfigError(f"nobody of {config.bench.test} is of {config.cohort!r}; give {known}")
     # As train.individual draws it, held-out rows last.
-    needed = {"k": max(config.k), "held_out": config.held_out}
-    enrol([persons[i] for i in own], **needed)
+    who = [persons[i] for i in own]
+    enough = enrol(who, k=max(config.k), held_out=config.held_out, drop_short=True)
+    own = [i for i in own if persons[i] in enough]
     drawn = enrol([persons[i] for i in own], k=0, held_out=config.held_out)
     pools = {name: [own[i] for i in one.enrolled] for name, one in drawn.items()}
     rest = {name: [own[i] for i in one.recognised] for name, one in drawn.items()}
@@ -173,27 +182,27 @@ def arguments(config: SelectionConfig, out: Path, order: Path, k: int) -> list[s
 
 def enrolled(config: SelectionConfig, bench: Bench) -> dict[str, Path]:
     """Train for every strategy and number; returns the models' folders by system name."""
-    ids, n_pool = bench.column("id"), 0
-    jobs: list[tuple[str, Path, Path, int]] = []
+    ids = bench.column("id")
+    systems: dict[str, Path] = {}
+    jobs: list[Callable[[], None]] = []
     for strategy, by_person in orders(config, bench).items():
-        path = config.runs / f"{strategy}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         named = {person: [ids[row] for row in rows] for person, rows in by_person.items()}
-        atomic_write_text(path, json.dumps(named, indent=1) + "\n")
-        n_pool = min(len(rows) for rows in by_person.values()) - config.held_out
-        jobs += [(f"{strategy}_{k}", config.runs / strategy, path, k) for k in config.k]
-    jobs.append((EVERYTHING, config.runs / EVERYTHING, config.runs / f"{RANDOM}.json", n_pool))
-
-    def enrol_all(job: tuple[str, Path, Path, int]) -> None:
-        name, out, order, k = job
-        given = arguments(config, out, order, k)
-        train("individual", given, out / f"k-{k:02d}", f"enrolling {name}", config.threads)
-
-    enrol_all(jobs[0])  # which makes the cache that all of them share
-    with ThreadPoolExecutor(config.processes) as pool:
-        for number, _ in enumerate(pool.map(enrol_all, jobs[1:]), start=2):
-            log.info("%d of %d trained", number, len(jobs))
-    return {name: out / f"k-{k:02d}" / "best" for name, out, _, k in jobs}
+        text = json.dumps(named, indent=1) + "\n"
+        # By its content, or another order would find the models of this one.
+        folder = config.runs / f"{strategy}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        order = folder / "order.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(order, text)
+        for k in (*config.k, 0) if strategy == RANDOM else config.k:
+            name = f"{strategy}_{k}" if k else EVERYTHING
+            run = folder / (f"k-{k:02d}" if k else "k-all")
+            given = arguments(config, folder, order, k)
+            systems[name] = run / "best"
+            about = f"enrolling {name}"
+            jobs.append(partial(train, "individual", given, run, about, threads=config.threads))
+    jobs[0]()  # which makes the cache that all of them share
+    at_once(jobs[1:], config.processes)
+    return systems
 
 
 def main() -> None:
@@ -212,9 +221,9 @@ def main() -> None:
         if not n.startswith((RANDOM, EVERYTHING))
     ]
     rows = [row for group in scores.groups() for row in scores.rows(group, pairs=pairs)]
-    bench.save("eval.selection", config, results.with_holm(rows, ("against", "metric")))
+    bench.save("eval.selection", config, results.with_holm(rows, ("against", "corpus", "metric")))
     print_rows(rows, title="enrolled with")
-    print_rows(rows, ("against",), title="differences", differences=True)
+    print_rows(rows, ("against", "domain"), title="differences", differences=True)
 
 
 if __name__ == "__main__":

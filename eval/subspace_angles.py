@@ -103,8 +103,15 @@ def system_rows(bench: Bench, system: System, config: AnglesConfig) -> list[Row]
     model = system.model
     whisper = model.backbone.whisper
     # Updates have no more dimensions than their rank.
-    ranks = tuple(k for k in config.angles.ranks if k <= model.source.rank)
-    settings = replace(config.angles, ranks=ranks or (model.source.rank,))
+    rank = model.source.rank
+    ranks = tuple(k for k in config.angles.ranks if k <= rank)
+    if not ranks:
+        raise ConfigError(
+            f"{system.name}: its updates have rank {rank}; ask for lower angles.ranks"
+        )
+    if ranks != config.angles.ranks:
+        log.warning("%s: rank %d; only subspaces of %s dimensions", system.name, rank, ranks)
+    settings = replace(config.angles, ranks=ranks)
     try:
         rows = size_rows(factors, whisper, who, settings.n_resamples)
         rows += weight_rows(factors, whisper, who, settings)

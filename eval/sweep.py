@@ -94,6 +94,8 @@ class SweepConfig:
                 f"grid is {self.grid}; give at least one value of one of {', '.join(ALONG)} and "
                 f"one of {', '.join(LINES)}"
             )
+        if min(self.steps, self.processes, self.threads) < 1:
+            raise ConfigError("steps, processes and threads must be at least 1")
         if ("budget" in self.grid) != ("target" in self.grid):
             raise ConfigError("grid has a budget without a target, or a target without a budget")
         if not all(0 < float(share) < 1 for share in self.grid.get("budget", ())):

@@ -33,8 +33,6 @@ class WritingConfig:
 
     bench: BenchConfig = field(default_factory=BenchConfig)
     """Systems and test set, of which typical speech counts."""
-    more: dict[str, Any] = field(default_factory=dict)
-    """Further test sets of the same configuration file; they are not looked at."""
     out: Path = Path("results/writing.json")
     """Result file."""
 

@@ -34,7 +34,11 @@ class EmbedConfig:
     backbone: str = "tiny.en"
     """Name of the Whisper that they were trained for, by which their user finds it."""
     out: Path = EMBEDDED["tiny.en"]
-    """Where the package has them."""
+    """Where the package has them; has to be given for another Whisper than tiny.en."""
+
+    def __post_init__(self) -> None:
+        if self.backbone != "tiny.en" and self.out == EMBEDDED["tiny.en"]:
+            raise ConfigError(f"{self.out} holds the adapters of tiny.en; give --out")
 
 
 def embed(source: Path, target: Path, name: str = "tiny.en") -> int:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -189,11 +190,11 @@ def read_order(path: Path, people: Rows) -> dict[str, list[int]]:
     ):
         numbers.setdefault(person, {})[name] = row
     try:
-        order = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        order = {name: list(ids) for name, ids in json.loads(path.read_text("utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: cannot be read as ids by person ({error})") from error
     for person, ids in order.items():
-        if sorted(ids) != sorted(numbers.get(person, {})):
+        if Counter(ids) != Counter(list(numbers.get(person, {}))):
             raise ConfigError(
                 f"{path}: must have each utterance of {person!r} once "
                 f"({len(numbers.get(person, {}))} of theirs are known, {len(ids)} are listed)"

@@ -173,7 +173,10 @@ def start_from(model: HyperASR, model_folder: Path | None) -> None:
     elif goes_on and isinstance(source, VILoRA):
         if not isinstance(trained.source, VILoRA):
             raise ConfigError(f"{model_folder} holds no posterior to be the prior")
-        source.go_on_from(trained.source)
+        try:
+            source.go_on_from(trained.source)
+        except ConfigError as error:
+            raise ConfigError(f"{model_folder}: {error}") from error
     elif isinstance(source, HyperNet | StaticLoRA):
         start_as_global_lora(source, trained, model_folder)
     else:

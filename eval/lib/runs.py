@@ -12,9 +12,10 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,21 @@ def train_all(chains: Sequence[Sequence[Run]], processes: int = 1, threads: int 
         for run in chain:
             run.train(threads)
 
+    at_once([partial(train, chain) for chain in chains], processes)
+
+
+def at_once(jobs: Sequence[Callable[[], None]], processes: int) -> None:
+    """Call jobs, several at a time; after a failure those that have not started are left out.
+
+    Raises:
+        Exception: that of the first job that failed.
+    """
     with ThreadPoolExecutor(processes) as pool:
-        # A failure cancels the chains that have not started.
-        for number, _ in enumerate(pool.map(train, chains), start=1):
-            log.info("%d of %d trained", number, len(chains))
+        waiting = [pool.submit(job) for job in jobs]
+        try:
+            for number, done in enumerate(as_completed(waiting), start=1):
+                done.result()
+                log.info("%d of %d trained", number, len(jobs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -15,6 +15,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -200,9 +201,12 @@ def _recognised(folder: Path, model: HyperASR) -> frozenset[str] | None:
             f"{folder} has factors by person, but {path} does not say who enrolled with what; "
             "train it with train.individual"
         )
-    people = json.loads(path.read_text(encoding="utf-8"))["people"].values()
-    enrolled = {name for person in people for name in person["enrolled"]}
-    recognised = frozenset(name for person in people for name in person["recognised"])
+    try:
+        people = json.loads(path.read_text(encoding="utf-8"))["people"].values()
+        enrolled = {name for person in people for name in person["enrolled"]}
+        recognised = frozenset(name for person in people for name in person["recognised"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged; train with train.individual again") from error
     if recognised & enrolled:
         raise ConfigError(f"{path}: somebody is to be recognised in what they enrolled with")
     return recognised
@@ -275,7 +279,7 @@ def _changed(name: str, tuned: Backbone, backbone: Backbone) -> dict[str, Tensor
 def _notes(folder: Path) -> dict[str, Any]:
     """Return a program's notes: in the model's config.json where there is a place, or beside it."""
     for path in (folder / "config.json", folder / TRAINING_FILE):
-        if path.is_file():
+        with suppress(OSError, ValueError, AttributeError):  # damaged, or not there
             notes = json.loads(path.read_text(encoding="utf-8")).get("training")
             if isinstance(notes, dict):
                 return notes

@@ -41,6 +41,8 @@ def test_each_stage_starts_where_the_one_before_ended(monkeypatch) -> None:
 def test_too_little_to_learn() -> None:
     with pytest.raises(ConfigError, match="at least two cohorts"):
         ContinualConfig(sources={"lora": Path("x")}, cohorts=("stuttering",))
+    with pytest.raises(ConfigError, match="settings are of 'vi'"):
+        ContinualConfig(sources={"lora": Path("x")}, settings={"vi": {}})
 
 
 @pytest.mark.slow
@@ -76,7 +78,7 @@ def test_two_cohorts_of_two_steps(
     for row in content["rows"]:
         if "against" in row:
             pair = (row["system"], row["against"], row["cohort"])
-            differences.setdefault(row["measure"], set()).add(pair)
+            differences.setdefault(row["compared"], set()).add(pair)
     assert differences["forgotten"] == {
         (f"{name}:2-parkinson", f"{name}:1-stuttering", cohort)
         for name in sources

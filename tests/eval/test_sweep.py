@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 
 from eval import docs, sweep
 from eval.lib import results
+from eval.lib.runs import at_once
 from eval.lib.scores import Scores
 from eval.sweep import SweepConfig, plan, points_table, rank_of, ranking_rows, sweep_rows
 from hyperasr.adapters.lora import TARGET_NAMES, TargetShape
@@ -252,3 +256,20 @@ def test_two_points_for_two_steps(
         p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()
     }
     assert results.read(tmp_path / "blora_sweep.json")["rows"] == content["rows"]
+
+
+def test_after_a_failure_nothing_more_is_begun() -> None:
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def job(number: int) -> None:
+        begun.append(number)
+        if number == 1:
+            failed.set()
+            raise ConfigError("it failed")
+        failed.wait()
+        time.sleep(0.2)
+
+    with pytest.raises(ConfigError, match="it failed"):
+        at_once([partial(job, number) for number in range(9)], 2)
+    assert set(begun) <= {0, 1, 2}  # one may take a place before the failure is known

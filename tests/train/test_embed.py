@@ -85,3 +85,8 @@ def test_what_does_not_belong_there_is_refused(
     with pytest.raises(ConfigError, match="no adapter model in"):
         embed(tmp_path / "absent", package)
     assert not package.parent.exists()
+
+
+def test_another_whisper_does_not_replace_the_default_model() -> None:
+    with pytest.raises(ConfigError, match="give --out"):
+        program.EmbedConfig(Path("x"), backbone="base")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,10 @@ def load_state(
 
 def last_state(folder: Path) -> Path | None:
     """Return the folder of the newest state of a run, or None."""
-    heads = folder.glob("state*/state.json")
-    states = [(json.loads(head.read_text())["step"], head.parent) for head in heads]
+    states = []
+    for head in folder.glob("state*/state.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: an older one serves
+            states.append((json.loads(head.read_text())["step"], head.parent))
     return max(states)[1] if states else None
 
 
