@@ -145,25 +145,26 @@ class VILoRA(StaticLoRA):
 
     @torch.no_grad()
     def go_on_from(self, other: VILoRA) -> None:
-        """Start as another posterior, which is also the prior where that is ``posterior``.
+        """Start as another posterior, which becomes the prior; that has to be ``posterior``.
 
         Args:
             other: one posterior for all, of the same targets, rank and scaling.
         Raises:
             ConfigError: it is by cohort or speaker, or of other shapes.
         """
+        if other.config.by != "global":
+            raise ConfigError(f"a posterior by {other.config.by} cannot be the prior of another")
         values = dict(other._tensors())
         own = dict(self._tensors())
         shapes = [{n: (v.shape[0], *v.shape[2:]) for n, v in of.items()} for of in (own, values)]
-        if other.config.by != "global" or shapes[0] != shapes[1] or self.scaling != other.scaling:
+        if shapes[0] != shapes[1] or self.scaling != other.scaling:
             raise ConfigError(
-                "what is to be gone on from is by cohort or speaker, or has other targets, another "
-                "rank or alpha, or points where this has Gaussians"
+                "the posterior to go on from has other targets, another rank or alpha, or points "
+                "where this one has Gaussians"
             )
         for name, tensor in own.items():
             tensor.copy_(values[name].expand_as(tensor))
-            if self.gaussian.prior == "posterior":
-                self.get_buffer(f"prior_{name}").copy_(values[name])
+            self.get_buffer(f"prior_{name}").copy_(values[name])
 
     def forward(
         self,

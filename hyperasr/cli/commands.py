@@ -169,7 +169,7 @@ def _go_on(args: Any, options: TranscribeOptions, recordings: list[Recording]) -
             options = dataclasses.replace(options, adapt=False)  # as `resolved`
         if waiting or folder.blocks():  # a run that was killed may have left them all
             folder.merge([recording.id for recording in recordings])
-        if args.format == "parquet":
+        if args.format == "parquet" or folder.has_parquet:
             folder.write_parquet()
         tally, failed = WERSummary(options), []
         known = {recording.id: recording for recording in recordings}

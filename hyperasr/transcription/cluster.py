@@ -148,6 +148,11 @@ class TranscriptFolder:
             with suppress(OSError):  # it holds blocks of another run
                 os.rmdir(f"{self._root}/{_BLOCKS}")
 
+    @property
+    def has_parquet(self) -> bool:
+        """Whether an earlier run wrote the rows as Parquet, which are to stay the same."""
+        return self._exists(PARQUET)
+
     def write_parquet(self) -> None:
         """Write the rows as Parquet too, nested as in `assets/transcript.schema.json`."""
         import pyarrow as pa

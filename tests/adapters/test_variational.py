@@ -116,11 +116,12 @@ def test_a_posterior_goes_on_from_its_like_alone() -> None:
     for other in (
         VILoRA(replace(SHARED, rank=2), FC1),
         VILoRA(replace(SHARED, alpha=3.0), FC1),
-        VILoRA(BY_SPEAKER, FC1),
         VILoRA(replace(SHARED, sigma_B_start=0.0), FC1),
     ):
-        with pytest.raises(ConfigError, match="what is to be gone on from"):
+        with pytest.raises(ConfigError, match="the posterior to go on from has other targets"):
             source.go_on_from(other)
+    with pytest.raises(ConfigError, match="by speaker cannot be the prior"):
+        source.go_on_from(VILoRA(BY_SPEAKER, FC1))
 
 
 def test_priors_are_fitted_once_and_kept_in_the_state(tiny_whisper: Any) -> None:

@@ -111,6 +111,10 @@ def test_parquet_has_the_rows_of_the_jsonl(
     assert any("base" in row for row in rows)
     read = pyarrow.parquet.read_table(out / "transcripts.parquet")
     assert [without_none(row) for row in read.to_pylist()] == rows
+    soundfile.write(tmp_path / "gone.wav", np.ones(RATE, np.float32) * 0.1, RATE)
+    assert cli(*in_one(clips, out, *more)).status == 0
+    read = pyarrow.parquet.read_table(out / "transcripts.parquet")
+    assert not any(read["error"].to_pylist()), "a table that is there stays up to date"
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "transcripts.parquet").write_text("mine")

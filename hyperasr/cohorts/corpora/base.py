@@ -109,7 +109,7 @@ class Description:
             fields["cohort"], etiology, severity = "typical", None, None
         known: dict[str, Any] = {"cohort": self.cohorts[0], "language": self.languages[0]}
         known |= {"split": NO_SPLIT, **fields, "path": str(fields["path"]), "source": self.name}
-        known["extra"] = {key: value for key, value in known["extra"].items() if value}
+        known["extra"] = {k: v for k, v in (known.get("extra") or {}).items() if v}
         return Utterance(etiology=etiology, severity=severity, **known)
 
 
