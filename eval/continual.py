@@ -3,12 +3,12 @@
     python -m eval.continual --config eval/configs/continual.yaml
 
 Each method is trained on one cohort after the other, alone, from where the one before left it: a
-LoRA, whose factors go on being trained; and VI LoRA, whose posterior is also the prior of the next
-(the open question of arXiv 2509.20397 and 2510.18723). After every stage all cohorts and typical
-speech are recognised. A system is called by method, number of cohorts learned so far, and the last
-of them. Rows ``compared`` as ``forgotten`` hold, for each cohort, the last stage against the one
-that learned it (typical speech: the first one), as ``methods`` the last stage against that of the
-first method.
+LoRA, whose factors go on being trained; VI LoRA, whose posterior is also the prior of the next (the
+open question of arXiv 2509.20397 and 2510.18723); and VI LoRA that keeps its first prior. After
+every stage all cohorts and typical speech are recognised. A system is called by method, number of
+cohorts learned so far, and the last of them. Rows ``compared`` as ``forgotten`` hold, for each
+cohort, the last stage against the one that learned it (typical speech: the first one), as
+``methods`` the last stage against that of the first method.
 
 A finished training is not repeated, an interrupted one goes on.
 """
@@ -38,9 +38,9 @@ class ContinualConfig:
     bench: BenchConfig = field(default_factory=BenchConfig)
     """Test set and protocol; its systems, which learned everything at once, are references."""
     sources: dict[str, Path] = field(default_factory=dict)
-    """Configurations of `train.meta` by method; of a VI LoRA the posterior becomes the prior."""
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Further options of a method after its first stage, by dotted name."""
+    """Configurations of `train.meta` by method."""
+    posterior: tuple[str, ...] = ()
+    """Methods, of a VI LoRA, whose posterior becomes the prior of the next stage."""
     cohorts: tuple[str, ...] = ("stuttering", "dysarthria", "parkinson", "nonnative")
     """In the order in which they are learned, at least two."""
     steps: int = 100
@@ -61,8 +61,8 @@ class ContinualConfig:
             raise ConfigError(
                 "continual adaptation needs at least two cohorts, one method, process and thread"
             )
-        if unknown := sorted(self.settings.keys() - self.sources.keys()):
-            raise ConfigError(f"settings are of {unknown[0]!r}, which is not among the sources")
+        if unknown := sorted({*self.posterior} - self.sources.keys()):
+            raise ConfigError(f"posterior has {unknown[0]!r}, which is not among the sources")
 
 
 def chains(config: ContinualConfig) -> dict[str, list[Run]]:
@@ -74,12 +74,11 @@ def chains(config: ContinualConfig) -> dict[str, list[Run]]:
             options: dict[str, Any] = {**config.options, "cohorts": [cohort]}
             folder = config.runs / name / f"{number}-{cohort}"
             if own:
-                options |= {"init_from": own[-1].best, **config.settings.get(name, {})}
+                options["init_from"] = own[-1].best
+            if own and name in config.posterior:
+                before = own[-1].config.source.settings or {}
+                options["source.settings"] = {**before, "prior": "posterior"}
             run = short_run(name, yaml, folder, config.steps, options)
-            if own and run.config.source.kind == "vi_lora":
-                settings = {**(run.config.source.settings or {}), "prior": "posterior"}
-                options["source.settings"] = settings
-                run = short_run(name, yaml, folder, config.steps, options)
             own.append(replace(run, system=f"{name}:{number}-{cohort}"))
     return made
 

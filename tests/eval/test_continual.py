@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_each_stage_starts_where_the_one_before_ended(monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     made = chains(parse(ContinualConfig, ["--config", "eval/configs/continual.yaml"]))
-    assert list(made) == ["lora", "vi_lora_posterior"]
+    assert list(made) == ["lora", "vi_lora", "vi_lora_posterior"]
     for name, (first, *others) in made.items():
         assert first.config.init_from is None
         assert [run.config.cohorts for run in (first, *others)] == [
@@ -33,7 +33,8 @@ def test_each_stage_starts_where_the_one_before_ended(monkeypatch) -> None:
         for run in others:
             assert run.config.init_from == before.best
             settings = run.config.source.settings
-            assert settings.get("prior") == ("posterior" if "vi" in name else None)
+            kept = first.config.source.settings.get("prior")
+            assert settings.get("prior") == ("posterior" if "posterior" in name else kept)
             assert settings["rank"] == first.config.source.settings["rank"]
             before = run
 
@@ -41,8 +42,8 @@ def test_each_stage_starts_where_the_one_before_ended(monkeypatch) -> None:
 def test_too_little_to_learn() -> None:
     with pytest.raises(ConfigError, match="at least two cohorts"):
         ContinualConfig(sources={"lora": Path("x")}, cohorts=("stuttering",))
-    with pytest.raises(ConfigError, match="settings are of 'vi'"):
-        ContinualConfig(sources={"lora": Path("x")}, settings={"vi": {}})
+    with pytest.raises(ConfigError, match="posterior has 'vi', which is not among"):
+        ContinualConfig(sources={"lora": Path("x")}, posterior=("vi",))
 
 
 @pytest.mark.slow
@@ -54,6 +55,7 @@ def test_two_cohorts_of_two_steps(
     for name, kind, settings in (
         ("lora", "static", {"by": "global", "rank": 2}),
         ("vi_lora", "vi_lora", {"rank": 2, "prior": "single"}),
+        ("vi_lora_kept", "vi_lora", {"rank": 2, "prior": "single"}),
     ):
         own = {**base, "source": {"kind": kind, "settings": settings}, "objective": {"beta": 0.1}}
         sources[name] = str(tmp_path / f"{name}.yaml")
@@ -64,6 +66,7 @@ def test_two_cohorts_of_two_steps(
         tmp_path,
         monkeypatch,
         sources=sources,
+        posterior=["vi_lora"],
         cohorts=["stuttering", "parkinson"],
         steps=2,
         options={"loop.tracker": "none"},
@@ -85,7 +88,9 @@ def test_two_cohorts_of_two_steps(
         for cohort in ("stuttering", "typical")
     }
     assert differences["methods"] == {
-        ("vi_lora:2-parkinson", "lora:2-parkinson", cohort) for cohort in cohorts
+        (f"{name}:2-parkinson", "lora:2-parkinson", cohort)
+        for name in ("vi_lora", "vi_lora_kept")
+        for cohort in cohorts
     }
     last = HyperASR.from_pretrained(
         tmp_path / "runs/vi_lora/2-parkinson/best", backbone=random_backbone
