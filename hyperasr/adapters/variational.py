@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class VILoRAConfig(GaussianSettings, StaticLoRAConfig):
     """Settings of a `VILoRA`: rank, level and groups of a `StaticLoRA`, prior and start, and
     these."""
 
-    PRIORS: ClassVar[tuple[str, ...]] = (*GaussianSettings.PRIORS, "posterior")
+    PRIORS = (*GaussianSettings.PRIORS, "posterior")
 
     prior: str = "dual"
     """See `GaussianSettings`; the paper compares ``single`` and ``dual``. ``posterior`` is that of

@@ -213,7 +213,7 @@ def test_rows_of_other_settings_and_of_others_are_not_mixed(
     [
         (
             ["a.wav", "--out", "o", "--cluster", "--format", "srt"],
-            "--cluster writes jsonl, not srt",
+            "--cluster writes jsonl or parquet, not srt",
         ),
         (["a.wav", "--cluster"], "give --out FOLDER"),
         (["a.wav", "--format", "jsonl", "--out", "-"], "give --out FOLDER"),
