@@ -68,5 +68,4 @@ train meta global_lora | run 1  # which makes the cache that all of them share
   for k in 1 5 10; do
     echo "$PYTHON -m train.individual --config train/configs/individual.yaml --k $k"
   done
-  echo "$PYTHON -m train.individual --config train/configs/individual_vi_lora.yaml --k 5"
 } | run "${JOBS:-2}"
