@@ -264,6 +264,10 @@ def test_people_are_recognised_only_in_what_they_did_not_enrol_with(bench, tmp_p
     enrolled = next(i for i, view in enumerate(own.views) if view.id not in recognised)
     with pytest.raises(ConfigError, match="only what they did not enrol with"):
         own.decode("individual", [enrolled])
+    for damaged in ("{", '{"people": {"p": {}}}'):
+        (tmp_path / "people.json").write_text(damaged)
+        with pytest.raises(ConfigError, match=r"people\.json is damaged"):
+            bench.beside({"individual": tmp_path / "best"})
     (tmp_path / "people.json").unlink()
     with pytest.raises(ConfigError, match="who enrolled with what"):
         bench.beside({"individual": tmp_path / "best"})

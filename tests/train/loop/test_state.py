@@ -134,3 +134,10 @@ def test_processes_that_do_not_write_leave_nothing(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     save_state(tmp_path, 1, {}, model, optimizer, None, notes={}, writes=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_state_is_passed_over(tmp_path: Path) -> None:
+    for name, text in (("state-1", '{"step": 1}'), ("state-2", "{"), ("state-3", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text(text)
+    assert last_state(tmp_path) == tmp_path / "state-1"
