@@ -114,30 +114,42 @@ class AdaptedWhisper(nn.Module):
         Raises:
             ShapeError: the batch has neither states nor mel.
         """
-        if batch.encoded is not None:
-            return batch.encoded
-        if batch.mel is None:
-            raise ShapeError("a batch needs encoder states or mel; it has neither")
-        with torch.no_grad():
-            return self.backbone.encode(
-                batch.mel, batch.n_frames, pool_layers, keep_attended=self._passes_share_attention
-            )
+        return self._unadapted(batch, pool_layers)
 
     def embed(self, batch: Batch) -> tuple[Tensor, EncoderOutput]:
         """Return speaker embeddings (n_utt, d_spk) and the unadapted encoder states.
 
-        Either is computed only where the batch does not bring it.
+        Either is computed only where the batch does not bring it. Where the encoder's W1 or W2 is
+        a target and the embedding needs no layer's output, the encoder runs once: there are then
+        no states (n_utt, 0, d_model), only what the adapted pass goes on from.
 
         Raises:
             ShapeError: the batch has neither states nor mel.
         """
         if batch.speaker_emb is not None:
             return batch.speaker_emb, self.encode(batch)
-        encoded = self.encode(batch, self.speaker.layers)
+        encoded = self._unadapted(batch, self.speaker.layers, attended_only=True)
         emb = self.speaker(
             encoded=encoded, mel=batch.mel, n_frames=batch.n_frames, waveforms=batch.waveforms
         )
         return emb, encoded
+
+    def _unadapted(
+        self, batch: Batch, pool_layers: Sequence[int], *, attended_only: bool = False
+    ) -> EncoderOutput:
+        """Run the encoder unadapted where the batch does not bring its states."""
+        if batch.encoded is not None:
+            return batch.encoded
+        if batch.mel is None:
+            raise ShapeError("a batch needs encoder states or mel; it has neither")
+        with torch.no_grad():
+            return self.backbone.encode(
+                batch.mel,
+                batch.n_frames,
+                pool_layers,
+                keep_attended=self._passes_share_attention,
+                attended_only=attended_only,
+            )
 
     def groups(self, batch: Batch) -> tuple[str, ...]:
         """Return what a static source with factors by group goes by: cohorts or speakers."""

@@ -205,6 +205,37 @@ def test_the_second_pass_goes_on_behind_what_it_shares_with_the_first(
             torch.testing.assert_close(chosen.states, expected.states[rows, :n])
 
 
+@pytest.mark.parametrize(("layers", "once"), [((0,), True), ((0, 1), False)])
+def test_an_embedding_of_the_stem_needs_no_pass_of_its_own(
+    layers: tuple[int, ...], once: bool, random_backbone: Backbone, batch: Batch
+) -> None:
+    source = SourceConfig("hypernet", ("encoder.fc1", "decoder.fc1"), {"rank": 2})
+    model = stir(HyperASR(random_backbone, SpeakerConfig(layers=layers), source))
+    heard: list[str] = []
+    handles = [
+        layer.self_attn.register_forward_hook(lambda *_: heard.append("attention"))
+        for layer in random_backbone.whisper.model.encoder.layers
+    ]
+    with torch.no_grad():
+        emb, encoded = model.embed(batch)
+        with model.adapted(replace(batch, encoded=encoded, speaker_emb=emb)) as adapted:
+            pass
+        n_layers = len(handles)
+        for handle in handles:
+            handle.remove()
+        assert len(heard) == (n_layers if once else 2 * n_layers - 1)
+        assert (encoded.states.shape[1] == 0) == once
+        # Two whole passes.
+        assert batch.mel is not None
+        plain = random_backbone.encode(batch.mel, batch.n_frames, layers)
+        own = model.speaker(encoded=plain, mel=batch.mel, n_frames=batch.n_frames)
+        assert torch.equal(own, emb)
+        with lora.using(random_backbone.whisper, model.factors(own)):
+            twice = random_backbone.encode(batch.mel, batch.n_frames)
+    assert torch.equal(adapted.states, twice.states)
+    assert decode(model, batch).tokens == decode(model, replace(batch, speaker_emb=own)).tokens
+
+
 @pytest.mark.parametrize("use", [lambda m, b: m(b), decode], ids=["forward", "decode"])
 def test_encoder_targets_refuse_cached_states(
     use: Callable[[HyperASR, Batch], Any], random_backbone: Backbone, batch: Batch

@@ -138,8 +138,9 @@ class MetaConfig:
     init_from: Path | None = None
     """A trained model folder that a hypernetwork or static LoRA starts from: the factors of a
     global LoRA on its targets or some of them; or, for a hypernetwork, all weights of another of
-    the same shape, whose training goes on; or, for a VI LoRA whose prior is ``posterior``, that
-    posterior."""
+    the same shape, whose training goes on (with another speaker encoder it is fitted to read the
+    same in training rows, of which the cache has to keep log-mel); or, for a VI LoRA whose prior is
+    ``posterior``, that posterior."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 

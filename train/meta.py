@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from rich.progress import track
 from torch import Tensor, nn
 
 from hyperasr.adapters import HyperNet, SourceConfig, StaticLoRA, VILoRA
@@ -34,6 +35,9 @@ from train.loop.program import fit_and_report, read_config, run_program, start
 from train.loop.scoring import Judge, evaluate
 
 log = logging.getLogger("train.meta")
+_FITTED = 4096  # rows, at most, that a new reading of embeddings is fitted to
+_BATCH = 16
+_RIDGE = 0.1  # of the mean square of a standardised embedding's entries
 
 
 class Objective(nn.Module):
@@ -152,9 +156,11 @@ def with_groups(source: SourceConfig, cache: Cache) -> SourceConfig:
     return replace(source, settings={**settings, "groups": sorted(set(cache.meta[settings["by"]]))})
 
 
-def start_from(model: HyperASR, model_folder: Path | None) -> None:
+def start_from(model: HyperASR, model_folder: Path | None, cache: Cache | None = None) -> None:
     """Let a model start as a trained one: a global LoRA, a hypernetwork like its own, or a
     posterior that is its prior too. Without a folder it stays as it is.
+
+    A hypernetwork of another speaker encoder needs training rows with mel, the `cache`.
 
     Raises:
         ConfigError: a model that starts as no other, or that one has other targets or shapes; a
@@ -169,7 +175,7 @@ def start_from(model: HyperASR, model_folder: Path | None) -> None:
     heard = Backbone(backbone.whisper, backbone.tokenizer, head["audio_context"], head["margin_s"])
     trained = HyperASR.from_pretrained(model_folder, backbone=heard)
     if isinstance(source, HyperNet) and isinstance(trained.source, HyperNet):
-        go_on(model, trained, model_folder)
+        go_on(model, trained, model_folder, cache)
     elif goes_on and isinstance(source, VILoRA):
         if not isinstance(trained.source, VILoRA):
             raise ConfigError(f"{model_folder} holds no posterior to be the prior")
@@ -185,15 +191,23 @@ def start_from(model: HyperASR, model_folder: Path | None) -> None:
         )
 
 
-def go_on(model: HyperASR, trained: HyperASR, model_folder: Path) -> None:
+def go_on(model: HyperASR, trained: HyperASR, model_folder: Path, cache: Cache | None) -> None:
     """Let a hypernetwork have the weights of a trained one.
 
+    Where that one hears another speaker encoder, the layer that reads the embedding is fitted to
+    say the same of the rows of `cache`.
+
     Raises:
-        ConfigError: that one has another shape.
+        ConfigError: that one has another shape, or another speaker encoder and the rows have no
+            mel and embeddings to fit with.
     """
     own, other = model.source.state_dict(), trained.source.state_dict()
+    same_speaker = model.speaker_config == trained.speaker_config
+    if not same_speaker and cache is not None and cache.keeps_mel and cache.keeps_embeddings:
+        other |= reading_as(model, trained, cache)
+        same_speaker = True
     shapes = [{name: value.shape for name, value in weights.items()} for weights in (own, other)]
-    if shapes[0] != shapes[1] or model.speaker_config != trained.speaker_config:
+    if shapes[0] != shapes[1] or not same_speaker:
         raise ConfigError(
             f"{model_folder}: another speaker encoder, other targets or other sizes than the "
             "hypernetwork's that is to start from it"
@@ -207,6 +221,42 @@ def go_on(model: HyperASR, trained: HyperASR, model_folder: Path) -> None:
     other |= {name: value for name, value in own.items() if name.startswith("prior_sigma.")}
     model.source.load_state_dict(other)
     model.speaker.load_state_dict(trained.speaker.state_dict())
+
+
+@torch.no_grad()
+def reading_as(model: HyperASR, trained: HyperASR, cache: Cache) -> dict[str, Tensor]:
+    """Return the weights with which a hypernetwork makes of its own embeddings what a trained one
+    makes of others, by ridge regression over training rows.
+
+    Returns:
+        Its first layer, and the mean and deviation of its own embeddings; by name.
+    """
+    source: Any = model.source
+    reads: Any = trained.source
+    rows = sorted(range(len(cache)), key=lambda row: cache.n_frames[row])
+    rows = rows[:: -(-len(rows) // _FITTED)]
+    embs, read = [], []
+    for start in track(range(0, len(rows), _BATCH), "embedding"):
+        batch = cache.batch(rows[start : start + _BATCH])
+        assert batch.speaker_emb is not None
+        embs.append((batch.speaker_emb - source.emb_mean) / source.emb_std)
+        emb, _ = trained.embed(replace(batch, encoded=None, speaker_emb=None))
+        read.append(reads.speaker[0]((emb - reads.emb_mean) / reads.emb_std))
+    x, y = torch.cat(embs).double(), torch.cat(read).double()
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    centred = x - x_mean
+    gram = centred.mT @ centred
+    gram.diagonal().add_(_RIDGE * len(x))
+    weight = torch.linalg.solve(gram, centred.mT @ (y - y_mean)).mT
+    missed = (y - y_mean - centred @ weight.mT).square().sum() / (y - y_mean).square().sum()
+    log.info("%.0f %% of what the start reads in embeddings is read again", 100 * (1 - missed))
+    bias = y_mean - weight @ x_mean
+    return {
+        "speaker.0.weight": weight.float(),
+        "speaker.0.bias": bias.float(),
+        "emb_mean": source.emb_mean,
+        "emb_std": source.emb_std,
+    }
 
 
 @torch.no_grad()
@@ -252,7 +302,7 @@ def new_model(config: MetaConfig, backbone: Backbone, cache: Cache) -> HyperASR:
     )
     if isinstance(model.source, HyperNet) and cache.keeps_embeddings:
         model.source.fit_embedding(cache.embedding_blocks())
-    start_from(model, config.init_from)
+    start_from(model, config.init_from, cache)
     return model
 
 

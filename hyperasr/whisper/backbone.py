@@ -309,6 +309,7 @@ class Backbone(nn.Module):
         pool_layers: Sequence[int] = (),
         *,
         keep_attended: bool = False,
+        attended_only: bool = False,
         attended: Tensor | None = None,
     ) -> EncoderOutput:
         """Run the encoder.
@@ -321,6 +322,8 @@ class Backbone(nn.Module):
             keep_attended: return also what the first layer's feed-forward part gets, from which a
                 second pass can go on whose weights differ in W1 and W2 alone. Only without
                 gradients, and not in float16.
+            attended_only: stop there, with no states (n_utt, 0, d_model), where that is kept and
+                no later layer is to be pooled.
             attended: of an earlier pass over the same input; the second pass begins there.
         Returns:
             States of 20 ms each. With trimmed context those of the margin count too; padding is
@@ -366,6 +369,9 @@ class Backbone(nn.Module):
                 middle = hidden + layer.self_attn(normed, attention_mask=bias)[0]
                 if index == 1 and keep_attended:
                     attended = middle
+                    if attended_only and max(pool_layers, default=0) == 0:
+                        hidden = hidden[:, :0]
+                        break
                 hidden = _feed_forward(layer, middle)
             elif index:
                 hidden = encoder.layers[index - 1](hidden, bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from hyperasr.adapters import SourceConfig, lora
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
+from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
 from train import meta
 
@@ -97,6 +99,21 @@ def test_a_trained_hypernetwork_goes_on(
     other = {**ENCODER, "settings": {"rank": 2}}
     with pytest.raises(ConfigError, match="other sizes"):
         run(*place, tmp_path / "third", source=other, **start)
+
+    # Another embedding is read so that it says the same: with more dimensions than rows, nearly.
+    third, stem = tmp_path / "third", {"layers": [0]}
+    run(*place, third, source=ENCODER, speaker=stem, **start, loop={"steps": 1, "lr": 1e-12})
+    said = re.search(r"(\d+) % of what the start reads", (third / "log.txt").read_text())
+    assert said and int(said[1]) > 50
+    model = HyperASR.from_pretrained(third / "best")
+    anew = model.source.state_dict()
+    differ = {name for name, value in before.items() if not torch.equal(anew[name], value)}
+    assert differ == {"emb_mean", "emb_std", "speaker.0.weight", "speaker.0.bias"}
+    wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    mel, n_frames = model.backbone.features([wave])
+    assert model.embed(Batch(n_frames=n_frames, mel=mel))[1].states.shape[1] == 0  # one pass
+    with pytest.raises(ConfigError, match="another speaker encoder"):
+        run(*place, tmp_path / "fourth", source=HYPERNET, speaker=stem, **start)
 
 
 def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
