@@ -35,9 +35,9 @@ from train.loop.program import fit_and_report, read_config, run_program, start
 from train.loop.scoring import Judge, evaluate
 
 log = logging.getLogger("train.meta")
-_FITTED = 4096  # rows, at most, that a new reading of embeddings is fitted to
+_FITTED = 2048  # rows, at most, that a new reading of embeddings is fitted to
 _BATCH = 16
-_RIDGE = 0.1  # of the mean square of a standardised embedding's entries
+_RIDGE = 0.3  # of the mean square of a standardised embedding's entries
 
 
 class Objective(nn.Module):
