@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hyperasr.adapters import SourceConfig, lora
-from hyperasr.decode import decode, decode_tokens, token_limits
 from hyperasr.hub import HyperASR
+from hyperasr.model import decode, decode_tokens, token_limits
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper.backbone import Backbone

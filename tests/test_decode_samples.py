@@ -9,9 +9,9 @@ import torch
 
 from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.posterior import utterance_generators
-from hyperasr.decode import decode, decode_tokens, token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
+from hyperasr.model import decode, decode_tokens, token_limits
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Decoded
 from hyperasr.whisper.backbone import Backbone

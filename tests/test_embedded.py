@@ -12,10 +12,10 @@ from hyperasr.adapters.checkpoint import read_head
 from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.simulate import COHORTS, simulate
-from hyperasr.decode import decode
 from hyperasr.hub import EMBEDDED, HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
+from hyperasr.model import decode
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.weights import ASSETS, PACKAGED, Weights, packaged

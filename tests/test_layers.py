@@ -21,7 +21,6 @@ ROOMS = [
     "speaker",
     "metrics",
     "model",
-    "decode",
     "cohorts",
     "transcription",
     "export",
@@ -34,7 +33,6 @@ ROOMS = [
 HOMES = {
     "transformers": {
         "hyperasr.audio.mel",  # its filters
-        "hyperasr.decode",
         "hyperasr.export.*",
         "hyperasr.whisper.*",
         "train.*",

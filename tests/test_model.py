@@ -16,9 +16,9 @@ from torch import Tensor
 
 from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.objective import ObjectiveConfig
-from hyperasr.decode import decode
 from hyperasr.errors import CheckpointMismatch, ConfigError, ShapeError
 from hyperasr.hub import HyperASR
+from hyperasr.model import decode
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, TeacherTokens
 from hyperasr.whisper.backbone import Backbone

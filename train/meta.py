@@ -236,8 +236,8 @@ def reading_as(model: HyperASR, trained: HyperASR, cache: Cache) -> dict[str, Te
     rows = sorted(range(len(cache)), key=lambda row: cache.n_frames[row])
     rows = rows[:: -(-len(rows) // _FITTED)]
     embs, read = [], []
-    for start in track(range(0, len(rows), _BATCH), "embedding"):
-        batch = cache.batch(rows[start : start + _BATCH])
+    for first in track(range(0, len(rows), _BATCH), "embedding"):
+        batch = cache.batch(rows[first : first + _BATCH])
         assert batch.speaker_emb is not None
         embs.append((batch.speaker_emb - source.emb_mean) / source.emb_std)
         emb, _ = trained.embed(replace(batch, encoded=None, speaker_emb=None))

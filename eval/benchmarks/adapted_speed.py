@@ -39,11 +39,11 @@ from eval.lib.systems import (
 from eval.lib.testset import fixed_views
 from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.cohorts.views import TYPICAL, View, render_view
-from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.export.ggml import write_ggml
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.protocols import protocol
+from hyperasr.model import decode
 from hyperasr.types import Batch
 from hyperasr.whisper.backbone import Backbone
 from hyperasr.whisper.search import SearchConfig, text_only

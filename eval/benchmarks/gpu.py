@@ -24,9 +24,9 @@ from eval.benchmarks.speed import fixed_search, interleaved, ratio_row
 from eval.lib import results
 from eval.lib.tables import print_rows
 from hyperasr.adapters import SourceConfig
-from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
+from hyperasr.model import decode
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput
 from hyperasr.whisper.backbone import Backbone

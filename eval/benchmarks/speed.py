@@ -34,9 +34,9 @@ from eval.lib.tables import print_rows
 from hyperasr.adapters import SourceConfig, lora
 from hyperasr.adapters.objective import ObjectiveConfig
 from hyperasr.audio.mel import SAMPLE_RATE
-from hyperasr.decode import decode
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.hub import HyperASR, load
+from hyperasr.model import decode
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, EncoderOutput, LoRAFactors
 from hyperasr.whisper.backbone import Backbone

@@ -41,9 +41,9 @@ from hyperasr.cohorts.cache import Cache, CacheConfig, build_cache
 from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.cohorts.splits import check_leaks
 from hyperasr.cohorts.views import TYPICAL, plan_key, verbatim_text
-from hyperasr.decode import decode_tokens
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.protocols import protocol
+from hyperasr.model import decode_tokens
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Decoded
 from hyperasr.whisper.backbone import Backbone

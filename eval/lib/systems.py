@@ -46,7 +46,7 @@ UNADAPTED = (BACKBONE, PLAIN, TRIMMED, TRIMMED_STOP)
 BATCH = 8  # of `generate`: a row that runs away makes all rows of its batch wait
 ROOT = Path(__file__).parents[2]
 # What a transcript depends on besides weights and cached states: these and all that they import.
-_CODE = ("hyperasr.decode", "hyperasr.adapters.residual")
+_CODE = ("hyperasr.model", "hyperasr.adapters.residual")
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ def plain_tokens(backbone: Backbone, rows: Any, indices: Sequence[int]) -> Decod
         rows: whose batches bring log-mel (n_utt, n_mels, 3000).
         indices: which.
     Returns:
-        Tokens as `hyperasr.decode.decode_tokens` gives them; a row that is as long as it may be is
+        Tokens as `hyperasr.model.decode_tokens` gives them; a row that is as long as it may be is
         not finished.
     """
     most = most_tokens(backbone)

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from hyperasr.adapters import lora
-from hyperasr.decode import decode
 from hyperasr.errors import ConfigError, MissingExtra
 from hyperasr.export.card import export_card
 from hyperasr.export.config import ExportConfig
@@ -38,7 +37,7 @@ from hyperasr.export.parity import (
 )
 from hyperasr.export.peft_folder import write_peft
 from hyperasr.export.static_adapter import build_static_adapter
-from hyperasr.model import AdaptedWhisper
+from hyperasr.model import AdaptedWhisper, decode
 from hyperasr.types import Batch, LoRAFactors
 from hyperasr.util.files import atomic_folder
 from hyperasr.whisper.backbone import Backbone

@@ -17,11 +17,10 @@ import torch
 from torch import nn
 
 from hyperasr.adapters.objective import ObjectiveConfig
-from hyperasr.decode import decode
 from hyperasr.errors import AudioError, ConfigError
 from hyperasr.metrics.error_rates import EditCounts, score
 from hyperasr.metrics.normalisers import normaliser
-from hyperasr.model import AdaptedWhisper
+from hyperasr.model import AdaptedWhisper, decode
 from hyperasr.types import Batch
 from hyperasr.whisper.search import SearchConfig, text_only
 

@@ -12,10 +12,9 @@ import torch
 
 from hyperasr.audio.loudness import content_hash
 from hyperasr.audio.mel import SAMPLE_RATE
-from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.uncertainty import disagreement
-from hyperasr.model import AdaptedWhisper
+from hyperasr.model import AdaptedWhisper, decode
 from hyperasr.transcription.disfluency import apply_edits, clean_edits
 from hyperasr.transcription.options import AUTO, TranscribeOptions
 from hyperasr.transcription.recordings import Recording

@@ -17,10 +17,10 @@ from eval import calibration, sparsity, subspace_angles
 from eval.lib.bench import BenchConfig
 from hyperasr.adapters import SourceConfig
 from hyperasr.cohorts.manifest import write_manifest
-from hyperasr.decode import decode
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.calibration import CALIBRATION_FILE
 from hyperasr.metrics.normalisers import normaliser
+from hyperasr.model import decode
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, Utterance
 from hyperasr.util.config import to_dict

@@ -26,7 +26,7 @@ from eval.zero_shot import ZeroShotConfig
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.simulate import COHORTS
 from hyperasr.cohorts.views import render_view
-from hyperasr.decode import token_limits
+from hyperasr.model import token_limits
 from hyperasr.util.config import parse
 from hyperasr.whisper.backbone import MARGIN_S, Backbone
 from hyperasr.whisper.search import SearchConfig, text_only

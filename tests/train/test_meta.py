@@ -106,7 +106,8 @@ def test_a_trained_hypernetwork_goes_on(
     third, stem = tmp_path / "third", {"layers": [0]}
     run(*place, third, source=ENCODER, speaker=stem, **start, loop={"steps": 1, "lr": 1e-12})
     said = re.search(r"(\d+) % of what the start reads", caplog.text)
-    assert said and int(said[1]) > 50
+    assert said
+    assert int(said[1]) > 50
     model = HyperASR.from_pretrained(third / "best")
     anew = model.source.state_dict()
     differ = {name for name, value in before.items() if not torch.equal(anew[name], value)}

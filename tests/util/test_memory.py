@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from hyperasr.decode import decode_tokens
 from hyperasr.errors import HyperASRError
 from hyperasr.hub import HyperASR
+from hyperasr.model import decode_tokens
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import Result, transcribe
 from hyperasr.util.memory import out_of_memory

@@ -14,9 +14,9 @@ import torch
 
 from hyperasr.audio.loudness import audible
 from hyperasr.cli.parser import main
-from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
+from hyperasr.model import decode
 from hyperasr.transcription.options import TranscribeOptions
 from hyperasr.transcription.pipeline import transcribe
 from hyperasr.transcription.recogniser import Recogniser

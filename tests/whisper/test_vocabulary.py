@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest
-from hyperasr.decode import decode
 from hyperasr.hub import HyperASR
+from hyperasr.model import decode
 from hyperasr.types import Batch, Decoded
 from hyperasr.whisper.quantize import input_levels
 from hyperasr.whisper.vocabulary import ScreenedLogits, can_screen

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from hyperasr.decode import decode
 from hyperasr.errors import ConfigError
 from hyperasr.export.exporter import _convert, write_merged
 from hyperasr.hub import HyperASR, load
+from hyperasr.model import decode
 from hyperasr.types import Batch
 from hyperasr.whisper import weights as room
 from hyperasr.whisper.backbone import Backbone

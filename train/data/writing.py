@@ -38,10 +38,10 @@ from hyperasr.audio.mel import N_SAMPLES
 from hyperasr.audio.reading import load
 from hyperasr.cohorts.manifest import read_manifest, write_manifest
 from hyperasr.cohorts.views import TYPICAL
-from hyperasr.decode import token_limits
 from hyperasr.errors import ConfigError
 from hyperasr.metrics.error_rates import word_edits
 from hyperasr.metrics.normalisers import normaliser
+from hyperasr.model import token_limits
 from hyperasr.transcription.enrolment import sentence
 from hyperasr.types import EncoderOutput, Utterance
 from hyperasr.whisper.backbone import Backbone

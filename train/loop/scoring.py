@@ -18,11 +18,11 @@ from accelerate.utils import gather_object
 
 from hyperasr.cohorts.cache import Cache
 from hyperasr.cohorts.views import TYPICAL
-from hyperasr.decode import decode_tokens
 from hyperasr.errors import HyperASRError
 from hyperasr.hub import HyperASR
 from hyperasr.metrics.error_rates import error_rate, score
 from hyperasr.metrics.normalisers import normaliser
+from hyperasr.model import decode_tokens
 from hyperasr.types import Batch
 
 log = logging.getLogger(__name__)
