@@ -38,7 +38,8 @@ results/%_sweep.json: eval/sweep.py eval/configs/%_sweep.yaml \
 		$$(call named,eval/configs/$$*_sweep.yaml) | $(VENV)/.test
 	$(evaluate)
 
-results/beam.json results/unadapted.json results/typical.json results/zero_shot_base.json: \
+results/beam.json results/default_model.json results/unadapted.json results/typical.json \
+		results/zero_shot_base.json: \
 		results/%.json: eval/zero_shot.py eval/configs/%.yaml \
 		$$(call named,eval/configs/$$*.yaml) | $(VENV)/.test
 	$(evaluate)
@@ -64,8 +65,8 @@ results/%.json: eval/benchmarks/%.py eval/configs/%.yaml \
 
 results/writing.json: eval/writing.py eval/configs/typical.yaml \
 		$$(call named,eval/configs/typical.yaml)
-results/adapted_speed.json: eval/benchmarks/adapted_speed.py eval/configs/zero_shot.yaml \
-		$$(call named,eval/configs/zero_shot.yaml)
+results/adapted_speed.json: eval/benchmarks/adapted_speed.py eval/configs/default_model.yaml \
+		$$(call named,eval/configs/default_model.yaml)
 results/writing.json results/adapted_speed.json: | $(VENV)/.test
 	$(BIN)/python -m $(subst /,.,$(basename $(filter %.py,$^))) --config $(filter eval/configs/%,$^) \
 		--out $@

@@ -2,9 +2,10 @@
 
     python -m eval.zero_shot --config eval/configs/zero_shot.yaml
 
-With beam.yaml the same with a beam of five, with unadapted.yaml the recogniser alone: the frozen
-Whisper on 30 s of audio with our greedy search and its limits (``backbone``), and the same weights
-decoded by transformers' own `generate` (``backbone_plain``).
+With default_model.yaml those that ship, with beam.yaml the same with a beam of five, with
+unadapted.yaml the recogniser alone: the frozen Whisper on 30 s of audio with our greedy search and
+its limits (``backbone``), and the same weights decoded by transformers' own `generate`
+(``backbone_plain``).
 
 Rows: by cohort, recorded or simulated, by severity, on typical speech; of all corpora together and
 of each apart (field ``corpus``); the same for further test sets. Systems that listen to an
@@ -35,7 +36,7 @@ from train.loop.program import read_config, run_program
 EXCESS = "excess_recovered"
 _PLACE = ("system", "cohort", "domain", "corpus", "n_utterances", "n_speakers")
 MAIN = "hypernet"  # the system that every other one is compared with
-BOTH = "hypernet_encoder_decoder"
+BOTH = ("hypernet_encoder_decoder", "hypernet_one_pass")  # and those that have pairs of their own
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,13 @@ def differences(systems: Iterable[str]) -> list[tuple[str, str]]:
     known = list(systems)
     if set(known) <= set(UNADAPTED):
         return [(name, BACKBONE) for name in known if name != BACKBONE]
-    controls = [f"{BOTH}_{control}" for control in CONTROLS]
-    pairs = [(MAIN, other) for other in known if other not in (MAIN, *controls)]
-    pairs += [("global_lora", "backbone")]
-    others = ("backbone", MAIN, "global_lora_encoder_decoder", *controls)
-    pairs += [(BOTH, other) for other in others]
+    controls = {name: [f"{name}_{control}" for control in CONTROLS] for name in BOTH}
+    apart = [MAIN, *(name for names in controls.values() for name in names)]
+    pairs = [(MAIN, other) for other in known if other not in apart]
+    pairs += [("global_lora", "backbone"), BOTH[::-1]]
+    for name, own in controls.items():
+        others = ("backbone", MAIN, "global_lora_encoder_decoder", *own)
+        pairs += [(name, other) for other in others]
     return [(a, b) for a, b in pairs if a in known and b in known]
 
 

@@ -46,7 +46,7 @@ from hyperasr.whisper.weights import (
 )
 
 EMBEDDED = {
-    "tiny.en": ASSETS / "tiny.en" / "hypernet_encoder_decoder",
+    "tiny.en": ASSETS / "tiny.en" / "hypernet_one_pass",
     "tiny.en-decoder": ASSETS / "tiny.en" / "hypernet",
     "base-decoder": ASSETS / "base" / "hypernet",
 }

@@ -1,6 +1,6 @@
 """Put trained adapters into the package.
 
-    python -m train.embed --hypernet runs/hypernet_encoder_decoder_long/best
+    python -m train.embed --hypernet runs/hypernet_one_pass/best
 
 From then on the name ``tiny.en`` opens them; with another folder of the package as OUT, the name
 that `hyperasr.hub.EMBEDDED` has for it. Nobody but this Whisper can use them, hearing what

@@ -1,6 +1,6 @@
 """How fast trimmed and adapted is beside the unadapted recogniser on 30 s, on real recordings.
 
-    python -m eval.benchmarks.adapted_speed --config eval/configs/zero_shot.yaml \\
+    python -m eval.benchmarks.adapted_speed --config eval/configs/default_model.yaml \\
       --out results/adapted_speed.json
 
 The views of one corpus of the test set (its recordings, and the simulated ones made of them),
@@ -64,7 +64,7 @@ class AdaptedSpeedConfig:
     """Test set, backbone and the folders of `systems`."""
     more: dict[str, Any] = field(default_factory=dict)
     """Further test sets of the same configuration file; they are not timed."""
-    systems: tuple[str, ...] = ("hypernet_encoder_decoder", "hypernet")
+    systems: tuple[str, ...] = ("hypernet_one_pass", "hypernet")
     """The adapted systems, by their names in `bench.systems`; the first is the headline."""
     peers: tuple[str, ...] = (
         f"tiny.en {TRIMMED_STOP}",
