@@ -112,6 +112,21 @@ def test_the_default_model_is_adapted(embedded) -> None:
     assert alone.audio_context == "full", "as OpenAI published it"
 
 
+def test_the_default_model_hears_an_utterance_once(embedded) -> None:
+    heard: list[int] = []
+    layers = embedded.backbone.whisper.model.encoder.layers
+    handles = [
+        layer.self_attn.register_forward_hook(lambda *_, which=which: heard.append(which))
+        for which, layer in enumerate(layers)
+    ]
+    try:
+        assert embedded.transcribe(CLIPS[0].path).text
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert heard == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_the_embedded_adapters_name_their_whisper_and_no_folder(name: str) -> None:
     assert read_head(EMBEDDED[name])["backbone"] == name.removesuffix("-decoder")
