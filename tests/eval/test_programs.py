@@ -45,6 +45,7 @@ PROGRAMS = {
     "cluster": ClusterConfig,
     "comparison": ComparisonConfig,
     "continual": ContinualConfig,
+    "default_model": ZeroShotConfig,
     "development": DevelopmentConfig,
     "enrolment": EnrolmentConfig,
     "expected_words": ExpectedWordsConfig,
