@@ -210,7 +210,8 @@ def go_on(model: HyperASR, trained: HyperASR, model_folder: Path, cache: Cache |
     if shapes[0] != shapes[1] or not same_speaker:
         raise ConfigError(
             f"{model_folder}: another speaker encoder, other targets or other sizes than the "
-            "hypernetwork's that is to start from it"
+            "hypernetwork's that is to start from it; another speaker encoder alone will do where "
+            "the cache keeps log-mel (keep_mel)"
         )
     if trained.source.scaling != model.source.scaling:
         raise ConfigError(f"{model_folder}: its alpha differs from the hypernetwork's")
