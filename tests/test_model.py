@@ -21,6 +21,7 @@ from hyperasr.hub import HyperASR
 from hyperasr.model import decode
 from hyperasr.speaker.encoder import SpeakerConfig
 from hyperasr.types import Batch, TeacherTokens
+from hyperasr.whisper import backbone as backbone_module
 from hyperasr.whisper.backbone import Backbone
 
 COHORTS = ("stuttering", "dysarthria", "typical")
@@ -234,6 +235,55 @@ def test_an_embedding_of_the_stem_needs_no_pass_of_its_own(
             twice = random_backbone.encode(batch.mel, batch.n_frames)
     assert torch.equal(adapted.states, twice.states)
     assert decode(model, batch).tokens == decode(model, replace(batch, speaker_emb=own)).tokens
+
+
+@pytest.mark.parametrize("layers", [(0,), (0, 2)])
+@pytest.mark.parametrize("n_together", [40, 60])
+def test_a_batch_goes_through_the_encoder_in_parts(
+    layers: tuple[int, ...],
+    n_together: int,
+    random_backbone: Backbone,
+    batch: Batch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As every utterance alone does, with the factors that are its own."""
+    source = SourceConfig("hypernet", ("encoder.fc1", "decoder.fc1"), {"rank": 2})
+    model = stir(HyperASR(random_backbone, SpeakerConfig(layers=layers), source))
+    sizes: list[int] = []
+    stem = random_backbone._stem
+
+    def counted(mel: Tensor, n_frames: Tensor) -> Tensor:
+        sizes.append(len(mel))
+        return stem(mel, n_frames)
+
+    monkeypatch.setattr(random_backbone, "_stem", counted)
+    monkeypatch.setattr(backbone_module, "_TOGETHER", n_together)
+    with torch.no_grad():
+        emb, _ = model.embed(batch)
+        with model.adapted(batch) as adapted:
+            pass
+        parts, sizes[:] = sizes.copy(), []
+        assert len(parts) > 2
+        assert max(parts) < batch.n_utt
+        for row in range(batch.n_utt):
+            alone = batch.select([row])
+            own, _ = model.embed(alone)
+            torch.testing.assert_close(emb[[row]], own)
+            with model.adapted(alone) as expected:
+                n = int(expected.lengths)
+            torch.testing.assert_close(
+                adapted.states[[row], :n], expected.states, rtol=0, atol=1e-3
+            )
+            assert not adapted.states[row, n:].any()
+        # With samples, of which rows are more than utterances, and with gradients all at once.
+        sizes.clear()
+        mel, n_frames = (t.repeat_interleave(2, 0) for t in (batch.mel, batch.n_frames))
+        with lora.using(random_backbone.whisper, model.factors(emb)):
+            random_backbone.encode(mel, n_frames)
+        assert sizes == [2 * batch.n_utt]
+    sizes.clear()
+    random_backbone.encode(batch.mel, batch.n_frames)
+    assert sizes == [batch.n_utt]
 
 
 @pytest.mark.parametrize("use", [lambda m, b: m(b), decode], ids=["forward", "decode"])

@@ -180,6 +180,24 @@ def dropping_rows(n_rows: int) -> Iterator[Callable[[Tensor], None] | None]:
             kept.index = index
 
 
+def split_rows(n_rows: int, n_together: int) -> Iterator[Tensor]:
+    """Yield the rows of a batch in parts, in order; the factors of `using` follow meanwhile.
+
+    Args:
+        n_rows: of the batch.
+        n_together: rows of a part, at least 1.
+    Yields:
+        Rows (n,) int64; all at once where `dropping_rows` cannot follow.
+    """
+    for rows in torch.split(torch.arange(n_rows), n_together):
+        with dropping_rows(n_rows) as keep:
+            if keep is None or n_together >= n_rows:
+                yield torch.arange(n_rows)
+                return
+            keep(rows)
+            yield rows
+
+
 @contextmanager
 def hooked(
     targets: Mapping[str, list[nn.Linear]], hooks: Mapping[str, list[Hook]]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.rnn import pad_sequence
 
-from hyperasr.adapters.lora import dropping_rows
+from hyperasr.adapters.lora import dropping_rows, split_rows
 from hyperasr.audio.mel import (
     CHUNK_S,
     FRAMES_PER_SECOND,
@@ -53,7 +53,9 @@ SHORTEST_S = 1.2
 utterances have silence around their words; a digit of 0.4 s cut without any loses its edges or the
 whole word."""
 _SHORTEST = round(SHORTEST_S * SAMPLE_RATE)
-_BLOCK = 1024  # states that go through the wide layer of the encoder at once
+_TOGETHER = 3000
+"""States that go through the encoder at once, unless an utterance has more: what a layer works on
+stays small, and short utterances are not padded to long ones."""
 
 
 class Backbone(nn.Module):
@@ -333,7 +335,6 @@ class Backbone(nn.Module):
             ShapeError: the full context without 30 s of mel, more than 30 s, mel without its
                 margin, or an empty utterance to pool.
         """
-        encoder = self.whisper.model.encoder
         limit = int(self.whisper.config.max_source_positions) * FRAMES_PER_STATE
         trimmed = self.audio_context == "trimmed"
         if mel.shape[-1] > limit or not (trimmed or mel.shape[-1] == limit):
@@ -341,19 +342,48 @@ class Backbone(nn.Module):
                 f"mel has {mel.shape[-1]} frames; audio context {self.audio_context!r} takes "
                 f"{'at most' if trimmed else 'exactly'} {limit}"
             )
-        real = lengths = (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
-        if self.margin_frames:
-            n_frames = (n_frames + self.margin_frames).clamp_max(limit)
-            lengths = (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
-            if int(n_frames.max()) > mel.shape[-1]:
-                raise ShapeError(
-                    f"mel has {mel.shape[-1]} frames, but the longest utterance with its margin of "
-                    f"{self.margin_s:g} s {int(n_frames.max())}; make mel by `features`"
-                )
-        if not trimmed:
-            n_frames = torch.full_like(n_frames, limit)
-            lengths = n_frames // FRAMES_PER_STATE
-        hidden = self._stem(mel, n_frames) if attended is None else attended
+        heard = n_frames + self.margin_frames if trimmed else torch.full_like(n_frames, limit)
+        heard = heard.clamp_max(limit)
+        if self.margin_frames and int(heard.max()) > mel.shape[-1]:
+            raise ShapeError(
+                f"mel has {mel.shape[-1]} frames, but the longest utterance with its margin of "
+                f"{self.margin_s:g} s {int(heard.max())}; make mel by `features`"
+            )
+        # On a GPU one large batch is the fastest. Gradients need it all at once, and residual
+        # adapters hang on a layer as a whole and are not told of rows.
+        hooked = any(layer._forward_hooks for layer in self.whisper.model.encoder.layers)
+        n_together = len(heard)
+        if mel.device.type == "cpu" and not torch.is_grad_enabled() and not hooked:
+            n_together = max(1, _TOGETHER // int(_n_states(heard).max()))
+        parts = []
+        for rows in split_rows(len(heard), n_together):
+            n = int(_n_states(heard[rows]).max())
+            part = self._encode_part(
+                mel[rows, :, : n * FRAMES_PER_STATE],
+                n_frames[rows],
+                heard[rows],
+                pool_layers,
+                keep_attended,
+                attended_only,
+                None if attended is None else attended[rows, :n],
+            )
+            parts.append(part)
+        return _joined(parts)
+
+    def _encode_part(
+        self,
+        mel: Tensor,
+        n_frames: Tensor,
+        heard: Tensor,
+        pool_layers: Sequence[int],
+        keep_attended: bool,
+        attended_only: bool,
+        attended: Tensor | None,
+    ) -> EncoderOutput:
+        """Run the encoder on some rows, of which `heard` (n_utt,) frames are no padding."""
+        encoder = self.whisper.model.encoder
+        real, lengths = _n_states(n_frames), _n_states(heard)
+        hidden = self._stem(mel, heard) if attended is None else attended
         bias = attention_bias(lengths, hidden.shape[1], hidden.dtype)
         weights = frame_weights(real, hidden.shape[:2]) if pool_layers else None
         pooled = {}
@@ -403,7 +433,7 @@ class Backbone(nn.Module):
         """
         if not self.margin_frames:
             return None
-        return (sounding_frames(mel, n_frames) + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
+        return _n_states(sounding_frames(mel, n_frames))
 
     def prompt_ids(self, language: str = "en", task: str = "transcribe") -> list[int]:
         """Return the decoder's prompt: start, language and task (multilingual), no timestamps.
@@ -631,19 +661,32 @@ class Backbone(nn.Module):
         )
 
 
+def _n_states(n_frames: Tensor) -> Tensor:
+    """Return how many encoder states so many mel frames become."""
+    return (n_frames + FRAMES_PER_STATE - 1) // FRAMES_PER_STATE
+
+
 def _feed_forward(layer: Any, attended: Tensor) -> Tensor:
-    """Return what an encoder layer makes of what its attention gave (n_utt, n_states, d_model).
+    """Return what an encoder layer makes of what its attention gave (n_utt, n_states, d_model)."""
+    wide = layer.activation_fn(layer.fc1(layer.final_layer_norm(attended)))
+    out: Tensor = attended + layer.fc2(wide)
+    return out
 
-    Without gradients in blocks of states: the wide layer of a batch of long utterances would take
-    more memory than all else in the encoder.
-    """
 
-    def block(x: Tensor) -> Tensor:
-        wide: Tensor = layer.activation_fn(layer.fc1(layer.final_layer_norm(x)))
-        narrow: Tensor = layer.fc2(wide)
-        return x + narrow
+def _joined(parts: Sequence[EncoderOutput]) -> EncoderOutput:
+    """Return the rows of several batches as one, padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
 
-    if torch.is_grad_enabled():
-        return block(attended)
-    n_states = max(1, _BLOCK // attended.shape[0])
-    return torch.cat([block(x) for x in torch.split(attended, n_states, dim=1)], dim=1)
+    def padded(batches: Sequence[Tensor]) -> Tensor:
+        return pad_sequence([row for batch in batches for row in batch], batch_first=True)
+
+    sounding = [part.sounding for part in parts if part.sounding is not None]
+    attended = [part.attended for part in parts if part.attended is not None]
+    return EncoderOutput(
+        padded([part.states for part in parts]),
+        torch.cat([part.lengths for part in parts]),
+        {layer: torch.cat([part.moments[layer] for part in parts]) for layer in parts[0].moments},
+        torch.cat(sounding) if sounding else None,
+        padded(attended) if attended else None,
+    )

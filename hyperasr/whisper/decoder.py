@@ -206,8 +206,7 @@ class _CachedLayer:
         """Go on with some of the rows alone; not before the first step."""
         self.n_utt = self.n_rows = len(rows)
         names = ["keys", "values", "state_keys", "state_values"]
-        names += ["watched_keys"] * bool(self.heads) + ["bias"] * (self.bias is not None)
-        for name in names:
+        for name in names + ["bias"] * (self.bias is not None):
             setattr(self, name, getattr(self, name).index_select(0, rows))
 
     def _to_tokens(self, x: Tensor, n_past: int, mask: Tensor | None) -> Tensor:
@@ -240,32 +239,47 @@ class _CachedLayer:
         attention = self.layer.encoder_attn
         heads = (attention.num_heads, attention.head_dim)
         if self.states is not None:
-            # Not before the first step, when whatever adapts these matrices is in its place.
-            self.state_keys = attention.k_proj(self.states).unflatten(-1, heads).transpose(1, 2)
-            self.state_values = attention.v_proj(self.states).unflatten(-1, heads).transpose(1, 2)
-            if self.heads:  # once: taking heads out of all keys at every step would copy them
-                self.watched_keys = self.state_keys[:, self.heads].mT.contiguous()
+            # Not before the first step, when whatever adapts these matrices is in its place. Each
+            # head's in one piece: every step reads them all, and that is what it waits for.
+            linears = (attention.k_proj, attention.v_proj)
+            self.state_keys, self.state_values = (
+                linear(self.states).unflatten(-1, heads).transpose(1, 2).contiguous()
+                for linear in linears
+            )
             self.states = None
         # The tokens of all rows of an utterance ask the same states: one query a token.
         query = attention.q_proj(x).view(self.n_utt, -1, *heads).transpose(1, 2)
-        out = F.scaled_dot_product_attention(
-            query,
-            self.state_keys,
-            self.state_values,
-            attn_mask=self.bias,
-            scale=attention.scaling,
-        )
-        if self.heads:
-            self._keep_weights(query.unflatten(2, (-1, x.shape[1]))[..., -1, :] * attention.scaling)
+        if self.heads and x.shape[1] == 1:
+            # The weights are wanted, and a token's are few: no reason to compute them twice.
+            weights = self._weights(query * attention.scaling, self.state_keys)
+            out = weights.to(query.dtype) @ self.state_values
+            self.weights = weights[:, self.heads].sum(1).flatten(0, 1)
+        else:
+            out = F.scaled_dot_product_attention(
+                query,
+                self.state_keys,
+                self.state_values,
+                attn_mask=self.bias,
+                scale=attention.scaling,
+            )
+            if self.heads:
+                last = query.unflatten(2, (-1, x.shape[1]))[:, self.heads, :, -1]
+                weights = self._weights(last * attention.scaling, self.state_keys[:, self.heads])
+                self.weights = weights.sum(1).flatten(0, 1)
         mixed: Tensor = attention.out_proj(out.transpose(1, 2).reshape(x.shape))
         return mixed
 
-    def _keep_weights(self, query: Tensor) -> None:
-        """Keep what the watched heads look at, for scaled queries (n_utt, n_heads, n_rows, d)."""
-        scores = query[:, self.heads] @ self.watched_keys
-        if self.bias is not None:
-            scores = scores + self.bias
-        self.weights = scores.float().softmax(dim=-1).sum(1).flatten(0, 1)
+    def _weights(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Return the attention of scaled queries (n_utt, n_heads, n, d) over the states' keys.
+
+        Args:
+            keys: of the same heads (n_utt, n_heads, n_states, d).
+        Returns:
+            (n_utt, n_heads, n, n_states) float32.
+        """
+        scores = query @ keys.mT
+        scores = scores if self.bias is None else scores + self.bias
+        return scores.softmax(dim=-1, dtype=torch.float32)
 
 
 def alignment_heads(whisper: Any) -> dict[int, list[int]]:

@@ -81,6 +81,21 @@ def test_every_step_is_the_published_one(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_watched_step_is_the_published_one(
+    random_backbone: Backbone, encoded: EncoderOutput, k: int
+) -> None:
+    whisper, n_rows = random_backbone.whisper, N_UTT * k
+    watching = DecoderStep(whisper, encoded, k, watched={0: [1], 1: [0, 1]})
+    _, slow = both(random_backbone, encoded, k)
+    with lora.using(whisper, factors(random_backbone, DECODER)):
+        for step, n_new in enumerate((3, 1, 1, 1)):
+            new = tokens(n_rows, n_new, seed=step)
+            close(watching(new), slow(new))
+            assert watching.looked().shape == (n_rows,)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("targets", [(), ("decoder.fc1",), ("decoder.v_proj",)])
 def test_in_8_bits_every_step_is_the_published_one(
     random_backbone: Backbone, encoded: EncoderOutput, targets: tuple[str, ...]
