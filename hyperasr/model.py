@@ -145,6 +145,12 @@ class AdaptedWhisper(nn.Module):
         )
         return emb, encoded
 
+    def _conditioning(self, batch: Batch) -> tuple[Tensor | None, EncoderOutput]:
+        """Return what `embed` does, the embeddings None where the source does not read them."""
+        if self.source.conditioned:
+            return self.embed(batch)
+        return None, self._unadapted(batch, (), attended_only=True)
+
     def _unadapted(
         self, batch: Batch, pool_layers: Sequence[int], *, attended_only: bool = False
     ) -> EncoderOutput:
@@ -230,7 +236,8 @@ class AdaptedWhisper(nn.Module):
         if not adapt:
             yield self.encode(batch)
             return
-        emb, encoded = self.embed(batch)
+        # Of samples the embeddings also tell how many utterances there are.
+        emb, encoded = self._conditioning(batch) if n_samples is None else self.embed(batch)
         factors = self.factors(emb, self.groups(batch), n_samples=n_samples, generators=generators)
         if n_samples is not None:
             batch = replace(batch, adapted=None)  # which is by the mean
@@ -305,7 +312,7 @@ class AdaptedWhisper(nn.Module):
         """
         if batch.tokens is None or batch.n_tokens is None:
             raise ShapeError("a batch needs tokens and n_tokens to be scored")
-        emb, encoded = self.embed(batch)
+        emb, encoded = self._conditioning(batch)
         factors = self.source(emb, groups=list(self.groups(batch)) or None)
         with self.adapted_with(factors, batch, encoded) as states:
             among, place = self._vocabulary(batch)

@@ -237,6 +237,30 @@ def test_an_embedding_of_the_stem_needs_no_pass_of_its_own(
     assert decode(model, batch).tokens == decode(model, replace(batch, speaker_emb=own)).tokens
 
 
+def test_where_nobody_reads_the_embedding_there_is_no_pass_for_it(
+    random_backbone: Backbone, batch: Batch
+) -> None:
+    source = SourceConfig("static", ("encoder.fc1", "decoder.fc1"), {"rank": 2})
+    model = stir(HyperASR(random_backbone, SpeakerConfig(layers=(0, 2)), source))
+    heard: list[str] = []
+    handles = [
+        layer.self_attn.register_forward_hook(lambda *_: heard.append("attention"))
+        for layer in random_backbone.whisper.model.encoder.layers
+    ]
+    with torch.no_grad():
+        with model.adapted(batch) as adapted:
+            pass
+        loss = model(batch).nll
+        assert len(heard) == 2 * len(handles)
+        for handle in handles:
+            handle.remove()
+        emb, encoded = model.embed(batch)
+        with model.adapted_with(model.factors(emb), batch, encoded) as expected:
+            pass
+        assert torch.equal(adapted.states, expected.states)
+        assert torch.equal(loss, model(replace(batch, encoded=encoded, speaker_emb=emb)).nll)
+
+
 @pytest.mark.parametrize("layers", [(0,), (0, 2)])
 @pytest.mark.parametrize("n_together", [40, 60])
 def test_a_batch_goes_through_the_encoder_in_parts(
