@@ -24,7 +24,10 @@ docs: $(VENV)/.test
 # other, because some measure time. `make -n reproduce` says what is left.
 # Those of fit_word_probability fit, and measure nothing.
 CONFIGS := $(filter-out eval/configs/fit_%,$(wildcard eval/configs/*.yaml))
-RESULTS := $(CONFIGS:eval/configs/%.yaml=results/%.json) results/writing.json results/adapted_speed.json
+RESULTS := $(CONFIGS:eval/configs/%.yaml=results/%.json) results/writing.json \
+	results/adapted_speed.json results/error_against_time.json
+PEERS := tiny.en backbone_trimmed_stop, tiny.en faster_whisper_int8, tiny.en whisper_cpp, \
+	base backbone, base backbone_trimmed_stop, base faster_whisper_int8
 named = $(wildcard $(shell grep -oE '(runs|train|hyperasr/assets)/[^], }]+' $(1)))
 evaluate = $(BIN)/python -m $(subst /,.,$(basename $<)) --config $(filter eval/configs/%,$^)
 
@@ -65,11 +68,12 @@ results/%.json: eval/benchmarks/%.py eval/configs/%.yaml \
 
 results/writing.json: eval/writing.py eval/configs/typical.yaml \
 		$$(call named,eval/configs/typical.yaml)
-results/adapted_speed.json: eval/benchmarks/adapted_speed.py eval/configs/default_model.yaml \
-		$$(call named,eval/configs/default_model.yaml)
-results/writing.json results/adapted_speed.json: | $(VENV)/.test
+results/adapted_speed.json results/error_against_time.json: eval/benchmarks/adapted_speed.py \
+		eval/configs/default_model.yaml $$(call named,eval/configs/default_model.yaml)
+results/error_against_time.json: MORE = --peers "[$(PEERS)]"
+results/writing.json results/adapted_speed.json results/error_against_time.json: | $(VENV)/.test
 	$(BIN)/python -m $(subst /,.,$(basename $(filter %.py,$^))) --config $(filter eval/configs/%,$^) \
-		--out $@
+		--out $@ $(MORE)
 
 notebooks/04_uncertainty.ipynb: eval/notebooks.py results/leave_one_cohort_out.json | $(VENV)/.test
 	$(BIN)/python -m eval.notebooks

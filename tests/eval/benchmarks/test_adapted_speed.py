@@ -110,6 +110,12 @@ def test_from_manifest_to_result_file(
     )
     looks = (tmp_path / "looks.jsonl").read_text().splitlines()
     assert json.loads(looks[0])["systems"] == list(points)
+    alone = replace(config, peers=(), figure=tmp_path / "no.svg", out=tmp_path / "alone.json")
+    monkeypatch.setattr(adapted_speed, "read_config", lambda kind: alone)
+    adapted_speed.main()
+    rows = results.read(alone.out)["rows"]
+    assert {row["benchmark"] for row in rows} == {adapted_speed.BENCHMARK}
+    assert not alone.figure.exists()
     with pytest.raises(ConfigError, match="no peer 'tiny\\.en loud'"):
         replace(config, peers=("tiny.en loud",))
     with pytest.raises(ConfigError, match="no system 'other'"):
