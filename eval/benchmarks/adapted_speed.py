@@ -7,10 +7,10 @@ The views of one corpus of the test set (its recordings, and the simulated ones 
 sorted by length, are decoded in batches, each by all in turn: log-mel, encoder, embedding,
 hypernetwork and greedy search are counted, reading and simulating are not. A ratio is the peer's
 time over ours, summed over batches, its interval a bootstrap over batches; the word error rates of
-the very same decodings stand beside it (``wer``, ``peer_wer``). With `peers` there is a row besides of
-every system's error rates and its time for an hour of sound (``error_against_time``), and a figure
-of these; ``make results/error_against_time.json`` names six, which take five times as long as all
-else. Run it on a machine that does nothing else.
+the very same decodings stand beside it (``wer``, ``peer_wer``). With `peers` there is a row besides
+of every system's error rates and its time for an hour of sound (``error_against_time``), and a
+figure of these; ``make results/error_against_time.json`` names six, which take five times as long
+as all else. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations

@@ -174,7 +174,9 @@ class Bench:
     def column(self, name: str) -> list[Any]:
         """Return a column of the test set: id, speaker, person, cohort, domain, severity (None
         where nobody knows it), source or text."""
-        return list(self.rows.meta[name])
+        # Of whichever cache there is: the views are the same.
+        cache = next(iter(self._caches.values()), None) or self.rows
+        return list(cache.meta[name])
 
     @property
     def described(self) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from hyperasr import __version__
 from hyperasr.adapters.checkpoint import read_head
 from hyperasr.export.config import ExportConfig
-from hyperasr.export.parity import Exported
 from hyperasr.model import AdaptedWhisper
 from hyperasr.whisper.weights import HUB_NAMES
+
+if TYPE_CHECKING:  # transcribing has no need of it
+    from hyperasr.export.parity import Exported
 
 CARD_FILE = "README.md"
 NOT_A_DEVICE = (

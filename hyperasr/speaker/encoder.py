@@ -226,7 +226,8 @@ class SpeakerConfig:
     kind: str = "pooled"
     """``pooled`` (the backbone's states), ``speechbrain`` (a published folder), ``ecapa``."""
     layers: tuple[int, ...] | None = None
-    """pooled: hidden layers, 0 to the number of layers; None for the middle and the last."""
+    """pooled: hidden layers, 0 to the number of layers; None for the middle and the last. With 0
+    alone, the convolutional stem, a model that adapts the encoder runs it once, not twice."""
     log_duration: bool = False
     """pooled: append the log of the number of states."""
     folder: str | None = None

@@ -22,7 +22,7 @@ from hyperasr.errors import ConfigError
 _LEVELS = 127  # int8 without -128, so that it is symmetric
 _FEWER = 63  # of the input, where sums of two products saturate
 _TINY = 1e-12
-ROWS = 2_048  # of a vocabulary at once: several passes over all of it would leave the cache
+_ROWS = 2_048  # of a vocabulary at once: several passes over all of it would leave the cache
 _SMALL = 512  # width of a model; wider products take longer than what surrounds them
 
 
@@ -31,6 +31,8 @@ class Int8Linear(nn.Linear):
 
     Args:
         linear: the layer to replace, on the CPU.
+        columns: what its weights are multiplied by before they are rounded (in_features,); None
+            is 1.
     Raises:
         ConfigError: its weights are not finite.
     """
@@ -38,10 +40,11 @@ class Int8Linear(nn.Linear):
     int8: Tensor
     scale: Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, columns: Tensor | None = None) -> None:
         nn.Module.__init__(self)  # without nn.Linear's own weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        parts = [_rounded(part) for part in torch.split(linear.weight.detach(), ROWS)]
+        weights = torch.split(linear.weight.detach(), _ROWS)
+        parts = [_rounded(part if columns is None else part * columns) for part in weights]
         for name, rows in zip(("int8", "scale"), zip(*parts, strict=True), strict=True):
             self.register_buffer(name, torch.cat(rows))
         bias = None if linear.bias is None else linear.bias.detach().float()
