@@ -17,7 +17,7 @@ from fastapi.responses import StreamingResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from hyperasr.errors import HyperASRError
+from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.model import AdaptedWhisper
 from hyperasr.service.config import OPENAI_NAME, Limits
 from hyperasr.service.engine import Engine, Job
@@ -226,6 +226,21 @@ async def _events(
 
 def _line(event: dict[str, Any]) -> str:
     return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+
+
+def json_of(text: str | bytes, fault: str) -> Any:
+    """Return what a text in JSON holds.
+
+    Raises:
+        ConfigError: it is none, or holds half of a surrogate pair, which is no character of a text
+            and can be neither written nor sent. `fault` is what it says.
+    """
+    try:
+        values = json.loads(text)
+        json.dumps(values, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise ConfigError(fault) from None
+    return values
 
 
 def shown_name(name: str | None) -> str:

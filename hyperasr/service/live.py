@@ -15,7 +15,7 @@ from hyperasr.audio.mel import SAMPLE_RATE
 from hyperasr.audio.vad import Speech, silero
 from hyperasr.errors import ConfigError, HyperASRError
 from hyperasr.model import AdaptedWhisper
-from hyperasr.service.answers import Service
+from hyperasr.service.answers import Service, json_of
 from hyperasr.service.engine import Job
 from hyperasr.service.guard import right_token
 from hyperasr.service.media import FORMATS, Container, Pcm
@@ -304,10 +304,7 @@ async def _message(
         raise WebSocketDisconnect(message.get("code", 1000))
     if message.get("bytes") is not None:
         return message["bytes"]
-    try:
-        return json.loads(message.get("text") or "")
-    except (ValueError, RecursionError):
-        raise ConfigError("a text message must be JSON") from None
+    return json_of(message.get("text") or "", "a text message must be JSON")
 
 
 def _choice(name: str, value: Any, known: tuple[str, ...]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import replace
 from io import BytesIO
 
@@ -16,7 +15,7 @@ from starlette.datastructures import UploadFile
 
 from hyperasr import __version__
 from hyperasr.errors import ConfigError
-from hyperasr.service.answers import recording_of, shown_name
+from hyperasr.service.answers import json_of, recording_of, shown_name
 from hyperasr.transcription.disfluency import pieces
 from hyperasr.transcription.html_page import bare_name, printable
 from hyperasr.transcription.recordings import Recording
@@ -41,10 +40,8 @@ def format_routes() -> APIRouter:
             if mode not in _MODES:
                 raise ConfigError(f"mode must be one of {', '.join(_MODES)}")
             text = await transcript.read() if isinstance(transcript, UploadFile) else transcript
-            try:
-                values = json.loads(text or "")
-            except (ValueError, RecursionError):
-                raise ConfigError("transcript must be JSON, as /v1/hyperasr answers it") from None
+            fault = "transcript must be JSON, as /v1/hyperasr answers it"
+            values = json_of(text or "", fault)
             file = upload if isinstance(upload, UploadFile) else None
             name = shown_name(values.get("id") if isinstance(values, dict) else None)
             return await rendered(from_dict(values, Recording(name)), file, form_name, mode)

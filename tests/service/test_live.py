@@ -167,6 +167,7 @@ def test_two_microphones_at_once(server: Server, model: HyperASR, voice: Voice) 
         ("no json", "must be JSON"),
         ("[" * 50_000, "must be JSON"),
         ("[1]", "the first message must be JSON"),
+        ('{"language": "\\ud83d"}', "must be JSON"),
         ({"pause": "long"}, "pause must be one of typical, stuttering"),
         ({"pause": {}}, "pause must be one of"),
         ({"format": "mp3"}, "format must be one of pcm"),

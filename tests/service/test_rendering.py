@@ -148,6 +148,7 @@ def test_an_edit_of_words_that_are_not_there_is_refused(values: dict[str, Any]) 
         (to_dict(RESULT) | {"duration_s": float("inf")}, {}, "no transcript"),
         ({}, {}, "no transcript as hyperasr writes it"),
         ([1], {}, "no transcript as hyperasr writes it"),
+        (of_segment(text="half of a pair: \ud83d"), {}, "transcript must be JSON"),
         ({"text": "a", "segments": 3}, {}, "no transcript as hyperasr writes it"),
         (None, {"response_format": "doc"}, "response_format must be one of txt"),
         (None, {"mode": "loud"}, "mode must be one of verbatim"),
