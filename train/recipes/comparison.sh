@@ -68,4 +68,5 @@ train meta global_lora | run 1  # which makes the cache that all of them share
   for k in 1 5 10; do
     echo "$PYTHON -m train.individual --config train/configs/individual.yaml --k $k"
   done
+  echo "$PYTHON -m train.individual --config train/configs/individual_vi_lora.yaml"
 } | run "${JOBS:-2}"
