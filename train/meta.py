@@ -221,7 +221,8 @@ def go_on(model: HyperASR, trained: HyperASR, model_folder: Path, cache: Cache |
     # The prior is a setting of the new training, not something learned.
     other |= {name: value for name, value in own.items() if name.startswith("prior_sigma.")}
     model.source.load_state_dict(other)
-    model.speaker.load_state_dict(trained.speaker.state_dict())
+    if model.speaker_config == trained.speaker_config:
+        model.speaker.load_state_dict(trained.speaker.state_dict())
 
 
 @torch.no_grad()

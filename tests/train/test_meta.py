@@ -8,12 +8,15 @@ import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from hyperasr.adapters import SourceConfig, lora
+from hyperasr.audio.reading import load
+from hyperasr.cohorts.manifest import read_manifest
 from hyperasr.errors import ConfigError
 from hyperasr.hub import HyperASR
 from hyperasr.speaker.encoder import SpeakerConfig
@@ -112,9 +115,17 @@ def test_a_trained_hypernetwork_goes_on(
     anew = model.source.state_dict()
     differ = {name for name, value in before.items() if not torch.equal(anew[name], value)}
     assert differ == {"emb_mean", "emb_std", "speaker.0.weight", "speaker.0.bias"}
-    wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
-    mel, n_frames = model.backbone.features([wave])
-    assert model.embed(Batch(n_frames=n_frames, mel=mel))[1].states.shape[1] == 0  # one pass
+    read = []
+    mel, n_frames = model.backbone.features(
+        [load(row.path) for row in read_manifest(corpus / "train.jsonl")]
+    )
+    for each in (models[0], model):
+        emb, encoded = each.embed(Batch(n_frames=n_frames, mel=mel))
+        of: Any = each.source
+        read.append(of.speaker[0]((emb - of.emb_mean) / of.emb_std).detach())
+    assert encoded.states.shape[1] == 0  # one pass
+    missed = (read[1] - read[0]).square().sum() / (read[0] - read[0].mean(0)).square().sum()
+    assert missed < 0.5
     with pytest.raises(ConfigError, match="another speaker encoder"):
         run(*place, tmp_path / "fourth", source=HYPERNET, speaker=stem, **start)
 
@@ -142,6 +153,10 @@ def test_a_speaker_encoder_is_trained_together_with_the_hypernetwork(
         for name, p in trained.speaker.named_parameters()
     ]
     assert max(moved) > 5e-3  # storing in fp16 alone moves them by less than 1e-3
+    # What pools layers, without weights of its own, goes on from it.
+    place = (monkeypatch, capsys, corpus, random_backbone_folder)
+    run(*place, tmp_path / "pooled", source=HYPERNET, init_from=str(tmp_path / "best"))
+    assert HyperASR.from_pretrained(tmp_path / "pooled" / "best").speaker_config.kind == "pooled"
 
 
 def test_a_hypernetwork_starts_as_a_global_lora_on_some_of_its_targets(
