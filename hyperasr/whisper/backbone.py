@@ -53,7 +53,7 @@ SHORTEST_S = 1.2
 utterances have silence around their words; a digit of 0.4 s cut without any loses its edges or the
 whole word."""
 _SHORTEST = round(SHORTEST_S * SAMPLE_RATE)
-_TOGETHER = 3000
+_TOGETHER = 1500
 """States that go through the encoder at once, unless an utterance has more: what a layer works on
 stays small, and short utterances are not padded to long ones."""
 
